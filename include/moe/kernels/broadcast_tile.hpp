@@ -46,8 +46,8 @@ void fill_panel(const Rows<W>& rows, Index row, Index depth, S* panel, Index str
   }
 }
 
-/// tile[panel_rows][V registers] = panel · block, summed along depth in order. Meanwhile the rows of the next panel come
-/// nearer, a line of each at a time.
+/// tile[panel_rows][V registers] = panel · block, summed along depth in order. Meanwhile the rows of the next panel
+/// come nearer, a line of each at a time.
 template <int V, class W, class S>
 void broadcast_tile(const S* panel, Index stride, const S* block, Index depth, S* tile, const NextRows<W>& next) {
   constexpr Index L = lanes<S>, line = 64 / Index(sizeof(W));
@@ -75,7 +75,8 @@ void for_each_broadcast_tile(const Rows<W>& rows, const Columns<S>& x, Scratch& 
   const Index stride = x.depth + lanes<S>;  // never a multiple of 4 KB, where the rows of a panel would collide in L1
   S* panel = scratch.array<S>(panel_rows * stride);
   S* tile = scratch.array<S>(panel_rows * full_block<S>);
-  const Index blocks_in_cache = std::max<Index>(1, Eigen::l2CacheSize() / 2 / (x.depth * full_block<S> * Index(sizeof(S))));
+  const Index blocks_in_cache =
+      std::max<Index>(1, Eigen::l2CacheSize() / 2 / (x.depth * full_block<S> * Index(sizeof(S))));
   const Index step = blocks_in_cache * full_block<S>;
 
   for (Index begin = 0; begin < x.count; begin += step) {
@@ -84,7 +85,8 @@ void for_each_broadcast_tile(const Rows<W>& rows, const Columns<S>& x, Scratch& 
       const Index filled = std::min<Index>(panel_rows, rows.count - row);
       detail::fill_panel(rows, row, x.depth, panel, stride);
       detail::NextRows<W> next;
-      for (Index r = row + panel_rows; r < std::min(rows.count, row + 2 * panel_rows); ++r) next.row[next.count++] = rows[r];
+      for (Index r = row + panel_rows; r < std::min(rows.count, row + 2 * panel_rows); ++r)
+        next.row[next.count++] = rows[r];
       for (Index column = begin; column < end; column += full_block<S>) {
         const Index width = block_width<S>(x.count - column);
         const S* block = x.packed + column * x.depth;

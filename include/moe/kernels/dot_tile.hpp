@@ -75,15 +75,29 @@ void for_each_dot_tile(const Rows<W>& rows, const Columns<S>& x, const Use& use)
     for (Index b = 0; b < blocks; ++b) {
       const Index column = x.count * b / blocks, n = x.count * (b + 1) / blocks - column;
       detail::Ahead ahead;  // each block of columns fetches its share of the next rows
-      if (row + 2 * r <= rows.count) ahead = {int(r * b / blocks), int(r * (b + 1) / blocks), rows[row + r] - rows[row]};
+      if (row + 2 * r <= rows.count)
+        ahead = {int(r * b / blocks), int(r * (b + 1) / blocks), rows[row + r] - rows[row]};
       switch (n) {  // rows, columns, registers along the row
-        case 1: detail::dots<r, 1, 4>(rows, row, x.in_place, column, x.depth, ahead, use); break;
-        case 2: detail::dots<r, 2, 2>(rows, row, x.in_place, column, x.depth, ahead, use); break;
-        case 3: detail::dots<r, 3, 1>(rows, row, x.in_place, column, x.depth, ahead, use); break;
-        case 4: detail::dots<r, 4, 1>(rows, row, x.in_place, column, x.depth, ahead, use); break;
-        case 5: detail::dots<r, 5, 1>(rows, row, x.in_place, column, x.depth, ahead, use); break;
-        case 6: detail::dots<r, 6, 1>(rows, row, x.in_place, column, x.depth, ahead, use); break;
-        default: eigen_assert(false);
+        case 1:
+          detail::dots<r, 1, 4>(rows, row, x.in_place, column, x.depth, ahead, use);
+          break;
+        case 2:
+          detail::dots<r, 2, 2>(rows, row, x.in_place, column, x.depth, ahead, use);
+          break;
+        case 3:
+          detail::dots<r, 3, 1>(rows, row, x.in_place, column, x.depth, ahead, use);
+          break;
+        case 4:
+          detail::dots<r, 4, 1>(rows, row, x.in_place, column, x.depth, ahead, use);
+          break;
+        case 5:
+          detail::dots<r, 5, 1>(rows, row, x.in_place, column, x.depth, ahead, use);
+          break;
+        case 6:
+          detail::dots<r, 6, 1>(rows, row, x.in_place, column, x.depth, ahead, use);
+          break;
+        default:
+          eigen_assert(false);
       }
     }
   };
