@@ -1,0 +1,18 @@
+# Runs PROGRAM; its output must be, to the letter, what the comment `/* Output: … */` that closes SOURCE says.
+file(READ ${SOURCE} text)
+string(FIND "${text}" "\n/* Output:\n" start REVERSE)
+string(FIND "${text}" "*/" end REVERSE)
+if(start EQUAL -1 OR end LESS start)
+  message(FATAL_ERROR "${SOURCE} does not end with a comment /* Output: … */ that shows what it prints")
+endif()
+math(EXPR start "${start} + 12")
+math(EXPR length "${end} - ${start}")
+string(SUBSTRING "${text}" ${start} ${length} expected)
+
+execute_process(COMMAND ${PROGRAM} OUTPUT_VARIABLE printed RESULT_VARIABLE result)
+if(NOT result STREQUAL "0")
+  message(FATAL_ERROR "${PROGRAM} ended with ${result}, having printed:\n${printed}")
+endif()
+if(NOT printed STREQUAL expected)
+  message(FATAL_ERROR "${PROGRAM} printed\n${printed}\n${SOURCE} says\n${expected}")
+endif()
