@@ -2,9 +2,11 @@
 # What each is for: docs/dependencies.md. An unpacked release at hand: -DFETCHCONTENT_SOURCE_DIR_<EIGEN3|…>=<folder>.
 include(FetchContent)
 
-# Ends the configuration with one line. (The leading blank keeps CMake from wrapping it; scripts/setup.sh looks for it.)
+# Ends the configuration with one line, which scripts/setup.sh repeats at its end. (The blank keeps CMake from wrapping it.)
 function(moe_missing needed package reason)
-  message(FATAL_ERROR " missing: ${needed}. Install ${package} (its name on Debian and Ubuntu). ${reason}")
+  set(line "${needed}. Install ${package} (as Debian and Ubuntu call it). ${reason}")
+  file(WRITE ${PROJECT_BINARY_DIR}/missing.txt "${line}")
+  message(FATAL_ERROR " missing: ${line}")
 endfunction()
 
 # Unpacks a release, sets <name>_SOURCE_DIR, and adds the release's own targets unless it is wanted for its HEADERS alone.
@@ -18,12 +20,12 @@ function(moe_fetch name)
     list(POP_FRONT status code reason)
     if(NOT code EQUAL 0)
       file(REMOVE ${archive}.part)
-      moe_missing("${arg_NEEDED}" ${arg_PACKAGE} "(Download of ${arg_URL} failed: ${reason}.)")
+      moe_missing("${arg_NEEDED}" ${arg_PACKAGE} "Downloading ${arg_URL} failed: ${reason}.")
     endif()
     file(SHA256 ${archive}.part hash)
     if(NOT hash STREQUAL arg_SHA256)
       file(REMOVE ${archive}.part)
-      moe_missing("${arg_NEEDED}" ${arg_PACKAGE} "(SHA256 of ${arg_URL} is ${hash}, expected ${arg_SHA256}.)")
+      moe_missing("${arg_NEEDED}" ${arg_PACKAGE} "The SHA256 of ${arg_URL} is ${hash}, expected ${arg_SHA256}.")
     endif()
     file(RENAME ${archive}.part ${archive})
   endif()
