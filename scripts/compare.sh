@@ -4,5 +4,5 @@
 set -eu
 . "$(dirname -- "$0")/setup.sh"
 set_up compare compiler cmake make eigen3 nlohmann_json benchmark cli11
-(build) >&2
+(build compare) >&2
 exec "$moe_root/build/compare/bin/moe_compare" "$@"

@@ -113,8 +113,9 @@ set_up() {
 $reasons"
 }
 
-# Configures and builds the preset. Ninja if it is there; as many compilers at once as there are cores and 2 GB of memory.
+# Configures and builds PRESET. Ninja if it is there; as many compilers at once as there are cores and 2 GB of memory.
 build() {
+  preset=$1
   cd "$moe_root" || exit
   cores=$(getconf _NPROCESSORS_ONLN)
   memory=$(($(getconf _PHYS_PAGES) / 1024 * $(getconf PAGE_SIZE) / 1024 / 2048 + 1))

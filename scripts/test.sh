@@ -3,5 +3,5 @@
 set -eu
 . "$(dirname -- "$0")/setup.sh"
 set_up tests compiler cmake make eigen3 nlohmann_json googletest
-build
+build tests
 exec ctest --preset tests "$@"
