@@ -1,6 +1,7 @@
 /// @file  Preconditions that a caller can get wrong become exceptions that say what was expected.
 #pragma once
 
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -26,6 +27,32 @@ inline void require_between(long long lowest, long long got, long long highest, 
 /// @throws std::invalid_argument with this message unless it holds.
 inline void require(bool holds, std::string_view message) {
   if (!holds) throw std::invalid_argument(std::string(message));
+}
+
+/// Do two blocks of columns share a number? (Blocks of rows of one matrix interleave without sharing.)
+template <class X, class Y>
+bool overlap(const X& x, const Y& y) {
+  if (x.size() == 0 || y.size() == 0) return false;
+  const auto first = [](const auto& m) { return reinterpret_cast<std::intptr_t>(m.data()); };
+  const auto last = [](const auto& m) {
+    return reinterpret_cast<std::intptr_t>(&m.coeffRef(m.rows() - 1, m.cols() - 1));
+  };
+  if (first(x) > last(y) || first(y) > last(x)) return false;
+  if (x.outerStride() != y.outerStride()) return true;
+  const auto size = static_cast<std::intptr_t>(sizeof(typename X::Scalar));
+  const auto stride = size * x.outerStride(), column = size * x.rows();
+  const auto shift = ((first(y) - first(x)) % stride + stride) % stride;
+  return shift < column || stride - shift < column;
+}
+
+/// What every layer asks of its x and y: (d_model × n_tokens) both, and not the same memory.
+/// @throws std::invalid_argument naming both numbers.
+template <class X, class Y>
+void require_columns(const X& x, const Y& y, long long d_model, const std::string& who) {
+  require_equal(x.rows(), d_model, who + ": x.rows()");
+  require_equal(y.rows(), d_model, who + ": y.rows()");
+  require_equal(y.cols(), x.cols(), who + ": y.cols()");
+  require(!overlap(x, y), who + ": y overlaps x");
 }
 
 }  // namespace moe

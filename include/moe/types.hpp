@@ -26,6 +26,12 @@ using Weight = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowM
 template <class Scalar>
 using WeightMap = Eigen::Map<const Weight<Scalar>, Eigen::Unaligned, Eigen::OuterStride<>>;
 
+/// A Weight as a WeightMap.
+template <class Scalar>
+WeightMap<Scalar> map_of(const Weight<Scalar>& w) {
+  return {w.data(), w.rows(), w.cols(), Eigen::OuterStride<>(w.cols())};
+}
+
 /// What functions read (a matrix, a block of one, or mapped memory), never copied when columns are contiguous.
 /// type_identity: a call deduces Scalar from its router, expert or layer, never from here, so that blocks fit too.
 template <class Scalar>

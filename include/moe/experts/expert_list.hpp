@@ -1,0 +1,61 @@
+/// @file  A group of experts made from a list of them.
+#pragma once
+
+#include <utility>
+#include <vector>
+
+#include "moe/check.hpp"
+#include "moe/concepts.hpp"
+#include "moe/dispatch.hpp"
+#include "moe/types.hpp"
+#include "moe/workers.hpp"
+
+namespace moe {
+
+/// Gathers each expert's tokens, calls it once, and adds its answers where they belong. One task an expert; every y
+/// adds up in the order of the plan, whatever the threads do.
+template <Expert E>
+class ExpertList {
+ public:
+  using Scalar = typename E::Scalar;
+
+  /// @throws std::invalid_argument if there is no expert, or if they differ in d_model.
+  ExpertList(std::vector<E> experts) : experts_(std::move(experts)) {
+    require(!experts_.empty(), "ExpertList: needs at least one expert");
+    for (const E& expert : experts_) require_equal(expert.d_model(), d_model(), "ExpertList: expert.d_model()");
+  }
+
+  Index d_model() const { return experts_.front().d_model(); }
+  Index num_experts() const { return static_cast<Index>(experts_.size()); }
+  const E& operator[](Index expert) const { return experts_[std::size_t(expert)]; }
+
+  void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
+             Workers& workers) const {
+    const bool on_input = plan.weight_on == WeightOn::input;
+    auto in = workers.shared().template matrix<Scalar>(d_model(), plan.num_slots());
+    auto out = workers.shared().template matrix<Scalar>(d_model(), plan.num_slots());
+
+    workers.for_each(num_experts(), [&](Index e, Scratch& scratch) {
+      const Index first = plan.first(e), count = plan.count(e);
+      if (count == 0) return;
+      for (Index s = first; s < first + count; ++s) {
+        const auto slot = std::size_t(s);
+        in.col(s) = x.col(plan.token[slot]) * (on_input ? plan.weight[slot] : Scalar(1));
+      }
+      experts_[std::size_t(e)].forward(in.middleCols(first, count), out.middleCols(first, count), scratch);
+    });
+
+    workers.for_each_band(d_model(), Scratch::alignment / sizeof(Scalar), [&](Index first, Index last, Scratch&) {
+      for (Index s = 0; s < plan.num_slots(); ++s) {
+        const auto slot = std::size_t(s);
+        y.col(plan.token[slot]).segment(first, last - first) +=
+            (on_input ? Scalar(1) : plan.weight[slot]) * out.col(s).segment(first, last - first);
+      }
+    });
+  }
+
+ private:
+  std::vector<E> experts_;
+};
+
+}  // namespace moe

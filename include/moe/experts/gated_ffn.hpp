@@ -1,0 +1,34 @@
+/// @file  The expert of Mixtral, DeepSeek and Llama-style models: two inputs multiplied, one output.
+#pragma once
+
+#include "moe/activation.hpp"
+#include "moe/concepts.hpp"
+#include "moe/kernels/gated_ffn.hpp"
+#include "moe/scratch.hpp"
+#include "moe/types.hpp"
+
+namespace moe {
+
+/// y = W_down · (act(W_gate · x) ⊙ (W_up · x)).  With Silu this is SwiGLU: Shazeer 2020, arXiv:2002.05202.
+/// Checkpoints call the three w1 / w3 / w2 or gate_proj / up_proj / down_proj.
+template <class W, GatedActivation<ActivationScalar<W>> Act = SwiGlu>
+struct GatedFfn {
+  using Scalar = ActivationScalar<W>;
+
+  Weight<W> w_gate;  // (d_ff × d_model)
+  Weight<W> w_up;    // (d_ff × d_model)
+  Weight<W> w_down;  // (d_model × d_ff)
+  Act act{};
+
+  Index d_model() const { return w_down.rows(); }
+  Index d_ff() const { return w_down.cols(); }
+
+  void forward(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Scratch& scratch) const {
+    y.setZero();
+    const auto batch = kernels::batch_of_all<Scalar>(x, y, d_ff(), scratch);
+    kernels::gate_up(map_of(w_gate), map_of(w_up), 0, d_ff(), batch, act, scratch);
+    kernels::down(map_of(w_down), 0, d_model(), batch, scratch);
+  }
+};
+
+}  // namespace moe

@@ -1,0 +1,76 @@
+/// @file  A group of gated FFN experts with their weights stacked: the fast path.
+#pragma once
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "moe/activation.hpp"
+#include "moe/check.hpp"
+#include "moe/concepts.hpp"
+#include "moe/experts/gated_ffn.hpp"
+#include "moe/kernels/gated_ffn.hpp"
+#include "moe/types.hpp"
+#include "moe/weight_stack.hpp"
+#include "moe/workers.hpp"
+
+namespace moe {
+
+/// expert(x) = W_down · act(W_gate · x, W_up · x) for each of num_experts experts, as GatedFfn.
+///
+/// Every expert's rows are split over the workers, never the experts: the load is even whatever the routing, nothing is
+/// added by two workers, and each sum has one order. Weights are used where they lie; few tokens are read where they
+/// lie, many are packed once; answers are added straight into y.
+template <class W, GatedActivation<ActivationScalar<W>> Act = SwiGlu>
+class GatedFfnBank {
+ public:
+  using Scalar = ActivationScalar<W>;
+  using WeightScalar = W;
+
+  /// @param w_gate, w_up  (d_ff × d_model) for each expert
+  /// @param w_down        (d_model × d_ff) for each expert
+  /// @throws std::invalid_argument if the shapes do not fit each other, or there is no expert.
+  GatedFfnBank(WeightStack<W> w_gate, WeightStack<W> w_up, WeightStack<W> w_down, Act act = {})
+      : w_gate_(std::move(w_gate)), w_up_(std::move(w_up)), w_down_(std::move(w_down)), act_(act) {
+    require(num_experts() >= 1, "GatedFfnBank: needs at least one expert");
+    require_equal(w_up_.num_experts(), num_experts(), "GatedFfnBank: w_up.num_experts()");
+    require_equal(w_down_.num_experts(), num_experts(), "GatedFfnBank: w_down.num_experts()");
+    require_equal(w_up_.rows(), d_ff(), "GatedFfnBank: w_up.rows()");
+    require_equal(w_up_.cols(), d_model(), "GatedFfnBank: w_up.cols()");
+    require_equal(w_up_.row_stride(), w_gate_.row_stride(), "GatedFfnBank: w_up.row_stride()");
+    require_equal(w_down_.rows(), d_model(), "GatedFfnBank: w_down.rows()");
+    require_equal(w_down_.cols(), d_ff(), "GatedFfnBank: w_down.cols()");
+  }
+
+  Index d_model() const { return w_gate_.cols(); }
+  Index d_ff() const { return w_gate_.rows(); }
+  Index num_experts() const { return w_gate_.num_experts(); }
+  const WeightStack<W>& w_gate() const { return w_gate_; }
+  const WeightStack<W>& w_up() const { return w_up_; }
+  const WeightStack<W>& w_down() const { return w_down_; }
+  const Act& activation() const { return act_; }
+
+  void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
+             Workers& workers) const {
+    const kernels::TokenBatches<Scalar> batches(x, plan, y, d_ff(), workers);
+
+    workers.for_each_band(d_ff(), kernels::lanes<Scalar>, [&](Index first, Index last, Scratch& scratch) {
+      for (const auto& batch : batches) {
+        scratch.reset();
+        kernels::gate_up(w_gate_[batch.expert], w_up_[batch.expert], first, last, batch, act_, scratch);
+      }
+    });
+    workers.for_each_band(d_model(), kernels::lanes<Scalar>, [&](Index first, Index last, Scratch& scratch) {
+      for (const auto& batch : batches) {
+        scratch.reset();
+        kernels::down(w_down_[batch.expert], first, last, batch, scratch);
+      }
+    });
+  }
+
+ private:
+  WeightStack<W> w_gate_, w_up_, w_down_;
+  Act act_;
+};
+
+}  // namespace moe

@@ -1,0 +1,83 @@
+/// @file  The two halves of a gated FFN for the tokens of one expert, rows [first, last) at a time.
+#pragma once
+
+#include "moe/dispatch.hpp"
+#include "moe/kernels/lanes.hpp"
+#include "moe/kernels/products.hpp"
+#include "moe/kernels/rows.hpp"
+#include "moe/kernels/token_batch.hpp"
+#include "moe/scratch.hpp"
+#include "moe/types.hpp"
+
+namespace moe::kernels {
+
+namespace detail {
+
+/// h[i] = act(gate[i], up[i]) for one register at a time: so each element is computed alike wherever a band begins.
+template <class S, class Act>
+void activate(const S* gate, const S* up, S* hidden, Index size, const Act& act) {
+  using Register = Eigen::Array<S, lanes<S>, 1>;
+  eigen_assert(size % lanes<S> == 0);
+  for (Index i = 0; i < size; i += lanes<S>) {
+    Eigen::Map<Register>(hidden + i) = act(Eigen::Map<const Register>(gate + i), Eigen::Map<const Register>(up + i));
+  }
+}
+
+}  // namespace detail
+
+/// hidden rows [first, last) = act(W_gate · x, W_up · x); for weights on the input, of weight · x.
+/// `first` is a multiple of lanes<S>; `last` is one too, or d_ff.
+template <class W, class S, class Act>
+void gate_up(const WeightMap<W>& w_gate, const WeightMap<W>& w_up, Index first, Index last, const TokenBatch<S>& batch,
+             const Act& act, Scratch& scratch) {
+  const auto rows = rows_of_both(w_gate, w_up, first, last);
+  const bool on_input = batch.weight_on == WeightOn::input;
+  if (batch.x.packed) {
+    // A tile holds pairs of rows (gate, up), each as wide as the block of tokens.
+    products(rows, batch.x, scratch, [&](Index row, Index num_rows, Index column, Index columns, S* tile, Index width) {
+      if (on_input) {
+        for (Index r = 0; r < num_rows; ++r) {
+          for (Index c = 0; c < columns; ++c) tile[r * width + c] *= batch.weight[column + c];
+        }
+      }
+      S* hidden = batch.hidden_data + column * batch.hidden.depth + (first + row / 2) * width;
+      for (Index r = 0; r < num_rows; r += 2) {
+        detail::activate(tile + r * width, tile + (r + 1) * width, hidden + r / 2 * width, width, act);
+      }
+    });
+    return;
+  }
+  const Index height = (last - first + lanes<S> - 1) / lanes<S> * lanes<S>;
+  auto gate = scratch.matrix<S>(height, batch.count());
+  auto up = scratch.matrix<S>(height, batch.count());
+  gate.bottomRows(height - (last - first)).setZero();
+  up.bottomRows(height - (last - first)).setZero();
+  products(rows, batch.x, scratch, [&](Index row, Index num_rows, Index column, Index columns, S* tile, Index stride) {
+    for (Index r = 0; r < num_rows; ++r) {
+      auto& out = ((row + r) & 1) ? up : gate;
+      for (Index c = 0; c < columns; ++c) {
+        out((row + r) / 2, column + c) = tile[r * stride + c] * (on_input ? batch.weight[column + c] : S(1));
+      }
+    }
+  });
+  for (Index c = 0; c < batch.count(); ++c) {
+    S* hidden = batch.hidden_data + c * batch.hidden_stride + first;
+    detail::activate(&gate(0, c), &up(0, c), hidden, height, act);
+  }
+}
+
+/// Adds weight · (W_down · hidden) to rows [first, last) of y; for weights on the input, W_down · hidden.
+template <class W, class S>
+void down(const WeightMap<W>& w_down, Index first, Index last, const TokenBatch<S>& batch, Scratch& scratch) {
+  const bool on_input = batch.weight_on == WeightOn::input;
+  products(rows_of(w_down, first, last), batch.hidden, scratch,
+           [&](Index row, Index num_rows, Index column, Index columns, const S* tile, Index stride) {
+             for (Index c = 0; c < columns; ++c) {
+               S* y = batch.y[column + c] + first + row;
+               const S weight = on_input ? S(1) : batch.weight[column + c];
+               for (Index r = 0; r < num_rows; ++r) y[r] += weight * tile[r * stride + c];
+             }
+           });
+}
+
+}  // namespace moe::kernels

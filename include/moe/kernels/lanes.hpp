@@ -1,0 +1,78 @@
+/// @file  One register full of numbers.
+#pragma once
+
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#include "moe/types.hpp"
+
+#if !defined(__GNUC__)
+#error "moe: the kernels need the vector extensions of g++ or clang++"
+#endif
+
+#define MOE_INLINE [[gnu::always_inline]] inline
+
+namespace moe::kernels {
+
+/// Bytes of the widest register that this translation unit may use.
+#if defined(__AVX512F__)
+inline constexpr std::size_t register_bytes = 64;
+#elif defined(__AVX__)
+inline constexpr std::size_t register_bytes = 32;
+#else
+inline constexpr std::size_t register_bytes = 16;
+#endif
+
+/// How many registers there are to accumulate in.
+#if defined(__AVX512F__) || defined(__aarch64__)
+inline constexpr int num_registers = 32;
+#else
+inline constexpr int num_registers = 16;
+#endif
+
+namespace detail {
+template <class S, std::size_t bytes>
+struct VectorOf {
+  typedef S type __attribute__((vector_size(bytes)));
+};
+}  // namespace detail
+
+/// How many S fit into one register.
+template <class S>
+inline constexpr int lanes = static_cast<int>(register_bytes / sizeof(S));
+
+/// A register of S, with + - * element by element. `a += b * c` in one statement becomes one fused multiply-add.
+template <class S>
+using Lanes = typename detail::VectorOf<S, register_bytes>::type;
+
+template <class V, class T>
+MOE_INLINE V load_as(const T* from) {
+  V v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+/// Calls f(0), f(1), … f(n − 1) with compile-time numbers, so that arrays of registers stay in registers.
+template <int n, class F>
+MOE_INLINE constexpr void unroll(F&& f) {
+  [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
+    (f(std::integral_constant<int, i>{}), ...);
+  }
+  (std::make_integer_sequence<int, n>{});
+}
+
+/// The sum of all elements, halving: the order depends on the register alone.
+template <class S, std::size_t bytes = register_bytes>
+MOE_INLINE S sum(const typename detail::VectorOf<S, bytes>::type& v) {
+  if constexpr (bytes == sizeof(S)) {
+    return v[0];
+  } else {
+    using Half = typename detail::VectorOf<S, bytes / 2>::type;
+    const auto* at = reinterpret_cast<const char*>(&v);
+    const Half half = load_as<Half>(at) + load_as<Half>(at + bytes / 2);
+    return sum<S, bytes / 2>(half);
+  }
+}
+
+}  // namespace moe::kernels

@@ -1,0 +1,33 @@
+/// @file  The rows of weights that a product reads, in place.
+#pragma once
+
+#include "moe/types.hpp"
+
+namespace moe::kernels {
+
+/// Rows of one matrix, or of two in turn (gate, up, gate, up, …), which then share every load of a token.
+template <class W>
+struct Rows {
+  const W* even;
+  const W* odd;
+  Index pair_step;  // from one even row to the next
+  Index count;
+
+  const W* operator[](Index row) const { return ((row & 1) ? odd : even) + row / 2 * pair_step; }
+};
+
+/// Rows [first, last) of w.
+template <class W>
+Rows<W> rows_of(const WeightMap<W>& w, Index first, Index last) {
+  const W* start = w.data() + first * w.outerStride();
+  return {start, start + w.outerStride(), 2 * w.outerStride(), last - first};
+}
+
+/// Rows [first, last) of a and b, in turn.
+template <class W>
+Rows<W> rows_of_both(const WeightMap<W>& a, const WeightMap<W>& b, Index first, Index last) {
+  eigen_assert(a.outerStride() == b.outerStride());
+  return {a.data() + first * a.outerStride(), b.data() + first * b.outerStride(), a.outerStride(), 2 * (last - first)};
+}
+
+}  // namespace moe::kernels

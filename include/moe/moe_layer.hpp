@@ -1,0 +1,70 @@
+/// @file  The layer: route → dispatch → experts → combine. Read forward() first; everything else serves it.
+#pragma once
+
+#include <concepts>
+#include <utility>
+#include <vector>
+
+#include "moe/check.hpp"
+#include "moe/concepts.hpp"
+#include "moe/dispatch.hpp"
+#include "moe/executors/serial.hpp"
+#include "moe/experts/expert_list.hpp"
+#include "moe/types.hpp"
+#include "moe/workers.hpp"
+#include "moe/workspace.hpp"
+
+namespace moe {
+
+/// A sparse mixture of experts. Holds parameters only: forward() is const and safe to call from many threads,
+/// each with its own Workspace.
+template <Router R, Experts G>
+  requires std::same_as<typename R::Scalar, typename G::Scalar>
+class MoeLayer {
+ public:
+  using Scalar = typename G::Scalar;
+
+  /// @throws std::invalid_argument if the number of experts or d_model differs from the router's.
+  MoeLayer(R router, G experts) : router_(std::move(router)), experts_(std::move(experts)) {
+    require_equal(experts_.num_experts(), router_.num_experts(), "MoeLayer: experts.num_experts()");
+    require_equal(experts_.d_model(), router_.d_model(), "MoeLayer: experts.d_model()");
+  }
+
+  Index d_model() const { return router_.d_model(); }
+  Index num_experts() const { return router_.num_experts(); }
+  const R& router() const { return router_; }
+  const G& experts() const { return experts_; }
+
+  /// y = Σ over the experts that the router chose of weight · expert(x), for each column (token) of x.
+  /// @param x  (d_model × n_tokens)
+  /// @param y  (d_model × n_tokens), must not overlap x
+  /// @throws std::invalid_argument if a shape is wrong or y overlaps x.
+  void forward(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Workspace<Scalar>& ws,
+               ExecutorRef executor = Serial{}) const {
+    require_columns(x, y, d_model(), "MoeLayer");
+    Workers workers(executor, ws.scratch);
+    ws.routing.clear();
+    y.setZero();
+
+    router_.route(x, ws.routing, workers);                        // who goes where, and how much it counts
+    plan_dispatch(ws.routing, x.cols(), num_experts(), ws.plan);  // the same, grouped by expert
+    experts_.apply(x, ws.plan, y, workers);                       // y.col(t) += weight · expert(x.col(t))
+  }
+
+  /// The same with memory of its own.
+  Matrix<Scalar> forward(const ConstMatrixRef<Scalar>& x, ExecutorRef executor = Serial{}) const {
+    Matrix<Scalar> y(x.rows(), x.cols());
+    Workspace<Scalar> ws;
+    forward(x, y, ws, executor);
+    return y;
+  }
+
+ private:
+  R router_;
+  G experts_;
+};
+
+template <Router R, Expert E>
+MoeLayer(R, std::vector<E>) -> MoeLayer<R, ExpertList<E>>;
+
+}  // namespace moe

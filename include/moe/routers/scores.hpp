@@ -1,0 +1,42 @@
+/// @file  From logits to scores and weights, defined for every input.
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include "moe/types.hpp"
+
+namespace moe {
+
+/// s_i = exp(l_i) / Σ_j exp(l_j), without overflow. As limits: experts at +∞ share all of it, all at −∞ share alike.
+/// A NaN makes all scores NaN. `scores` may be `logits`.
+template <class Logits, class Scores>
+void softmax(const Logits& logits, Scores&& scores) {
+  using Scalar = typename Logits::Scalar;
+  constexpr Scalar infinity = std::numeric_limits<Scalar>::infinity();
+  const Scalar highest = logits.template maxCoeff<Eigen::PropagateNaN>();
+  if (highest == infinity) {
+    scores = (logits.array() == infinity).template cast<Scalar>();
+  } else if (highest == -infinity) {
+    scores.setOnes();
+  } else {
+    scores = (logits.array() - highest).exp();
+  }
+  scores /= scores.sum();
+}
+
+/// s_i = 1 / (1 + exp(−l_i)). `scores` may be `logits`.
+template <class Logits, class Scores>
+void sigmoid(const Logits& logits, Scores&& scores) {
+  using Scalar = typename Logits::Scalar;
+  scores = (Scalar(1) + (-logits.array()).exp()).inverse();
+}
+
+/// w_i / (Σ_j w_j + epsilon); where all weights underflowed to 0 they stay 0.
+template <class Weights>
+void renormalize(Weights&& weights, typename std::remove_cvref_t<Weights>::Scalar epsilon) {
+  const auto sum = weights.sum() + epsilon;
+  if (sum != 0) weights /= sum;
+}
+
+}  // namespace moe

@@ -1,0 +1,63 @@
+/// @file  Memory for intermediate results: grows while warming up, then never allocates again.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <deque>
+#include <vector>
+
+#include "moe/types.hpp"
+
+namespace moe {
+
+/// Hands out memory that lives until the next reset(). One Scratch per worker; not thread-safe.
+class Scratch {
+ public:
+  static constexpr std::size_t alignment = 64;  // bytes: a cache line, and the widest register
+
+  /// An uninitialised (rows × cols) matrix.
+  template <class Scalar>
+  Eigen::Map<Matrix<Scalar>, Eigen::Aligned64> matrix(Index rows, Index cols) {
+    return {array<Scalar>(rows * cols), rows, cols};
+  }
+
+  /// `size` uninitialised numbers or pointers, on a cache line of their own.
+  template <class T>
+  T* array(Index size) {
+    static_assert(std::is_trivially_copyable_v<T> && alignof(T) <= alignment);
+    return reinterpret_cast<T*>(take(sizeof(T) * std::size_t(size)));
+  }
+
+  /// Everything handed out so far may be reused. Merges the blocks, so a warm Scratch holds just one.
+  void reset() {
+    if (blocks_.size() > 1) {
+      std::size_t total = 0;
+      for (const Block& block : blocks_) total += block.size();
+      blocks_.clear();
+      blocks_.emplace_back(total);
+    }
+    used_ = 0;
+  }
+
+ private:
+  struct alignas(alignment) Line {
+    std::byte bytes[alignment];
+  };
+  using Block = std::vector<Line>;
+
+  std::byte* take(std::size_t bytes) {
+    const std::size_t lines = (bytes + alignment - 1) / alignment;
+    if (blocks_.empty() || used_ + lines > blocks_.back().size()) {
+      blocks_.emplace_back(std::max(lines, blocks_.empty() ? 0 : 2 * blocks_.back().size()));
+      used_ = 0;
+    }
+    std::byte* at = blocks_.back().data()->bytes + used_ * alignment;
+    used_ += lines;
+    return at;
+  }
+
+  std::deque<Block> blocks_;  // a deque never moves a block that is in use
+  std::size_t used_ = 0;      // lines taken from the last block
+};
+
+}  // namespace moe

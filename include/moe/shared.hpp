@@ -1,0 +1,72 @@
+/// @file  A sparse layer with an expert that every token sees.
+#pragma once
+
+#include <cmath>
+#include <utility>
+
+#include "moe/check.hpp"
+#include "moe/concepts.hpp"
+#include "moe/dispatch.hpp"
+#include "moe/executors/serial.hpp"
+#include "moe/types.hpp"
+#include "moe/workers.hpp"
+#include "moe/workspace.hpp"
+
+namespace moe {
+
+/// y = layer(x) + shared(x), or with a gate y = layer(x) + σ(gate · x) · shared(x).
+/// DeepSeekMoE, Dai et al. 2024, §3.2, arXiv:2401.06066; the sigmoid gate is Qwen2-MoE's.
+template <class Layer, Experts G>
+  requires std::same_as<typename Layer::Scalar, typename G::Scalar>
+class WithSharedExpert {
+ public:
+  using Scalar = typename G::Scalar;
+  using RowVector = Eigen::Matrix<Scalar, 1, Eigen::Dynamic>;
+
+  /// @param shared  a group of one expert
+  /// @param gate    (1 × d_model), or empty for none
+  /// @throws std::invalid_argument if d_model differs, or `shared` does not hold exactly one expert.
+  WithSharedExpert(Layer layer, G shared, RowVector gate = {})
+      : layer_(std::move(layer)), shared_(std::move(shared)), gate_(std::move(gate)) {
+    require_equal(shared_.num_experts(), 1, "WithSharedExpert: shared.num_experts()");
+    require_equal(shared_.d_model(), layer_.d_model(), "WithSharedExpert: shared.d_model()");
+    if (gate_.size() > 0) require_equal(gate_.size(), layer_.d_model(), "WithSharedExpert: gate.size()");
+  }
+
+  Index d_model() const { return layer_.d_model(); }
+  const Layer& layer() const { return layer_; }
+  const G& shared() const { return shared_; }
+  const RowVector& gate() const { return gate_; }
+
+  /// x and y (d_model × n_tokens), not overlapping. `ws.routing` tells of the sparse layer.
+  /// @throws std::invalid_argument if a shape is wrong or y overlaps x.
+  void forward(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Workspace<Scalar>& ws,
+               ExecutorRef executor = Serial{}) const {
+    layer_.forward(x, y, ws, executor);
+    Workers workers(executor, ws.scratch);
+    plan_all_to(0, x.cols(), 1, ws.shared_plan);
+    if (gate_.size() > 0) weigh(x, ws.shared_plan);
+    shared_.apply(x, ws.shared_plan, y, workers);
+  }
+
+  /// The same with memory of its own.
+  Matrix<Scalar> forward(const ConstMatrixRef<Scalar>& x, ExecutorRef executor = Serial{}) const {
+    Matrix<Scalar> y(x.rows(), x.cols());
+    Workspace<Scalar> ws;
+    forward(x, y, ws, executor);
+    return y;
+  }
+
+ private:
+  void weigh(const ConstMatrixRef<Scalar>& x, DispatchPlan<Scalar>& plan) const {
+    for (Index t = 0; t < x.cols(); ++t) {
+      plan.weight[std::size_t(t)] = Scalar(1) / (Scalar(1) + std::exp(-gate_.dot(x.col(t))));
+    }
+  }
+
+  Layer layer_;
+  G shared_;
+  RowVector gate_;
+};
+
+}  // namespace moe

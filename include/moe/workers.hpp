@@ -1,0 +1,81 @@
+/// @file  The threads of one call, each with a scratch of its own.
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+#include <vector>
+
+#include "moe/concepts.hpp"
+#include "moe/scratch.hpp"
+#include "moe/task.hpp"
+#include "moe/types.hpp"
+
+namespace moe {
+
+/// Any executor, not owned: what a function takes that does not care which.
+class ExecutorRef {
+ public:
+  template <class X>
+    requires(Executor<std::remove_reference_t<X>> && !std::same_as<std::remove_cvref_t<X>, ExecutorRef>)
+  ExecutorRef(X&& executor)
+      : executor_(const_cast<void*>(static_cast<const void*>(&executor))),
+        workers_(executor.workers()),
+        for_each_([](void* x, Index n, const Task& task) {
+          static_cast<std::remove_reference_t<X>*>(x)->for_each(n, task);
+        }) {}
+
+  Index workers() const { return workers_; }
+  void for_each(Index n, const Task& task) const { for_each_(executor_, n, task); }
+
+ private:
+  void* executor_;
+  Index workers_;
+  void (*for_each_)(void*, Index, const Task&);
+};
+
+/// What one call of a layer has to work with. Routers and groups of experts get it from the layer.
+class Workers {
+ public:
+  /// @param scratch  kept by the caller from call to call, so that a warm call allocates nothing
+  Workers(ExecutorRef executor, std::vector<Scratch>& scratch) : executor_(executor), scratch_(scratch) {
+    const auto needed = std::size_t(executor_.workers()) + 1;
+    if (scratch_.size() < needed) scratch_.resize(needed);
+    shared().reset();
+  }
+
+  Index count() const { return executor_.workers(); }
+
+  /// Memory that all workers may see; it lives as long as this call. Take from it outside of for_each().
+  Scratch& shared() { return scratch_[0]; }
+
+  /// Runs task(i, scratch) for each i in [0, n); the task finds the scratch empty, and nobody else uses it meanwhile.
+  template <class F>
+  void for_each(Index n, const F& task) {
+    const auto run = [&](Index i, Index worker) {
+      Scratch& scratch = scratch_[std::size_t(worker) + 1];
+      scratch.reset();
+      task(i, scratch);
+    };
+    if (n <= 1 || count() == 1) {
+      for (Index i = 0; i < n; ++i) run(i, 0);
+    } else {
+      executor_.for_each(n, Task(run));
+    }
+  }
+
+  /// Cuts [0, n) into one contiguous band per worker, each a multiple of `grain` long (but the last), and runs
+  /// task(first, last, scratch) for each that is not empty.
+  template <class F>
+  void for_each_band(Index n, Index grain, const F& task) {
+    const Index grains = (n + grain - 1) / grain, bands = std::min(count(), grains);
+    for_each(bands, [&](Index b, Scratch& scratch) {
+      task(grains * b / bands * grain, std::min(n, grains * (b + 1) / bands * grain), scratch);
+    });
+  }
+
+ private:
+  ExecutorRef executor_;
+  std::vector<Scratch>& scratch_;
+};
+
+}  // namespace moe
