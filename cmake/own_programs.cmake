@@ -29,6 +29,15 @@ if(MOE_NATIVE)
   target_compile_options(moe_own INTERFACE $<IF:$<BOOL:${MOE_HAS_MARCH_NATIVE}>,-march=native,-mcpu=native>)
 endif()
 
+# On a machine with AVX-512, native code has other kernels than most machines will run.
+include(CheckCXXSourceRuns)
+check_cxx_source_runs("int main() { return __builtin_cpu_supports(\"avx512f\") ? 0 : 1; }" MOE_MACHINE_HAS_AVX512)
+if(MOE_MACHINE_HAS_AVX512)
+  add_library(moe_avx2 INTERFACE)
+  target_link_libraries(moe_avx2 INTERFACE moe_portable)
+  target_compile_options(moe_avx2 INTERFACE -mavx2 -mfma -mf16c)
+endif()
+
 # A test that runs a program in the project's folder and compares its output with the closing comment of its source:
 #   /* Output:
 #   one token went to expert 3
