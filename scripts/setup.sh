@@ -125,7 +125,7 @@ build() {
   if command -v ccache >/dev/null; then export CMAKE_CXX_COMPILER_LAUNCHER="${CMAKE_CXX_COMPILER_LAUNCHER:-ccache}"; fi
   rm -f "build/$preset/missing.txt"
   if ! cmake --preset "$preset"; then
-    [ ! -s "build/$preset/missing.txt" ] || give_up "$(cat "build/$preset/missing.txt")"
+    [ ! -s "build/$preset/missing.txt" ] || give_up "$(cat "build/$preset/missing.txt")${packages:+ All that is missing: $manager install$packages}"
     exit 1
   fi
   cmake --build --preset "$preset"
