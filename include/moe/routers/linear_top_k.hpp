@@ -130,9 +130,7 @@ class LinearTopK {
       if (options.score == Score::softmax) softmax(logits, score_);
       if (options.score == Score::sigmoid) sigmoid(logits, score_);
       if (options.score == Score::softmax_of_chosen) score_ = logits;
-      rank_ = score_;
-      if (router_.selection_bias_.size() > 0) rank_ += router_.selection_bias_;
-
+      rank(logits);
       choose(expert);
       for (Index k = 0; k < options.top_k; ++k) weight[k] = score_(expert[k]);
       Eigen::Map<Vector> weights(weight, options.top_k);
@@ -142,6 +140,19 @@ class LinearTopK {
     }
 
    private:
+    /// Scores rise with logits, so logits rank alike where nothing is added to the scores; and they still differ where
+    /// a sigmoid has saturated to 1 or a softmax underflowed to 0.
+    template <class Logits>
+    void rank(const Logits& logits) {
+      const bool biased = router_.selection_bias_.size() > 0, summed = router_.options_.group_score != GroupScore::max;
+      if (!biased && !summed) {
+        rank_ = logits;
+      } else {
+        rank_ = score_;
+        if (biased) rank_ += router_.selection_bias_;
+      }
+    }
+
     /// The top_k best of the kept groups. Experts of other groups are never looked at, so nothing has to mask them.
     void choose(Index* expert) {
       const Index size = router_.group_size(), kept = router_.options_.kept_groups,
