@@ -1,7 +1,7 @@
 # shellcheck shell=sh
 # Installs what is missing, saying what and why, then configures and builds. Sourced by the scripts beside it.
-# Libraries that no package gives are downloaded by CMake (cmake/dependencies.cmake); what is then still missing is named in
-# one line.
+# Libraries that no package gives are downloaded by CMake (cmake/dependencies.cmake). What is then still missing is named
+# in one line.
 
 moe_root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 
@@ -105,10 +105,14 @@ set_up() {
     log=$(mktemp)
     # shellcheck disable=SC2086  # a list of words
     install_packages $packages >"$log" 2>&1 </dev/null || tail -n 20 "$log" >&2
-    rm -f "$log"
     look_for "$@"
+    if [ -n "$reasons" ] && [ "$manager" = apt-get ] && [ ! -e /etc/ssl/certs/ca-certificates.crt ]; then
+      say "Installing ca-certificates: CMake needs them to download what follows"
+      install ca-certificates >"$log" 2>&1 </dev/null || tail -n 20 "$log" >&2
+    fi
+    rm -f "$log"
   fi
-  [ -z "$tools" ] || give_up "$tools. Install with: ${manager:+$manager install}$packages (as root, or with sudo)"
+  [ -z "$tools" ] || give_up "$tools${manager:+. Install with: $manager install$packages (as root, or with sudo)}"
   [ -z "$reasons" ] || say "Not installed, so CMake downloads it:
 $reasons"
 }
@@ -125,8 +129,8 @@ build() {
   if command -v ccache >/dev/null; then export CMAKE_CXX_COMPILER_LAUNCHER="${CMAKE_CXX_COMPILER_LAUNCHER:-ccache}"; fi
   rm -f "build/$preset/missing.txt"
   if ! cmake --preset "$preset"; then
-    [ ! -s "build/$preset/missing.txt" ] || give_up "$(cat "build/$preset/missing.txt")${packages:+ All that is missing: $manager install$packages}"
-    exit 1
+    [ -s "build/$preset/missing.txt" ] || exit 1
+    give_up "$(cat "build/$preset/missing.txt")${packages:+ All that is missing: $manager install$packages}"
   fi
   cmake --build --preset "$preset"
 }
