@@ -12,6 +12,7 @@
 
 #include "laws/common.hpp"
 
+#include <algorithm>
 #include <limits>
 #include <span>
 #include <utility>
@@ -82,6 +83,21 @@ class ExpertsLaws : public testing::Test {
   /// What expert `seed` answers, asked in a group of its own.
   static Matrix<Scalar> answer(Index d_model, unsigned seed, const Matrix<Scalar>& x) {
     return DenseLayer(Factory::make(d_model, std::span(&seed, 1))).forward(x);
+  }
+  /// Warm after two batches (one to learn the sizes, one to join the memory), then a third.
+  static void expect_no_allocation(std::pair<Index, Index> warm_then_watched, ExecutorRef executor) {
+    const Index d_model = 17;
+    const auto [warm, watched] = warm_then_watched;
+    for (const WeightOn weight_on : {WeightOn::output, WeightOn::input}) {
+      const auto layer = ExpertsLaws::layer(d_model, 4, 2, weight_on);
+      const auto x = tokens(d_model, std::max(warm, watched));
+      Matrix<Scalar> y = x;
+      Workspace<Scalar> ws;
+      for (int i = 0; i < 2; ++i) layer.forward(x.leftCols(warm), y.leftCols(warm), ws, executor);
+      const Index n = watched;
+      EXPECT_EQ(test::allocations_in([&] { layer.forward(x.leftCols(n), y.leftCols(n), ws, executor); }), 0)
+          << n << " tokens after " << warm << ", " << executor.workers() << " workers";
+    }
   }
 };
 TYPED_TEST_SUITE_P(ExpertsLaws);
@@ -268,32 +284,24 @@ TYPED_TEST_P(ExpertsLaws, NeitherStridesNorAlignmentChangeABit) {
 }
 
 TYPED_TEST_P(ExpertsLaws, AWarmForwardAllocatesNothing) {
-  using S = typename TestFixture::Scalar;
   if constexpr (may_allocate<TypeParam>) GTEST_SKIP() << "says that it may allocate";
-  const Index d_model = 17;
-  const auto layer = this->layer(d_model, 4, 2);
-  const auto watch = [&](ExecutorRef executor) {
-    for (const WeightOn weight_on : {WeightOn::output, WeightOn::input}) {
-      const auto watched = this->layer(d_model, 4, 2, weight_on);
-      Workspace<S> ws;
-      const auto all = this->tokens(d_model, 64);
-      Matrix<S> y = all;
-      for (int warming = 0; warming < 2; ++warming) watched.forward(all, y, ws, executor);
-      for (const Index n : {64, 33, 17, 16, 15, 7, 1, 0, 64}) {
-        EXPECT_EQ(test::allocations_in([&] { watched.forward(all.leftCols(n), y.leftCols(n), ws, executor); }), 0)
-            << n << " tokens, " << executor.workers() << " workers";
-      }
-    }
-  };
-  watch(Serial{});
-  watch(test::Shuffled{1});
-  for (const Index workers : {1, 2, 3, 8}) watch(OpenMp(workers));
+  for (const Index num_tokens : token_counts) {
+    this->expect_no_allocation({num_tokens, num_tokens}, Serial{});
+    for (const Index workers : {1, 2, 3, 8}) this->expect_no_allocation({num_tokens, num_tokens}, OpenMp(workers));
+  }
+}
+
+TYPED_TEST_P(ExpertsLaws, NorDoesASmallerBatchAfterwards) {
+  if constexpr (may_allocate<TypeParam>) GTEST_SKIP() << "says that it may allocate";
+  for (const Index workers : {1, 3}) {
+    for (const Index smaller : {0, 1, 7, 15, 16, 17, 33, 63}) this->expect_no_allocation({64, smaller}, OpenMp(workers));
+  }
 }
 
 REGISTER_TYPED_TEST_SUITE_P(ExpertsLaws, EqualTheOracle, EqualTheOracleWithWeightsOnTheInput, AddWhatAnyRoutingAsksFor,
                             WithoutARouteLeaveYAsItWas, OneExpertIsThatExpert, IdenticalExpertsAreThatExpert,
                             AllExpertsChosenAreTheWeightedDenseSum, RenumberingExpertsChangesNothing,
                             TokensDoNotSeeEachOther, NoExecutorChangesABit, NeitherStridesNorAlignmentChangeABit,
-                            AWarmForwardAllocatesNothing);
+                            AWarmForwardAllocatesNothing, NorDoesASmallerBatchAfterwards);
 
 }  // namespace moe::laws
