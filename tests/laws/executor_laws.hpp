@@ -106,9 +106,8 @@ TYPED_TEST_P(ExecutorLaws, BringsAnErrorToTheCallerOnce) {
 TYPED_TEST_P(ExecutorLaws, ChangesNoBitOfALayer) {
   const Index d_model = 19, num_experts = 5;
   const auto make_expert = [&](Index e) {
-    return expert_from<float>(d_model, [factor = float(e + 1)](const auto& x, auto y) {
-      y = (factor * x.array()).sin().matrix();
-    });
+    return expert_from<float>(
+        d_model, [factor = float(e + 1)](const auto& x, auto y) { y = (factor * x.array()).sin().matrix(); });
   };
   std::vector<decltype(make_expert(0))> experts;
   for (Index e = 0; e < num_experts; ++e) experts.push_back(make_expert(e));

@@ -294,7 +294,8 @@ TYPED_TEST_P(ExpertsLaws, AWarmForwardAllocatesNothing) {
 TYPED_TEST_P(ExpertsLaws, NorDoesASmallerBatchAfterwards) {
   if constexpr (may_allocate<TypeParam>) GTEST_SKIP() << "says that it may allocate";
   for (const Index workers : {1, 3}) {
-    for (const Index smaller : {0, 1, 7, 15, 16, 17, 33, 63}) this->expect_no_allocation({64, smaller}, OpenMp(workers));
+    for (const Index smaller : {0, 1, 7, 15, 16, 17, 33, 63})
+      this->expect_no_allocation({64, smaller}, OpenMp(workers));
   }
 }
 
