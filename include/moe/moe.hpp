@@ -2,6 +2,7 @@
 #pragma once
 
 #include "moe/activation.hpp"
+#include "moe/any_layer.hpp"
 #include "moe/concepts.hpp"
 #include "moe/dense.hpp"
 #include "moe/executors/openmp.hpp"

@@ -51,10 +51,7 @@ class WithSharedExpert {
 
   /// The same with memory of its own.
   Matrix<Scalar> forward(const ConstMatrixRef<Scalar>& x, ExecutorRef executor = Serial{}) const {
-    Matrix<Scalar> y(x.rows(), x.cols());
-    Workspace<Scalar> ws;
-    forward(x, y, ws, executor);
-    return y;
+    return forward_alone(*this, x, executor);
   }
 
  private:

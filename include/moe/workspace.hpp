@@ -6,6 +6,8 @@
 #include "moe/dispatch.hpp"
 #include "moe/routing.hpp"
 #include "moe/scratch.hpp"
+#include "moe/types.hpp"
+#include "moe/workers.hpp"
 
 namespace moe {
 
@@ -17,5 +19,15 @@ struct Workspace {
   DispatchPlan<Scalar> shared_plan;  // of the expert that every token sees, if there is one
   std::vector<Scratch> scratch;      // one shared, then one per worker
 };
+
+/// y = layer(x) with a workspace and y of its own: for a first try, or where a few allocations do not matter.
+template <class Layer>
+Matrix<typename Layer::Scalar> forward_alone(const Layer& layer, const ConstMatrixRef<typename Layer::Scalar>& x,
+                                             ExecutorRef executor) {
+  Matrix<typename Layer::Scalar> y(x.rows(), x.cols());
+  Workspace<typename Layer::Scalar> ws;
+  layer.forward(x, y, ws, executor);
+  return y;
+}
 
 }  // namespace moe

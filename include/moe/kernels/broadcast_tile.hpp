@@ -20,6 +20,13 @@ inline constexpr Index tokens_in_cache = 512 * 1024;
 
 namespace detail {
 
+/// The rows that come after these, to be fetched while these are at work.
+template <class W>
+struct NextRows {
+  const W* row[panel_rows];
+  Index count = 0;
+};
+
 /// Copies rows [row, row + panel_rows) as S to panel[panel_rows][stride]; rows beyond the last are 0.
 template <class W, class S>
 void fill_panel(const Rows<W>& rows, Index row, Index depth, S* panel, Index stride) {
@@ -39,18 +46,23 @@ void fill_panel(const Rows<W>& rows, Index row, Index depth, S* panel, Index str
   }
 }
 
-/// tile[panel_rows][V registers] = panel · block, summed along depth in order.
-template <int V, class S>
-void broadcast_tile(const S* panel, Index stride, const S* block, Index depth, S* tile) {
-  constexpr Index L = lanes<S>;
+/// tile[panel_rows][V registers] = panel · block, summed along depth in order. Meanwhile the rows of the next panel
+/// come nearer, a line of each at a time.
+template <int V, class W, class S>
+void broadcast_tile(const S* panel, Index stride, const S* block, Index depth, S* tile, const NextRows<W>& next) {
+  constexpr Index L = lanes<S>, line = 64 / Index(sizeof(W));
   Lanes<S> acc[panel_rows][V] = {};
-  for (Index k = 0; k < depth; ++k) {
-    Lanes<S> x[V];
-    unroll<V>([&](auto v) { x[v] = load_as<Lanes<S>>(block + (k * V + v) * L); });
-    unroll<panel_rows>([&](auto r) {
-      const Lanes<S> weight = panel[r * stride + k] - Lanes<S>{};  // the same number in each lane
-      unroll<V>([&](auto v) { acc[r][v] += weight * x[v]; });
-    });
+  for (Index begin = 0; begin < depth; begin += line) {
+    for (Index r = 0; r < next.count; ++r) __builtin_prefetch(next.row[r] + begin, 0, 2);
+    const Index end = std::min(depth, begin + line);
+    for (Index k = begin; k < end; ++k) {
+      Lanes<S> x[V];
+      unroll<V>([&](auto v) { x[v] = load_as<Lanes<S>>(block + (k * V + v) * L); });
+      unroll<panel_rows>([&](auto r) {
+        const Lanes<S> weight = panel[r * stride + k] - Lanes<S>{};  // the same number in each lane
+        unroll<V>([&](auto v) { acc[r][v] += weight * x[v]; });
+      });
+    }
   }
   std::memcpy(tile, acc, sizeof acc);
 }
@@ -63,7 +75,8 @@ void for_each_broadcast_tile(const Rows<W>& rows, const Columns<S>& x, Scratch& 
   const Index stride = x.depth + lanes<S>;  // never a multiple of 4 KB, where the rows of a panel would collide in L1
   S* panel = scratch.array<S>(panel_rows * stride);
   S* tile = scratch.array<S>(panel_rows * full_block<S>);
-  const Index blocks_in_cache = std::max<Index>(1, tokens_in_cache / (x.depth * full_block<S> * Index(sizeof(S))));
+  const Index blocks_in_cache =
+      std::max<Index>(1, Eigen::l2CacheSize() / 2 / (x.depth * full_block<S> * Index(sizeof(S))));
   const Index step = blocks_in_cache * full_block<S>;
 
   for (Index begin = 0; begin < x.count; begin += step) {
@@ -71,14 +84,18 @@ void for_each_broadcast_tile(const Rows<W>& rows, const Columns<S>& x, Scratch& 
     for (Index row = 0; row < rows.count; row += panel_rows) {
       const Index filled = std::min<Index>(panel_rows, rows.count - row);
       detail::fill_panel(rows, row, x.depth, panel, stride);
+      detail::NextRows<W> next;
+      for (Index r = row + panel_rows; r < std::min(rows.count, row + 2 * panel_rows); ++r)
+        next.row[next.count++] = rows[r];
       for (Index column = begin; column < end; column += full_block<S>) {
         const Index width = block_width<S>(x.count - column);
         const S* block = x.packed + column * x.depth;
         if (width == full_block<S>) {
-          detail::broadcast_tile<2>(panel, stride, block, x.depth, tile);
+          detail::broadcast_tile<2>(panel, stride, block, x.depth, tile, next);
         } else {
-          detail::broadcast_tile<1>(panel, stride, block, x.depth, tile);
+          detail::broadcast_tile<1>(panel, stride, block, x.depth, tile, next);
         }
+        next.count = 0;
         use(row, filled, column, std::min(width, x.count - column), tile, width);
       }
     }

@@ -13,13 +13,21 @@ namespace moe::kernels {
 
 namespace detail {
 
+/// Rows [first, last) of a tile whose successors, `step` numbers further, are fetched meanwhile.
+struct Ahead {
+  int first = 0, last = 0;
+  Index step = 0;
+};
+
 /// tile[r][c] = w[r] · x[c]. R·C·U registers accumulate; U depends on C alone, so that how rows are grouped into tiles
 /// (which depends on the number of threads) does not change the order in which a dot product is summed.
 template <int R, int C, int U, class W, class S>
-MOE_INLINE void dot_tile(const W* const (&w)[R], const S* const (&x)[C], Index depth, S (&tile)[R][C]) {
+MOE_INLINE void dot_tile(const W* const (&w)[R], const S* const (&x)[C], Index depth, const Ahead& ahead,
+                         S (&tile)[R][C]) {
   constexpr Index L = lanes<S>;
   Lanes<S> acc[U][R][C] = {};
   const auto step = [&](Index k, auto u) {
+    for (int r = ahead.first; r < ahead.last; ++r) __builtin_prefetch(w[r] + k + u * L + ahead.step, 0, 2);
     unroll<R>([&](auto r) {
       const Lanes<S> weight = widen(w[r] + k + u * L);
       unroll<C>([&](auto c) { acc[u][r][c] += weight * load_as<Lanes<S>>(x[c] + k + u * L); });
@@ -41,13 +49,14 @@ MOE_INLINE void dot_tile(const W* const (&w)[R], const S* const (&x)[C], Index d
 }
 
 template <int R, int C, int U, class W, class S, class Use>
-void dots(const Rows<W>& rows, Index row, const S* const* x, Index column, Index depth, const Use& use) {
+void dots(const Rows<W>& rows, Index row, const S* const* x, Index column, Index depth, const Ahead& ahead,
+          const Use& use) {
   const W* w[R];
   const S* at[C];
   S tile[R][C];
   for (int r = 0; r < R; ++r) w[r] = rows[row + r];
   for (int c = 0; c < C; ++c) at[c] = x[column + c];
-  dot_tile<R, C, U>(w, at, depth, tile);
+  dot_tile<R, C, U>(w, at, depth, ahead, tile);
   use(row, R, column, C, &tile[0][0], C);
 }
 
@@ -65,24 +74,27 @@ void for_each_dot_tile(const Rows<W>& rows, const Columns<S>& x, const Use& use)
   const auto across = [&]<int r>(std::integral_constant<int, r>, Index row) {
     for (Index b = 0; b < blocks; ++b) {
       const Index column = x.count * b / blocks, n = x.count * (b + 1) / blocks - column;
-      switch (n) {  // rows, columns, steps along the row
+      detail::Ahead ahead;  // each block of columns fetches its share of the next rows
+      if (row + 2 * r <= rows.count)
+        ahead = {int(r * b / blocks), int(r * (b + 1) / blocks), rows[row + r] - rows[row]};
+      switch (n) {  // rows, columns, registers along the row
         case 1:
-          detail::dots<r, 1, 4>(rows, row, x.in_place, column, x.depth, use);
+          detail::dots<r, 1, 4>(rows, row, x.in_place, column, x.depth, ahead, use);
           break;
         case 2:
-          detail::dots<r, 2, 2>(rows, row, x.in_place, column, x.depth, use);
+          detail::dots<r, 2, 2>(rows, row, x.in_place, column, x.depth, ahead, use);
           break;
         case 3:
-          detail::dots<r, 3, 1>(rows, row, x.in_place, column, x.depth, use);
+          detail::dots<r, 3, 1>(rows, row, x.in_place, column, x.depth, ahead, use);
           break;
         case 4:
-          detail::dots<r, 4, 1>(rows, row, x.in_place, column, x.depth, use);
+          detail::dots<r, 4, 1>(rows, row, x.in_place, column, x.depth, ahead, use);
           break;
         case 5:
-          detail::dots<r, 5, 1>(rows, row, x.in_place, column, x.depth, use);
+          detail::dots<r, 5, 1>(rows, row, x.in_place, column, x.depth, ahead, use);
           break;
         case 6:
-          detail::dots<r, 6, 1>(rows, row, x.in_place, column, x.depth, use);
+          detail::dots<r, 6, 1>(rows, row, x.in_place, column, x.depth, ahead, use);
           break;
         default:
           eigen_assert(false);
