@@ -6,7 +6,7 @@
 ///   };
 ///   namespace moe::laws { INSTANTIATE_TYPED_TEST_SUITE_P(Mine, LayerLaws, MyLayers); }
 ///
-/// A layer is what has Scalar, d_model() and forward(x, y, workspace, executor) const.
+/// The concept Layer in any_layer.hpp says what a layer is.
 #pragma once
 
 #include "laws/common.hpp"
@@ -16,6 +16,7 @@
 #include <gtest/gtest.h>
 
 #include "errors.hpp"
+#include "moe/any_layer.hpp"
 #include "moe/executors/openmp.hpp"
 #include "moe/executors/serial.hpp"
 #include "moe/workspace.hpp"
@@ -26,13 +27,14 @@ namespace moe::laws {
 template <class Factory>
 class LayerLaws : public testing::Test {
  public:
-  using Layer = decltype(Factory::make(Index(1)));
-  using Scalar = typename Layer::Scalar;
+  using L = decltype(Factory::make(Index(1)));
+  using Scalar = typename L::Scalar;
+  static_assert(Layer<L>);
 
   static Matrix<Scalar> tokens(Index d_model, Index num_tokens, unsigned seed = 99) {
     return random_matrix<Matrix<Scalar>>(d_model, num_tokens, seed);
   }
-  static Matrix<Scalar> answer(const Layer& layer, const Matrix<Scalar>& x, ExecutorRef executor = Serial{}) {
+  static Matrix<Scalar> answer(const L& layer, const Matrix<Scalar>& x, ExecutorRef executor = Serial{}) {
     Matrix<Scalar> y = Matrix<Scalar>::Constant(x.rows(), x.cols(), std::numeric_limits<Scalar>::quiet_NaN());
     Workspace<Scalar> ws;
     layer.forward(x, y, ws, executor);
