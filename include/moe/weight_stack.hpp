@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "moe/check.hpp"
+#include "moe/huge_pages.hpp"
 #include "moe/types.hpp"
 
 namespace moe {
@@ -56,7 +57,7 @@ class WeightStack {
 
  private:
   Index num_experts_, rows_, cols_, row_stride_;
-  std::vector<W, Eigen::aligned_allocator<W>> owned_;
+  std::vector<W, HugePageAllocator<W>> owned_;
   std::vector<const W*> mapped_;
   std::shared_ptr<const void> memory_;
 };

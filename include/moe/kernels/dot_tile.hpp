@@ -76,41 +76,49 @@ inline constexpr Index max_dot_columns = 6;
 /// The rows are outermost: each comes from memory once, and from L1 for all further columns.
 template <class W, class S, class Use>
 void for_each_dot_tile(const Rows<W>& rows, const Columns<S>& x, const Use& use) {
-  constexpr int R = num_registers == 32 ? 4 : 2;
   const Index blocks = (x.count + max_dot_columns - 1) / max_dot_columns;
   const auto across = [&]<int r>(std::integral_constant<int, r>, Index row) {
     for (Index b = 0; b < blocks; ++b) {
       const Index column = x.count * b / blocks, n = x.count * (b + 1) / blocks - column;
-      detail::Ahead ahead;  // each block of columns fetches its share of the next rows
+      detail::Ahead ahead;  // each of several blocks of columns fetches its share of the next rows
       if (row + 2 * r <= rows.count)
         ahead = {int(r * b / blocks), int(r * (b + 1) / blocks), rows[row + r] - rows[row]};
-      switch (n) {  // rows, columns, registers along the row
+      const auto tile = [&]<int c, int u>() {
+        detail::dots<r, c, u>(rows, row, x.in_place, column, x.depth, ahead, use);
+      };
+      switch (n) {  // columns, registers along the row
         case 1:
-          detail::dots<r, 1, 4>(rows, row, x.in_place, column, x.depth, ahead, use);
+          tile.template operator()<1, 1>();
           break;
         case 2:
-          detail::dots<r, 2, 2>(rows, row, x.in_place, column, x.depth, ahead, use);
+          tile.template operator()<2, 1>();
           break;
         case 3:
-          detail::dots<r, 3, 1>(rows, row, x.in_place, column, x.depth, ahead, use);
+          tile.template operator()<3, 1>();
           break;
         case 4:
-          detail::dots<r, 4, 1>(rows, row, x.in_place, column, x.depth, ahead, use);
+          tile.template operator()<4, 1>();
           break;
         case 5:
-          detail::dots<r, 5, 1>(rows, row, x.in_place, column, x.depth, ahead, use);
+          tile.template operator()<5, 1>();
           break;
         case 6:
-          detail::dots<r, 6, 1>(rows, row, x.in_place, column, x.depth, ahead, use);
+          tile.template operator()<6, 1>();
           break;
         default:
           eigen_assert(false);
       }
     }
   };
-  Index row = 0;
-  for (; row + R <= rows.count; row += R) across(std::integral_constant<int, R>{}, row);
-  for (; row < rows.count; ++row) across(std::integral_constant<int, 1>{}, row);
+  const auto down = [&]<int r>(std::integral_constant<int, r> tall) {
+    Index row = 0;
+    for (; row + r <= rows.count; row += r) across(tall, row);
+    for (; row < rows.count; ++row) across(std::integral_constant<int, 1>{}, row);
+  };
+  // One token: eight rows at once, which keeps memory busiest. More: what fits the registers.
+  if (num_registers < 32) return down(std::integral_constant<int, 2>{});
+  if (x.count <= 2) return down(std::integral_constant<int, 8>{});
+  down(std::integral_constant<int, 4>{});
 }
 
 }  // namespace moe::kernels
