@@ -403,8 +403,10 @@ TEST_F(Safetensors, WhatMayNotBeReadIsAnError) {
   write_text(folder / "a.safetensors", "");
   fs::permissions(folder / "a.safetensors", fs::perms::none);
   expect_parts(error_of([&] { Tensors::open(folder); }), {"a.safetensors: Permission denied"});
+  expect_parts(error_of([&] { read_file(folder / "a.safetensors"); }), {"a.safetensors: cannot be opened"});
   fs::create_directory(folder / "locked");
   fs::permissions(folder / "locked", fs::perms::none);
+  expect_parts(error_of([&] { Tensors::open(folder / "locked" / "b"); }), {"locked/b: Permission denied"});
   expect_parts(error_of([&] { Tensors::open(folder / "locked"); }), {"locked: Permission denied"});
   fs::permissions(folder / "locked", fs::perms::owner_all);
 }
@@ -475,6 +477,12 @@ TEST_F(Shards, ABadIndexIsOneErrorThatNamesIt) {
   }
 }
 
+TEST_F(Shards, AnEndlessIndexIsNotRead) {
+  write_model("{}");
+  fs::resize_file(folder / "model.safetensors.index.json", max_json_bytes + 1);
+  expect_parts(error_of([&] { Tensors::open(folder); }), {"JSON has 100000001 bytes, expected at most 100000000"});
+}
+
 TEST_F(Shards, ABadShardIsAnErrorThatNamesTheShard) {
   write_model(R"({"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}})");
   write_text(folder / "2.safetensors", "x");
@@ -507,6 +515,10 @@ TEST_F(Safetensors, WhatCannotBeWrittenLeavesTheOldFile) {
     expect_parts(error_of([&] { write_safetensors(path, bad.tensors); }), {bad.message});
   }
   expect_parts(error_of([&] { write_safetensors(path, {}, {{"key", "\xff"}}); }), {path.string(), "not UTF-8"});
+  expect_parts(error_of([&] {
+                 write_safetensors(path, {}, {{"key", std::string(max_json_bytes, 'x')}});
+               }),
+               {path.string(), "header would have 100000032 bytes, expected at most 100000000"});
   EXPECT_EQ(text_of(path), before);
   EXPECT_EQ(files_in_folder(), 1u);
 }

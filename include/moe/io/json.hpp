@@ -69,8 +69,7 @@ class JsonGuard {
 }  // namespace detail
 
 /// The JSON value that `text` is. `file` is for messages.
-/// @throws Error if it is not JSON in UTF-8, is longer or deeper than the limits above, or has a key twice in one
-/// object.
+/// @throws Error if it is not JSON in UTF-8, longer or deeper than the limits above, or an object has a key twice.
 inline nlohmann::json parse_json(std::string_view text, const std::string& file) {
   if (text.size() > max_json_bytes) {
     fail(file, ": JSON has ", text.size(), " bytes, expected at most ", max_json_bytes);

@@ -46,9 +46,8 @@ inline MappedFile read_file(const std::filesystem::path& path) {
   detail::check_regular_file(path);
   std::error_code error;
   const std::size_t size = std::filesystem::file_size(path, error);
-  if (error) fail(path.string(), ": ", error.message());
   std::ifstream file(path, std::ios::binary);
-  if (!file) fail(path.string(), ": cannot be opened for reading");
+  if (error || !file) fail(path.string(), ": cannot be opened for reading");
   const std::shared_ptr<std::byte[]> bytes(new std::byte[size]);  // new, unlike make_shared, aligns for every scalar
   file.read(reinterpret_cast<char*>(bytes.get()), static_cast<std::streamsize>(size));
   const auto got = static_cast<std::size_t>(file.gcount());
