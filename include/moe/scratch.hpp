@@ -58,7 +58,7 @@ class Scratch {
       blocks_.emplace_back(std::max(lines, blocks_.empty() ? 0 : 2 * blocks_.back().size()));
       used_ = 0;
     }
-    std::byte* at = blocks_.back().data()->bytes + used_ * alignment;
+    std::byte* at = reinterpret_cast<std::byte*>(blocks_.back().data()) + used_ * alignment;
     used_ += lines;
     return at;
   }
