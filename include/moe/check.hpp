@@ -40,9 +40,9 @@ bool overlap(const X& x, const Y& y) {
   if (first(x) > last(y) || first(y) > last(x)) return false;
   if (x.outerStride() != y.outerStride()) return true;
   const auto size = static_cast<std::intptr_t>(sizeof(typename X::Scalar));
-  const auto stride = size * x.outerStride(), column = size * x.rows();
-  const auto shift = ((first(y) - first(x)) % stride + stride) % stride;
-  return shift < column || stride - shift < column;
+  const auto stride = size * x.outerStride();
+  const auto shift = ((first(y) - first(x)) % stride + stride) % stride;  // of y's columns against those of x
+  return shift < size * x.rows() || stride - shift < size * y.rows();
 }
 
 /// What every layer asks of its x and y: (d_model × n_tokens) both, and not the same memory.

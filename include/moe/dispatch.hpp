@@ -1,11 +1,13 @@
 /// @file  Groups routes by expert.
 #pragma once
 
+#include <iterator>
 #include <numeric>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "moe/check.hpp"
 #include "moe/routing.hpp"
 #include "moe/types.hpp"
 
@@ -27,10 +29,12 @@ struct DispatchPlan {
 };
 
 /// Counting sort, stable: inside an expert the tokens keep the router's order, so results never depend on threads.
-/// @throws std::invalid_argument if a route names a token or an expert that is not there.
+/// @throws std::invalid_argument if a route names a token or an expert that is not there, or lacks one of its parts.
 template <class Scalar>
 void plan_dispatch(const Routing<Scalar>& routing, Index num_tokens, Index num_experts, DispatchPlan<Scalar>& plan) {
-  const auto num_routes = routing.expert.size();
+  const auto num_routes = routing.token.size();
+  require_equal(std::ssize(routing.expert), routing.size(), "Routing: expert.size()");
+  require_equal(std::ssize(routing.weight), routing.size(), "Routing: weight.size()");
   plan.weight_on = routing.weight_on;
   plan.offset.assign(std::size_t(num_experts) + 1, 0);
   for (std::size_t r = 0; r < num_routes; ++r) {

@@ -29,7 +29,7 @@ class Scratch {
     return reinterpret_cast<T*>(take(sizeof(T) * std::size_t(size)));
   }
 
-  /// Everything handed out so far may be reused. Merges the blocks, so a warm Scratch holds just one, at least this large.
+  /// Everything handed out so far may be reused. Merges the blocks: a warm Scratch holds just one, of `at_least` bytes.
   void reset(std::size_t at_least = 0) {
     const std::size_t bytes = std::max(capacity(), at_least);
     if (blocks_.size() > 1 || bytes > capacity()) {

@@ -1,6 +1,7 @@
 /// @file  One weight matrix for each expert.
 #pragma once
 
+#include <limits>
 #include <memory>
 #include <utility>
 #include <vector>

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -15,6 +16,7 @@
 #include "moe/kernels/columns.hpp"
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/matmul.hpp"
+#include "moe/kernels/transpose.hpp"
 #include "moe/kernels/widen.hpp"
 #include "moe/workers.hpp"
 #include "naive.hpp"
@@ -242,10 +244,37 @@ TEST(Widen, LeavesFloatAndDoubleAlone) {
   for (int i = 0; i < kernels::lanes<double>; ++i) EXPECT_EQ(kernels::widen(doubles.data())[i], doubles(i));
 }
 
-TEST(Lanes, SumsAllOfARegister) {
-  kernels::Lanes<float> v;
-  for (int i = 0; i < kernels::lanes<float>; ++i) v[i] = float(1 << i);
-  EXPECT_EQ(kernels::sum<float>(v), float((1 << kernels::lanes<float>)-1));
+template <class S>
+void expect_turned_and_summed() {
+  constexpr int L = kernels::lanes<S>;
+  test::Random random(1);
+  const auto m = random.matrix<Matrix<S>>(L, L);
+  const auto load = [&](kernels::Lanes<S>(&registers)[L]) {
+    for (int i = 0; i < L; ++i) registers[i] = kernels::load_as<kernels::Lanes<S>>(&m(0, i));
+  };
+  kernels::Lanes<S> turned[L], summed[L];
+  load(turned);
+  kernels::transpose<S>(turned);
+  load(summed);
+  const kernels::Lanes<S> total = kernels::sums<S>(summed);
+  Matrix<S> sum(L, 1);
+  for (int i = 0; i < L; ++i) {
+    for (int j = 0; j < L; ++j) EXPECT_EQ(turned[i][j], m(i, j));
+    sum(i, 0) = total[i];
+  }
+  EXPECT_TRUE(is_close(sum, m.colwise().sum().transpose().eval()));
+
+  // In each lane the same order: to swap registers is to swap their sums, to the bit.
+  load(summed);
+  std::swap(summed[0], summed[L - 1]);
+  const kernels::Lanes<S> swapped = kernels::sums<S>(summed);
+  EXPECT_EQ(swapped[0], total[L - 1]);
+  EXPECT_EQ(swapped[L - 1], total[0]);
+}
+
+TEST(Transpose, TurnsASquareAroundOrSumsItsRegisters) {
+  expect_turned_and_summed<float>();
+  expect_turned_and_summed<double>();
 }
 
 TEST(Lanes, FillARegister) {

@@ -1,0 +1,10 @@
+// Weights are row-major, as checkpoints store them; to read others in place would transpose them.
+#include "moe/types.hpp"
+
+#ifdef MOE_POSITIVE_CONTROL
+moe::Weight<float> w(2, 3);
+#else
+moe::Matrix<float> w(2, 3);
+#endif
+
+auto map = moe::map_of(w);

@@ -1,0 +1,10 @@
+// A gated FFN's activation takes gate and up: Glu<Silu>, not Silu.
+#include "moe/experts/gated_ffn.hpp"
+
+#ifdef MOE_POSITIVE_CONTROL
+using Act = moe::Glu<moe::Silu>;
+#else
+using Act = moe::Silu;
+#endif
+
+moe::GatedFfn<float, Act> expert;

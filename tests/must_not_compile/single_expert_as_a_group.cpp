@@ -1,0 +1,14 @@
+// A layer has a group of experts; one expert is not a group.
+#include "moe/experts/expert_list.hpp"
+#include "moe/experts/ffn.hpp"
+#include "moe/moe_layer.hpp"
+#include "moe/routers/linear_top_k.hpp"
+
+#ifdef MOE_POSITIVE_CONTROL
+using Group = moe::ExpertList<moe::Ffn<float>>;
+#else
+using Group = moe::Ffn<float>;
+#endif
+
+using Layer = moe::MoeLayer<moe::LinearTopK<float>, Group>;
+static_assert(sizeof(Layer) > 0);

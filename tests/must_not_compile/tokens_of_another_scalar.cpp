@@ -1,0 +1,12 @@
+// float weights take float tokens; a cast would be a copy that nobody asked for.
+#include "moe/dense.hpp"
+
+#ifdef MOE_POSITIVE_CONTROL
+using Tokens = moe::Matrix<float>;
+#else
+using Tokens = moe::Matrix<double>;
+#endif
+
+moe::Matrix<float> forward(const moe::DenseLayer<moe::GatedFfnBank<float>>& layer, const Tokens& x) {
+  return layer.forward(x);
+}

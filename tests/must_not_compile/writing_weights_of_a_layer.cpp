@@ -1,0 +1,11 @@
+// A layer holds parameters that many threads read; it does not hand them out for writing.
+#include "moe/dense.hpp"
+
+void change(const moe::DenseLayer<moe::GatedFfnBank<float>>& layer) {
+#ifdef MOE_POSITIVE_CONTROL
+  moe::WeightStack<float> w = layer.expert().w_gate();
+  w.owned(0).setZero();
+#else
+  layer.expert().w_gate().owned(0).setZero();
+#endif
+}
