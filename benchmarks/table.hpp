@@ -40,7 +40,7 @@ inline std::string table_line(const Row& row, std::span<const Row> rows, const M
   const std::string start =
       text("%7s  %-21s %8s %8s ", first ? std::to_string(row.tokens).c_str() : "", title_of(row.kind),
            count_text(double(params.total)).c_str(), count_text(double(params.active)).c_str());
-  if (!row.measured) return start + "not measured: a call would take about " + seconds_text(row.seconds) + "\n";
+  if (!row.measured) return start + "not measured: a call may take " + seconds_text(row.seconds) + "\n";
   const auto ratio = [](std::optional<double> number) { return number ? three_digits(*number) : std::string("-"); };
   const auto faster = times_as_long(rows, Kind::dense_total, row);
   auto slower = times_as_long(rows, Kind::dense_active, row);
