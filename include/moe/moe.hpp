@@ -15,6 +15,7 @@
 #include "moe/experts/gated_ffn_bank.hpp"
 #include "moe/moe_layer.hpp"
 #include "moe/presets.hpp"
+#include "moe/random.hpp"
 #include "moe/routers/linear_top_k.hpp"
 #include "moe/shared.hpp"
 #include "moe/types.hpp"

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <deque>
+#include <type_traits>
 #include <vector>
 
 #include "moe/types.hpp"
@@ -28,15 +29,21 @@ class Scratch {
     return reinterpret_cast<T*>(take(sizeof(T) * std::size_t(size)));
   }
 
-  /// Everything handed out so far may be reused. Merges the blocks, so a warm Scratch holds just one.
-  void reset() {
-    if (blocks_.size() > 1) {
-      std::size_t total = 0;
-      for (const Block& block : blocks_) total += block.size();
+  /// Everything handed out so far may be reused. Merges the blocks, so a warm Scratch holds just one, at least this large.
+  void reset(std::size_t at_least = 0) {
+    const std::size_t bytes = std::max(capacity(), at_least);
+    if (blocks_.size() > 1 || bytes > capacity()) {
       blocks_.clear();
-      blocks_.emplace_back(total);
+      blocks_.emplace_back((bytes + alignment - 1) / alignment);
     }
     used_ = 0;
+  }
+
+  /// Bytes held.
+  std::size_t capacity() const {
+    std::size_t lines = 0;
+    for (const Block& block : blocks_) lines += block.size();
+    return lines * alignment;
   }
 
  private:
@@ -46,12 +53,12 @@ class Scratch {
   using Block = std::vector<Line>;
 
   std::byte* take(std::size_t bytes) {
-    const std::size_t lines = (bytes + alignment - 1) / alignment;
+    const std::size_t lines = std::max<std::size_t>(1, (bytes + alignment - 1) / alignment);
     if (blocks_.empty() || used_ + lines > blocks_.back().size()) {
       blocks_.emplace_back(std::max(lines, blocks_.empty() ? 0 : 2 * blocks_.back().size()));
       used_ = 0;
     }
-    std::byte* at = blocks_.back().data()->bytes + used_ * alignment;
+    std::byte* at = reinterpret_cast<std::byte*>(blocks_.back().data()) + used_ * alignment;
     used_ += lines;
     return at;
   }

@@ -41,6 +41,10 @@ class Workers {
     const auto needed = std::size_t(executor_.workers()) + 1;
     if (scratch_.size() < needed) scratch_.resize(needed);
     shared().reset();
+    // Which worker gets which task is chance: what one of them needed last time, another may need next time.
+    std::size_t largest = 0;
+    for (std::size_t w = 1; w < scratch_.size(); ++w) largest = std::max(largest, scratch_[w].capacity());
+    for (std::size_t w = 1; w < scratch_.size(); ++w) scratch_[w].reset(largest);
   }
 
   Index count() const { return executor_.workers(); }

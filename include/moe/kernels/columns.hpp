@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "moe/kernels/lanes.hpp"
+#include "moe/kernels/transpose.hpp"
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
 
@@ -41,13 +42,20 @@ constexpr Index padded(Index size) {
 /// Copies the block of columns that starts at `first` to `block` [depth][width].
 template <class S>
 void pack_block(const Columns<S>& from, Index first, S* block) {
-  constexpr Index rows_at_once = 16;  // of the block, which stay in L1 while the columns pass by
-  const Index width = block_width<S>(from.count - first), filled = std::min(width, from.count - first);
-  for (Index k = 0; k < from.depth; k += rows_at_once) {
-    const Index rows = std::min(rows_at_once, from.depth - k);
-    for (Index c = 0; c < width; ++c) {
-      const S* column = c < filled ? from.in_place[first + c] + k : nullptr;
-      for (Index r = 0; r < rows; ++r) block[(k + r) * width + c] = column ? column[r] : S(0);
+  constexpr int L = lanes<S>;
+  const Index width = block_width<S>(from.count - first);
+  for (Index c = 0; c < width; c += L) {
+    const S* const* column = from.in_place + first + c;
+    const Index filled = std::clamp<Index>(from.count - first - c, 0, L);
+    Index k = 0;
+    for (; k + L <= from.depth; k += L) {
+      Lanes<S> square[L] = {};
+      for (Index i = 0; i < filled; ++i) square[i] = load_as<Lanes<S>>(column[i] + k);
+      transpose<S>(square);
+      for (Index i = 0; i < L; ++i) store(block + (k + i) * width + c, square[i]);
+    }
+    for (; k < from.depth; ++k) {
+      for (Index i = 0; i < L; ++i) block[k * width + c + i] = i < filled ? column[i][k] : S(0);
     }
   }
 }

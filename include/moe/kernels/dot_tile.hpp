@@ -2,10 +2,12 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 
 #include "moe/kernels/columns.hpp"
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/rows.hpp"
+#include "moe/kernels/transpose.hpp"
 #include "moe/kernels/widen.hpp"
 #include "moe/types.hpp"
 
@@ -24,7 +26,7 @@ struct Ahead {
 template <int R, int C, int U, class W, class S>
 MOE_INLINE void dot_tile(const W* const (&w)[R], const S* const (&x)[C], Index depth, const Ahead& ahead,
                          S (&tile)[R][C]) {
-  constexpr Index L = lanes<S>;
+  constexpr int L = lanes<S>;
   Lanes<S> acc[U][R][C] = {};
   const auto step = [&](Index k, auto u) {
     for (int r = ahead.first; r < ahead.last; ++r) __builtin_prefetch(w[r] + k + u * L + ahead.step, 0, 2);
@@ -36,12 +38,17 @@ MOE_INLINE void dot_tile(const W* const (&w)[R], const S* const (&x)[C], Index d
   Index k = 0;
   for (; k + U * L <= depth; k += U * L) unroll<U>([&](auto u) { step(k, u); });
   for (; k + L <= depth; k += L) step(k, std::integral_constant<int, 0>{});
-  unroll<R>([&](auto r) {
-    unroll<C>([&](auto c) {
-      Lanes<S> total = acc[0][r][c];
-      unroll<U - 1>([&](auto u) { total += acc[u + 1][r][c]; });
-      tile[r][c] = sum<S>(total);
+  for (int u = 1; u < U; ++u) {
+    unroll<R>([&](auto r) { unroll<C>([&](auto c) { acc[0][r][c] += acc[u][r][c]; }); });
+  }
+  unroll<(R * C + L - 1) / L>([&](auto g) {  // one register of sums for each L dot products
+    Lanes<S> group[L] = {};
+    unroll<L>([&](auto i) {
+      constexpr int dot = g * L + i;
+      if constexpr (dot < R * C) group[i] = acc[0][dot / C][dot % C];
     });
+    const Lanes<S> total = sums<S>(group);
+    std::memcpy(&tile[0][0] + g * L, &total, std::min<int>(L, R * C - g * L) * sizeof(S));
   });
   for (; k < depth; ++k) {
     unroll<R>([&](auto r) { unroll<C>([&](auto c) { tile[r][c] += static_cast<S>(w[r][k]) * x[c][k]; }); });

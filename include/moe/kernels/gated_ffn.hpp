@@ -1,11 +1,14 @@
 /// @file  The two halves of a gated FFN for the tokens of one expert, rows [first, last) at a time.
 #pragma once
 
+#include <algorithm>
+
 #include "moe/dispatch.hpp"
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/products.hpp"
 #include "moe/kernels/rows.hpp"
 #include "moe/kernels/token_batch.hpp"
+#include "moe/kernels/transpose.hpp"
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
 
@@ -66,12 +69,49 @@ void gate_up(const WeightMap<W>& w_gate, const WeightMap<W>& w_up, Index first, 
   }
 }
 
+namespace detail {
+
+/// y[c][0, num_rows) += weight[c] · tile(:, c), for a tile of panel_rows whole registers of packed tokens: turned
+/// around, a square at a time, so that each token's numbers lie side by side.
+template <class S>
+void add_turned(const S* tile, Index num_rows, Index stride, Index columns, const S* weight, S* const* y, Index row) {
+  constexpr int L = lanes<S>;
+  constexpr auto squares = (panel_rows + L - 1) / L;
+  for (Index c = 0; c < columns; c += L) {
+    const Index filled = std::min<Index>(L, columns - c);
+    unroll<squares>([&](auto q) {
+      constexpr int first = q * L, height = std::min(L, panel_rows - first);
+      Lanes<S> square[L] = {};
+      unroll<height>([&](auto r) { square[r] = load_as<Lanes<S>>(tile + (first + r) * stride + c); });
+      transpose<S>(square);
+      for (Index i = 0; i < filled; ++i) {
+        using Column = Eigen::Array<S, height, 1>;
+        const auto answer =
+            Eigen::Map<const Column>(reinterpret_cast<const S*>(&square[i])) * (weight ? weight[c + i] : S(1));
+        S* to = y[c + i] + row + first;
+        if (num_rows >= first + height) {
+          Eigen::Map<Column>(to) += answer;
+        } else {
+          for (Index r = 0; r < num_rows - first; ++r) to[r] += answer[r];
+        }
+      }
+    });
+  }
+}
+
+}  // namespace detail
+
 /// Adds weight · (W_down · hidden) to rows [first, last) of y; for weights on the input, W_down · hidden.
 template <class W, class S>
 void down(const WeightMap<W>& w_down, Index first, Index last, const TokenBatch<S>& batch, Scratch& scratch) {
   const bool on_input = batch.weight_on == WeightOn::input;
   products(rows_of(w_down, first, last), batch.hidden, scratch,
            [&](Index row, Index num_rows, Index column, Index columns, const S* tile, Index stride) {
+             if (batch.hidden.packed) {
+               const S* weight = on_input ? nullptr : batch.weight + column;
+               detail::add_turned(tile, num_rows, stride, columns, weight, batch.y + column, first + row);
+               return;
+             }
              for (Index c = 0; c < columns; ++c) {
                S* y = batch.y[column + c] + first + row;
                const S weight = on_input ? S(1) : batch.weight[column + c];

@@ -62,17 +62,9 @@ MOE_INLINE constexpr void unroll(F&& f) {
   (std::make_integer_sequence<int, n>{});
 }
 
-/// The sum of all elements, halving: the order depends on the register alone.
-template <class S, std::size_t bytes = register_bytes>
-MOE_INLINE S sum(const typename detail::VectorOf<S, bytes>::type& v) {
-  if constexpr (bytes == sizeof(S)) {
-    return v[0];
-  } else {
-    using Half = typename detail::VectorOf<S, bytes / 2>::type;
-    const auto* at = reinterpret_cast<const char*>(&v);
-    const Half half = load_as<Half>(at) + load_as<Half>(at + bytes / 2);
-    return sum<S, bytes / 2>(half);
-  }
+template <class V, class T>
+MOE_INLINE void store(T* to, const V& v) {
+  std::memcpy(to, &v, sizeof v);
 }
 
 }  // namespace moe::kernels

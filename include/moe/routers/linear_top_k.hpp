@@ -119,6 +119,7 @@ class LinearTopK {
         : router_(router),
           score_(scratch.matrix<Scalar>(router.num_experts(), 1).data(), router.num_experts()),
           rank_(scratch.matrix<Scalar>(router.num_experts(), 1).data(), router.num_experts()),
+          weight_(scratch.matrix<Scalar>(router.top_k(), 1).data(), router.top_k()),
           group_score_(scratch.array<Scalar>(router.options_.num_groups)),
           group_(scratch.array<Index>(router.options_.num_groups)),
           best_(scratch, router.top_k()),
@@ -132,11 +133,10 @@ class LinearTopK {
       if (options.score == Score::softmax_of_chosen) score_ = logits;
       rank(logits);
       choose(expert);
-      for (Index k = 0; k < options.top_k; ++k) weight[k] = score_(expert[k]);
-      Eigen::Map<Vector> weights(weight, options.top_k);
-      if (options.score == Score::softmax_of_chosen) softmax(weights, weights);
-      if (options.renormalize) renormalize(weights, Scalar(options.epsilon));
-      weights *= Scalar(options.scale);
+      for (Index k = 0; k < options.top_k; ++k) weight_(k) = score_(expert[k]);
+      if (options.score == Score::softmax_of_chosen) softmax(weight_, weight_);
+      if (options.renormalize) renormalize(weight_, Scalar(options.epsilon));
+      Eigen::Map<Vector>(weight, options.top_k) = weight_ * Scalar(options.scale);
     }
 
    private:
@@ -187,7 +187,8 @@ class LinearTopK {
     }
 
     const LinearTopK& router_;
-    Eigen::Map<Vector> score_, rank_;
+    Eigen::Map<Vector> score_, rank_,
+        weight_;  // aligned alike for each token: Eigen sums in an order that depends on it
     Scalar* group_score_;
     Index* group_;
     TopK<Scalar> best_, best_groups_;

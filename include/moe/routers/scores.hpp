@@ -3,10 +3,19 @@
 
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "moe/types.hpp"
 
 namespace moe {
+
+/// What is too small for a normal number becomes 0: Eigen's vectorised exp() stops short of 0 where its scalar one, for
+/// the last few elements, does not; and renormalising would make shares of what it leaves.
+template <class Scores>
+void drop_subnormals(Scores&& scores) {
+  using Scalar = typename std::remove_cvref_t<Scores>::Scalar;
+  scores = (scores.array() < std::numeric_limits<Scalar>::min()).select(Scalar(0), scores);
+}
 
 /// s_i = exp(l_i) / Σ_j exp(l_j), without overflow. As limits: experts at +∞ share all of it, all at −∞ share alike.
 /// A NaN makes all scores NaN. `scores` may be `logits`.
@@ -21,6 +30,7 @@ void softmax(const Logits& logits, Scores&& scores) {
     scores.setOnes();
   } else {
     scores = (logits.array() - highest).exp();
+    drop_subnormals(scores);
   }
   scores /= scores.sum();
 }
@@ -30,6 +40,7 @@ template <class Logits, class Scores>
 void sigmoid(const Logits& logits, Scores&& scores) {
   using Scalar = typename Logits::Scalar;
   scores = (Scalar(1) + (-logits.array()).exp()).inverse();
+  drop_subnormals(scores);
 }
 
 /// w_i / (Σ_j w_j + epsilon); where all weights underflowed to 0 they stay 0.

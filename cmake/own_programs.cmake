@@ -1,0 +1,49 @@
+# How the project builds its own tests, examples and benchmarks. Nothing of this reaches who uses the library.
+include(CheckCXXCompilerFlag)
+find_package(Threads REQUIRED)
+find_package(OpenMP QUIET)
+if(NOT OpenMP_CXX_FOUND)
+  message(STATUS "${CMAKE_CXX_COMPILER_ID} finds no OpenMP: that executor is left out (clang++ needs libomp-dev)")
+endif()
+
+# What every program of ours is built with, but for the processor.
+add_library(moe_portable INTERFACE)
+target_link_libraries(moe_portable INTERFACE moe::moe Threads::Threads $<TARGET_NAME_IF_EXISTS:moe::io>
+                                             $<TARGET_NAME_IF_EXISTS:OpenMP::OpenMP_CXX>)
+target_compile_options(moe_portable INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wconversion)
+if(MOE_WERROR)
+  target_compile_options(moe_portable INTERFACE -Werror)
+endif()
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  # g++ guesses these from its optimiser's view of inlined code; with AVX-512 it finds them in its own headers.
+  target_compile_options(moe_portable INTERFACE -Wno-maybe-uninitialized -Wno-uninitialized)
+  foreach(guess array-bounds stringop-overflow stringop-overread restrict free-nonheap-object)
+    target_compile_options(moe_portable INTERFACE -Wno-error=${guess})
+  endforeach()
+endif()
+
+add_library(moe_own INTERFACE)
+target_link_libraries(moe_own INTERFACE moe_portable)
+if(MOE_NATIVE)
+  check_cxx_compiler_flag(-march=native MOE_HAS_MARCH_NATIVE)
+  target_compile_options(moe_own INTERFACE $<IF:$<BOOL:${MOE_HAS_MARCH_NATIVE}>,-march=native,-mcpu=native>)
+endif()
+
+# On a machine with AVX-512, native code has other kernels than most machines will run.
+include(CheckCXXSourceRuns)
+check_cxx_source_runs("int main() { return __builtin_cpu_supports(\"avx512f\") ? 0 : 1; }" MOE_MACHINE_HAS_AVX512)
+if(MOE_MACHINE_HAS_AVX512)
+  add_library(moe_avx2 INTERFACE)
+  target_link_libraries(moe_avx2 INTERFACE moe_portable)
+  target_compile_options(moe_avx2 INTERFACE -mavx2 -mfma -mf16c)
+endif()
+
+# A test that runs a program in the project's folder and compares its output with the closing comment of its source:
+#   /* Output:
+#   one token went to expert 3
+#   */
+function(moe_add_output_test test target source)
+  add_test(NAME ${test} COMMAND ${CMAKE_COMMAND} -D PROGRAM=$<TARGET_FILE:${target}> -D SOURCE=${source}
+                                -P ${PROJECT_SOURCE_DIR}/cmake/compare_output.cmake
+           WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+endfunction()

@@ -1,0 +1,84 @@
+/// @file  Reads a model's config.json, so that every complaint names the file and the key.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <utility>
+
+#include <nlohmann/json.hpp>
+
+#include "moe/io/error.hpp"
+#include "moe/io/json.hpp"
+#include "moe/types.hpp"
+
+namespace moe::io {
+
+/// The settings of a model, or of the text part of one that also sees.
+class Config {
+ public:
+  /// @param path  of a config.json
+  /// @throws Error if it cannot be read or is not a JSON object.
+  static Config open(const std::filesystem::path& path) { return {read_json(path), path.string()}; }
+
+  /// @param file  for messages
+  /// @throws Error if `json` is not an object.
+  Config(nlohmann::json json, std::string file) : json_(std::move(json)), file_(std::move(file)) {
+    if (!json_.is_object()) fail(file_, ": is ", json_.type_name(), ", expected an object");
+    if (const auto text = json_.find("text_config"); text != json_.end() && text->is_object()) {
+      json_ = nlohmann::json(*text);
+    }
+  }
+
+  const std::string& file() const { return file_; }
+
+  /// An absent key, or null, takes the default, as it does where the file was written.
+  Index integer(const char* key, Index absent) const { return has(key) ? integer(key) : absent; }
+  double number(const char* key, double absent) const { return has(key) ? number(key) : absent; }
+  bool flag(const char* key, bool absent) const { return has(key) ? flag(key) : absent; }
+  std::string text(const char* key, const std::string& absent) const { return has(key) ? text(key) : absent; }
+
+  /// @throws Error if the key is absent or its value is of another kind; sizes are 1 to 2^31 − 1.
+  Index integer(const char* key) const {
+    const nlohmann::json& value = at(key);
+    if (!value.is_number_unsigned() || value.get<std::uint64_t>() < 1 || value.get<std::uint64_t>() > INT32_MAX) {
+      fail(file_, ": ", key, " is ", shown(value), ", expected a whole number from 1 to ", INT32_MAX);
+    }
+    return value.get<Index>();
+  }
+  double number(const char* key) const {
+    const nlohmann::json& value = at(key);
+    if (!value.is_number()) fail(file_, ": ", key, " is ", shown(value), ", expected a number");
+    return value.get<double>();
+  }
+  bool flag(const char* key) const {
+    const nlohmann::json& value = at(key);
+    if (!value.is_boolean()) fail(file_, ": ", key, " is ", shown(value), ", expected true or false");
+    return value.get<bool>();
+  }
+  std::string text(const char* key) const {
+    const nlohmann::json& value = at(key);
+    if (!value.is_string()) fail(file_, ": ", key, " is ", shown(value), ", expected a string");
+    return value.get<std::string>();
+  }
+
+ private:
+  static std::string shown(const nlohmann::json& value) {
+    return value.is_structured() ? std::string("an ") + value.type_name() : value.dump();
+  }
+
+  bool has(const char* key) const {
+    const auto found = json_.find(key);
+    return found != json_.end() && !found->is_null();
+  }
+
+  const nlohmann::json& at(const char* key) const {
+    if (!has(key)) fail(file_, ": has no \"", key, "\"");
+    return json_.at(key);
+  }
+
+  nlohmann::json json_;
+  std::string file_;
+};
+
+}  // namespace moe::io

@@ -1,0 +1,28 @@
+/// @file  The exception for a file that is missing, unreadable or not what it claims to be.
+#pragma once
+
+#include <cstddef>
+#include <locale>
+#include <sstream>
+#include <stdexcept>
+
+namespace moe::io {
+
+/// what() names the file, the tensor if there is one, what was found, what was expected.
+struct Error : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// Longer messages are cut: what a damaged file says of itself may be megabytes.
+inline constexpr std::size_t max_message_bytes = 1000;
+
+/// @throws Error whose message is these parts, one after the other.
+template <class... Parts>
+[[noreturn]] void fail(const Parts&... parts) {
+  std::ostringstream message;
+  message.imbue(std::locale::classic());  // 1024, not 1,024
+  (message << ... << parts);
+  throw Error(message.str().substr(0, max_message_bytes));
+}
+
+}  // namespace moe::io

@@ -1,0 +1,93 @@
+/// @file  Parses JSON that a stranger may have written.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "moe/io/error.hpp"
+#include "moe/io/mapped_file.hpp"
+
+namespace moe::io {
+
+/// The reference implementation of safetensors refuses longer headers: MAX_HEADER_SIZE in its src/tensor.rs.
+inline constexpr std::size_t max_json_bytes = 100'000'000;
+
+/// A safetensors header has 3 levels, a config.json about 5. Deeper ones cost memory out of proportion to their text.
+inline constexpr std::size_t max_json_depth = 32;
+
+namespace detail {
+
+/// Listens to the parser and throws at the first thing that is not JSON, or that JSON allows and we do not.
+class JsonGuard {
+ public:
+  explicit JsonGuard(const std::string& file) : file_(file) {}
+
+  bool start_object(std::size_t) { return enter(); }
+  bool key(const std::string& key) {
+    if (!keys_.back().insert(key).second) fail(file_, ": JSON key \"", key, "\" appears twice");
+    return true;
+  }
+  bool end_object() { return leave(); }
+  bool start_array(std::size_t) { return enter(); }
+  bool end_array() { return leave(); }
+
+  bool null() { return true; }
+  bool boolean(bool) { return true; }
+  bool number_integer(std::int64_t) { return true; }
+  bool number_unsigned(std::uint64_t) { return true; }
+  bool number_float(double, const std::string&) { return true; }
+  bool string(const std::string&) { return true; }
+  bool binary(const nlohmann::json::binary_t&) { return true; }
+
+  bool parse_error(std::size_t, const std::string&, const nlohmann::json::exception& error) {
+    fail(file_, ": not JSON: ", error.what());
+  }
+
+ private:
+  bool enter() {
+    if (keys_.size() == max_json_depth) fail(file_, ": JSON is nested deeper than ", max_json_depth, " levels");
+    keys_.emplace_back();
+    return true;
+  }
+
+  bool leave() {
+    keys_.pop_back();
+    return true;
+  }
+
+  std::string file_;
+  std::vector<std::set<std::string>> keys_;  // of each object, outermost first, that is now open; arrays have none
+};
+
+}  // namespace detail
+
+/// The JSON value that `text` is. `file` is for messages.
+/// @throws Error if it is not JSON in UTF-8, is longer or deeper than the limits above, or has a key twice in one
+/// object.
+inline nlohmann::json parse_json(std::string_view text, const std::string& file) {
+  if (text.size() > max_json_bytes) {
+    fail(file, ": JSON has ", text.size(), " bytes, expected at most ", max_json_bytes);
+  }
+  // The parser would take a zero byte for the end of the text.
+  if (const std::size_t zero = text.find('\0'); zero != text.npos) fail(file, ": JSON has a zero byte at ", zero);
+  // Twice over the text, because the parser's own callback takes time quadratic in the number of tensors.
+  detail::JsonGuard guard(file);
+  nlohmann::json::sax_parse(text.begin(), text.end(), &guard);
+  return nlohmann::json::parse(text.begin(), text.end());
+}
+
+/// The JSON value that a file holds.
+/// @throws Error as map_file() and parse_json() do.
+inline nlohmann::json read_json(const std::filesystem::path& path) {
+  const MappedFile file = map_file(path);
+  return parse_json({reinterpret_cast<const char*>(file.bytes.data()), file.bytes.size()}, path.string());
+}
+
+}  // namespace moe::io

@@ -1,0 +1,88 @@
+/// @file  A file's bytes in memory, without reading them.
+#pragma once
+
+#include <cerrno>
+#include <cstddef>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <span>
+#include <system_error>
+
+#include "moe/io/error.hpp"
+
+#if __has_include(<sys/mman.h>)
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#endif
+
+namespace moe::io {
+
+/// The bytes stay where they are for as long as `owner`, or a copy of it, lives.
+struct MappedFile {
+  std::span<const std::byte> bytes = {};
+  std::shared_ptr<const void> owner = {};
+};
+
+namespace detail {
+
+/// Asks before opening, because to open a pipe is to wait for its writer.
+inline void check_regular_file(const std::filesystem::path& path) {
+  std::error_code error;
+  const std::filesystem::file_status status = std::filesystem::status(path, error);
+  if (status.type() == std::filesystem::file_type::not_found) fail(path.string(), ": no such file");
+  if (error) fail(path.string(), ": ", error.message());
+  if (std::filesystem::is_directory(status)) fail(path.string(), ": is a directory, expected a file");
+  if (!std::filesystem::is_regular_file(status)) fail(path.string(), ": is not a regular file");
+}
+
+}  // namespace detail
+
+/// The bytes of a file in memory of their own: map_file() where there is no mmap.
+/// @throws Error if it is no regular file or cannot be read.
+inline MappedFile read_file(const std::filesystem::path& path) {
+  detail::check_regular_file(path);
+  std::error_code error;
+  const std::size_t size = std::filesystem::file_size(path, error);
+  if (error) fail(path.string(), ": ", error.message());
+  std::ifstream file(path, std::ios::binary);
+  if (!file) fail(path.string(), ": cannot be opened for reading");
+  const std::shared_ptr<std::byte[]> bytes(new std::byte[size]);  // new, unlike make_shared, aligns for every scalar
+  file.read(reinterpret_cast<char*>(bytes.get()), static_cast<std::streamsize>(size));
+  const auto got = static_cast<std::size_t>(file.gcount());
+  if (got != size) fail(path.string(), ": only ", got, " bytes of ", size, " could be read");
+  return {.bytes = {bytes.get(), size}, .owner = bytes};
+}
+
+#if __has_include(<sys/mman.h>)
+
+/// The bytes of a file, loaded by the operating system as they are touched. As with every mapping, a file that another
+/// program shortens meanwhile ends this one (SIGBUS); a file that is replaced by a rename does not.
+/// @throws Error if it is no regular file or cannot be read.
+inline MappedFile map_file(const std::filesystem::path& path) {
+  detail::check_regular_file(path);
+  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) fail(path.string(), ": ", std::generic_category().message(errno));
+  struct stat info = {};
+  const bool has_info = ::fstat(file, &info) == 0;
+  const auto size = static_cast<std::size_t>(info.st_size);
+  void* const bytes = size > 0 ? ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0) : nullptr;
+  const int error = errno;
+  ::close(file);  // the mapping stays
+  if (!has_info || bytes == MAP_FAILED) fail(path.string(), ": ", std::generic_category().message(error));
+  if (size == 0) return {};
+  return {.bytes = {static_cast<const std::byte*>(bytes), size},
+          .owner = std::shared_ptr<void>(bytes, [size](void* mapped) { ::munmap(mapped, size); })};
+}
+
+#else
+
+/// The bytes of a file.
+/// @throws Error if it is no regular file or cannot be read.
+inline MappedFile map_file(const std::filesystem::path& path) { return read_file(path); }
+
+#endif
+
+}  // namespace moe::io

@@ -1,0 +1,167 @@
+/// @file  The tensors of a model by name, in however many safetensors files they are.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <filesystem>
+#include <map>
+#include <numeric>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "moe/io/error.hpp"
+#include "moe/io/json.hpp"
+#include "moe/io/safetensors_file.hpp"
+#include "moe/io/tensor.hpp"
+
+namespace moe::io {
+
+namespace detail {
+
+/// Insertions, deletions, replacements that make b of a (Levenshtein distance).
+inline std::size_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<std::size_t> row(b.size() + 1);  // from the part of a seen so far to each prefix of b
+  std::iota(row.begin(), row.end(), std::size_t{0});
+  for (const char letter : a) {
+    std::size_t diagonal = row[0]++;
+    for (std::size_t j = 0; j < b.size(); ++j) {
+      const std::size_t replaced = diagonal + (letter == b[j] ? 0 : 1);
+      diagonal = row[j + 1];
+      row[j + 1] = std::min({replaced, row[j] + 1, diagonal + 1});
+    }
+  }
+  return row.back();
+}
+
+inline std::vector<std::string> safetensors_names_in(const std::filesystem::path& folder) {
+  std::error_code error;
+  std::vector<std::string> names;
+  for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
+    if (entry->path().extension() == ".safetensors") names.push_back(entry->path().filename().string());
+  }
+  if (error) fail(folder.string(), ": ", error.message());
+  std::ranges::sort(names);
+  return names;
+}
+
+/// The one file in a folder to begin with.
+inline std::filesystem::path entry_file_of(const std::filesystem::path& folder) {
+  std::error_code ignored;
+  for (const char* const usual : {"model.safetensors.index.json", "model.safetensors"}) {
+    if (std::filesystem::exists(folder / usual, ignored)) return folder / usual;
+  }
+  const std::vector<std::string> names = safetensors_names_in(folder);
+  if (names.empty()) fail(folder.string(), ": no *.safetensors file in this folder");
+  if (names.size() == 1) return folder / names[0];
+  std::string list;
+  for (const std::string& name : names) list += (list.empty() ? "" : ", ") + name;
+  fail(folder.string(), ": ", names.size(), " *.safetensors files without model.safetensors.index.json: ", list);
+}
+
+/// Names of shards come from a stranger, who must not choose which folders we read.
+inline std::filesystem::path shard_path(const std::filesystem::path& index, const std::string& shard) {
+  const std::filesystem::path relative(shard);
+  if (relative.empty() || relative.has_root_path() || std::ranges::count(relative, "..") > 0) {
+    fail(index.string(), ": shard \"", shard, "\" is not a path within the folder of the index");
+  }
+  const std::filesystem::path path = index.parent_path() / relative;
+  std::error_code ignored;
+  if (std::filesystem::status(path, ignored).type() == std::filesystem::file_type::not_found) {
+    fail(index.string(), ": shard ", path.string(), ": no such file");
+  }
+  return path;
+}
+
+}  // namespace detail
+
+/// Everything is checked when it is opened; bytes are read when they are used. Copies share the mapped files, and so
+/// does every Tensor that comes out, which therefore outlives this object.
+class Tensors {
+ public:
+  /// @param path  a *.safetensors file; a *.index.json whose "weight_map" says in which shard beside it each tensor is;
+  ///              or a folder with model.safetensors.index.json, else model.safetensors, else one *.safetensors.
+  /// @throws Error if there is none of these, or a file, or the index, is not as it should be.
+  static Tensors open(const std::filesystem::path& path) {
+    std::error_code ignored;
+    const std::filesystem::path file =
+        std::filesystem::is_directory(path, ignored) ? detail::entry_file_of(path) : path;
+    return file.extension() == ".json" ? open_shards(file) : open_file(file);
+  }
+
+  /// In alphabetical order.
+  std::vector<std::string> names() const {
+    std::vector<std::string> names;
+    for (const auto& [name, tensor] : tensors_) names.push_back(name);
+    return names;
+  }
+
+  bool contains(std::string_view name) const { return tensors_.contains(name); }
+
+  /// The tensor, in place. Where an old or careless writer left it unaligned for its dtype: a copy, made on every call.
+  /// @throws Error if there is no tensor of this name.
+  Tensor at(std::string_view name) const {
+    const auto found = tensors_.find(name);
+    if (found == tensors_.end()) fail(path_, ": no tensor \"", name, "\" among ", tensors_.size(), did_you_mean(name));
+    return aligned(found->second);
+  }
+
+  /// Of shards: of all together; where two disagree, of the one whose name comes first.
+  const Metadata& metadata() const { return metadata_; }
+
+ private:
+  using Map = std::map<std::string, Tensor, std::less<>>;
+
+  Tensors(std::string path, Map tensors, Metadata metadata)
+      : path_(std::move(path)), tensors_(std::move(tensors)), metadata_(std::move(metadata)) {}
+
+  static Tensors open_file(const std::filesystem::path& path) {
+    TensorFile file = read_safetensors(path);
+    Map tensors;
+    for (Tensor& tensor : file.tensors) tensors.emplace_hint(tensors.end(), tensor.name, std::move(tensor));
+    return {path.string(), std::move(tensors), std::move(file.metadata)};
+  }
+
+  static Tensors open_shards(const std::filesystem::path& index) {
+    Tensors all(index.string(), {}, {});
+    for (const auto& [shard, names] : names_by_shard(index)) {
+      Tensors some = open_file(detail::shard_path(index, shard));
+      for (const std::string& name : names) {
+        if (!some.contains(name)) fail(index.string(), ": tensor \"", name, "\" is not in its shard ", some.path_);
+        all.tensors_.insert(some.tensors_.extract(name));
+      }
+      all.metadata_.merge(some.metadata_);
+    }
+    return all;
+  }
+
+  static std::map<std::string, std::vector<std::string>> names_by_shard(const std::filesystem::path& index) {
+    const nlohmann::json json = read_json(index);
+    const nlohmann::json& weight_map = detail::member(json, "weight_map", index.string() + ": the index");
+    if (!weight_map.is_object()) {
+      fail(index.string(), ": weight_map is ", detail::describe(weight_map), ", expected an object");
+    }
+    std::map<std::string, std::vector<std::string>> names;
+    for (const auto& [name, shard] : weight_map.items()) {
+      names[detail::to_text(shard, "shard", index.string() + ": tensor \"" + name + "\"")].push_back(name);
+    }
+    return names;
+  }
+
+  std::string did_you_mean(std::string_view name) const {
+    if (tensors_.empty()) return "";
+    const auto nearest = std::ranges::min_element(
+        tensors_, {}, [&](const auto& entry) { return detail::edit_distance(entry.first, name); });
+    return "; did you mean \"" + nearest->first + "\"?";
+  }
+
+  std::string path_;  // for messages
+  Map tensors_;
+  Metadata metadata_;
+};
+
+}  // namespace moe::io

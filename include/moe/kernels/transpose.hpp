@@ -1,0 +1,46 @@
+/// @file  Turns a square of registers around.
+#pragma once
+
+#include <utility>
+
+#include "moe/kernels/lanes.hpp"
+
+namespace moe::kernels {
+
+/// In each pair of neighbouring blocks of `size` lanes: swaps the second block of a with the first of b.
+template <class S, int size>
+MOE_INLINE void swap_blocks(Lanes<S>& a, Lanes<S>& b) {
+  [&]<int... j>(std::integer_sequence<int, j...>) __attribute__((always_inline)) {
+    constexpr int L = lanes<S>;
+    const Lanes<S> firsts = __builtin_shufflevector(a, b, ((j & size) ? L + j - size : j)...);
+    const Lanes<S> seconds = __builtin_shufflevector(a, b, ((j & size) ? L + j : j + size)...);
+    a = firsts;
+    b = seconds;
+  }
+  (std::make_integer_sequence<int, lanes<S>>{});
+}
+
+/// v[i][j] ↔ v[j][i] for lanes<S> registers (Eklundh 1972: blocks of half the size, a quarter, … one).
+template <class S, int size = lanes<S> / 2>
+MOE_INLINE void transpose(Lanes<S> (&v)[lanes<S>]) {
+  unroll<lanes<S>>([&](auto i) {
+    if constexpr ((i & size) == 0) swap_blocks<S, size>(v[i], v[i + size]);
+  });
+  if constexpr (size > 1) transpose<S, size / 2>(v);
+}
+
+/// Lane i of the result is the sum of v[i], for lanes<S> registers. Every lane is summed in the same order, by halves.
+template <class S, int size = lanes<S> / 2>
+MOE_INLINE Lanes<S> sums(Lanes<S> (&v)[lanes<S>]) {
+  unroll<size>([&](auto i) {
+    swap_blocks<S, size>(v[i], v[i + size]);
+    v[i] += v[i + size];
+  });
+  if constexpr (size > 1) {
+    return sums<S, size / 2>(v);
+  } else {
+    return v[0];
+  }
+}
+
+}  // namespace moe::kernels

@@ -1,0 +1,56 @@
+/// @file  Random weights that are the same on every machine.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "moe/experts/gated_ffn_bank.hpp"
+#include "moe/types.hpp"
+#include "moe/weight_stack.hpp"
+
+namespace moe {
+
+/// Number i of the stream `seed`: uniform in [−1, 1). SplitMix64, Steele et al. 2014, doi:10.1145/2660193.2660195.
+inline float random_number(std::uint64_t seed, std::uint64_t i) {
+  std::uint64_t z = seed * 0xd1342543de82ef95 + (i + 1) * 0x9e3779b97f4a7c15;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
+  z ^= z >> 31;
+  return static_cast<float>(static_cast<std::int64_t>(z) >> 40) * 0x1p-23f;
+}
+
+/// (rows × cols) tokens, uniform with variance 1.
+template <class S>
+Matrix<S> random_tokens(Index rows, Index cols, std::uint64_t seed) {
+  Matrix<S> x(rows, cols);
+  for (Index i = 0; i < x.size(); ++i) {
+    x.data()[i] = static_cast<S>(std::sqrt(3.0f) * random_number(seed, static_cast<std::uint64_t>(i)));
+  }
+  return x;
+}
+
+/// (rows × cols), uniform with variance 1/cols, so that outputs vary as much as inputs.
+template <class W>
+Weight<W> random_weight(Index rows, Index cols, std::uint64_t seed) {
+  Weight<W> w(rows, cols);
+  const float scale = std::sqrt(3.0f / static_cast<float>(cols));
+  for (Index i = 0; i < w.size(); ++i) {
+    w.data()[i] = static_cast<W>(scale * random_number(seed, static_cast<std::uint64_t>(i)));
+  }
+  return w;
+}
+
+/// num_experts gated FFNs with random weights.
+template <class W, class Act = SwiGlu>
+GatedFfnBank<W, Act> random_bank(Index num_experts, Index d_model, Index d_ff, std::uint64_t seed) {
+  const auto stack = [&](Index rows, Index cols, std::uint64_t which) {
+    WeightStack<W> weights(num_experts, rows, cols);
+    for (Index e = 0; e < num_experts; ++e) {
+      weights.owned(e) = random_weight<W>(rows, cols, (seed * 3 + which) * 0x10001 + static_cast<std::uint64_t>(e));
+    }
+    return weights;
+  };
+  return {stack(d_ff, d_model, 0), stack(d_ff, d_model, 1), stack(d_model, d_ff, 2)};
+}
+
+}  // namespace moe

@@ -1,0 +1,114 @@
+/// @file  Who may include whom: the library is a house with floors, and nobody reaches upstairs.
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+namespace {
+
+using Names = std::vector<std::string>;
+using IncludeGraph = std::map<std::string, Names>;  // header, as its users write it → what it includes
+
+const std::filesystem::path include_folder = std::filesystem::path(MOE_SOURCE_DIR) / "include";
+
+/// "moe/types.hpp" of `#include <moe/types.hpp>`; empty for any other line.
+std::string included_by(const std::string& line) {
+  if (!line.starts_with("#include ")) return {};
+  const auto first = line.find_first_of("<\"");
+  const auto last = line.find_first_of(">\"", first + 1);
+  return line.substr(first + 1, last - first - 1);
+}
+
+Names read_includes(const std::filesystem::path& header) {
+  Names includes;
+  std::ifstream file(header);
+  for (std::string line; std::getline(file, line);) {
+    if (const auto name = included_by(line); !name.empty()) includes.push_back(name);
+  }
+  return includes;
+}
+
+IncludeGraph read_include_graph() {
+  IncludeGraph graph;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(include_folder)) {
+    if (entry.path().extension() != ".hpp") continue;
+    graph[entry.path().lexically_relative(include_folder).generic_string()] = read_includes(entry.path());
+  }
+  return graph;
+}
+
+/// The headers that `header` reaches, itself among them.
+std::set<std::string> reach(const IncludeGraph& graph, const std::string& header) {
+  std::set<std::string> reached;
+  for (Names waiting = {header}; !waiting.empty();) {
+    const std::string next = waiting.back();
+    waiting.pop_back();
+    if (!reached.insert(next).second || !graph.contains(next)) continue;
+    waiting.insert(waiting.end(), graph.at(next).begin(), graph.at(next).end());
+  }
+  return reached;
+}
+
+bool is_ours(const std::string& name) { return name.starts_with("moe/"); }
+bool is_training(const std::string& name) { return name.starts_with("moe/train"); }
+bool is_eigen(const std::string& name) { return name.starts_with("Eigen/") || name.starts_with("unsupported/Eigen/"); }
+bool is_standard(const std::string& name) { return name.find_first_of("./") == std::string::npos; }
+bool comes_with_compiler(const std::string& name) {
+  return name == "immintrin.h" || name == "arm_neon.h" || name == "arm_sve.h" || name == "omp.h";
+}
+
+TEST(Floors, EveryHeaderOfOursThatIsIncludedExists) {
+  const IncludeGraph graph = read_include_graph();
+  for (const auto& [header, includes] : graph) {
+    for (const auto& name : includes) {
+      EXPECT_TRUE(!is_ours(name) || graph.contains(name)) << header << " includes " << name;
+    }
+  }
+}
+
+TEST(Floors, NoHeaderReachesItself) {
+  const IncludeGraph graph = read_include_graph();
+  for (const auto& [header, includes] : graph) {
+    for (const auto& name : includes) {
+      EXPECT_FALSE(reach(graph, name).contains(header)) << header << " reaches itself through " << name;
+    }
+  }
+}
+
+TEST(Floors, OnlyTrainingIncludesTraining) {
+  for (const auto& [header, includes] : read_include_graph()) {
+    for (const auto& name : includes) {
+      EXPECT_TRUE(is_training(header) || !is_training(name)) << header << " includes " << name;
+    }
+  }
+}
+
+TEST(Floors, InferenceNeedsEigenAlone) {
+  const IncludeGraph graph = read_include_graph();
+  ASSERT_TRUE(graph.contains("moe/moe.hpp"));
+  for (const auto& name : reach(graph, "moe/moe.hpp")) {
+    EXPECT_FALSE(name.starts_with("moe/io/")) << "moe/moe.hpp reaches " << name;
+    EXPECT_TRUE(is_ours(name) || is_eigen(name) || is_standard(name) || comes_with_compiler(name))
+        << "moe/moe.hpp reaches " << name;
+  }
+}
+
+TEST(Floors, OpenMpIsIncludedWhereTheCompilerHasIt) {
+  for (const auto& [header, includes] : read_include_graph()) {
+    if (std::find(includes.begin(), includes.end(), "omp.h") == includes.end()) continue;
+    EXPECT_EQ(header, "moe/executors/openmp.hpp");
+    std::ifstream file(include_folder / header);
+    bool guarded = false;
+    for (std::string line; std::getline(file, line) && included_by(line) != "omp.h";) {
+      guarded = guarded || (line.starts_with("#if") && line.find("_OPENMP") != std::string::npos);
+    }
+    EXPECT_TRUE(guarded) << header << " includes <omp.h> whether there is OpenMP or not";
+  }
+}
+
+}  // namespace

@@ -1,0 +1,65 @@
+#include "laws/experts_laws.hpp"
+
+#include "expert_factories.hpp"
+
+namespace moe::laws {
+
+using Banks = testing::Types<test::GatedFfnBanks<double>, test::GatedFfnBanks<float>, test::GatedFfnBanks<bfloat16>,
+                             test::GatedFfnBanks<float16>, test::MappedGatedFfnBanks<bfloat16>>;
+INSTANTIATE_TYPED_TEST_SUITE_P(Library, ExpertsLaws, Banks);
+
+TEST(GatedFfnBank, OfOneExpertIsThatGatedFfnToTheBit) {
+  const unsigned seed[] = {5};
+  for (const Index d_model : sizes) {
+    const auto expert = test::GatedFfns<float>::make(d_model, seed[0]);
+    const MoeLayer layer(router_for<float>(d_model, 1, 1), test::GatedFfnBanks<float>::make(d_model, seed));
+    for (const Index num_tokens : token_counts) {
+      const auto x = random_matrix<Matrix<float>>(d_model, num_tokens, 1);
+      Matrix<float> y(d_model, num_tokens);
+      Scratch scratch;
+      expert.forward(x, y, scratch);
+      EXPECT_TRUE(same_bits(layer.forward(x), y)) << d_model << " wide, " << num_tokens << " tokens";
+    }
+  }
+}
+
+TEST(GatedFfnBank, MappedIsTheSameAsOwnedToTheBit) {
+  for (const Index d_model : sizes) {
+    const auto seeds = seeds_from(1, 3);
+    const auto router = router_for<float>(d_model, 3, 2);
+    const MoeLayer owned(router, test::GatedFfnBanks<bfloat16>::make(d_model, seeds));
+    const MoeLayer mapped(router, test::MappedGatedFfnBanks<bfloat16>::make(d_model, seeds));
+    for (const Index num_tokens : token_counts) {
+      const auto x = random_matrix<Matrix<float>>(d_model, num_tokens, 1);
+      EXPECT_TRUE(same_bits(mapped.forward(x), owned.forward(x))) << d_model << " wide, " << num_tokens << " tokens";
+    }
+  }
+}
+
+TEST(GatedFfnBank, DoesNotReadAnExpertThatNobodyChose) {
+  const Index d_model = 9, d_ff = 17, num_experts = 3;
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const Index num_tokens : token_counts) {
+    const auto x = random_matrix<Matrix<float>>(d_model, num_tokens, 1);
+    Routing<float> routing;
+    for (Index t = 0; t < num_tokens; ++t) routing.add(t, 1, 0.5F);
+
+    // Null: to read them would crash.
+    const auto weights = random_matrix<Weight<float>>(d_ff, d_model, 2),
+               back = random_matrix<Weight<float>>(d_model, d_ff, 3);
+    const std::vector<const float*> in{nullptr, weights.data(), nullptr}, out{nullptr, back.data(), nullptr};
+    const WeightStack<float> first(in, d_ff, d_model, d_model, nullptr), second(out, d_model, d_ff, d_ff, nullptr);
+    const GatedFfnBank<float> bank(first, first, second);
+    EXPECT_EQ(bank.num_experts(), num_experts);
+    Matrix<float> y = Matrix<float>::Zero(d_model, num_tokens);
+    apply(bank, x, routing, y);
+
+    const GatedFfn<float> expert{.w_gate = weights, .w_up = weights, .w_down = back};
+    Matrix<float> expected = Matrix<float>::Constant(d_model, num_tokens, nan);
+    Scratch scratch;
+    expert.forward(x, expected, scratch);
+    EXPECT_TRUE(is_close(y, 0.5F * expected)) << num_tokens << " tokens";
+  }
+}
+
+}  // namespace moe::laws
