@@ -23,20 +23,20 @@ struct Patience {
 
 class Comparison {
  public:
-  /// @param sparse  the sparse layer, if it is not to be one with random weights
+  /// @param sparse  the sparse layer; all others are made of what is in the arena
   template <class W>
-  Comparison(const Arena<W>& arena, Index max_tokens, const Limits& limits, const Patience& patience,
-             std::unique_ptr<Contender> sparse = nullptr)
+  Comparison(const Arena<W>& arena, std::unique_ptr<Contender> sparse, Index max_tokens, const Limits& limits,
+             const Patience& patience)
       : tokens_(arena.shape.d_model, max_tokens),
         y_(arena.shape.d_model, max_tokens),
         limits_(limits),
         patience_(patience) {
-    for (const Kind kind : kinds) {
-      const bool given = kind == Kind::moe && sparse;
-      entries_.push_back({kind, given ? std::move(sparse) : make_contender(kind, arena)});
-      // Here its weights are as cold as in the layer itself.
-      if (kind == Kind::dense_total) entries_.push_back({std::nullopt, make_routing_alone(arena)});
-    }
+    entries_.push_back({Kind::moe, std::move(sparse)});
+    entries_.push_back({Kind::dense_active, make_contender(Kind::dense_active, arena)});
+    entries_.push_back({Kind::dense_total, make_contender(Kind::dense_total, arena)});
+    entries_.push_back({std::nullopt, make_routing_alone(arena)});  // here its weights are as cold as in the layer
+    entries_.push_back({Kind::eigen_per_token, make_contender(Kind::eigen_per_token, arena)});
+    entries_.push_back({Kind::eigen_grouped, make_contender(Kind::eigen_grouped, arena)});
   }
 
   /// A row for each kind.

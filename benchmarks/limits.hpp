@@ -53,6 +53,14 @@ double seconds_together(Index threads, const F& task) {
       .count();
 }
 
+/// So that no lane can be left out.
+template <class Register>
+auto sum_of(const Register& lanes) {
+  auto total = lanes[0];
+  for (std::size_t i = 1; i < sizeof lanes / sizeof total; ++i) total += lanes[i];
+  return total;
+}
+
 // Independent sums that hide the latency of an addition: 4 cycles × 2 units ask for 8 at least.
 inline constexpr int num_sums = kernels::num_registers == 32 ? 24 : 12;
 
@@ -64,7 +72,7 @@ inline constexpr int num_sums = kernels::num_registers == 32 ? 24 : 12;
   kernels::unroll<num_sums>([&](auto i) { sum[i] = Register{} + static_cast<float>(i); });
   for (Index s = 0; s < steps; ++s) kernels::unroll<num_sums>([&](auto i) { sum[i] = sum[i] * a + b; });
   kernels::unroll<num_sums - 1>([&](auto i) { sum[0] += sum[i + 1]; });
-  return kernels::sum<float>(sum[0]);
+  return sum_of(sum[0]);
 }
 
 inline double measure_fma_gflops(Index threads) {
@@ -85,7 +93,7 @@ inline constexpr Index row_bytes = 8192;
 /// Reads rows [first, last), `streams` of them at a time, asking for each cache line `ahead` bytes early.
 template <int streams>
 [[gnu::noinline]] std::uint64_t read_rows(const std::byte* bytes, Index first, Index last, Index ahead) {
-  using Register = typename kernels::detail::VectorOf<std::uint64_t, kernels::register_bytes>::type;
+  typedef std::uint64_t Register __attribute__((vector_size(kernels::register_bytes)));
   constexpr int loads = cache_line / static_cast<int>(kernels::register_bytes);
   Register sum[streams * loads] = {};
   for (Index row = first; row + streams <= last; row += streams) {
@@ -100,7 +108,7 @@ template <int streams>
     }
   }
   for (int i = 1; i < streams * loads; ++i) sum[0] += sum[i];
-  return kernels::sum<std::uint64_t>(sum[0]);
+  return sum_of(sum[0]);
 }
 
 /// Memory that no cache holds: a gigabyte, or four times the last cache, as far as there is so much.

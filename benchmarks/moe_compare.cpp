@@ -1,14 +1,13 @@
-/// @file  Is sparse worth it here? Measures a sparse layer against dense ones of equal size, and against Eigen by hand.
+/// @file  Is sparse worth it here? Measures a sparse layer against dense ones, and against Eigen by hand.
 #include <algorithm>
 #include <cstdio>
 #include <exception>
-#include <optional>
+#include <memory>
 #include <string>
-#include <thread>
+#include <type_traits>
 #include <vector>
 
-#include <CLI/CLI.hpp>
-
+#include "command_line.hpp"
 #include "compare.hpp"
 #include "limits.hpp"
 #include "machine.hpp"
@@ -16,6 +15,7 @@
 #include "options.hpp"
 #include "progress.hpp"
 #include "records.hpp"
+#include "subject.hpp"
 #include "table.hpp"
 #include "verdict.hpp"
 
@@ -24,78 +24,74 @@ namespace {
 using namespace moe::bench;
 using moe::Index;
 
-struct Options {
-  std::string preset = "olmoe-1b-7b", shape, weights = "f32,bf16", tokens = "1,4,16,64,256,1024", json;
-  Index threads = std::max(1U, std::thread::hardware_concurrency());
-  Patience patience;
-  bool list_presets = false;
-};
+std::vector<Subject> subjects_of(const CommandLine& line) {
+  if (!line.checkpoint.empty()) return {subject_from(line.checkpoint, line.layer)};
+  const bool is_preset = line.shape.empty();
+  const moe::MoeShape shape = is_preset ? moe::layer_shape(line.preset) : parse_shape(line.shape);
+  std::vector<Subject> subjects;
+  for (const WeightType type : parse_weight_types(line.weights)) {
+    subjects.push_back({.name = is_preset ? line.preset : line.shape, .shape = shape, .weights = type});
+  }
+  return subjects;
+}
 
-/// @return the exit code where there is nothing more to do
-std::optional<int> parse(int argc, char** argv, Options& options) {
-  CLI::App app{
-      "Is sparse worth it here? Measures a sparse layer against dense FFNs of equal active and of equal total size,\n"
-      "and against what one would write on Eigen by hand."};
-  auto* preset = app.add_option("--preset", options.preset, "A published shape")->capture_default_str();
-  app.add_option("--shape", options.shape, "Any other: d_model,d_ff,experts,top_k")->excludes(preset);
-  app.add_option("--weights", options.weights, "Of f32, bf16, f16")->capture_default_str();
-  app.add_option("--tokens", options.tokens, "Numbers of tokens in a call")->capture_default_str();
-  app.add_option("--threads", options.threads, "As many as there are cores")->check(CLI::PositiveNumber);
-  app.add_option("--json", options.json, "Write a record for each row to this file");
-  app.add_flag("--list-presets", options.list_presets, "Print the published shapes and their parameters");
-  app.add_option("--seconds", options.patience.each_token_count, "To spend on each number of tokens")
-      ->capture_default_str();
-  app.add_option("--patience", options.patience.one_call, "Leave out what takes more seconds a call")
-      ->capture_default_str();
+Index largest(const std::vector<Index>& numbers) { return *std::max_element(numbers.begin(), numbers.end()); }
+
+/// Says so if it does not.
+bool fits_in_memory(const Subject& subject, Index max_tokens) {
   try {
-    app.parse(argc, argv);
-    return std::nullopt;
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error);
+    require_memory(bytes_of_arena(subject.shape, subject.num_layers(), bytes_of(subject.weights), max_tokens),
+                   subject.name + " with " + name_of(subject.weights) + " weights");
+    return true;
+  } catch (const DoesNotFit& refusal) {
+    std::fprintf(stderr, "moe_compare: %s\n", refusal.what());
+    return false;
   }
 }
 
-/// What the weights of a published model have and the layers here have not.
-std::string left_out(const moe::MoeShape& shape) {
-  std::string what;
-  if (shape.expert_bias) what += "  Its experts' biases are left out.\n";
-  if (shape.num_zero_experts > 0) what += "  Its experts without parameters are left out.\n";
-  if (!shape.router) what += "  Its own router is not a top-k of independent scores; a softmax stands in for it.\n";
-  return what;
-}
-
-void print_title(const Setting& setting) {
-  const moe::MoeShape& shape = setting.shape;
-  std::printf("%s, %s weights: d_model %td, d_ff %td, %td experts, top %td", setting.shape_name.c_str(),
-              setting.weights.c_str(), shape.d_model, shape.d_ff, shape.num_experts, shape.top_k);
-  if (shape.d_ff_shared > 0) std::printf(", shared d_ff %td", shape.d_ff_shared);
-  std::printf("\n%s\n", left_out(shape).c_str());
-}
-
-/// Prints the table as it grows.
-template <class W>
-std::vector<Row> compare(const Options& options, const Setting& setting) {
-  const auto token_counts = parse_numbers(options.tokens, "--tokens");
-  const Index max_tokens = *std::max_element(token_counts.begin(), token_counts.end());
-  const Index layers = layers_beyond_cache(setting.shape, sizeof(W));
-  require_memory(bytes_of_arena(setting.shape, layers, sizeof(W), max_tokens),
-                 setting.shape_name + " with " + setting.weights + " weights");
-
+Limits measure_and_print_limits(Index threads) {
   Progress progress;
-  const double steps = double(token_counts.size()) + 1;
-  const auto arena = make_arena<W>(setting.shape, layers, setting.threads,
-                                   [&](double share) { progress.show(share / steps, "random weights"); });
-  Comparison comparison(arena, max_tokens, setting.limits, options.patience);
+  progress.show(0, "what this machine can do");
+  const Limits limits = measure_limits(threads);
   progress.clear();
-  print_title(setting);
-  std::printf("%s", table_head().c_str());
+  std::printf("%s, %td thread%s, %s\nlimits measured: %s GFLOP/s of float multiply-adds, %s GB/s read from memory\n\n",
+              processor_name().c_str(), threads, threads == 1 ? "" : "s", compiler_name().c_str(),
+              three_digits(limits.fma_gflops).c_str(), three_digits(limits.read_gbs).c_str());
+  return limits;
+}
+
+void print_head(const Subject& subject) {
+  const moe::MoeShape& shape = subject.shape;
+  const std::string shared = shape.d_ff_shared > 0 ? text(", shared d_ff %td", shape.d_ff_shared) : "";
+  std::printf("%s, %s weights: d_model %td, d_ff %td%s, %td experts, top %td\n%s\n%s", subject.name.c_str(),
+              name_of(subject.weights), shape.d_model, shape.d_ff, shared.c_str(), shape.num_experts, shape.top_k,
+              left_out(subject).c_str(), table_head().c_str());
+}
+
+/// Prints the table while it grows.
+template <class W>
+std::vector<Row> compare(const Subject& subject, const std::vector<Index>& token_counts, Index threads,
+                         const Limits& limits, const Patience& patience) {
+  Progress progress;
+  const auto show = [&](double step, const std::string& what) {
+    progress.show(step / double(token_counts.size() + 1), name_of(subject.weights) + (", " + what));
+  };
+  const auto arena = make_arena<W>(subject.shape, subject.num_layers(), threads,
+                                   [&](double share) { show(share, "making up weights"); });
+  auto sparse = make_sparse(arena);
+  if (subject.layer)
+    sparse =
+        std::make_unique<Sparse<moe::AnyLayer<float>>>(std::vector{*subject.layer}, subject.shape, sizeof(W), threads);
+  Comparison comparison(arena, std::move(sparse), largest(token_counts), limits, patience);
+  progress.clear();
+  print_head(subject);
 
   std::vector<Row> rows;
   for (std::size_t i = 0; i < token_counts.size(); ++i) {
-    progress.show(double(i + 1) / steps, setting.weights + ", " + detail::tokens_text(token_counts[i]));
+    show(double(i + 1), detail::tokens_text(token_counts[i]));
     const auto new_rows = comparison.rows_for(token_counts[i]);
     progress.clear();
-    std::printf("%s\n", table_lines(new_rows, setting.shape).c_str());
+    std::printf("%s\n", table_lines(new_rows, subject.shape).c_str());
     std::fflush(stdout);
     rows.insert(rows.end(), new_rows.begin(), new_rows.end());
   }
@@ -103,66 +99,54 @@ std::vector<Row> compare(const Options& options, const Setting& setting) {
   return rows;
 }
 
-Limits measure_and_print_limits(Index threads) {
-  std::printf("%s, %td thread%s, %s\n", processor_name().c_str(), threads, threads == 1 ? "" : "s",
-              compiler_name().c_str());
-  Progress progress;
-  progress.show(0, "what this machine can do");
-  const Limits limits = measure_limits(threads);
-  progress.clear();
-  std::printf("limits measured: %s GFLOP/s of float multiply-adds, %s GB/s read from memory\n\n",
-              three_digits(limits.fma_gflops).c_str(), three_digits(limits.read_gbs).c_str());
-  return limits;
+void print_legend(bool real_weights) {
+  const std::string legend =
+      "reads: bytes of the experts that were used. share of limit: the time that the measured limits allow, by the "
+      "time "
+      "taken. Dense FFNs of as many parameters as one token meets (active), or as there are (total), run on this "
+      "library "
+      "as well. By hand: Eigen's matrix-vector products for each token, or its matrix products for each expert; "
+      "weights "
+      "of 16 bits are cast to float first. Nothing is combined after the experts: they add to the output where they "
+      "work. Every call gets other tokens, ";
+  const char* const which = real_weights ? "and the same weights, of one layer." : "and weights that no cache holds.";
+  std::printf("%s\n", wrapped(legend + which).c_str());
 }
 
-constexpr const char* legend =
-    "reads: bytes of the experts that were used. share of limit: the time that the measured limits allow, by the time\n"
-    "taken. Dense FFNs, of as many parameters as a token meets (active) or as there are (total), run on this library "
-    "as\n"
-    "well. By hand: Eigen's matrix-vector products per token, or its matrix products per expert. Every call gets "
-    "other\n"
-    "tokens, and weights that no cache holds. There is no step that combines: experts add to the output where they "
-    "work.\n";
+int run(const CommandLine& line) {
+  auto subjects = subjects_of(line);
+  const auto token_counts = parse_numbers(line.tokens, "--tokens");
+  const Index max_tokens = largest(token_counts), threads = moe::OpenMp(line.threads).workers();
+  const bool some_refused =
+      std::erase_if(subjects, [&](const Subject& s) { return !fits_in_memory(s, max_tokens); }) > 0;
+  if (subjects.empty()) return 1;
 
-int run(const Options& options) {
-  Setting setting{.shape_name = options.shape.empty() ? options.preset : options.shape,
-                  .shape = options.shape.empty() ? moe::layer_shape(options.preset) : parse_shape(options.shape),
-                  .weights = {},
-                  .threads = moe::OpenMp(options.threads).workers(),
-                  .limits = {}};
-  const auto weight_types = parse_weight_types(options.weights);
-  (void)parse_numbers(options.tokens, "--tokens");
-  setting.limits = measure_and_print_limits(setting.threads);
-
+  const Limits limits = measure_and_print_limits(threads);
   auto records = nlohmann::ordered_json::array();
-  int exit_code = 0;
-  for (const WeightType type : weight_types) {
-    setting.weights = name_of(type);
-    try {
-      const auto rows = with_type(type, [&]<class W>(std::type_identity<W>) { return compare<W>(options, setting); });
-      for (const Row& row : rows) {
-        if (row.measured) records.push_back(record_of(row, setting));
-      }
-    } catch (const DoesNotFit& refusal) {
-      std::fprintf(stderr, "moe_compare: %s\n", refusal.what());
-      exit_code = 1;
+  for (const Subject& subject : subjects) {
+    const auto rows = with_type(subject.weights, [&]<class W>(std::type_identity<W>) {
+      return compare<W>(subject, token_counts, threads, limits, line.patience);
+    });
+    const Setting setting{subject.name, subject.shape, name_of(subject.weights), threads, limits};
+    for (const Row& row : rows) {
+      if (row.measured) records.push_back(record_of(row, setting));
     }
   }
-  std::printf("%s", legend);
-  if (!options.json.empty()) write_whole(options.json, records.dump(1) + "\n");
-  return exit_code;
+  print_legend(!line.checkpoint.empty());
+  if (!line.json.empty()) write_whole(line.json, records.dump(1) + "\n");
+  return some_refused ? 1 : 0;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) try {
-  Options options;
-  if (const auto exit_code = parse(argc, argv, options)) return *exit_code;
-  if (options.list_presets) {
+  CommandLine line;
+  if (const auto exit_code = read_command_line(argc, argv, line)) return *exit_code;
+  if (line.list_presets) {
     std::printf("%s", table_of_presets().c_str());
     return 0;
   }
-  return run(options);
+  return run(line);
 } catch (const std::exception& error) {
   std::fprintf(stderr, "moe_compare: %s\n", error.what());
   return 1;
