@@ -1,0 +1,144 @@
+/// @file  The layer, its dense equivalents, and Eigen by hand, under Google Benchmark:
+///
+///   layer/<shape>/<weights>/<kind>/tokens:<T>/threads:<N>
+///
+/// Of the median call: GFLOP/s, GB/s (bytes of the experts in use), and limit_share (the time that the machine's limits
+/// allow, by the time taken). Weights of several layers are cycled, so that no cache holds them; tokens differ from
+/// call to call. All cases take hours: select with --benchmark_filter.
+#include <any>
+#include <exception>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include <benchmark/benchmark.h>
+
+#include "arena.hpp"
+#include "contenders.hpp"
+#include "limits.hpp"
+#include "memory.hpp"
+#include "options.hpp"
+#include "timing.hpp"
+#include "work.hpp"
+
+namespace {
+
+using namespace moe::bench;
+using moe::Index;
+
+constexpr const char* shapes[] = {"mixtral-small", "qwen3-30b-a3b", "olmoe-1b-7b", "llama4-small", "mixtral-8x7b"};
+constexpr Index token_counts[] = {1, 4, 16, 64, 256, 1024};
+constexpr Index max_tokens = 1024;
+
+struct Case {
+  std::string shape;
+  WeightType weights;
+  Kind kind;
+  Index tokens, threads;
+
+  std::string name() const {
+    return "layer/" + shape + "/" + name_of(weights) + "/" + name_of(kind) + "/tokens:" + std::to_string(tokens) +
+           "/threads:" + std::to_string(threads);
+  }
+};
+
+/// What was last built, for the next case that wants the same. Cases with the same weights follow each other, so one
+/// arena at a time is enough, and memory stays bounded.
+class Stage {
+ public:
+  Contender& contender_for(const Case& wanted) {
+    const std::string weights = wanted.shape + "/" + name_of(wanted.weights);
+    const std::string contender = weights + "/" + name_of(wanted.kind) + "/" + std::to_string(wanted.threads);
+    if (contender != contender_name_) {
+      contender_name_.clear();
+      contender_.reset();
+      with_type(wanted.weights, [&]<class W>(std::type_identity<W>) { build<W>(wanted, weights); });
+      contender_name_ = contender;
+    }
+    return *contender_;
+  }
+
+ private:
+  template <class W>
+  void build(const Case& wanted, const std::string& weights) {
+    if (weights != arena_name_) {
+      arena_name_.clear();
+      arena_.reset();  // before the next one is made
+      const moe::MoeShape& shape = moe::layer_shape(wanted.shape);
+      const Index layers = layers_beyond_cache(shape, sizeof(W));
+      require_memory(bytes_of_arena(shape, layers, sizeof(W), max_tokens), weights);
+      arena_ = make_arena<W>(shape, layers, wanted.threads, [](double) {});
+      arena_name_ = weights;
+    }
+    Arena<W> arena = std::any_cast<const Arena<W>&>(arena_);
+    arena.threads = wanted.threads;
+    contender_ = make_contender(wanted.kind, arena);
+  }
+
+  std::string arena_name_, contender_name_;
+  std::any arena_;
+  std::unique_ptr<Contender> contender_;
+};
+
+/// Measured when they are first asked for.
+const Limits& limits_for(Index threads) {
+  static std::map<Index, Limits> known;
+  if (!known.contains(threads)) known[threads] = measure_limits(threads);
+  return known[threads];
+}
+
+void run(benchmark::State& state, const Case& wanted, Stage& stage) try {
+  const Limits& limits = limits_for(wanted.threads);
+  Contender& contender = stage.contender_for(wanted);
+  const Index d_model = moe::layer_shape(wanted.shape).d_model;
+  Tokens tokens(d_model, max_tokens);
+  moe::Matrix<float> y(d_model, wanted.tokens);
+
+  std::vector<double> seconds;
+  Work experts, router;
+  contender.forward(tokens.next(wanted.tokens), y);  // warms up
+  for ([[maybe_unused]] auto _ : state) {
+    const auto x = tokens.next(wanted.tokens);
+    seconds.push_back(seconds_of([&] { contender.forward(x, y); }));
+    experts = experts + contender.experts_work();
+    router = router + contender.router_work();
+  }
+  const double all_seconds = double(seconds.size()) * median(seconds);
+  state.counters["GFLOP/s"] = 1e-9 * experts.flops / all_seconds;
+  state.counters["GB/s"] = 1e-9 * experts.bytes / all_seconds;
+  state.counters["limit_share"] = limit_seconds(experts + router, limits) / all_seconds;
+} catch (const std::exception& error) {
+  state.SkipWithError(error.what());
+}
+
+/// Without UseRealTime, which would put "/real_time" at the end of every name. "Time" is wall time all the same.
+void register_all(Stage& stage) {
+  const std::set<Index> threads{1, 2, moe::OpenMp().workers()};
+  for (const char* shape : shapes) {
+    for (const WeightType weights : weight_types) {
+      for (const Kind kind : kinds) {
+        for (const Index n : threads) {
+          for (const Index tokens : token_counts) {
+            const Case wanted{shape, weights, kind, tokens, n};
+            benchmark::RegisterBenchmark(wanted.name().c_str(), [wanted, &stage](benchmark::State& state) {
+              run(state, wanted, stage);
+            })->Unit(benchmark::kMillisecond);
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Stage stage;
+  register_all(stage);
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+}

@@ -1,0 +1,50 @@
+/// @file  What moe_compare can be told.
+#pragma once
+
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include <CLI/CLI.hpp>
+
+#include "compare.hpp"
+#include "moe/types.hpp"
+
+namespace moe::bench {
+
+struct CommandLine {
+  std::string preset = "olmoe-1b-7b", shape, checkpoint, layer, weights = "f32,bf16", tokens = "1,4,16,64,256,1024",
+              json;
+  Index threads = std::max(1U, std::thread::hardware_concurrency());
+  Patience patience;
+  bool list_presets = false;
+};
+
+/// @return the exit code if all is said: after --help, or after a mistake
+inline std::optional<int> read_command_line(int argc, char** argv, CommandLine& line) {
+  CLI::App app{
+      "Is sparse worth it here? Measures a sparse layer against dense FFNs of equal active and of equal total size,\n"
+      "and against what one would write on Eigen by hand."};
+  const auto add = [&](const char* name, auto& value, const char* what) { return app.add_option(name, value, what); };
+  auto* preset = add("--preset", line.preset, "A published shape")->capture_default_str();
+  auto* shape = add("--shape", line.shape, "Any other: d_model,d_ff,experts,top_k")->excludes(preset);
+  auto* weights = add("--weights", line.weights, "Types of weights: f32, bf16, f16")->capture_default_str();
+  auto* checkpoint = add("--checkpoint", line.checkpoint, "Real weights: a folder with config.json and *.safetensors");
+  checkpoint->excludes(preset)->excludes(shape)->excludes(weights);
+  add("--layer", line.layer, "What its tensors' names begin with: model.layers.3.mlp")->needs(checkpoint);
+  add("--tokens", line.tokens, "Numbers of tokens in a call")->capture_default_str();
+  add("--threads", line.threads, "Default: one a core")->check(CLI::PositiveNumber);
+  add("--json", line.json, "Write a record for each row to this file");
+  add("--seconds", line.patience.each_token_count, "To spend on each number of tokens")->capture_default_str();
+  add("--patience", line.patience.one_call, "Leave out what may take more seconds a call")->capture_default_str();
+  app.add_flag("--list-presets", line.list_presets, "Print the published shapes and their parameters");
+  try {
+    app.parse(argc, argv);
+    return std::nullopt;
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error);
+  }
+}
+
+}  // namespace moe::bench

@@ -1,0 +1,60 @@
+/// @file  A way to compute a layer, to be measured against others.
+#pragma once
+
+#include <array>
+
+#include "moe/presets.hpp"
+#include "moe/types.hpp"
+#include "work.hpp"
+
+namespace moe::bench {
+
+enum class Kind { moe, dense_active, dense_total, eigen_per_token, eigen_grouped };
+
+inline constexpr std::array kinds{Kind::moe, Kind::dense_active, Kind::dense_total, Kind::eigen_per_token,
+                                  Kind::eigen_grouped};
+
+inline const char* name_of(Kind kind) {
+  switch (kind) {
+    case Kind::moe:
+      return "moe";
+    case Kind::dense_active:
+      return "dense_active";
+    case Kind::dense_total:
+      return "dense_total";
+    case Kind::eigen_per_token:
+      return "eigen_per_token";
+    case Kind::eigen_grouped:
+      return "eigen_grouped";
+  }
+  return "";
+}
+
+/// The hidden units of one layer, all experts together.
+constexpr Index total_units(const MoeShape& shape) { return shape.num_experts * shape.d_ff + shape.d_ff_shared; }
+
+/// Those that one token meets.
+constexpr Index active_units(const MoeShape& shape) { return shape.top_k * shape.d_ff + shape.d_ff_shared; }
+
+/// A dense FFN has neither router nor biases, and is active as a whole.
+constexpr LayerParams params_of(Kind kind, const MoeShape& shape) {
+  if (kind != Kind::dense_active && kind != Kind::dense_total) return count_params(shape);
+  const Index units = kind == Kind::dense_active ? active_units(shape) : total_units(shape);
+  const Index params = count_gated_ffn_params(shape.d_model, units);
+  return {.total = params, .active = params};
+}
+
+/// It has memory of its own. Successive calls use different weights, as far as there are any.
+class Contender {
+ public:
+  virtual ~Contender() = default;
+
+  /// What is timed. x and y (d_model × n_tokens)
+  virtual void forward(const ConstMatrixRef<float>& x, MatrixRef<float> y) = 0;
+
+  /// Of the experts in the last forward; and of its router, if it has one.
+  virtual Work experts_work() const = 0;
+  virtual Work router_work() const { return {}; }
+};
+
+}  // namespace moe::bench

@@ -1,0 +1,40 @@
+/// @file  Names for the machine that a figure was measured on.
+#pragma once
+
+#include <fstream>
+#include <string>
+
+#if defined(__linux__)
+#include <unistd.h>
+#endif
+
+namespace moe::bench {
+
+/// As the processor calls itself.
+inline std::string processor_name() {
+  std::ifstream in("/proc/cpuinfo");
+  for (std::string line; std::getline(in, line);) {
+    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
+  }
+  return "unknown processor";
+}
+
+inline std::string compiler_name() {
+#if defined(__clang__)
+  return "clang++ " __clang_version__;
+#else
+  return "g++ " __VERSION__;
+#endif
+}
+
+/// Bytes of the last cache; 0 where the system does not tell.
+inline double last_cache_bytes() {
+#if defined(_SC_LEVEL3_CACHE_SIZE)
+  for (const int cache : {_SC_LEVEL4_CACHE_SIZE, _SC_LEVEL3_CACHE_SIZE, _SC_LEVEL2_CACHE_SIZE}) {
+    if (const long bytes = sysconf(cache); bytes > 0) return static_cast<double>(bytes);
+  }
+#endif
+  return 0;
+}
+
+}  // namespace moe::bench

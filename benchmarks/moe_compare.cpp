@@ -1,0 +1,153 @@
+/// @file  Is sparse worth it here? Measures a sparse layer against dense ones, and against Eigen by hand.
+#include <algorithm>
+#include <cstdio>
+#include <exception>
+#include <memory>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "command_line.hpp"
+#include "compare.hpp"
+#include "limits.hpp"
+#include "machine.hpp"
+#include "memory.hpp"
+#include "options.hpp"
+#include "progress.hpp"
+#include "records.hpp"
+#include "subject.hpp"
+#include "table.hpp"
+#include "verdict.hpp"
+
+namespace {
+
+using namespace moe::bench;
+using moe::Index;
+
+std::vector<Subject> subjects_of(const CommandLine& line) {
+  if (!line.checkpoint.empty()) return {subject_from(line.checkpoint, line.layer)};
+  const bool is_preset = line.shape.empty();
+  const moe::MoeShape shape = is_preset ? moe::layer_shape(line.preset) : parse_shape(line.shape);
+  std::vector<Subject> subjects;
+  for (const WeightType type : parse_weight_types(line.weights)) {
+    subjects.push_back({.name = is_preset ? line.preset : line.shape, .shape = shape, .weights = type});
+  }
+  return subjects;
+}
+
+Index largest(const std::vector<Index>& numbers) { return *std::max_element(numbers.begin(), numbers.end()); }
+
+/// Says so if it does not.
+bool fits_in_memory(const Subject& subject, Index max_tokens) {
+  try {
+    require_memory(bytes_of_arena(subject.shape, subject.num_layers(), bytes_of(subject.weights), max_tokens),
+                   subject.name + " with " + name_of(subject.weights) + " weights");
+    return true;
+  } catch (const DoesNotFit& refusal) {
+    std::fprintf(stderr, "moe_compare: %s\n", refusal.what());
+    return false;
+  }
+}
+
+Limits measure_and_print_limits(Index threads) {
+  Progress progress;
+  progress.show(0, "what this machine can do");
+  const Limits limits = measure_limits(threads);
+  progress.clear();
+  std::printf("%s, %td thread%s, %s\nlimits measured: %s GFLOP/s of float multiply-adds, %s GB/s read from memory\n\n",
+              processor_name().c_str(), threads, threads == 1 ? "" : "s", compiler_name().c_str(),
+              three_digits(limits.fma_gflops).c_str(), three_digits(limits.read_gbs).c_str());
+  return limits;
+}
+
+void print_head(const Subject& subject) {
+  const moe::MoeShape& shape = subject.shape;
+  const std::string shared = shape.d_ff_shared > 0 ? text(", shared d_ff %td", shape.d_ff_shared) : "";
+  std::printf("%s, %s weights: d_model %td, d_ff %td%s, %td experts, top %td\n%s\n%s", subject.name.c_str(),
+              name_of(subject.weights), shape.d_model, shape.d_ff, shared.c_str(), shape.num_experts, shape.top_k,
+              left_out(subject).c_str(), table_head().c_str());
+}
+
+/// Prints the table while it grows.
+template <class W>
+std::vector<Row> compare(const Subject& subject, const std::vector<Index>& token_counts, Index threads,
+                         const Limits& limits, const Patience& patience) {
+  Progress progress;
+  const auto show = [&](double step, const std::string& what) {
+    progress.show(step / double(token_counts.size() + 1), name_of(subject.weights) + (", " + what));
+  };
+  const auto arena = make_arena<W>(subject.shape, subject.num_layers(), threads,
+                                   [&](double share) { show(share, "making up weights"); });
+  auto sparse = make_sparse(arena);
+  if (subject.layer)
+    sparse =
+        std::make_unique<Sparse<moe::AnyLayer<float>>>(std::vector{*subject.layer}, subject.shape, sizeof(W), threads);
+  Comparison comparison(arena, std::move(sparse), largest(token_counts), limits, patience);
+  progress.clear();
+  print_head(subject);
+
+  std::vector<Row> rows;
+  for (std::size_t i = 0; i < token_counts.size(); ++i) {
+    show(double(i + 1), detail::tokens_text(token_counts[i]));
+    const auto new_rows = comparison.rows_for(token_counts[i]);
+    progress.clear();
+    std::printf("%s\n", table_lines(new_rows, subject.shape).c_str());
+    std::fflush(stdout);
+    rows.insert(rows.end(), new_rows.begin(), new_rows.end());
+  }
+  std::printf("%s\n\n", wrapped(verdict(rows)).c_str());
+  return rows;
+}
+
+void print_legend(bool real_weights) {
+  const std::string legend =
+      "reads: bytes of the experts that were used. share of limit: the time that the measured limits allow, by the "
+      "time "
+      "taken. Dense FFNs of as many parameters as one token meets (active), or as there are (total), run on this "
+      "library "
+      "as well. By hand: Eigen's matrix-vector products for each token, or its matrix products for each expert; "
+      "weights "
+      "of 16 bits are cast to float first. Nothing is combined after the experts: they add to the output where they "
+      "work. Every call gets other tokens, ";
+  const char* const which = real_weights ? "and the same weights, of one layer." : "and weights that no cache holds.";
+  std::printf("%s\n", wrapped(legend + which).c_str());
+}
+
+int run(const CommandLine& line) {
+  auto subjects = subjects_of(line);
+  const auto token_counts = parse_numbers(line.tokens, "--tokens");
+  const Index max_tokens = largest(token_counts), threads = moe::OpenMp(line.threads).workers();
+  const bool some_refused =
+      std::erase_if(subjects, [&](const Subject& s) { return !fits_in_memory(s, max_tokens); }) > 0;
+  if (subjects.empty()) return 1;
+
+  const Limits limits = measure_and_print_limits(threads);
+  auto records = nlohmann::ordered_json::array();
+  for (const Subject& subject : subjects) {
+    const auto rows = with_type(subject.weights, [&]<class W>(std::type_identity<W>) {
+      return compare<W>(subject, token_counts, threads, limits, line.patience);
+    });
+    const Setting setting{subject.name, subject.shape, name_of(subject.weights), threads, limits};
+    for (const Row& row : rows) {
+      if (row.measured) records.push_back(record_of(row, setting));
+    }
+  }
+  print_legend(!line.checkpoint.empty());
+  if (!line.json.empty()) write_whole(line.json, records.dump(1) + "\n");
+  return some_refused ? 1 : 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  CommandLine line;
+  if (const auto exit_code = read_command_line(argc, argv, line)) return *exit_code;
+  if (line.list_presets) {
+    std::printf("%s", table_of_presets().c_str());
+    return 0;
+  }
+  return run(line);
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "moe_compare: %s\n", error.what());
+  return 1;
+}

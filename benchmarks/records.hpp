@@ -1,0 +1,63 @@
+/// @file  The comparison as JSON: an array with one object for each measured row.
+#pragma once
+
+#include <filesystem>
+#include <fstream>
+#include <stdexcept>
+#include <string>
+
+#include <nlohmann/json.hpp>
+
+#include "limits.hpp"
+#include "moe/presets.hpp"
+#include "row.hpp"
+
+namespace moe::bench {
+
+/// What all rows of one table have in common.
+struct Setting {
+  std::string shape_name;
+  MoeShape shape;
+  std::string weights;
+  Index threads;
+  Limits limits;
+};
+
+/// routing_share is null but for the sparse layer.
+inline nlohmann::ordered_json record_of(const Row& row, const Setting& setting) {
+  nlohmann::ordered_json record{
+      {"shape", setting.shape_name},
+      {"weights", setting.weights},
+      {"kind", name_of(row.kind)},
+      {"tokens", row.tokens},
+      {"threads", setting.threads},
+      {"ms", 1e3 * row.seconds},
+      {"gflops", row.gflops()},
+      {"gbs", row.gbs()},
+      {"limit_share", row.limit_share},
+      {"routing_share", nullptr},
+      {"fma_gflops", setting.limits.fma_gflops},
+      {"read_gbs", setting.limits.read_gbs},
+      {"d_model", setting.shape.d_model},
+      {"d_ff", setting.shape.d_ff},
+      {"experts", setting.shape.num_experts},
+      {"top_k", setting.shape.top_k},
+  };
+  if (row.routing_share) record["routing_share"] = *row.routing_share;
+  return record;
+}
+
+/// The file is there as a whole or not at all.
+/// @throws std::runtime_error naming the file.
+inline void write_whole(const std::filesystem::path& file, const std::string& content) {
+  std::filesystem::path unfinished = file;
+  unfinished += ".part";
+  std::ofstream out(unfinished, std::ios::binary);
+  out << content;
+  out.close();
+  std::error_code error;
+  if (out) std::filesystem::rename(unfinished, file, error);
+  if (!out || error) throw std::runtime_error("cannot write " + file.string());
+}
+
+}  // namespace moe::bench

@@ -1,0 +1,59 @@
+/// @file  The layers that a comparison is about.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "arena.hpp"
+#include "moe/any_layer.hpp"
+#include "moe/io/checkpoint.hpp"
+#include "moe/io/safetensors.hpp"
+#include "moe/presets.hpp"
+#include "options.hpp"
+
+namespace moe::bench {
+
+struct Subject {
+  std::string name;
+  MoeShape shape;
+  WeightType weights;
+  std::optional<AnyLayer<float>> layer{};  // with real weights; else random ones are made up
+
+  /// Of a real layer there is one; so nothing it is compared with gets more.
+  Index num_layers() const { return layer ? 1 : layers_beyond_cache(shape, bytes_of(weights)); }
+};
+
+/// The type of the experts' weights in a checkpoint.
+inline WeightType weight_type_in(const std::filesystem::path& folder, const std::string& prefix) {
+  const io::Tensors tensors = io::Tensors::open(folder);
+  for (const std::string& name : tensors.names()) {
+    if (!name.starts_with(prefix) || name.find("experts.") == std::string::npos) continue;
+    const std::string dtype = tensors.at(name).dtype;
+    return dtype == "BF16" ? WeightType::bf16 : dtype == "F16" ? WeightType::f16 : WeightType::f32;
+  }
+  return WeightType::f32;
+}
+
+inline Subject subject_from(const std::filesystem::path& folder, const std::string& prefix) {
+  const auto loaded = io::load_layer(folder, prefix);
+  return {.name = loaded.model_type + (prefix.empty() ? "" : " " + prefix),
+          .shape = loaded.shape,
+          .weights = weight_type_in(folder, prefix),
+          .layer = loaded.layer};
+}
+
+/// What the weights of a published model have and the layers made up here have not, a line each.
+inline std::string left_out(const Subject& subject) {
+  std::string what;
+  if (subject.layer) return what;
+  if (subject.shape.expert_bias) what += "Its experts' biases are left out.\n";
+  if (subject.shape.num_zero_experts > 0) what += "Its experts without parameters are left out.\n";
+  if (!subject.shape.router) what += "A softmax top-k stands in for its own router.\n";
+  return what;
+}
+
+}  // namespace moe::bench
