@@ -21,56 +21,41 @@ struct Ahead {
   Index step = 0;
 };
 
-/// tile[r][c] = w[r] · x[c]. R·C·U registers accumulate; U depends on C alone, so that how rows are grouped into tiles
-/// (which depends on the number of threads) does not change the order in which a dot product is summed.
-template <int R, int C, int U, class W, class S>
-MOE_INLINE void dot_tile(const W* const (&w)[R], const S* const (&x)[C], Index depth, const Ahead& ahead,
-                         S (&tile)[R][C]) {
+/// tile[r][c] = w[r] · x[c], each summed in the same order whatever R and C are: how rows are grouped into tiles
+/// depends on the number of threads, and sums must not.
+template <int R, int C, class W, class S>
+void dot_tile(const W* const* w, const S* const* x, Index depth, const Ahead& ahead, S* tile) {
   constexpr int L = lanes<S>;
-  Lanes<S> acc[U][R][C] = {};
-  const auto step = [&](Index k, auto u) {
-    for (int r = ahead.first; r < ahead.last; ++r) __builtin_prefetch(w[r] + k + u * L + ahead.step, 0, 2);
-    unroll<R>([&](auto r) {
-      const Lanes<S> weight = widen(w[r] + k + u * L);
-      unroll<C>([&](auto c) { acc[u][r][c] += weight * load_as<Lanes<S>>(x[c] + k + u * L); });
-    });
-  };
+  Lanes<S> acc[R][C] = {};
   Index k = 0;
-  for (; k + U * L <= depth; k += U * L) unroll<U>([&](auto u) { step(k, u); });
-  for (; k + L <= depth; k += L) step(k, std::integral_constant<int, 0>{});
-  for (int u = 1; u < U; ++u) {
-    unroll<R>([&](auto r) { unroll<C>([&](auto c) { acc[0][r][c] += acc[u][r][c]; }); });
+  for (; k + L <= depth; k += L) {
+    for (int r = ahead.first; r < ahead.last; ++r) __builtin_prefetch(w[r] + k + ahead.step, 0, 2);
+    unroll<R>([&](auto r) {
+      const Lanes<S> weight = widen(w[r] + k);
+      unroll<C>([&](auto c) { acc[r][c] += weight * load_as<Lanes<S>>(x[c] + k); });
+    });
   }
   unroll<(R * C + L - 1) / L>([&](auto g) {  // one register of sums for each L dot products
     Lanes<S> group[L] = {};
     unroll<L>([&](auto i) {
       constexpr int dot = g * L + i;
-      if constexpr (dot < R * C) group[i] = acc[0][dot / C][dot % C];
+      if constexpr (dot < R * C) group[i] = acc[dot / C][dot % C];
     });
     const Lanes<S> total = sums<S>(group);
-    std::memcpy(&tile[0][0] + g * L, &total, std::min<int>(L, R * C - g * L) * sizeof(S));
+    std::memcpy(tile + g * L, &total, std::min<int>(L, R * C - g * L) * sizeof(S));
   });
   for (; k < depth; ++k) {
-    unroll<R>([&](auto r) { unroll<C>([&](auto c) { tile[r][c] += static_cast<S>(w[r][k]) * x[c][k]; }); });
+    unroll<R>([&](auto r) { unroll<C>([&](auto c) { tile[r * C + c] += static_cast<S>(w[r][k]) * x[c][k]; }); });
   }
-}
-
-template <int R, int C, int U, class W, class S, class Use>
-void dots(const Rows<W>& rows, Index row, const S* const* x, Index column, Index depth, const Ahead& ahead,
-          const Use& use) {
-  const W* w[R];
-  const S* at[C];
-  S tile[R][C];
-  for (int r = 0; r < R; ++r) w[r] = rows[row + r];
-  for (int c = 0; c < C; ++c) at[c] = x[column + c];
-  dot_tile<R, C, U>(w, at, depth, ahead, tile);
-  use(row, R, column, C, &tile[0][0], C);
 }
 
 }  // namespace detail
 
 /// Columns of a tile: as many as leave room for the weights of its rows.
-inline constexpr Index max_dot_columns = 6;
+inline constexpr int max_dot_columns = 6;
+
+/// Dot products of a tile, each in a register of its own.
+inline constexpr int max_dots = num_registers == 32 ? 24 : 12;
 
 /// use(row, rows, column, columns, tile, tile_stride) for tiles that cover rows × columns; a tile is row-major.
 /// The rows are outermost: each comes from memory once, and from L1 for all further columns.
@@ -78,36 +63,22 @@ template <class W, class S, class Use>
 void for_each_dot_tile(const Rows<W>& rows, const Columns<S>& x, const Use& use) {
   const Index blocks = (x.count + max_dot_columns - 1) / max_dot_columns;
   const auto across = [&]<int r>(std::integral_constant<int, r>, Index row) {
+    const W* w[r];
+    for (int i = 0; i < r; ++i) w[i] = rows[row + i];
     for (Index b = 0; b < blocks; ++b) {
       const Index column = x.count * b / blocks, n = x.count * (b + 1) / blocks - column;
       detail::Ahead ahead;  // each of several blocks of columns fetches its share of the next rows
       if (row + 2 * r <= rows.count)
         ahead = {int(r * b / blocks), int(r * (b + 1) / blocks), rows[row + r] - rows[row]};
-      const auto tile = [&]<int c, int u>() {
-        detail::dots<r, c, u>(rows, row, x.in_place, column, x.depth, ahead, use);
-      };
-      switch (n) {  // columns, registers along the row
-        case 1:
-          tile.template operator()<1, 1>();
-          break;
-        case 2:
-          tile.template operator()<2, 1>();
-          break;
-        case 3:
-          tile.template operator()<3, 1>();
-          break;
-        case 4:
-          tile.template operator()<4, 1>();
-          break;
-        case 5:
-          tile.template operator()<5, 1>();
-          break;
-        case 6:
-          tile.template operator()<6, 1>();
-          break;
-        default:
-          eigen_assert(false);
-      }
+      unroll<max_dot_columns>([&](auto before) {
+        constexpr int c = before + 1;
+        if constexpr (r * c <= max_dots) {
+          if (n != c) return;
+          S dots[r * c];
+          detail::dot_tile<r, c>(w, x.in_place + column, x.depth, ahead, dots);
+          use(row, Index(r), column, Index(c), dots, Index(c));
+        }
+      });
     }
   };
   const auto down = [&]<int r>(std::integral_constant<int, r> tall) {
