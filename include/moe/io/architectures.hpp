@@ -57,10 +57,10 @@ inline TopKOptions lfm2_options(const Config& config) {
           .scale = config.number("routed_scaling_factor", 1)};
 }
 
+/// Its own modeling_deepseek.py either renormalises or scales.
 inline TopKOptions deepseek_v2_options(const Config& config) {
-  TopKOptions options{.renormalize = config.flag("norm_topk_prob", false),
-                      .epsilon = 1e-20,
-                      .scale = config.number("routed_scaling_factor", 1)};
+  TopKOptions options{.renormalize = config.flag("norm_topk_prob", false), .epsilon = 1e-20};
+  if (!options.renormalize) options.scale = config.number("routed_scaling_factor", 1);
   const std::string method = config.text("topk_method", "greedy");
   if (method == "group_limited_greedy") {
     options.num_groups = config.integer("n_group");
@@ -148,15 +148,42 @@ inline const Architecture& architecture_of(const Config& config) {
   fail(config.file(), ": model_type is \"", type, "\", expected one of ", known);
 }
 
+namespace detail {
+
+inline void check_activation(const Config& config) {
+  if (const std::string act = config.text("hidden_act", "silu"); act != "silu") {
+    fail(config.file(), ": hidden_act is \"", act, "\", expected \"silu\"");
+  }
+}
+
+/// Some models have the model_type of an elder and a router of their own. (dots1 says "noaux_tc" here.)
+inline void check_score(const Config& config, Score score) {
+  const std::string expected = score == Score::sigmoid ? "sigmoid" : "softmax";
+  const std::string said = config.text("scoring_func", expected);
+  if (said != expected && (said == "sigmoid" || said == "softmax")) {
+    fail(config.file(), ": scoring_func is \"", said, "\", expected \"", expected, "\" of model_type \"",
+         config.text("model_type"), "\"");
+  }
+}
+
+inline TopKOptions router_options(const Config& config, const Architecture& architecture) {
+  TopKOptions options = architecture.router_options(config);
+  options.top_k = config.integer(architecture.top_k);
+  // What has no effect takes its default, so that equal routers have equal options.
+  if (!options.renormalize) options.epsilon = 0;
+  if (options.num_groups == 1) options.group_score = GroupScore::max;
+  return options;
+}
+
+}  // namespace detail
+
 /// The shape of a model's MoE layers, as its config.json has it.
 /// @throws Error if a setting is missing or not what it should be.
 inline MoeShape moe_shape(const Config& config) {
   const Architecture& architecture = architecture_of(config);
-  if (const std::string act = config.text("hidden_act", "silu"); act != "silu") {
-    fail(config.file(), ": hidden_act is \"", act, "\", expected \"silu\"");
-  }
-  TopKOptions options = architecture.router_options(config);
-  options.top_k = config.integer(architecture.top_k);
+  const TopKOptions options = detail::router_options(config, architecture);
+  detail::check_activation(config);
+  detail::check_score(config, options.score);
   return {.d_model = config.integer("hidden_size"),
           .d_ff = config.integer(architecture.d_ff),
           .num_experts = config.integer(architecture.num_experts),

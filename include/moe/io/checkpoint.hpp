@@ -1,8 +1,11 @@
 /// @file  From a model's files to a layer that runs.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <filesystem>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -35,10 +38,9 @@ class LayerLoader {
   using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
 
  public:
-  LayerLoader(const Tensors& tensors, std::string prefix, const Architecture& architecture, const MoeShape& shape)
-      : tensors_(tensors), prefix_(std::move(prefix)), names_(architecture), shape_(shape) {
-    if (!prefix_.empty() && !prefix_.ends_with('.')) prefix_ += '.';
-  }
+  /// @param block  "model.layers.3.mlp", or "" if names begin at the block
+  LayerLoader(const Tensors& tensors, const std::string& block, const Architecture& architecture, const MoeShape& shape)
+      : tensors_(tensors), prefix_(block.empty() ? "" : block + '.'), names_(architecture), shape_(shape) {}
 
   AnyLayer<Scalar> load() const {
     const Tensor first = at(first_expert_tensor());
@@ -55,7 +57,8 @@ class LayerLoader {
  private:
   template <class W>
   AnyLayer<Scalar> load_as() const {
-    MoeLayer layer(router(), experts<W>());
+    LinearTopK<Scalar> its_router = router();  // first, for its complaints are the clearest
+    MoeLayer layer(std::move(its_router), experts<W>());
     if (shape_.d_ff_shared == 0) return layer;
     return WithSharedExpert(std::move(layer), shared<W>(), shared_gate().transpose());
   }
@@ -175,6 +178,28 @@ class LayerLoader {
   const MoeShape& shape_;
 };
 
+/// What stands before ".experts." in names, each once.
+inline std::vector<std::string> blocks_in(const Tensors& tensors) {
+  std::vector<std::string> blocks;
+  for (const std::string& name : tensors.names()) {  // in alphabetical order: those of a block side by side
+    const std::size_t end = ("." + name).find(".experts.");
+    if (end == std::string::npos) continue;
+    std::string block = name.substr(0, end == 0 ? 0 : end - 1);
+    if (blocks.empty() || blocks.back() != block) blocks.push_back(std::move(block));
+  }
+  return blocks;
+}
+
+/// @throws Error naming the nearest block, if this is none: a dense layer, or a name that is spelt otherwise here.
+inline void check_block(const Tensors& tensors, const std::string& block, const std::string& folder) {
+  const std::vector<std::string> blocks = blocks_in(tensors);
+  if (std::ranges::count(blocks, block) > 0) return;
+  if (blocks.empty()) fail(folder, ": no MoE block \"", block, "\", nor any: no tensor is called \"experts.*\"");
+  const auto nearest =
+      std::ranges::min_element(blocks, {}, [&](const auto& candidate) { return edit_distance(candidate, block); });
+  fail(folder, ": no MoE block \"", block, "\" among ", blocks.size(), "; did you mean \"", *nearest, "\"?");
+}
+
 }  // namespace detail
 
 /// A layer, and what the files said of it.
@@ -188,7 +213,7 @@ struct LoadedLayer {
 /// The MoE block below `prefix` of a model in a folder (config.json beside *.safetensors): ready to run.
 /// Experts' weights stay in the mapped files, which stay mapped as long as the layer lives; only transposed ones, of
 /// Llama 4, are turned once into memory of their own. The router is copied as Scalar.
-/// @param prefix  e.g. "model.layers.3.mlp", or "" if names begin at the block
+/// @param prefix  e.g. "model.layers.3.mlp", with or without a last dot, or "" if names begin at the block
 /// @throws Error naming the file, the tensor, and both numbers, if anything is missing or does not fit.
 template <class Scalar = float>
 LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const std::string& prefix) {
@@ -196,8 +221,10 @@ LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const std::s
   const Architecture& architecture = architecture_of(config);
   const MoeShape shape = moe_shape(config);
   const Tensors tensors = Tensors::open(folder);
+  const std::string block = prefix.substr(0, prefix.size() - (prefix.ends_with('.') ? 1 : 0));
+  detail::check_block(tensors, block, folder.string());
   try {
-    return {detail::LayerLoader<Scalar>(tensors, prefix, architecture, shape).load(), shape,
+    return {detail::LayerLoader<Scalar>(tensors, block, architecture, shape).load(), shape,
             std::string(architecture.model_type)};
   } catch (const std::invalid_argument& error) {  // e.g. groups that do not divide the experts
     fail(config.file(), ": ", error.what());

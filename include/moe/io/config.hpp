@@ -1,6 +1,7 @@
 /// @file  Reads a model's config.json, so that every complaint names the file and the key.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <string>
@@ -38,10 +39,12 @@ class Config {
   bool flag(const char* key, bool absent) const { return has(key) ? flag(key) : absent; }
   std::string text(const char* key, const std::string& absent) const { return has(key) ? text(key) : absent; }
 
+  /// A list, one number a layer, that repeats one number is that number.
   /// @throws Error if the key is absent or its value is of another kind; sizes are 1 to 2^31 − 1.
   Index integer(const char* key) const {
-    const nlohmann::json& value = at(key);
-    if (!value.is_number_unsigned() || value.get<std::uint64_t>() < 1 || value.get<std::uint64_t>() > INT32_MAX) {
+    const nlohmann::json& value = common_to_layers(at(key));
+    // Compared as double, which holds what JSON says signed, unsigned, or too large for either.
+    if (!value.is_number_integer() || value.get<double>() < 1 || value.get<double>() > INT32_MAX) {
       fail(file_, ": ", key, " is ", shown(value), ", expected a whole number from 1 to ", INT32_MAX);
     }
     return value.get<Index>();
@@ -65,6 +68,12 @@ class Config {
  private:
   static std::string shown(const nlohmann::json& value) {
     return value.is_structured() ? std::string("an ") + value.type_name() : value.dump();
+  }
+
+  static const nlohmann::json& common_to_layers(const nlohmann::json& value) {
+    if (!value.is_array() || value.empty()) return value;
+    const nlohmann::json& first = value.front();
+    return std::all_of(value.begin(), value.end(), [&](const auto& other) { return other == first; }) ? first : value;
   }
 
   bool has(const char* key) const {
