@@ -54,7 +54,8 @@ concept Experts = requires(const G& group, const ConstMatrixRef<typename G::Scal
 };
 
 /// Runs task(i, worker) once for each i in [0, n), in any order, 0 ≤ worker < workers(), and returns when all are
-/// done. No two tasks share a worker at the same time.
+/// done. No two tasks share a worker at the same time. If tasks throw, one of the errors reaches the caller: see
+/// executors/first_error.hpp.
 template <class X>
 concept Executor = requires(X& executor, Index n, const Task& task) {
   { executor.workers() } -> std::convertible_to<Index>;

@@ -258,7 +258,7 @@ TEST(LinearTopK, TheBiasIsPartOfTheLogits) {
 
 TEST(LinearTopK, WeightsThatUnderflowToZeroStayZero) {
   // Of 4 to 37 experts, the first or the last: the vectorised exponential sees some of them, the scalar one others.
-  for (const std::size_t num_experts : {4, 16, 21, 37}) {
+  for (const std::size_t num_experts : {4U, 16U, 21U, 37U}) {
     Numbers logits(num_experts, -2000), first(num_experts, 0), last(num_experts, 0);
     logits[num_experts / 2] = 0;  // the one expert with a score is not chosen
     first[0] = first[1] = 1, last[num_experts - 1] = last[num_experts - 2] = 1;
@@ -279,7 +279,7 @@ TEST(LinearTopK, WeightsThatUnderflowToZeroStayZero) {
 }
 
 TEST(LinearTopK, AnInfiniteLogitTakesAllOfASoftmax) {
-  for (const std::size_t num_experts : {5, 16, 21, 32}) {
+  for (const std::size_t num_experts : {5U, 16U, 21U, 32U}) {
     for (std::size_t at = 0; at < num_experts; ++at) {
       Numbers logits(num_experts, 1.5);
       logits[at] = inf;
@@ -299,7 +299,7 @@ TEST(LinearTopK, AnInfiniteLogitTakesAllOfASoftmax) {
 }
 
 TEST(LinearTopK, AMinusInfiniteLogitTakesNothing) {
-  for (const std::size_t num_experts : {5, 16, 21, 32}) {
+  for (const std::size_t num_experts : {5U, 16U, 21U, 32U}) {
     for (std::size_t at = 0; at < num_experts; ++at) {
       Numbers logits(num_experts, 1.5);
       logits[at] = -inf;
