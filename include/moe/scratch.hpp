@@ -46,6 +46,14 @@ class Scratch {
     return lines * alignment;
   }
 
+  /// Makes room, so that the next arrays up to so many bytes (each rounded up to `alignment`) need no new block.
+  void reserve(std::size_t bytes) {
+    const std::size_t lines = (bytes + alignment - 1) / alignment;
+    if (!blocks_.empty() && used_ + lines <= blocks_.back().size()) return;
+    blocks_.emplace_back(lines);
+    used_ = 0;
+  }
+
  private:
   struct alignas(alignment) Line {
     std::byte bytes[alignment];

@@ -56,13 +56,13 @@ class GatedFfnBank {
 
     workers.for_each_band(d_ff(), kernels::lanes<Scalar>, [&](Index first, Index last, Scratch& scratch) {
       for (const auto& batch : batches) {
-        scratch.reset();
+        scratch.reset(kernels::scratch_bytes<Scalar>(d_model(), d_ff(), last - first));
         kernels::gate_up(w_gate_[batch.expert], w_up_[batch.expert], first, last, batch, act_, scratch);
       }
     });
     workers.for_each_band(d_model(), kernels::lanes<Scalar>, [&](Index first, Index last, Scratch& scratch) {
       for (const auto& batch : batches) {
-        scratch.reset();
+        scratch.reset(kernels::scratch_bytes<Scalar>(d_model(), d_ff(), last - first));
         kernels::down(w_down_[batch.expert], first, last, batch, scratch);
       }
     });

@@ -28,6 +28,14 @@ void activate(const S* gate, const S* up, S* hidden, Index size, const Act& act)
 
 }  // namespace detail
 
+/// Bytes that gate_up() and down() take from a scratch for so many rows and any batch: fewer tokens may need more.
+template <class S>
+std::size_t scratch_bytes(Index d_model, Index d_ff, Index rows) {
+  const Index in_place = 2 * padded<S>(rows) * packing_pays;
+  const Index packed = panel_rows * (std::max(d_model, d_ff) + lanes<S> + full_block<S>);
+  return std::size_t(std::max(in_place, packed)) * sizeof(S) + 4 * Scratch::alignment;
+}
+
 /// hidden rows [first, last) = act(W_gate · x, W_up · x); for weights on the input, of weight · x.
 /// `first` is a multiple of lanes<S>; `last` is one too, or d_ff.
 template <class W, class S, class Act>
@@ -65,7 +73,7 @@ void gate_up(const WeightMap<W>& w_gate, const WeightMap<W>& w_up, Index first, 
   });
   for (Index c = 0; c < batch.count(); ++c) {
     S* hidden = batch.hidden_data + c * batch.hidden_stride + first;
-    detail::activate(&gate(0, c), &up(0, c), hidden, height, act);
+    detail::activate(gate.data() + c * height, up.data() + c * height, hidden, height, act);
   }
 }
 

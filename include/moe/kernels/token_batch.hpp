@@ -63,10 +63,11 @@ template <class S>
 class TokenBatches {
  public:
   TokenBatches(const ConstMatrixRef<S>& x, const DispatchPlan<S>& plan, MatrixRef<S> y, Index d_ff, Workers& workers)
-      : batches_(workers.shared().template array<TokenBatch<S>>(plan.num_experts())) {
-    Scratch& scratch = workers.shared();
-    auto** in = scratch.array<const S*>(plan.num_slots());
-    auto** out = scratch.array<S*>(plan.num_slots());
+      : scratch_(workers.shared()) {
+    scratch_.reserve(bytes(plan, x.rows(), d_ff));
+    batches_ = scratch_.array<TokenBatch<S>>(plan.num_experts());
+    auto** in = scratch_.array<const S*>(plan.num_slots());
+    auto** out = scratch_.array<S*>(plan.num_slots());
     for (Index s = 0; s < plan.num_slots(); ++s) {
       in[s] = x.data() + plan.token[std::size_t(s)] * x.outerStride();
       out[s] = y.data() + plan.token[std::size_t(s)] * y.outerStride();
@@ -75,7 +76,7 @@ class TokenBatches {
       const Index first = plan.first(e), count = plan.count(e);
       if (count == 0) continue;
       const Columns<S> columns{x.rows(), count, in + first, nullptr};
-      TokenBatch<S>& batch = batches_[size_++] = make_batch(e, columns, d_ff, count >= packing_pays, scratch);
+      TokenBatch<S>& batch = batches_[size_++] = make_batch(e, columns, d_ff, count >= packing_pays, scratch_);
       batch.weight_on = plan.weight_on;
       batch.weight = plan.weight.data() + first;
       batch.y = out + first;
@@ -97,11 +98,11 @@ class TokenBatches {
   void pack(Workers& workers) {
     Index num_blocks = 0;
     for (const auto& batch : *this) num_blocks += (batch.count() + full_block<S> - 1) / full_block<S>;
-    Block* blocks = workers.shared().template array<Block>(num_blocks);
+    Block* blocks = scratch_.array<Block>(num_blocks);
     num_blocks = 0;
     for (auto* batch = batches_; batch != batches_ + size_; ++batch) {
       if (!batch->hidden.packed) continue;
-      S* packed = workers.shared().template array<S>(batch->x.depth * padded<S>(batch->count()));
+      S* packed = scratch_.array<S>(batch->x.depth * padded<S>(batch->count()));
       batch->x.packed = packed;
       for (Index first = 0; first < batch->count(); first += full_block<S>) {
         blocks[num_blocks++] = {batch, first, packed + first * batch->x.depth};
@@ -111,6 +112,16 @@ class TokenBatches {
                      [&](Index b, Scratch&) { pack_block(blocks[b].batch->x, blocks[b].first, blocks[b].packed); });
   }
 
+  /// Enough for any plan of as many slots or fewer, whichever experts they go to; so a smaller batch never needs more.
+  static std::size_t bytes(const DispatchPlan<S>& plan, Index d_model, Index d_ff) {
+    const Index slots = plan.num_slots(), experts = std::min(plan.num_experts(), slots);
+    const Index columns = slots + experts * lanes<S>;  // with a register's worth of padding each
+    const Index numbers = columns * (padded<S>(d_ff) + lanes<S>)+(slots >= packing_pays ? columns * d_model : 0);
+    return std::size_t(numbers) * sizeof(S) + std::size_t(slots) * (4 * sizeof(void*) + sizeof(Block)) +
+           std::size_t(plan.num_experts()) * sizeof(TokenBatch<S>) + std::size_t(4 * experts + 8) * Scratch::alignment;
+  }
+
+  Scratch& scratch_;
   TokenBatch<S>* batches_;
   Index size_ = 0;
 };
