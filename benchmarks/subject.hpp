@@ -11,7 +11,6 @@
 #include "arena.hpp"
 #include "moe/any_layer.hpp"
 #include "moe/io/checkpoint.hpp"
-#include "moe/io/safetensors.hpp"
 #include "moe/presets.hpp"
 #include "options.hpp"
 
@@ -27,22 +26,19 @@ struct Subject {
   Index num_layers() const { return layer ? 1 : layers_beyond_cache(shape, bytes_of(weights)); }
 };
 
-/// The type of the experts' weights in a checkpoint.
-inline WeightType weight_type_in(const std::filesystem::path& folder, const std::string& prefix) {
-  const io::Tensors tensors = io::Tensors::open(folder);
-  for (const std::string& name : tensors.names()) {
-    if (!name.starts_with(prefix) || name.find("experts.") == std::string::npos) continue;
-    const std::string dtype = tensors.at(name).dtype;
-    return dtype == "BF16" ? WeightType::bf16 : dtype == "F16" ? WeightType::f16 : WeightType::f32;
-  }
-  return WeightType::f32;
+/// @throws std::invalid_argument for a dtype that no row is measured in.
+inline WeightType weight_type(const std::string& dtype) {
+  if (dtype == "F32") return WeightType::f32;
+  if (dtype == "BF16") return WeightType::bf16;
+  if (dtype == "F16") return WeightType::f16;
+  throw std::invalid_argument("weights have dtype " + dtype + ", expected F32, BF16 or F16");
 }
 
 inline Subject subject_from(const std::filesystem::path& folder, const std::string& prefix) {
   const auto loaded = io::load_layer(folder, prefix);
   return {.name = loaded.model_type + (prefix.empty() ? "" : " " + prefix),
           .shape = loaded.shape,
-          .weights = weight_type_in(folder, prefix),
+          .weights = weight_type(loaded.dtype),
           .layer = loaded.layer};
 }
 

@@ -9,9 +9,9 @@
 int main(int argc, char** argv) try {
   const char* const folder = argc > 1 ? argv[1] : "tests/golden/deepseek_v3";  // config.json and *.safetensors
   const char* const prefix = argc > 2 ? argv[2] : "";
-  const auto [layer, shape, model_type] = moe::io::load_layer(folder, prefix);
-  std::printf("%s: d_model %td, %td experts of d_ff %td, top-%td, shared d_ff %td\n", model_type.c_str(), shape.d_model,
-              shape.num_experts, shape.d_ff, shape.top_k, shape.d_ff_shared);
+  const auto [layer, shape, model_type, dtype] = moe::io::load_layer(folder, prefix);
+  std::printf("%s, %s: d_model %td, %td experts of d_ff %td, top-%td, shared d_ff %td\n", model_type.c_str(),
+              dtype.c_str(), shape.d_model, shape.num_experts, shape.d_ff, shape.top_k, shape.d_ff_shared);
 
   const moe::Matrix<float> x = moe::random_tokens<float>(layer.d_model(), 4, /*seed=*/1);
   moe::Matrix<float> y(x.rows(), x.cols());
@@ -27,7 +27,7 @@ int main(int argc, char** argv) try {
 }
 
 /* Output:
-deepseek_v3: d_model 24, 12 experts of d_ff 14, top-3, shared d_ff 28
+deepseek_v3, F32: d_model 24, 12 experts of d_ff 14, top-3, shared d_ff 28
 token 0: |y| = 1.100, best expert 9
 token 1: |y| = 3.676, best expert 0
 token 2: |y| = 1.646, best expert 2

@@ -309,4 +309,29 @@ TEST(GatedFfnBank, RefusesWeightsThatDoNotFitWithBothNumbers) {
   EXPECT_EQ(complaint(apart, apart, out), "no error");
 }
 
+TEST(Experts, RefuseWeightsThatDoNotFitWithBothNumbers) {
+  using Vector = Eigen::VectorXf;
+  const Matrix<float> x = Matrix<float>::Zero(4, 2);
+  const auto complaint = [&](const auto& expert) {
+    return error_of([&] {
+      Matrix<float> y(4, 2);
+      Scratch scratch;
+      expert.forward(x, y, scratch);
+    });
+  };
+  const auto zeros = [](Index rows, Index cols) { return Weight<float>(Weight<float>::Zero(rows, cols)); };
+  using Gated = GatedFfn<float>;
+  EXPECT_EQ(complaint(Gated{zeros(6, 4), zeros(6, 4), zeros(4, 6)}), "no error");
+  EXPECT_EQ(complaint(Gated{zeros(5, 4), zeros(6, 4), zeros(4, 6)}), "GatedFfn: w_gate.rows() is 5, expected 6");
+  EXPECT_EQ(complaint(Gated{zeros(6, 3), zeros(6, 4), zeros(4, 6)}), "GatedFfn: w_gate.cols() is 3, expected 4");
+  EXPECT_EQ(complaint(Gated{zeros(6, 4), zeros(7, 4), zeros(4, 6)}), "GatedFfn: w_up.rows() is 7, expected 6");
+  EXPECT_EQ(complaint(Gated{zeros(6, 4), zeros(6, 5), zeros(4, 6)}), "GatedFfn: w_up.cols() is 5, expected 4");
+  using Plain = Ffn<float>;
+  EXPECT_EQ(complaint(Plain{zeros(6, 4), zeros(4, 6), Vector::Zero(6), Vector::Zero(4)}), "no error");
+  EXPECT_EQ(complaint(Plain{zeros(5, 4), zeros(4, 6)}), "Ffn: w_in.rows() is 5, expected 6");
+  EXPECT_EQ(complaint(Plain{zeros(6, 5), zeros(4, 6)}), "Ffn: w_in.cols() is 5, expected 4");
+  EXPECT_EQ(complaint(Plain{zeros(6, 4), zeros(4, 6), Vector::Zero(4)}), "Ffn: b_in.size() is 4, expected 6");
+  EXPECT_EQ(complaint(Plain{zeros(6, 4), zeros(4, 6), {}, Vector::Zero(6)}), "Ffn: b_out.size() is 6, expected 4");
+}
+
 }  // namespace moe::laws

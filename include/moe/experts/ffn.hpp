@@ -2,6 +2,7 @@
 #pragma once
 
 #include "moe/activation.hpp"
+#include "moe/check.hpp"
 #include "moe/concepts.hpp"
 #include "moe/kernels/matmul.hpp"
 #include "moe/scratch.hpp"
@@ -25,7 +26,12 @@ struct Ffn {
   Index d_model() const { return w_out.rows(); }
   Index d_ff() const { return w_out.cols(); }
 
+  /// @throws std::invalid_argument if the weights do not fit each other.
   void forward(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Scratch& scratch) const {
+    require_equal(w_in.rows(), d_ff(), "Ffn: w_in.rows()");
+    require_equal(w_in.cols(), d_model(), "Ffn: w_in.cols()");
+    if (b_in.size() > 0) require_equal(b_in.size(), d_ff(), "Ffn: b_in.size()");
+    if (b_out.size() > 0) require_equal(b_out.size(), d_model(), "Ffn: b_out.size()");
     auto hidden = scratch.matrix<Scalar>(d_ff(), x.cols());
     kernels::matmul<W, Scalar>(map_of(w_in), x, hidden, scratch);
     if (b_in.size() > 0) hidden.colwise() += b_in;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "moe/activation.hpp"
+#include "moe/check.hpp"
 #include "moe/concepts.hpp"
 #include "moe/kernels/gated_ffn.hpp"
 #include "moe/scratch.hpp"
@@ -23,7 +24,12 @@ struct GatedFfn {
   Index d_model() const { return w_down.rows(); }
   Index d_ff() const { return w_down.cols(); }
 
+  /// @throws std::invalid_argument if the weights do not fit each other.
   void forward(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Scratch& scratch) const {
+    require_equal(w_gate.rows(), d_ff(), "GatedFfn: w_gate.rows()");
+    require_equal(w_gate.cols(), d_model(), "GatedFfn: w_gate.cols()");
+    require_equal(w_up.rows(), d_ff(), "GatedFfn: w_up.rows()");
+    require_equal(w_up.cols(), d_model(), "GatedFfn: w_up.cols()");
     y.setZero();
     const auto batch = kernels::batch_of_all<Scalar>(x, y, d_ff(), scratch);
     kernels::gate_up(map_of(w_gate), map_of(w_up), 0, d_ff(), batch, act, scratch);

@@ -43,16 +43,19 @@ class LayerLoader {
       : tensors_(tensors), prefix_(block.empty() ? "" : block + '.'), names_(architecture), shape_(shape) {}
 
   AnyLayer<Scalar> load() const {
-    const Tensor first = at(first_expert_tensor());
+    const std::string type = dtype();
     if constexpr (std::is_same_v<Scalar, double>) {
       return load_as<double>();
     } else {
-      if (first.dtype == dtype_name<bfloat16>) return load_as<bfloat16>();
-      if (first.dtype == dtype_name<float16>) return load_as<float16>();
-      if (first.dtype == dtype_name<float>) return load_as<float>();
-      fail(to_string(first), " has dtype ", first.dtype, ", expected F32, BF16 or F16");
+      if (type == dtype_name<bfloat16>) return load_as<bfloat16>();
+      if (type == dtype_name<float16>) return load_as<float16>();
+      if (type == dtype_name<float>) return load_as<float>();
+      fail(to_string(at(first_expert_tensor())), " has dtype ", type, ", expected F32, BF16 or F16");
     }
   }
+
+  /// Of the experts' weights; the first one's, and load() holds the others to it.
+  std::string dtype() const { return at(first_expert_tensor()).dtype; }
 
  private:
   template <class W>
@@ -207,7 +210,8 @@ template <class Scalar>
 struct LoadedLayer {
   AnyLayer<Scalar> layer;
   MoeShape shape;
-  std::string model_type;
+  std::string model_type;  // of config.json
+  std::string dtype;       // of the experts' weights: "F32", "BF16", …
 };
 
 /// The MoE block below `prefix` of a model in a folder (config.json beside *.safetensors): ready to run.
@@ -224,8 +228,8 @@ LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const std::s
   const std::string block = prefix.substr(0, prefix.size() - (prefix.ends_with('.') ? 1 : 0));
   detail::check_block(tensors, block, folder.string());
   try {
-    return {detail::LayerLoader<Scalar>(tensors, block, architecture, shape).load(), shape,
-            std::string(architecture.model_type)};
+    const detail::LayerLoader<Scalar> loader(tensors, block, architecture, shape);
+    return {loader.load(), shape, std::string(architecture.model_type), loader.dtype()};
   } catch (const std::invalid_argument& error) {  // e.g. groups that do not divide the experts
     fail(config.file(), ": ", error.what());
   }

@@ -15,9 +15,6 @@ namespace moe::kernels {
 /// Rows of a panel: even, so that gate and up rows stay pairs; times two registers of tokens they fill 3/4 of all.
 inline constexpr int panel_rows = num_registers == 32 ? 12 : 6;
 
-/// Bytes of packed tokens that stay in cache while the panels of an expert pass by: half of a 1 MB L2.
-inline constexpr Index tokens_in_cache = 512 * 1024;
-
 namespace detail {
 
 /// The rows that come after these, to be fetched while these are at work.
@@ -29,7 +26,7 @@ struct NextRows {
 
 /// Copies rows [row, row + panel_rows) as S to panel[panel_rows][stride]; rows beyond the last are 0.
 template <class W, class S>
-void fill_panel(const Rows<W>& rows, Index row, Index depth, S* panel, Index stride) {
+MOE_KERNEL void fill_panel(const Rows<W>& rows, Index row, Index depth, S* panel, Index stride) {
   for (int r = 0; r < panel_rows; ++r) {
     S* to = panel + r * stride;
     if (row + r >= rows.count) {
@@ -49,7 +46,8 @@ void fill_panel(const Rows<W>& rows, Index row, Index depth, S* panel, Index str
 /// tile[panel_rows][V registers] = panel · block, summed along depth in order. Meanwhile the rows of the next panel
 /// come nearer, a line of each at a time.
 template <int V, class W, class S>
-void broadcast_tile(const S* panel, Index stride, const S* block, Index depth, S* tile, const NextRows<W>& next) {
+MOE_KERNEL void broadcast_tile(const S* panel, Index stride, const S* block, Index depth, S* tile,
+                               const NextRows<W>& next) {
   constexpr Index L = lanes<S>, line = 64 / Index(sizeof(W));
   Lanes<S> acc[panel_rows][V] = {};
   for (Index begin = 0; begin < depth; begin += line) {
@@ -75,8 +73,9 @@ void for_each_broadcast_tile(const Rows<W>& rows, const Columns<S>& x, Scratch& 
   const Index stride = x.depth + lanes<S>;  // never a multiple of 4 KB, where the rows of a panel would collide in L1
   S* panel = scratch.array<S>(panel_rows * stride);
   S* tile = scratch.array<S>(panel_rows * full_block<S>);
+  // Half of L2 for packed tokens, which stay while the panels of an expert pass by.
   const Index blocks_in_cache =
-      std::max<Index>(1, Eigen::l2CacheSize() / 2 / (x.depth * full_block<S> * Index(sizeof(S))));
+      std::max<Index>(1, Eigen::l2CacheSize() / 2 / (std::max<Index>(1, x.depth) * full_block<S> * Index(sizeof(S))));
   const Index step = blocks_in_cache * full_block<S>;
 
   for (Index begin = 0; begin < x.count; begin += step) {

@@ -41,7 +41,7 @@ constexpr Index padded(Index size) {
 
 /// Copies the block of columns that starts at `first` to `block` [depth][width].
 template <class S>
-void pack_block(const Columns<S>& from, Index first, S* block) {
+MOE_KERNEL void pack_block(const Columns<S>& from, Index first, S* block) {
   constexpr int L = lanes<S>;
   const Index width = block_width<S>(from.count - first);
   for (Index c = 0; c < width; c += L) {

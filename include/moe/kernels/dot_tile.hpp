@@ -24,7 +24,7 @@ struct Ahead {
 /// tile[r][c] = w[r] · x[c], each summed in the same order whatever R and C are: how rows are grouped into tiles
 /// depends on the number of threads, and sums must not.
 template <int R, int C, class W, class S>
-void dot_tile(const W* const* w, const S* const* x, Index depth, const Ahead& ahead, S* tile) {
+MOE_KERNEL void dot_tile(const W* const* w, const S* const* x, Index depth, const Ahead& ahead, S* tile) {
   constexpr int L = lanes<S>;
   Lanes<S> acc[R][C] = {};
   Index k = 0;
@@ -42,7 +42,8 @@ void dot_tile(const W* const* w, const S* const* x, Index depth, const Ahead& ah
       if constexpr (dot < R * C) group[i] = acc[dot / C][dot % C];
     });
     const Lanes<S> total = sums<S>(group);
-    std::memcpy(tile + g * L, &total, std::min<int>(L, R * C - g * L) * sizeof(S));
+    constexpr std::size_t filled = std::min<int>(L, R * C - g * L);
+    std::memcpy(tile + g * L, &total, filled * sizeof(S));
   });
   for (; k < depth; ++k) {
     unroll<R>([&](auto r) { unroll<C>([&](auto c) { tile[r * C + c] += static_cast<S>(w[r][k]) * x[c][k]; }); });

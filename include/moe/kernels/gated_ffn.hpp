@@ -18,7 +18,7 @@ namespace detail {
 
 /// h[i] = act(gate[i], up[i]) for one register at a time: so each element is computed alike wherever a band begins.
 template <class S, class Act>
-void activate(const S* gate, const S* up, S* hidden, Index size, const Act& act) {
+MOE_KERNEL void activate(const S* gate, const S* up, S* hidden, Index size, const Act& act) {
   using Register = Eigen::Array<S, lanes<S>, 1>;
   eigen_assert(size % lanes<S> == 0);
   for (Index i = 0; i < size; i += lanes<S>) {
@@ -41,6 +41,7 @@ std::size_t scratch_bytes(Index d_model, Index d_ff, Index rows) {
 template <class W, class S, class Act>
 void gate_up(const WeightMap<W>& w_gate, const WeightMap<W>& w_up, Index first, Index last, const TokenBatch<S>& batch,
              const Act& act, Scratch& scratch) {
+  if (first == last) return;
   const auto rows = rows_of_both(w_gate, w_up, first, last);
   const bool on_input = batch.weight_on == WeightOn::input;
   if (batch.x.packed) {
@@ -82,7 +83,8 @@ namespace detail {
 /// y[c][0, num_rows) += weight[c] · tile(:, c), for a tile of panel_rows whole registers of packed tokens: turned
 /// around, a square at a time, so that each token's numbers lie side by side.
 template <class S>
-void add_turned(const S* tile, Index num_rows, Index stride, Index columns, const S* weight, S* const* y, Index row) {
+MOE_KERNEL void add_turned(const S* tile, Index num_rows, Index stride, Index columns, const S* weight, S* const* y,
+                           Index row) {
   constexpr int L = lanes<S>;
   constexpr auto squares = (panel_rows + L - 1) / L;
   for (Index c = 0; c < columns; c += L) {

@@ -11,7 +11,13 @@
 #error "moe: the kernels need the vector extensions of g++ or clang++"
 #endif
 
-#define MOE_INLINE [[gnu::always_inline]] inline
+// clang++ prefers 256-bit registers even where it may use 512-bit ones, unless a function asks for more.
+#if defined(__clang__) && defined(__AVX512F__)
+#define MOE_KERNEL [[clang::min_vector_width(512)]]
+#else
+#define MOE_KERNEL
+#endif
+#define MOE_INLINE MOE_KERNEL [[gnu::always_inline]] inline
 
 namespace moe::kernels {
 
