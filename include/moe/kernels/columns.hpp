@@ -11,7 +11,7 @@
 namespace moe::kernels {
 
 /// From this many columns on, copying them once into packed form pays: benchmarks/bench_layer.cpp.
-inline constexpr Index packing_pays = 16;
+inline constexpr Index packing_pays = 32;
 
 /// `count` columns of `depth` numbers each. In place: column c is contiguous at in_place[c]. Packed: blocks of columns,
 /// each [depth][width], so that a row of a block is one or two registers; what is missing in the last block is 0.
