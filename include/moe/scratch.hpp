@@ -7,6 +7,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "moe/huge_pages.hpp"
 #include "moe/types.hpp"
 
 namespace moe {
@@ -58,7 +59,7 @@ class Scratch {
   struct alignas(alignment) Line {
     std::byte bytes[alignment];
   };
-  using Block = std::vector<Line>;
+  using Block = std::vector<Line, HugePageAllocator<Line>>;
 
   std::byte* take(std::size_t bytes) {
     const std::size_t lines = std::max<std::size_t>(1, (bytes + alignment - 1) / alignment);
