@@ -68,8 +68,8 @@ void for_each_dot_tile(const Rows<W>& rows, const Columns<S>& x, const Use& use)
     for (int i = 0; i < r; ++i) w[i] = rows[row + i];
     for (Index b = 0; b < blocks; ++b) {
       const Index column = x.count * b / blocks, n = x.count * (b + 1) / blocks - column;
-      detail::Ahead ahead;  // each of several blocks of columns fetches its share of the next rows
-      if (row + 2 * r <= rows.count)
+      detail::Ahead ahead;                     // each of several blocks of columns fetches its share of the next rows
+      if (r > 1 && row + 2 * r <= rows.count)  // of the same matrix: an even number of rows further
         ahead = {int(r * b / blocks), int(r * (b + 1) / blocks), rows[row + r] - rows[row]};
       unroll<max_dot_columns>([&](auto before) {
         constexpr int c = before + 1;
@@ -87,7 +87,7 @@ void for_each_dot_tile(const Rows<W>& rows, const Columns<S>& x, const Use& use)
     for (; row + r <= rows.count; row += r) across(tall, row);
     for (; row < rows.count; ++row) across(std::integral_constant<int, 1>{}, row);
   };
-  // One token: eight rows at once, which keeps memory busiest. More: what fits the registers.
+  // One or two tokens: eight rows at once, which keeps memory busiest. More: what fits the registers.
   if (num_registers < 32) return down(std::integral_constant<int, 2>{});
   if (x.count <= 2) return down(std::integral_constant<int, 8>{});
   down(std::integral_constant<int, 4>{});
