@@ -52,8 +52,9 @@ class Sparse final : public Contender {
 
   Work experts_work() const override {
     Index used = 0;
-    for (Index e = 0; e < ws_.plan.num_experts(); ++e) used += ws_.plan.count(e) > 0;
-    return sparse_work(shape_, bytes_a_weight_, used, ws_.plan.num_slots(), tokens_);
+    const auto plan = ws_.plan.view();
+    for (Index e = 0; e < plan.num_experts(); ++e) used += plan.count(e) > 0;
+    return sparse_work(shape_, bytes_a_weight_, used, plan.num_slots(), tokens_);
   }
 
   Work router_work() const override { return linear_router_work(shape_, tokens_); }
@@ -102,7 +103,7 @@ class Dense final : public Contender {
     layers_.next().forward(x, y, ws_, executor_);
   }
 
-  Work experts_work() const override { return gated_ffn_work(d_model_, d_ff_, sizeof(W), 1, ws_.plan.num_slots()); }
+  Work experts_work() const override { return gated_ffn_work(d_model_, d_ff_, sizeof(W), 1, ws_.plan.view().num_slots()); }
 
  private:
   Index d_ff_, d_model_ = 0;

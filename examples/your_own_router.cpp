@@ -22,7 +22,7 @@ int main() {
   moe::Matrix<float> y(8, 7);
   moe::Workspace<float> workspace;
   layer.forward(x, y, workspace);
-  for (moe::Index e = 0; e < 3; ++e) std::printf("expert %td has %td tokens\n", e, workspace.plan.count(e));
+  for (moe::Index e = 0; e < 3; ++e) std::printf("expert %td has %td tokens\n", e, workspace.plan.view().count(e));
 }
 
 /* Output:

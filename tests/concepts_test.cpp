@@ -290,6 +290,7 @@ struct LeastExecutors {
 INSTANTIATE_TYPED_TEST_SUITE_P(Archetype, ExpertLaws, LeastExpertOfSeed);
 INSTANTIATE_TYPED_TEST_SUITE_P(Archetype, ExpertsLaws, LeastExpertsOfSeeds);
 INSTANTIATE_TYPED_TEST_SUITE_P(Archetype, RouterLaws, LeastRouters);
+INSTANTIATE_TYPED_TEST_SUITE_P(Archetype, TokenChoiceLaws, LeastRouters);
 INSTANTIATE_TYPED_TEST_SUITE_P(Archetype, ExecutorLaws, LeastExecutors);
 
 }  // namespace moe::laws

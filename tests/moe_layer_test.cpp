@@ -165,8 +165,8 @@ TEST(MoeLayer, TellsWhereItsTokensWent) {
   layer.forward(x, y, ws);  // not twice
   EXPECT_EQ(ws.routing.size(), 14);
   EXPECT_EQ(Index(ws.routing.logits.size()), 7 * 5);
-  EXPECT_EQ(ws.plan.num_experts(), 5);
-  EXPECT_EQ(ws.plan.num_slots(), 14);
+  EXPECT_EQ(ws.plan.view().num_experts(), 5);
+  EXPECT_EQ(ws.plan.view().num_slots(), 14);
   EXPECT_TRUE(same_bits(y, layer.forward(x)));
 }
 

@@ -1,6 +1,7 @@
 /// @file  The formulas once more, in double, as plainly as they can be written.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -98,8 +99,9 @@ inline std::vector<Choice> choose(const std::vector<double>& logits, const TopKO
   const double never = -std::numeric_limits<double>::infinity();
   std::vector<double> scores = logits;
   if (options.score == Score::softmax) scores = softmax(logits);
-  if (options.score == Score::sigmoid) {
-    for (double& s : scores) s = 1 / (1 + std::exp(-s));
+  for (double& s : scores) {
+    if (options.score == Score::sigmoid) s = 1 / (1 + std::exp(-s));
+    if (options.score == Score::sqrt_softplus) s = std::sqrt(std::log(1 + std::exp(s)));
   }
   std::vector<double> rank = scores;
   for (std::size_t e = 0; e < selection_bias.size(); ++e) rank[e] += selection_bias[e];
@@ -108,12 +110,8 @@ inline std::vector<Choice> choose(const std::vector<double>& logits, const TopKO
   std::vector<double> group(std::size_t(options.num_groups));
   for (std::size_t g = 0; g < group.size(); ++g) {
     std::vector<double> members(rank.begin() + long(g * size), rank.begin() + long((g + 1) * size));
-    const std::size_t first = argmax(members);
-    group[g] = members[first];
-    if (options.group_score == GroupScore::top2_sum && size > 1) {
-      members[first] = never;
-      group[g] += members[argmax(members)];
-    }
+    std::sort(members.begin(), members.end(), std::greater<>());
+    for (Eigen::Index i = 0; i < options.group_top; ++i) group[g] += members[std::size_t(i)];
   }
   std::vector<bool> kept(group.size(), false);
   for (Eigen::Index k = 0; k < options.kept_groups; ++k) {
@@ -134,10 +132,11 @@ inline std::vector<Choice> choose(const std::vector<double>& logits, const TopKO
     weights.push_back(scores[e]);
   }
   if (options.score == Score::softmax_of_chosen) weights = softmax(weights);
-  double sum = options.epsilon;
-  for (const double w : weights) sum += w;
+  double sum = 0;
+  for (const double w : weights) sum += std::pow(w, options.norm);
+  const double divisor = std::max(std::pow(sum, 1 / options.norm) + options.epsilon, options.floor);
   for (std::size_t k = 0; k < weights.size(); ++k) {
-    chosen[k].weight = weights[k] / (options.renormalize ? sum : 1) * options.scale;
+    chosen[k].weight = weights[k] / (options.renormalize ? divisor : 1) * options.scale;
   }
   return chosen;
 }

@@ -7,6 +7,7 @@
 #include "moe/routing.hpp"
 #include "moe/scratch.hpp"
 #include "moe/task.hpp"
+#include "moe/tokens.hpp"
 #include "moe/types.hpp"
 
 namespace moe {
@@ -33,13 +34,14 @@ concept Expert = requires(const E& expert, const ConstMatrixRef<typename E::Scal
   { expert.forward(x, y, scratch) } -> std::same_as<void>;
 };
 
-/// Decides which experts see which tokens of x (d_model × n_tokens), into an empty Routing.
+/// Decides which experts see which tokens, into an empty Routing. Tokens convert to x (d_model × n_tokens), so a router
+/// that reads nothing else writes route(const ConstMatrixRef<Scalar>& x, …).
 template <class R>
-concept Router = requires(const R& router, const ConstMatrixRef<typename R::Scalar>& x,
+concept Router = requires(const R& router, const Tokens<typename R::Scalar>& tokens,
                           Routing<typename R::Scalar>& routing, Workers& workers) {
   { router.d_model() } -> std::convertible_to<Index>;
   { router.num_experts() } -> std::convertible_to<Index>;
-  { router.route(x, routing, workers) } -> std::same_as<void>;
+  { router.route(tokens, routing, workers) } -> std::same_as<void>;
 };
 
 /// A group of experts: y.col(t) += weight · expert(x.col(t)) for every slot of the plan. The layer knows nothing else

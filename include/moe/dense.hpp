@@ -37,8 +37,7 @@ class DenseLayer {
     require_columns(x, y, d_model(), "DenseLayer");
     Workers workers(executor, ws.scratch);
     y.setZero();
-    plan_all_to(0, x.cols(), 1, ws.plan);
-    expert_.apply(x, ws.plan, y, workers);
+    expert_.apply(x, plan_all_to(0, x.cols(), 1, ws.plan), y, workers);
   }
 
   /// The same with memory of its own.
@@ -80,20 +79,21 @@ auto dense_of_equal_total_size(const MoeLayer<R, GatedFfnBank<W, Act>>& layer) {
 /// The definition itself, slow and obvious: every expert sees every token, and routes pick from all those answers.
 /// Tests compare every layer with it.
 template <Router R, Experts G>
-Matrix<typename G::Scalar> oracle_forward(const MoeLayer<R, G>& layer, const ConstMatrixRef<typename G::Scalar>& x) {
+Matrix<typename G::Scalar> oracle_forward(const MoeLayer<R, G>& layer, const ConstMatrixRef<typename G::Scalar>& x,
+                                          const SideInputs<typename G::Scalar>& side = {}) {
   using Scalar = typename G::Scalar;
   std::vector<Scratch> scratch;
   const Serial serial;
 
   Routing<Scalar> routing;
   Workers router_workers(serial, scratch);
-  layer.router().route(x, routing, router_workers);
+  layer.router().route(Tokens(x, side), routing, router_workers);
 
   const auto answers_to = [&](const Matrix<Scalar>& tokens) {
     std::vector<Matrix<Scalar>> answer(std::size_t(layer.num_experts()), Matrix<Scalar>::Zero(x.rows(), x.cols()));
     for (Index e = 0; e < layer.num_experts(); ++e) {
-      DispatchPlan<Scalar> everyone;
-      plan_all_to(e, x.cols(), layer.num_experts(), everyone);
+      PlanMemory<Scalar> memory;
+      const auto everyone = plan_all_to(e, x.cols(), layer.num_experts(), memory);
       Workers workers(serial, scratch);
       layer.experts().apply(tokens, everyone, answer[std::size_t(e)], workers);
     }
@@ -104,11 +104,13 @@ Matrix<typename G::Scalar> oracle_forward(const MoeLayer<R, G>& layer, const Con
   if (routing.weight_on == WeightOn::output) {
     const auto answer = answers_to(x);
     for (std::size_t r = 0; r < routing.token.size(); ++r) {
+      if (routing.is_dropped(Index(r))) continue;
       const Index t = routing.token[r];
       y.col(t) += routing.weight[r] * answer[std::size_t(routing.expert[r])].col(t);
     }
   } else {
     for (std::size_t r = 0; r < routing.token.size(); ++r) {
+      if (routing.is_dropped(Index(r))) continue;
       const Index t = routing.token[r];
       y.col(t) += answers_to(routing.weight[r] * x)[std::size_t(routing.expert[r])].col(t);
     }

@@ -3,6 +3,7 @@
 
 #include "moe/activation.hpp"
 #include "moe/any_layer.hpp"
+#include "moe/capacity.hpp"
 #include "moe/concepts.hpp"
 #include "moe/dense.hpp"
 #include "moe/executors/openmp.hpp"

@@ -46,9 +46,9 @@ class MoeLayer {
     ws.routing.clear();
     y.setZero();
 
-    router_.route(x, ws.routing, workers);                        // who goes where, and how much it counts
-    plan_dispatch(ws.routing, x.cols(), num_experts(), ws.plan);  // the same, grouped by expert
-    experts_.apply(x, ws.plan, y, workers);                       // y.col(t) += weight · expert(x.col(t))
+    router_.route(Tokens(x, ws.side), ws.routing, workers);                         // who goes where, and for how much
+    const auto plan = plan_dispatch(ws.routing, x.cols(), num_experts(), ws.plan);  // the same, grouped by expert
+    experts_.apply(x, plan, y, workers);  // y.col(t) += weight · expert(x.col(t))
   }
 
   /// The same with memory of its own.

@@ -216,7 +216,7 @@ inline constexpr Preset published[] = {
      .moe = {.d_model = 7168, .d_ff = 2048, .num_experts = 256, .top_k = 8, .d_ff_shared = 2048, .selection_bias = true,
              .router = TopKOptions{.top_k = 8, .score = Score::sigmoid, .renormalize = true, .epsilon = 1e-20,
                                    .scale = 2.5, .num_groups = 8, .kept_groups = 4,
-                                   .group_score = GroupScore::top2_sum}},
+                                   .group_top = 2}},
      .model = {.vocabulary = 129280, .attention_layers = 61, .moe_layers = 58, .dense_layers = 3, .d_ff_dense = 18432,
                .attention = LatentAttention{.num_heads = 128, .q_lora = 1536}}},
 

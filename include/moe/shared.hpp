@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <utility>
+#include <vector>
 
 #include "moe/check.hpp"
 #include "moe/concepts.hpp"
@@ -44,9 +45,9 @@ class WithSharedExpert {
                ExecutorRef executor = Serial{}) const {
     layer_.forward(x, y, ws, executor);
     Workers workers(executor, ws.scratch);
-    plan_all_to(0, x.cols(), 1, ws.shared_plan);
-    if (gate_.size() > 0) weigh(x, ws.shared_plan);
-    shared_.apply(x, ws.shared_plan, y, workers);
+    const auto everyone = plan_all_to(0, x.cols(), 1, ws.shared_plan);
+    if (gate_.size() > 0) weigh(x, ws.shared_plan.weight);
+    shared_.apply(x, everyone, y, workers);
   }
 
   /// The same with memory of its own.
@@ -55,9 +56,9 @@ class WithSharedExpert {
   }
 
  private:
-  void weigh(const ConstMatrixRef<Scalar>& x, DispatchPlan<Scalar>& plan) const {
+  void weigh(const ConstMatrixRef<Scalar>& x, std::vector<Scalar>& weight) const {
     for (Index t = 0; t < x.cols(); ++t) {
-      plan.weight[std::size_t(t)] = Scalar(1) / (Scalar(1) + std::exp(-gate_.dot(x.col(t))));
+      weight[std::size_t(t)] = Scalar(1) / (Scalar(1) + std::exp(-gate_.dot(x.col(t))));
     }
   }
 

@@ -6,6 +6,7 @@
 #include "moe/dispatch.hpp"
 #include "moe/routing.hpp"
 #include "moe/scratch.hpp"
+#include "moe/tokens.hpp"
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
@@ -14,10 +15,10 @@ namespace moe {
 /// Reuse it to run without allocating; read it to see who went where. One per thread that calls forward().
 template <class Scalar>
 struct Workspace {
+  SideInputs<Scalar> side;  // yours to set: what routers may be told of the tokens beside x
   Routing<Scalar> routing;
-  DispatchPlan<Scalar> plan;
-  DispatchPlan<Scalar> shared_plan;  // of the expert that every token sees, if there is one
-  std::vector<Scratch> scratch;      // one shared, then one per worker
+  PlanMemory<Scalar> plan, shared_plan;  // of the routed experts; of the expert that every token sees, if there is one
+  std::vector<Scratch> scratch;          // one shared, then one per worker
 };
 
 /// y = layer(x) with a workspace and y of its own: for a first try, or where a few allocations do not matter.

@@ -57,7 +57,7 @@ std::vector<Family> families() {
   const std::array<std::string, 3> w1_w3_w2 = {"w1", "w3", "w2"};
   const TopKOptions renormalized = {.renormalize = true};
   const TopKOptions grouped = {
-      .score = Score::sigmoid, .scale = 1.75, .num_groups = 3, .kept_groups = 2, .group_score = GroupScore::top2_sum};
+      .score = Score::sigmoid, .scale = 1.75, .num_groups = 3, .kept_groups = 2, .group_top = 2};
   const json norm = {{"norm_topk_prob", true}};
   const json grouping = {{"norm_topk_prob", false}, {"n_group", 3}, {"topk_group", 2}, {"routed_scaling_factor", 1.75}};
 
@@ -302,12 +302,13 @@ void expect_parts(const std::string& message, const std::vector<std::string>& pa
 
 /// Every field, so that two can be compared and a difference be read.
 std::string description_of(const TopKOptions& options) {
-  const auto& [top_k, score, renormalize, epsilon, scale, num_groups, kept_groups, group_score, weight_on] = options;
+  const auto& [top_k, score, renormalize, norm, epsilon, floor, scale, num_groups, kept_groups, group_top, weight_on] =
+      options;
   std::ostringstream text;
   text.precision(17);
-  text << "top_k " << top_k << ", score " << int(score) << ", renormalize " << renormalize << ", epsilon " << epsilon
-       << ", scale " << scale << ", num_groups " << num_groups << ", kept_groups " << kept_groups << ", group_score "
-       << int(group_score) << ", weight_on " << int(weight_on);
+  text << "top_k " << top_k << ", score " << int(score) << ", renormalize " << renormalize << ", norm " << norm
+       << ", epsilon " << epsilon << ", floor " << floor << ", scale " << scale << ", num_groups " << num_groups
+       << ", kept_groups " << kept_groups << ", group_top " << group_top << ", weight_on " << int(weight_on);
   return text.str();
 }
 
@@ -601,7 +602,7 @@ TEST(MoeShapeOfConfig, TakesThePublishedDefaultWhereAKeyIsAbsentOrNull) {
                                    .scale = 2.5,
                                    .num_groups = 8,
                                    .kept_groups = 4,
-                                   .group_score = GroupScore::top2_sum};
+                                   .group_top = 2};
   const std::vector<std::pair<std::string, TopKOptions>> defaults = {
       {"mixtral", renormalized},
       {"minimax", renormalized},

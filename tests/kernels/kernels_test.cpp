@@ -186,8 +186,8 @@ TYPED_TEST(Kernels, BankOnAnyNumberOfWorkersGivesTheSameBits) {
         routing.add(t, 2, S(0.5));
         if (t % 3 == 0) routing.add(t, 1, S(-1));
       }
-      DispatchPlan<S> plan;
-      plan_dispatch(routing, num_tokens, num_experts, plan);
+      PlanMemory<S> plan_memory;
+      const auto plan = plan_dispatch(routing, num_tokens, num_experts, plan_memory);
       const auto apply = [&](ExecutorRef executor) {
         Matrix<S> y = Matrix<S>::Zero(x.rows(), x.cols());
         std::vector<Scratch> memory;

@@ -57,8 +57,8 @@ template <class Group>
 void apply(const Group& group, const ConstMatrixRef<typename Group::Scalar>& x,
            const Routing<typename Group::Scalar>& routing, MatrixRef<typename Group::Scalar> y,
            ExecutorRef executor = Serial{}) {
-  DispatchPlan<typename Group::Scalar> plan;
-  plan_dispatch(routing, x.cols(), group.num_experts(), plan);
+  PlanMemory<typename Group::Scalar> memory;
+  const auto plan = plan_dispatch(routing, x.cols(), group.num_experts(), memory);
   std::vector<Scratch> scratch;
   Workers workers(executor, scratch);
   group.apply(x, plan, y, workers);

@@ -1,12 +1,17 @@
-/// @file  What every token-choice router must do, as a suite to run on a router of your own.
+/// @file  What every router must do, as suites to run on a router of your own.
 ///
 ///   #include "laws/router_laws.hpp"  // first: it watches what is allocated
 ///   struct MyRouters {  // with any number of experts
 ///     static MyRouter make(moe::Index d_model);
+///     // If it reads any: what is said of tokens [first, first + count) of a batch. What it points to must live on.
+///     static moe::SideInputs<float> side(moe::Index first, moe::Index count);
 ///   };
-///   namespace moe::laws { INSTANTIATE_TYPED_TEST_SUITE_P(Mine, RouterLaws, MyRouters); }
+///   namespace moe::laws {
+///   INSTANTIATE_TYPED_TEST_SUITE_P(Mine, RouterLaws, MyRouters);
+///   INSTANTIATE_TYPED_TEST_SUITE_P(Mine, TokenChoiceLaws, MyRouters);
+///   }
 ///
-/// Token choice: what a token is routed to depends on that token alone.
+/// RouterLaws are for all of them; TokenChoiceLaws for those whose routes of a token depend on that token alone.
 #pragma once
 
 #include "laws/common.hpp"
@@ -30,12 +35,12 @@ namespace moe::laws {
 
 /// What a router says to tokens.
 template <class R>
-Routing<typename R::Scalar> route(const R& router, const ConstMatrixRef<typename R::Scalar>& x,
+Routing<typename R::Scalar> route(const R& router, const Tokens<std::type_identity_t<typename R::Scalar>>& tokens,
                                   ExecutorRef executor = Serial{}) {
   std::vector<Scratch> scratch;
   Workers workers(executor, scratch);
   Routing<typename R::Scalar> routing;
-  router.route(x, routing, workers);
+  router.route(tokens, routing, workers);
   return routing;
 }
 
@@ -71,6 +76,18 @@ class RouterLaws : public testing::Test {
   using Scalar = typename R::Scalar;
   static_assert(Router<R>);
 
+  static SideInputs<Scalar> side(Index first, Index count) {
+    if constexpr (requires { Factory::side(first, count); }) {
+      return Factory::side(first, count);
+    } else {
+      return {};
+    }
+  }
+  /// What a router says to all these tokens.
+  static Routing<Scalar> route_all(const R& router, const ConstMatrixRef<Scalar>& x, ExecutorRef executor = Serial{}) {
+    return route(router, {x, side(0, x.cols())}, executor);
+  }
+
   static Matrix<Scalar> tokens(Index d_model, Index num_tokens, unsigned seed = 99) {
     return random_matrix<Matrix<Scalar>>(d_model, num_tokens, seed, 2);
   }
@@ -89,28 +106,33 @@ class RouterLaws : public testing::Test {
 };
 TYPED_TEST_SUITE_P(RouterLaws);
 
+template <class Factory>
+class TokenChoiceLaws : public RouterLaws<Factory> {};
+TYPED_TEST_SUITE_P(TokenChoiceLaws);
+
 TYPED_TEST_P(RouterLaws, RoutesToWhatIsThere) {
   for (const Index d_model : sizes) {
     const auto router = TypeParam::make(d_model);
     EXPECT_EQ(Index(router.d_model()), d_model);
     EXPECT_GE(Index(router.num_experts()), 1);
     for (const Index num_tokens : token_counts) {
-      const auto routing = route(router, this->tokens(d_model, num_tokens));
+      const auto routing = this->route_all(router, this->tokens(d_model, num_tokens));
       this->expect_valid(routing, num_tokens, router.num_experts());
       EXPECT_TRUE(as_vector(routing.weight).allFinite()) << d_model << " wide, " << num_tokens << " tokens";
     }
   }
 }
 
-TYPED_TEST_P(RouterLaws, TokensDoNotSeeEachOther) {
+TYPED_TEST_P(TokenChoiceLaws, TokensDoNotSeeEachOther) {
   const Index d_model = 9;
   const auto router = TypeParam::make(d_model);
   const Index num_experts = router.num_experts();
   for (const Index num_tokens : token_counts) {
     const auto x = this->tokens(d_model, num_tokens);
-    const auto together = weights_of(route(router, x), num_experts, num_tokens);
+    const auto together = weights_of(this->route_all(router, x), num_experts, num_tokens);
     for (Index t = 0; t < num_tokens; ++t) {
-      EXPECT_TRUE(is_close(weights_of(route(router, x.col(t)), num_experts, 1), together.col(t))) << "token " << t;
+      const auto alone = weights_of(route(router, {x.col(t), this->side(t, 1)}), num_experts, 1);
+      EXPECT_TRUE(is_close(alone, together.col(t))) << "token " << t;
     }
   }
 }
@@ -120,16 +142,17 @@ TYPED_TEST_P(RouterLaws, NoExecutorChangesABit) {
     const auto router = TypeParam::make(d_model);
     for (const Index num_tokens : token_counts) {
       const auto x = this->tokens(d_model, num_tokens);
-      const auto serial = route(router, x);
+      const auto serial = this->route_all(router, x);
       const auto expect_same = [&](const auto& routing) {
         EXPECT_EQ(routing.token, serial.token);
         EXPECT_EQ(routing.expert, serial.expert);
+        EXPECT_EQ(routing.dropped, serial.dropped);
         EXPECT_TRUE(same_bits(as_vector(routing.weight), as_vector(serial.weight))) << num_tokens << " tokens";
         EXPECT_TRUE(same_bits(as_vector(routing.logits), as_vector(serial.logits))) << num_tokens << " tokens";
       };
       for (const Index workers : {1, 2, 3, 5, 8}) {
-        expect_same(route(router, x, test::Shuffled{workers}));
-        expect_same(route(router, x, OpenMp(workers)));
+        expect_same(this->route_all(router, x, test::Shuffled{workers}));
+        expect_same(this->route_all(router, x, OpenMp(workers)));
       }
     }
   }
@@ -140,31 +163,31 @@ TYPED_TEST_P(RouterLaws, WhereTheRoutingLiesChangesNoBit) {
   const Index d_model = 9, num_tokens = 20;
   const auto router = TypeParam::make(d_model);
   const auto x = this->tokens(d_model, num_tokens);
-  const auto expected = route(router, x);
+  const auto expected = this->route_all(router, x);
   std::vector<Routing<S>> kept(8);  // all alive, so each lies elsewhere, and all but the first are moved about
   for (auto& routing : kept) {
     std::vector<Scratch> scratch;
     const Serial serial;
     Workers workers(serial, scratch);
     routing.weight.reserve(std::size_t(1 + (&routing - kept.data())));
-    router.route(x, routing, workers);
+    router.route(Tokens(x, this->side(0, num_tokens)), routing, workers);
     EXPECT_TRUE(same_bits(as_vector(routing.weight), as_vector(expected.weight)));
   }
 }
 
-TYPED_TEST_P(RouterLaws, NotANumberStaysWithItsToken) {
+TYPED_TEST_P(TokenChoiceLaws, NotANumberStaysWithItsToken) {
   using S = typename TestFixture::Scalar;
   const Index d_model = 9, num_tokens = 20;
   const auto router = TypeParam::make(d_model);
   const auto x = this->tokens(d_model, num_tokens);
-  const auto healthy = route(router, x);
+  const auto healthy = this->route_all(router, x);
   const S infinity = std::numeric_limits<S>::infinity();
   for (const S poison : {std::numeric_limits<S>::quiet_NaN(), infinity, -infinity}) {
     for (const Index sick : {0, 7, 19}) {
       for (const Index rows : {Index(1), d_model}) {
         Matrix<S> poisoned = x;
         poisoned.col(sick).head(rows).setConstant(poison);
-        const auto routing = route(router, poisoned);
+        const auto routing = this->route_all(router, poisoned);
         this->expect_valid(routing, num_tokens, router.num_experts());
         for (Index t = 0; t < num_tokens; ++t) {
           if (t != sick) {
@@ -185,9 +208,10 @@ TYPED_TEST_P(RouterLaws, AWarmRouteAllocatesNothing) {
     Routing<S> routing;
     const auto x = this->tokens(17, 64);
     const auto once = [&](Index n) {
+      const auto side = this->side(0, n);
       Workers workers(executor, scratch);
       routing.clear();
-      router.route(x.leftCols(n), routing, workers);
+      router.route(Tokens<S>(x.leftCols(n), side), routing, workers);
     };
     for (int warming = 0; warming < 2; ++warming) once(64);
     for (const Index n : {64, 33, 17, 16, 15, 1, 0}) {
@@ -198,7 +222,31 @@ TYPED_TEST_P(RouterLaws, AWarmRouteAllocatesNothing) {
   for (const Index workers : {2, 3}) watch(OpenMp(workers));
 }
 
-REGISTER_TYPED_TEST_SUITE_P(RouterLaws, RoutesToWhatIsThere, TokensDoNotSeeEachOther, NoExecutorChangesABit,
-                            WhereTheRoutingLiesChangesNoBit, NotANumberStaysWithItsToken, AWarmRouteAllocatesNothing);
+/// NaN and ±∞, in one token, in several, in all.
+TYPED_TEST_P(RouterLaws, NoInputLeadsOutOfRange) {
+  using S = typename TestFixture::Scalar;
+  const Index d_model = 9;
+  const auto router = TypeParam::make(d_model);
+  const S infinity = std::numeric_limits<S>::infinity();
+  for (const Index num_tokens : {1, 7, 20}) {
+    for (const S poison : {std::numeric_limits<S>::quiet_NaN(), infinity, -infinity, std::numeric_limits<S>::max()}) {
+      for (const Index rows : {Index(1), d_model}) {
+        for (const Index sick : {Index(1), (num_tokens + 1) / 2, num_tokens}) {
+          auto x = this->tokens(d_model, num_tokens);
+          x.topLeftCorner(rows, sick).setConstant(poison);
+          this->expect_valid(this->route_all(router, x), num_tokens, router.num_experts());
+        }
+      }
+    }
+  }
+  const auto nothing = Matrix<S>::Zero(d_model, 7).eval();
+  const auto routing = this->route_all(router, nothing);
+  this->expect_valid(routing, 7, router.num_experts());
+  EXPECT_TRUE(as_vector(routing.weight).allFinite());
+}
+
+REGISTER_TYPED_TEST_SUITE_P(RouterLaws, RoutesToWhatIsThere, NoExecutorChangesABit, WhereTheRoutingLiesChangesNoBit,
+                            NoInputLeadsOutOfRange, AWarmRouteAllocatesNothing);
+REGISTER_TYPED_TEST_SUITE_P(TokenChoiceLaws, TokensDoNotSeeEachOther, NotANumberStaysWithItsToken);
 
 }  // namespace moe::laws

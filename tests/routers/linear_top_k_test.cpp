@@ -14,7 +14,20 @@
 namespace moe::laws {
 
 /// The published families, by what they are called in the field; 16 experts where there are groups, else 11.
-enum class Family { olmoe, mixtral, granite, deepseek_v2, deepseek_v3, kimi_k2, lfm2, llama4, biased };
+enum class Family {
+  olmoe,
+  mixtral,
+  granite,
+  dbrx,
+  ernie,
+  deepseek_v2,
+  deepseek_v3,
+  deepseek_v4,
+  kimi_k2,
+  lfm2,
+  llama4,
+  biased
+};
 
 constexpr TopKOptions options_of(Family family) {
   switch (family) {
@@ -24,6 +37,10 @@ constexpr TopKOptions options_of(Family family) {
       return {.top_k = 2, .renormalize = true};
     case Family::granite:
       return {.top_k = 8, .score = Score::softmax_of_chosen};
+    case Family::dbrx:
+      return {.top_k = 4, .renormalize = true, .norm = 3};
+    case Family::ernie:
+      return {.top_k = 3, .renormalize = true, .floor = 0.5};
     case Family::deepseek_v2:
       return {.top_k = 3, .scale = 16, .num_groups = 8, .kept_groups = 3};
     case Family::deepseek_v3:
@@ -34,7 +51,9 @@ constexpr TopKOptions options_of(Family family) {
               .scale = 2.5,
               .num_groups = 4,
               .kept_groups = 2,
-              .group_score = GroupScore::top2_sum};
+              .group_top = 2};
+    case Family::deepseek_v4:
+      return {.top_k = 6, .score = Score::sqrt_softplus, .renormalize = true, .epsilon = 1e-20, .scale = 1.5};
     case Family::kimi_k2:
       return {.top_k = 8, .score = Score::sigmoid, .renormalize = true, .epsilon = 1e-20, .scale = 2.827};
     case Family::lfm2:
@@ -48,7 +67,8 @@ constexpr TopKOptions options_of(Family family) {
 }
 
 constexpr bool has_selection_bias(Family family) {
-  return family == Family::deepseek_v3 || family == Family::kimi_k2 || family == Family::lfm2;
+  return family == Family::ernie || family == Family::deepseek_v3 || family == Family::deepseek_v4 ||
+         family == Family::kimi_k2 || family == Family::lfm2;
 }
 
 template <class Scalar>
@@ -73,6 +93,7 @@ using AllFamilies = testing::Types<LinearTopKs<Family::olmoe, float>, LinearTopK
                                    LinearTopKs<Family::deepseek_v3, double>, LinearTopKs<Family::kimi_k2, float>,
                                    LinearTopKs<Family::llama4, float>, LinearTopKs<Family::biased, float>>;
 INSTANTIATE_TYPED_TEST_SUITE_P(LinearTopK, RouterLaws, AllFamilies);
+INSTANTIATE_TYPED_TEST_SUITE_P(LinearTopK, TokenChoiceLaws, AllFamilies);
 
 using Numbers = std::vector<double>;
 const double nan = std::numeric_limits<double>::quiet_NaN(), inf = std::numeric_limits<double>::infinity();
@@ -132,8 +153,9 @@ void expect_naive_twin(Family family, Index d_model, Index num_tokens) {
 }
 
 TEST(LinearTopK, EqualsItsNaiveTwinInEveryFamily) {
-  for (const Family family : {Family::olmoe, Family::mixtral, Family::granite, Family::deepseek_v2, Family::deepseek_v3,
-                              Family::kimi_k2, Family::lfm2, Family::llama4, Family::biased}) {
+  for (const Family family :
+       {Family::olmoe, Family::mixtral, Family::granite, Family::dbrx, Family::ernie, Family::deepseek_v2,
+        Family::deepseek_v3, Family::deepseek_v4, Family::kimi_k2, Family::lfm2, Family::llama4, Family::biased}) {
     SCOPED_TRACE("family " + std::to_string(int(family)));
     for (const Index d_model : {1, 8, 17, 40}) {
       for (const Index num_tokens : token_counts) {
@@ -148,13 +170,13 @@ TEST(LinearTopK, EqualsItsNaiveTwinInEveryCombinationOfOptions) {
   const Index num_experts = 12;
   Random random(5);
   const Numbers no_bias, bias = {0.1, -0.3, 0.2, 0, 0.4, -0.1, 0.3, -0.2, 0, 0.1, -0.4, 0.2};
-  for (const Score score : {Score::softmax, Score::softmax_of_chosen, Score::sigmoid}) {
-    for (const GroupScore group_score : {GroupScore::max, GroupScore::top2_sum}) {
+  for (const Score score : {Score::softmax, Score::softmax_of_chosen, Score::sigmoid, Score::sqrt_softplus}) {
+    for (const Index group_top : {1, 2, 3}) {
       for (const auto& [groups, kept] : {std::pair<Index, Index>{1, 1}, {3, 1}, {3, 2}, {4, 3}, {12, 5}}) {
         for (const Index top_k : {Index(1), Index(2), kept * (num_experts / groups)}) {
           for (const bool renormalize : {false, true}) {
             for (const bool biased : {false, true}) {
-              if (top_k > kept * (num_experts / groups)) continue;
+              if (top_k > kept * (num_experts / groups) || group_top > num_experts / groups) continue;
               const TopKOptions options{.top_k = top_k,
                                         .score = score,
                                         .renormalize = renormalize,
@@ -162,7 +184,7 @@ TEST(LinearTopK, EqualsItsNaiveTwinInEveryCombinationOfOptions) {
                                         .scale = 1.5,
                                         .num_groups = groups,
                                         .kept_groups = kept,
-                                        .group_score = group_score};
+                                        .group_top = group_top};
               const Numbers& selection_bias = biased ? bias : no_bias;
               const auto logits = random.matrix<Matrix<double>>(num_experts, 5, 4);
               const auto routing = route(router_of_logits(num_experts, options, selection_bias), logits);
@@ -172,8 +194,8 @@ TEST(LinearTopK, EqualsItsNaiveTwinInEveryCombinationOfOptions) {
                 for (Index k = 0; k < top_k; ++k) {
                   const auto r = std::size_t(t * top_k + k);
                   EXPECT_EQ(routing.expert[r], expected[std::size_t(k)].expert)
-                      << "score " << int(score) << ", group score " << int(group_score) << ", " << kept << " of "
-                      << groups << " groups, top " << top_k;
+                      << "score " << int(score) << ", group_top " << group_top << ", " << kept << " of " << groups
+                      << " groups, top " << top_k;
                   EXPECT_NEAR(routing.weight[r], expected[std::size_t(k)].weight, test::tolerance<double>(1.5));
                 }
               }
@@ -209,9 +231,8 @@ TEST(LinearTopK, OfTiesTheLowerIndexWins) {
   for (const Score score : {Score::softmax, Score::softmax_of_chosen, Score::sigmoid}) {
     EXPECT_EQ(choose(equal, {.top_k = 4, .score = score}).expert, (Experts{0, 1, 2, 3}));
     EXPECT_EQ(choose(equal, {.top_k = 12, .score = score}).expert, (Experts{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}));
-    for (const GroupScore group_score : {GroupScore::max, GroupScore::top2_sum}) {
-      const TopKOptions grouped{
-          .top_k = 5, .score = score, .num_groups = 4, .kept_groups = 2, .group_score = group_score};
+    for (const Index group_top : {1, 2}) {
+      const TopKOptions grouped{.top_k = 5, .score = score, .num_groups = 4, .kept_groups = 2, .group_top = group_top};
       EXPECT_EQ(choose(equal, grouped).expert, (Experts{0, 1, 2, 3, 4}));
       // The better group comes later; inside of it and between the two kept, the lower index still wins.
       Numbers later = equal;
@@ -231,9 +252,9 @@ TEST(LinearTopK, ARejectedGroupIsNeverChosenEvenWhenAllKeptScoresAreNegative) {
   // score + bias: −0.4, −0.5 in the kept group, −0.9 … in the others. A mask of 0 would win over all of these.
   const Numbers bias = {-1.4, -1.5, -0.9, -1.0, -1.6, -1.7};
   const Numbers logits(6, 0);
-  for (const GroupScore group_score : {GroupScore::max, GroupScore::top2_sum}) {
+  for (const Index group_top : {1, 2}) {
     for (const Score score : {Score::sigmoid, Score::softmax}) {
-      const TopKOptions options{.top_k = 2, .score = score, .num_groups = 3, .group_score = group_score};
+      const TopKOptions options{.top_k = 2, .score = score, .num_groups = 3, .group_top = group_top};
       EXPECT_EQ(choose(logits, options, bias).expert, (Experts{2, 3}));
     }
   }
@@ -346,13 +367,9 @@ TEST(LinearTopK, NoCombinationOfSpecialLogitsLeadsOutOfRange) {
   const std::array<double, 5> specials = {nan, inf, -inf, 0, 1000};
   const Index num_experts = 4;
   const TopKOptions plain{.top_k = 3}, of_chosen{.top_k = 3, .score = Score::softmax_of_chosen, .renormalize = true},
-      grouped{.top_k = 3,
-              .score = Score::sigmoid,
-              .renormalize = true,
-              .num_groups = 2,
-              .kept_groups = 2,
-              .group_score = GroupScore::top2_sum},
-      one_group{.top_k = 2, .score = Score::softmax_of_chosen, .num_groups = 2, .group_score = GroupScore::top2_sum};
+      grouped{
+          .top_k = 3, .score = Score::sigmoid, .renormalize = true, .num_groups = 2, .kept_groups = 2, .group_top = 2},
+      one_group{.top_k = 2, .score = Score::softmax_of_chosen, .num_groups = 2, .group_top = 2};
   for (int code = 0; code < 625; ++code) {
     Numbers logits;
     for (int e = 0, rest = code; e < 4; ++e, rest /= 5) logits.push_back(specials[std::size_t(rest % 5)]);
@@ -405,6 +422,8 @@ TEST(LinearTopK, RefusesWhatDoesNotFitWithTheNumbers) {
   EXPECT_EQ(complaint({.num_groups = 3, .kept_groups = 4}), "LinearTopK: kept_groups is 4, expected 1 to 3");
   EXPECT_EQ(complaint({.num_groups = 3, .kept_groups = 0}), "LinearTopK: kept_groups is 0, expected 1 to 3");
   EXPECT_EQ(complaint({.top_k = 5, .num_groups = 3, .kept_groups = 2}), "LinearTopK: top_k is 5, expected 1 to 4");
+  EXPECT_EQ(complaint({.num_groups = 3, .group_top = 3}), "LinearTopK: group_top is 3, expected 1 to 2");
+  EXPECT_EQ(complaint({.norm = 0}), "LinearTopK: norm is 0.000000, expected more than 0");
   EXPECT_EQ(complaint({}, 6, Eigen::VectorXf::Zero(5)), "LinearTopK: bias.size() is 5, expected 6");
   EXPECT_EQ(complaint({}, 6, {}, Eigen::VectorXf::Zero(7)), "LinearTopK: selection_bias.size() is 7, expected 6");
 }

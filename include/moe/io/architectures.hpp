@@ -79,7 +79,7 @@ inline TopKOptions deepseek_v3_like(const Config& config, const TopKOptions& abs
           .scale = config.number("routed_scaling_factor", absent.scale),
           .num_groups = config.integer("n_group", absent.num_groups),
           .kept_groups = config.integer("topk_group", absent.kept_groups),
-          .group_score = GroupScore::top2_sum};
+          .group_top = 2};
 }
 inline TopKOptions deepseek_v3_options(const Config& config) {
   return deepseek_v3_like(config, {.renormalize = true, .scale = 2.5, .num_groups = 8, .kept_groups = 4});
@@ -171,7 +171,7 @@ inline TopKOptions router_options(const Config& config, const Architecture& arch
   options.top_k = config.integer(architecture.top_k);
   // What has no effect takes its default, so that equal routers have equal options.
   if (!options.renormalize) options.epsilon = 0;
-  if (options.num_groups == 1) options.group_score = GroupScore::max;
+  if (options.num_groups == 1) options.group_top = 1;
   return options;
 }
 

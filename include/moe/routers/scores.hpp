@@ -1,6 +1,7 @@
 /// @file  From logits to scores and weights, defined for every input.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <type_traits>
@@ -43,11 +44,21 @@ void sigmoid(const Logits& logits, Scores&& scores) {
   drop_subnormals(scores);
 }
 
-/// w_i / (Σ_j w_j + epsilon); where all weights underflowed to 0 they stay 0.
-template <class Weights>
-void renormalize(Weights&& weights, typename std::remove_cvref_t<Weights>::Scalar epsilon) {
-  const auto sum = weights.sum() + epsilon;
-  if (sum != 0) weights /= sum;
+/// s_i = √log(1 + exp(l_i)).
+template <class Logits, class Scores>
+void sqrt_softplus(const Logits& logits, Scores&& scores) {
+  using Scalar = typename Logits::Scalar;
+  const auto softplus = [](Scalar l) { return std::max(l, Scalar(0)) + std::log1p(std::exp(-std::abs(l))); };
+  scores = logits.unaryExpr([&](Scalar l) { return std::isnan(l) ? l : std::sqrt(softplus(l)); });
+  drop_subnormals(scores);
+}
+
+/// w_i / max(‖w‖ + epsilon, floor), where ‖w‖ = (Σ_j w_jᵖ)^(1/p) of weights ≥ 0; where that is 0 / 0 they stay 0.
+template <class Weights, class Scalar = typename std::remove_cvref_t<Weights>::Scalar>
+void renormalize(Weights&& weights, Scalar p, Scalar epsilon, Scalar floor) {
+  const Scalar norm = p == 1 ? weights.sum() : p == 2 ? weights.norm() : std::pow(weights.array().pow(p).sum(), 1 / p);
+  const Scalar divisor = norm + epsilon < floor ? floor : norm + epsilon;  // a NaN stays one
+  if (divisor != 0) weights /= divisor;
 }
 
 }  // namespace moe

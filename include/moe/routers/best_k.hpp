@@ -11,9 +11,9 @@ namespace moe {
 
 /// Best first. Of equal ranks the one offered first wins; NaN ranks with −∞. One comparison an item once k are held.
 template <class Scalar>
-class TopK {
+class BestK {
  public:
-  TopK(Scratch& scratch, Index k) : k_(k), items_(scratch.array<Index>(k)), ranks_(scratch.array<Scalar>(k)) {}
+  BestK(Scratch& scratch, Index k) : k_(k), items_(scratch.array<Index>(k)), ranks_(scratch.array<Scalar>(k)) {}
 
   void clear() { size_ = 0; }
 

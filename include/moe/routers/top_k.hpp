@@ -1,0 +1,223 @@
+/// @file  From logits to the top_k routes of each token.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "moe/check.hpp"
+#include "moe/routers/best_k.hpp"
+#include "moe/routers/scores.hpp"
+#include "moe/routing.hpp"
+#include "moe/types.hpp"
+#include "moe/workers.hpp"
+
+namespace moe {
+
+/// How logits become scores s.
+enum class Score {
+  softmax,            ///< over all experts
+  softmax_of_chosen,  ///< the largest logits choose; softmax over those alone
+  sigmoid,            ///< each expert by itself
+  sqrt_softplus,      ///< √log(1 + eˡ), each expert by itself
+};
+
+/// The defaults are OLMoE's. Others differ in a few words:
+///   Mixtral, Qwen3   {.top_k = 8, .renormalize = true}
+///   Granite, gpt-oss {.top_k = 4, .score = Score::softmax_of_chosen}
+///   DBRX             {.top_k = 4, .renormalize = true, .norm = 1}
+///   DeepSeek-V2      {.top_k = 6, .scale = 16, .num_groups = 8, .kept_groups = 3}
+///   DeepSeek-V3      {.top_k = 8, .score = Score::sigmoid, .renormalize = true, .epsilon = 1e-20, .scale = 2.5,
+///                     .num_groups = 8, .kept_groups = 4, .group_top = 2}, and a selection bias
+///   DeepSeek-V4      {.top_k = 6, .score = Score::sqrt_softplus, .renormalize = true, .epsilon = 1e-20, .scale = 1.5},
+///                    and a selection bias
+///   Llama 4          {.score = Score::sigmoid, .weight_on = WeightOn::input}
+struct TopKOptions {
+  Index top_k = 1;
+  Score score = Score::softmax;
+  bool renormalize = false;  // weights become w / max(‖w‖ + epsilon, floor); 0 where that would be 0 / 0
+  double norm = 1;           // which: ‖w‖ = (Σ wᵖ)^(1/p)
+  double epsilon = 0;
+  double floor = 0;
+  double scale = 1;       // multiplies the weights, last
+  Index num_groups = 1;   // consecutive experts of equal number form a group …
+  Index kept_groups = 1;  // … and only the best groups may send tokens:
+  Index group_top = 1;    // those whose so many best experts have the largest sum of selection scores
+  WeightOn weight_on = WeightOn::output;
+};
+
+/// Token choice: for each token, the top_k experts of largest selection score s + selection_bias among the kept groups,
+/// each weighted by s (never by the biased score). Ties: the lower index wins.
+///
+/// A NaN logit ranks last, so that indices are always valid; the token's weights, and so its output, become NaN where
+/// the formula says so: visible, in that token alone. +∞ takes all of a softmax; −∞ nothing; all −∞ is uniform.
+///
+/// Shazeer et al. 2017, arXiv:1701.06538; groups: DeepSeek-V2, arXiv:2405.04434; bias: DeepSeek-V3, arXiv:2412.19437.
+template <class Scalar_>
+class TopKChoice {
+ public:
+  using Scalar = Scalar_;
+  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
+
+  /// @param selection_bias  (num_experts) added to the scores when choosing, not when weighting; or empty
+  /// @param who             what errors begin with
+  /// @throws std::invalid_argument unless the sizes fit, num_groups divides num_experts, and the kept groups hold
+  /// top_k.
+  TopKChoice(Index num_experts, const TopKOptions& options, Vector selection_bias = {},
+             std::string_view who = "TopKChoice")
+      : num_experts_(num_experts), options_(options), selection_bias_(std::move(selection_bias)) {
+    const std::string name(who);
+    require(num_experts >= 1, name + ": needs at least one expert");
+    require_between(1, options.num_groups, num_experts, name + ": num_groups");
+    require(num_experts % options.num_groups == 0, name + ": num_groups " + std::to_string(options.num_groups) +
+                                                       " does not divide num_experts " + std::to_string(num_experts));
+    require_between(1, options.kept_groups, options.num_groups, name + ": kept_groups");
+    require_between(1, options.group_top, group_size(), name + ": group_top");
+    require_between(1, options.top_k, options.kept_groups * group_size(), name + ": top_k");
+    require(options.norm > 0, name + ": norm is " + std::to_string(options.norm) + ", expected more than 0");
+    if (selection_bias_.size() > 0) {
+      require_equal(selection_bias_.size(), num_experts, name + ": selection_bias.size()");
+    }
+  }
+
+  Index num_experts() const { return num_experts_; }
+  Index top_k() const { return options_.top_k; }
+  const TopKOptions& options() const { return options_; }
+  const Vector& selection_bias() const { return selection_bias_; }
+
+  /// Writes top_k routes for each token, side by side, best first.
+  /// @param logits  (num_experts × n_tokens)
+  void route(const ConstMatrixRef<Scalar>& logits, Routing<Scalar>& routing, Workers& workers) const {
+    for_each_token(logits, routing, workers, [&](Index t, Choice& choice, Index* expert) {
+      choice.read(logits.col(t));
+      choice.choose(logits.col(t), expert);
+    });
+  }
+
+  /// The same for experts that are chosen already: expert_of(t) points to the top_k experts of token t.
+  template <class ExpertOf>
+  void weigh(const ConstMatrixRef<Scalar>& logits, Routing<Scalar>& routing, Workers& workers,
+             const ExpertOf& expert_of) const {
+    for_each_token(logits, routing, workers, [&](Index t, Choice& choice, Index* expert) {
+      choice.read(logits.col(t));
+      std::copy_n(expert_of(t), top_k(), expert);
+    });
+  }
+
+ private:
+  static constexpr Index tokens_a_task = 16;
+
+  Index group_size() const { return num_experts_ / options_.num_groups; }
+
+  /// One worker's memory for choosing, token after token.
+  class Choice {
+   public:
+    Choice(const TopKChoice& rule, Scratch& scratch)
+        : rule_(rule),
+          score_(scratch.matrix<Scalar>(rule.num_experts(), 1).data(), rule.num_experts()),
+          rank_(scratch.matrix<Scalar>(rule.num_experts(), 1).data(), rule.num_experts()),
+          weight_(scratch.matrix<Scalar>(rule.top_k(), 1).data(), rule.top_k()),
+          group_score_(scratch.array<Scalar>(rule.options_.num_groups)),
+          group_(scratch.array<Index>(rule.options_.num_groups)),
+          best_(scratch, rule.top_k()),
+          best_groups_(scratch, rule.options_.kept_groups),
+          best_in_group_(scratch, rule.options_.group_top) {}
+
+    template <class Logits>
+    void read(const Logits& logits) {
+      switch (rule_.options_.score) {
+        case Score::softmax:
+          return softmax(logits, score_);
+        case Score::softmax_of_chosen:
+          score_ = logits;
+          return;
+        case Score::sigmoid:
+          return sigmoid(logits, score_);
+        case Score::sqrt_softplus:
+          return sqrt_softplus(logits, score_);
+      }
+    }
+
+    /// The top_k best of the kept groups. Experts of other groups are never looked at, so nothing has to mask them.
+    template <class Logits>
+    void choose(const Logits& logits, Index* expert) {
+      rank(logits);
+      const Index size = rule_.group_size(), kept = rule_.options_.kept_groups, groups = rule_.options_.num_groups;
+      for (Index g = 0; g < groups; ++g) group_[g] = g;
+      if (kept < groups) {
+        for (Index g = 0; g < groups; ++g) group_score_[g] = score_of_group(rank_.segment(g * size, size));
+        best_groups_.clear();
+        for (Index g = 0; g < groups; ++g) best_groups_.offer(g, group_score_[g]);
+        std::copy_n(best_groups_.items(), kept, group_);
+        std::sort(group_, group_ + kept);  // so that ties go to the lower expert
+      }
+      best_.clear();
+      for (Index g = 0; g < kept; ++g) {
+        for (Index e = group_[g] * size; e < (group_[g] + 1) * size; ++e) best_.offer(e, rank_(e));
+      }
+      std::copy_n(best_.items(), rule_.top_k(), expert);
+    }
+
+    void weigh(const Index* expert, Scalar* weight) {
+      const TopKOptions& options = rule_.options_;
+      for (Index k = 0; k < options.top_k; ++k) weight_(k) = score_(expert[k]);
+      if (options.score == Score::softmax_of_chosen) softmax(weight_, weight_);
+      if (options.renormalize) {
+        renormalize(weight_, Scalar(options.norm), Scalar(options.epsilon), Scalar(options.floor));
+      }
+      Eigen::Map<Vector>(weight, options.top_k) = weight_ * Scalar(options.scale);
+    }
+
+   private:
+    /// Scores rise with logits, so logits rank alike where nothing is added to the scores; and they still differ where
+    /// a sigmoid has saturated to 1 or a softmax underflowed to 0.
+    template <class Logits>
+    void rank(const Logits& logits) {
+      const bool biased = rule_.selection_bias_.size() > 0, summed = rule_.options_.group_top > 1;
+      if (!biased && !summed) {
+        rank_ = logits;
+      } else {
+        rank_ = score_;
+        if (biased) rank_ += rule_.selection_bias_;
+      }
+    }
+
+    template <class Ranks>
+    Scalar score_of_group(const Ranks& ranks) {
+      best_in_group_.clear();
+      for (Index e = 0; e < ranks.size(); ++e) best_in_group_.offer(e, ranks(e));
+      return Eigen::Map<const Vector>(best_in_group_.ranks(), best_in_group_.size()).sum();
+    }
+
+    const TopKChoice& rule_;
+    Eigen::Map<Vector> score_, rank_,
+        weight_;  // aligned alike for each token: Eigen sums in an order that depends on it
+    Scalar* group_score_;
+    Index* group_;
+    BestK<Scalar> best_, best_groups_, best_in_group_;
+  };
+
+  template <class Choose>
+  void for_each_token(const ConstMatrixRef<Scalar>& logits, Routing<Scalar>& routing, Workers& workers,
+                      const Choose& choose) const {
+    routing.resize(top_k() * logits.cols());
+    routing.weight_on = options_.weight_on;
+    workers.for_each_band(logits.cols(), tokens_a_task, [&](Index first, Index last, Scratch& scratch) {
+      Choice choice(*this, scratch);
+      for (Index t = first; t < last; ++t) {
+        const auto route = std::size_t(t * top_k());
+        choose(t, choice, &routing.expert[route]);
+        choice.weigh(&routing.expert[route], &routing.weight[route]);
+        std::fill_n(&routing.token[route], top_k(), t);
+      }
+    });
+  }
+
+  Index num_experts_;
+  TopKOptions options_;
+  Vector selection_bias_;
+};
+
+}  // namespace moe

@@ -1,0 +1,26 @@
+/// @file  Layers that load_layer() knows.
+#pragma once
+
+#include "golden_checks/common.hpp"
+#include "moe/io/checkpoint.hpp"
+#include "moe/moe.hpp"
+
+namespace moe::golden {
+
+inline void check_layer(const fs::path& folder) {
+  const auto loaded = io::load_layer<float>(folder, "");
+  const Case reference = Case::open(folder);
+  const Matrix<float> x = reference.columns("input");
+
+  Matrix<float> y(x.rows(), x.cols());
+  Workspace<float> ws;
+  ws.side.sequence_length = reference.size("_sequence_length");
+  loaded.layer.forward(x, y, ws);
+
+  const Index num_experts = loaded.shape.num_experts + loaded.shape.num_zero_experts;
+  expect_close(logits_of(ws.routing, num_experts, x.cols()), reference.columns("router_logits"), "router_logits");
+  expect_same_routes(ws.routing, num_experts, reference);
+  expect_close(y, reference.columns("output"), "output");
+}
+
+}  // namespace moe::golden
