@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <variant>
 #include <vector>
 
 #include "contender.hpp"
@@ -50,13 +51,18 @@ Arena<W> make_arena(const MoeShape& shape, Index layers, Index threads, const Pr
   return {shape, make_weight_pool<W>(shape.d_model, layers * total_units(shape), executor, progress), threads};
 }
 
-/// The router of layer `l`; where the model's own is not a top-k of independent scores, OLMoE's, which costs the same.
+/// The model's own router; where that is not a top-k of independent scores, OLMoE's, which costs the same.
+inline TopKOptions top_k_options(const MoeShape& shape) {
+  const auto* const own = std::get_if<TopKOptions>(&shape.router);
+  return own ? *own : TopKOptions{.top_k = shape.top_k};
+}
+
+/// The router of layer `l`.
 inline LinearTopK<float> router_of(const MoeShape& shape, Index l) {
   using Vector = LinearTopK<float>::Vector;
   const auto seed = static_cast<std::uint32_t>(l * shape.num_experts * shape.d_model);
   const auto bias = [&](bool has) { return has ? Vector(Vector::Zero(shape.num_experts)) : Vector(); };
-  return {random_weight(shape.num_experts, shape.d_model, seed),
-          shape.router.value_or(TopKOptions{.top_k = shape.top_k}), bias(shape.router_bias),
+  return {random_weight(shape.num_experts, shape.d_model, seed), top_k_options(shape), bias(shape.router_bias),
           bias(shape.selection_bias)};
 }
 

@@ -103,7 +103,9 @@ class Dense final : public Contender {
     layers_.next().forward(x, y, ws_, executor_);
   }
 
-  Work experts_work() const override { return gated_ffn_work(d_model_, d_ff_, sizeof(W), 1, ws_.plan.view().num_slots()); }
+  Work experts_work() const override {
+    return gated_ffn_work(d_model_, d_ff_, sizeof(W), 1, ws_.plan.view().num_slots());
+  }
 
  private:
   Index d_ff_, d_model_ = 0;

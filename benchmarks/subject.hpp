@@ -6,6 +6,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "arena.hpp"
@@ -29,7 +30,7 @@ struct Subject {
 /// @throws std::invalid_argument for a dtype that no row is measured in.
 inline WeightType weight_type(const std::string& dtype) {
   if (dtype == "F32") return WeightType::f32;
-  if (dtype == "BF16") return WeightType::bf16;
+  if (dtype == "BF16" || dtype == "MXFP4") return WeightType::bf16;
   if (dtype == "F16") return WeightType::f16;
   throw std::invalid_argument("weights have dtype " + dtype + ", expected F32, BF16 or F16");
 }
@@ -48,7 +49,9 @@ inline std::string left_out(const Subject& subject) {
   if (subject.layer) return what;
   if (subject.shape.expert_bias) what += "Its experts' biases are left out.\n";
   if (subject.shape.num_zero_experts > 0) what += "Its experts without parameters are left out.\n";
-  if (!subject.shape.router) what += "A softmax top-k stands in for its own router.\n";
+  if (!std::holds_alternative<TopKOptions>(subject.shape.router)) {
+    what += "A softmax top-k stands in for its own router.\n";
+  }
   return what;
 }
 

@@ -39,29 +39,45 @@ struct Ffns {
   }
 };
 
-template <class W, class Act = SwiGlu>
+template <class W, class Act = SwiGlu, bool with_biases = false>
 struct GatedFfns {
   static GatedFfn<W, Act> make(Index d_model, unsigned seed) {
+    using Vector = typename GatedFfn<W, Act>::Vector;
     Random random(seed);
     const Index d_ff = hidden_size(d_model);
     auto w_gate = random_weight<W>(random, d_ff, d_model), w_up = random_weight<W>(random, d_ff, d_model);
-    return {.w_gate = std::move(w_gate), .w_up = std::move(w_up), .w_down = random_weight<W>(random, d_model, d_ff)};
+    GatedFfn<W, Act> expert{
+        .w_gate = std::move(w_gate), .w_up = std::move(w_up), .w_down = random_weight<W>(random, d_model, d_ff)};
+    if (with_biases) {
+      expert.b_gate = random.matrix<Vector>(d_ff, 1);
+      expert.b_up = random.matrix<Vector>(d_ff, 1);
+      expert.b_down = random.matrix<Vector>(d_model, 1);
+    }
+    return expert;
   }
 };
 
 /// The same experts as GatedFfns, stacked.
-template <class W, class Act = SwiGlu>
+template <class W, class Act = SwiGlu, bool with_biases = false>
 struct GatedFfnBanks {
   static GatedFfnBank<W, Act> make(Index d_model, std::span<const unsigned> seeds) {
     const Index d_ff = hidden_size(d_model), n = static_cast<Index>(seeds.size());
     WeightStack<W> gate(n, d_ff, d_model), up(n, d_ff, d_model), down(n, d_model, d_ff);
+    using Biases = Matrix<ActivationScalar<W>>;
+    GatedFfnBiases<ActivationScalar<W>> biases;
+    if (with_biases) biases = {Biases(d_ff, n), Biases(d_ff, n), Biases(d_model, n)};
     for (Index e = 0; e < n; ++e) {
-      const auto expert = GatedFfns<W, Act>::make(d_model, seeds[std::size_t(e)]);
+      const auto expert = GatedFfns<W, Act, with_biases>::make(d_model, seeds[std::size_t(e)]);
+      if (with_biases) {
+        biases.gate.col(e) = expert.b_gate;
+        biases.up.col(e) = expert.b_up;
+        biases.down.col(e) = expert.b_down;
+      }
       gate.owned(e) = expert.w_gate;
       up.owned(e) = expert.w_up;
       down.owned(e) = expert.w_down;
     }
-    return {std::move(gate), std::move(up), std::move(down)};
+    return {std::move(gate), std::move(up), std::move(down), Act{}, std::move(biases)};
   }
 };
 

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "moe/presets.hpp"
+#include "moe/routers/linear_top_k.hpp"
 
 namespace {
 
@@ -226,25 +227,31 @@ TEST(Presets, CountTheParametersOfAModelOfYourOwn) {
 TEST(Presets, EveryRouterFitsItsShape) {
   const auto expect_fits = [](std::string_view name, const moe::MoeShape& shape) {
     EXPECT_LE(shape.top_k, shape.num_experts) << name;
-    if (!shape.router) return;
-    EXPECT_EQ(shape.router->top_k, shape.top_k) << name;
     const moe::Weight<float> weight = moe::Weight<float>::Zero(shape.num_experts + shape.num_zero_experts, 1);
-    EXPECT_NO_THROW(moe::LinearTopK<float>(weight, *shape.router)) << name;
+    if (const auto* top_k = std::get_if<moe::TopKOptions>(&shape.router)) {
+      EXPECT_EQ(top_k->top_k, shape.top_k) << name;
+      EXPECT_NO_THROW(moe::LinearTopK<float>(weight, *top_k)) << name;
+    } else {
+      const auto& mixer = std::get<moe::SparseMixerOptions>(shape.router);
+      EXPECT_EQ(mixer.top_k, shape.top_k) << name;
+      EXPECT_NO_THROW(moe::SparseMixer<float>(weight, mixer)) << name;
+    }
   };
   for (const auto& model : moe::presets()) expect_fits(model.name, model.moe);
   for (const auto& layer : moe::layer_presets()) expect_fits(layer.name, layer.moe);
 }
 
-TEST(Presets, OnlySparseMixerIsNoTopKRouter) {
+TEST(Presets, OnlyPhiHasSparseMixer) {
   for (const auto& model : moe::presets()) {
-    EXPECT_EQ(model.moe.router.has_value(), model.name != "phi-3.5-moe") << model.name;
+    EXPECT_EQ(std::holds_alternative<moe::SparseMixerOptions>(model.moe.router), model.name == "phi-3.5-moe")
+        << model.name;
   }
-  for (const auto& layer : moe::layer_presets()) EXPECT_TRUE(layer.moe.router.has_value()) << layer.name;
 }
 
 TEST(Presets, SelectionBiasGoesWithSigmoidScoresExceptInLlama4AndLongCat) {
   for (const auto& [name, shape, model] : moe::presets()) {
-    const bool sigmoid = shape.router && shape.router->score == moe::Score::sigmoid;
+    const auto* const top_k = std::get_if<moe::TopKOptions>(&shape.router);
+    const bool sigmoid = top_k && top_k->score == moe::Score::sigmoid;
     const bool llama4 = name.starts_with("llama4");
     EXPECT_EQ(shape.selection_bias, (sigmoid && !llama4) || name == "longcat-flash") << name;
   }

@@ -25,6 +25,14 @@ struct Relu {
   }
 };
 
+/// relu(x)². So et al. 2021, "Primer", arXiv:2109.08668; Nemotron's.
+struct ReluSquared {
+  template <class X>
+  auto operator()(const Eigen::ArrayBase<X>& x) const {
+    return x.derived().max(typename X::Scalar(0)).square();
+  }
+};
+
 /// gelu(x) = x·Φ(x) = x/2·(1 + erf(x/√2)). Hendrycks & Gimpel 2016, arXiv:1606.08415.
 struct Gelu {
   template <class X>
@@ -61,5 +69,59 @@ using SwiGlu = Glu<Silu>;
 using GeGlu = Glu<Gelu>;
 using GeGluTanh = Glu<GeluTanh>;
 using ReGlu = Glu<Relu>;
+
+namespace detail {
+
+/// min(x, limit), and x cut to [−limit, limit]. A NaN stays one.
+template <class X>
+auto at_most(const Eigen::ArrayBase<X>& x, typename X::Scalar limit) {
+  return x.derived().min(limit);
+}
+template <class X>
+auto clamp(const Eigen::ArrayBase<X>& x, typename X::Scalar limit) {
+  return x.derived().min(limit).max(-limit);
+}
+
+}  // namespace detail
+
+/// (up + 1) ⊙ gate·σ(alpha·gate), of gate cut above at `limit`, and up on both sides. The gate has no lower bound.
+/// OpenAI 2025, gpt-oss model card, arXiv:2508.10925, and its reference implementation.
+struct GptOssGlu {
+  float limit = 7;
+  float alpha = 1.702F;
+
+  template <class G, class U>
+  auto operator()(const Eigen::ArrayBase<G>& gate, const Eigen::ArrayBase<U>& up) const {
+    using Scalar = typename G::Scalar;
+    const auto cut = detail::at_most(gate, Scalar(limit));
+    return (detail::clamp(up, Scalar(limit)) + Scalar(1)) * cut / (Scalar(1) + (cut * -Scalar(alpha)).exp());
+  }
+};
+
+/// act(gate) ⊙ up of gate cut above at `limit`, and up on both sides: DeepSeek-V4's, with Silu and 10.
+template <class Act>
+struct ClampedInputGlu {
+  float limit = 10;
+  Act act{};
+
+  template <class G, class U>
+  auto operator()(const Eigen::ArrayBase<G>& gate, const Eigen::ArrayBase<U>& up) const {
+    using Scalar = typename G::Scalar;
+    return act(detail::at_most(gate, Scalar(limit))) * detail::clamp(up, Scalar(limit));
+  }
+};
+
+/// act(gate), cut above at `limit`, ⊙ up, cut on both sides: Step-3.5's, with Silu.
+template <class Act>
+struct ClampedOutputGlu {
+  float limit = 7;
+  Act act{};
+
+  template <class G, class U>
+  auto operator()(const Eigen::ArrayBase<G>& gate, const Eigen::ArrayBase<U>& up) const {
+    using Scalar = typename G::Scalar;
+    return detail::at_most(act(gate.derived()), Scalar(limit)) * detail::clamp(up, Scalar(limit));
+  }
+};
 
 }  // namespace moe

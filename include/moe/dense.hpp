@@ -61,7 +61,15 @@ DenseLayer<GatedFfnBank<W, Act>> concatenate(const GatedFfnBank<W, Act>& bank, I
     up.owned(0).middleRows(e * ff, ff) = bank.w_up()[e];
     down.owned(0).middleCols(e * ff, ff) = bank.w_down()[e];
   }
-  return DenseLayer(GatedFfnBank<W, Act>(std::move(gate), std::move(up), std::move(down), bank.activation()));
+  using Scalar = ActivationScalar<W>;
+  const auto beside = [&](const Matrix<Scalar>& bias) -> Matrix<Scalar> {
+    return bias.size() > 0 ? Matrix<Scalar>(bias.leftCols(count).reshaped()) : Matrix<Scalar>();
+  };
+  const auto& [b_gate, b_up, b_down] = bank.biases();
+  GatedFfnBiases<Scalar> biases{beside(b_gate), beside(b_up), {}};
+  if (b_down.size() > 0) biases.down = b_down.leftCols(count).rowwise().sum();
+  return DenseLayer(
+      GatedFfnBank<W, Act>(std::move(gate), std::move(up), std::move(down), bank.activation(), std::move(biases)));
 }
 
 /// The dense FFN that costs a token as much as the sparse layer does: width top_k · d_ff.

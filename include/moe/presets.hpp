@@ -4,22 +4,32 @@
 /// What is counted is the text model as it generates: no vision tower, no multi-token-prediction head.
 #pragma once
 
-#include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
 #include <variant>
 
-#include "moe/routers/linear_top_k.hpp"
+#include "moe/routers/sparse_mixer.hpp"
+#include "moe/routers/top_k.hpp"
 #include "moe/types.hpp"
 
 namespace moe {
 
+/// How a layer's router chooses.
+using RouterOptions = std::variant<TopKOptions, SparseMixerOptions>;
+
+/// What an expert computes between its first and its second layer.
+enum class Hidden {
+  swiglu,   ///< gated: SwiGlu
+  gpt_oss,  ///< gated: GptOssGlu
+  relu,     ///< not gated: Relu
+};
+
 /// One MoE layer. Widths are in units, counts in pieces, and 0 means that the layer has none.
 struct MoeShape {
   Index d_model = 0;
-  Index d_ff = 0;  // of one expert, a gated FFN: configurations call it moe_intermediate_size
+  Index d_ff = 0;  // of one expert: configurations call it moe_intermediate_size
   Index num_experts = 0;
   Index top_k = 0;
   Index d_ff_shared = 0;        // all shared experts side by side: n of width d are one of width n·d
@@ -29,7 +39,9 @@ struct MoeShape {
   bool selection_bias = false;  // on the scores, for the choice alone: e_score_correction_bias
   bool shared_gate = false;     // the shared output is multiplied by σ(w·x)
 
-  std::optional<TopKOptions> router = {};  // nullopt: not a top-k of independent scores
+  Hidden hidden = Hidden::swiglu;
+
+  RouterOptions router = TopKOptions{};
 };
 
 /// How queries and keys are normalised: with one gain a unit of a head, shared by all heads, or a unit of all heads.
@@ -107,13 +119,19 @@ constexpr Index count_gated_ffn_params(Index d_model, Index d_ff, bool bias = fa
   return 3 * d_model * d_ff + (bias ? 2 * d_ff + d_model : 0);
 }
 
+/// Plain FFN: W_in (d_ff × d_model), W_out (d_model × d_ff).
+constexpr Index count_ffn_params(Index d_model, Index d_ff, bool bias = false) {
+  return 2 * d_model * d_ff + (bias ? d_ff + d_model : 0);
+}
+
 /// Router, experts, shared experts. A token is taken to choose top_k experts with parameters. Where there are zero
 /// experts that is the most it can meet; a copy of the shape with a smaller top_k gives the average and the least.
 constexpr LayerParams count_params(const MoeShape& moe) {
   const Index choices = moe.num_experts + moe.num_zero_experts;
   const Index router = choices * (moe.d_model + moe.router_bias + moe.selection_bias);
   const Index shared = count_gated_ffn_params(moe.d_model, moe.d_ff_shared) + (moe.shared_gate ? moe.d_model : 0);
-  const Index expert = count_gated_ffn_params(moe.d_model, moe.d_ff, moe.expert_bias);
+  const Index expert = moe.hidden == Hidden::relu ? count_ffn_params(moe.d_model, moe.d_ff, moe.expert_bias)
+                                                  : count_gated_ffn_params(moe.d_model, moe.d_ff, moe.expert_bias);
   return {.total = router + shared + moe.num_experts * expert, .active = router + shared + moe.top_k * expert};
 }
 
@@ -231,13 +249,13 @@ inline constexpr Preset published[] = {
     // OpenAI 2025, "gpt-oss-120b & gpt-oss-20b Model Card", arXiv:2508.10925.
     {.name = "gpt-oss-120b",
      .moe = {.d_model = 2880, .d_ff = 2880, .num_experts = 128, .top_k = 4, .expert_bias = true, .router_bias = true,
-             .router = TopKOptions{.top_k = 4, .score = Score::softmax_of_chosen}},
+             .hidden = Hidden::gpt_oss, .router = TopKOptions{.top_k = 4, .score = Score::softmax_of_chosen}},
      .model = {.vocabulary = 201088, .attention_layers = 36, .moe_layers = 36,
                .attention = GroupedQueryAttention{.num_heads = 64, .num_kv_heads = 8, .d_head = 64,
                                                   .qkv_bias = true, .output_bias = true, .sinks = true}}},
     {.name = "gpt-oss-20b",
      .moe = {.d_model = 2880, .d_ff = 2880, .num_experts = 32, .top_k = 4, .expert_bias = true, .router_bias = true,
-             .router = TopKOptions{.top_k = 4, .score = Score::softmax_of_chosen}},
+             .hidden = Hidden::gpt_oss, .router = TopKOptions{.top_k = 4, .score = Score::softmax_of_chosen}},
      .model = {.vocabulary = 201088, .attention_layers = 24, .moe_layers = 24,
                .attention = GroupedQueryAttention{.num_heads = 64, .num_kv_heads = 8, .d_head = 64,
                                                   .qkv_bias = true, .output_bias = true, .sinks = true}}},
@@ -272,7 +290,8 @@ inline constexpr Preset published[] = {
 
     // Microsoft 2024, "Phi-3 Technical Report", arXiv:2404.14219. Its router is SparseMixer, arXiv:2409.12136.
     {.name = "phi-3.5-moe",
-     .moe = {.d_model = 4096, .d_ff = 6400, .num_experts = 16, .top_k = 2},
+     .moe = {.d_model = 4096, .d_ff = 6400, .num_experts = 16, .top_k = 2,
+             .router = SparseMixerOptions{.top_k = 2, .jitter = 0.01}},
      .model = {.vocabulary = 32064, .attention_layers = 32, .moe_layers = 32,
                .attention = GroupedQueryAttention{.num_heads = 32, .num_kv_heads = 8, .qkv_bias = true,
                                                   .output_bias = true},

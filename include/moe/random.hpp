@@ -40,17 +40,22 @@ Weight<W> random_weight(Index rows, Index cols, std::uint64_t seed) {
   return w;
 }
 
+/// One random_weight for each expert.
+template <class W>
+WeightStack<W> random_stack(Index num_experts, Index rows, Index cols, std::uint64_t seed) {
+  WeightStack<W> weights(num_experts, rows, cols);
+  for (Index e = 0; e < num_experts; ++e) {
+    weights.owned(e) = random_weight<W>(rows, cols, seed * 0x10001 + static_cast<std::uint64_t>(e));
+  }
+  return weights;
+}
+
 /// num_experts gated FFNs with random weights.
 template <class W, class Act = SwiGlu>
 GatedFfnBank<W, Act> random_bank(Index num_experts, Index d_model, Index d_ff, std::uint64_t seed) {
-  const auto stack = [&](Index rows, Index cols, std::uint64_t which) {
-    WeightStack<W> weights(num_experts, rows, cols);
-    for (Index e = 0; e < num_experts; ++e) {
-      weights.owned(e) = random_weight<W>(rows, cols, (seed * 3 + which) * 0x10001 + static_cast<std::uint64_t>(e));
-    }
-    return weights;
-  };
-  return {stack(d_ff, d_model, 0), stack(d_ff, d_model, 1), stack(d_model, d_ff, 2)};
+  return {random_stack<W>(num_experts, d_ff, d_model, seed * 3),
+          random_stack<W>(num_experts, d_ff, d_model, seed * 3 + 1),
+          random_stack<W>(num_experts, d_model, d_ff, seed * 3 + 2)};
 }
 
 }  // namespace moe

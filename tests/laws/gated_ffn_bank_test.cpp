@@ -4,15 +4,17 @@
 
 namespace moe::laws {
 
-using Banks = testing::Types<test::GatedFfnBanks<double>, test::GatedFfnBanks<float>, test::GatedFfnBanks<bfloat16>,
-                             test::GatedFfnBanks<float16>, test::MappedGatedFfnBanks<bfloat16>>;
+using Banks =
+    testing::Types<test::GatedFfnBanks<double, SwiGlu, true>, test::GatedFfnBanks<float>, test::GatedFfnBanks<bfloat16>,
+                   test::GatedFfnBanks<float16, GptOssGlu, true>, test::MappedGatedFfnBanks<bfloat16>>;
 INSTANTIATE_TYPED_TEST_SUITE_P(Library, ExpertsLaws, Banks);
 
 TEST(GatedFfnBank, OfOneExpertIsThatGatedFfnToTheBit) {
   const unsigned seed[] = {5};
   for (const Index d_model : sizes) {
-    const auto expert = test::GatedFfns<float>::make(d_model, seed[0]);
-    const MoeLayer layer(router_for<float>(d_model, 1, 1), test::GatedFfnBanks<float>::make(d_model, seed));
+    const auto expert = test::GatedFfns<float, GptOssGlu, true>::make(d_model, seed[0]);
+    const MoeLayer layer(router_for<float>(d_model, 1, 1),
+                         test::GatedFfnBanks<float, GptOssGlu, true>::make(d_model, seed));
     for (const Index num_tokens : token_counts) {
       const auto x = random_matrix<Matrix<float>>(d_model, num_tokens, 1);
       Matrix<float> y(d_model, num_tokens);

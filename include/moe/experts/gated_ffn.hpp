@@ -10,16 +10,21 @@
 
 namespace moe {
 
-/// y = W_down · (act(W_gate · x) ⊙ (W_up · x)).  With Silu this is SwiGLU: Shazeer 2020, arXiv:2002.05202.
+/// y = W_down · act(W_gate · x + b_gate, W_up · x + b_up) + b_down. An empty bias is none. act is SwiGLU where not
+/// said otherwise: Shazeer 2020, arXiv:2002.05202.
 /// Checkpoints call the three w1 / w3 / w2 or gate_proj / up_proj / down_proj.
 template <class W, GatedActivation<ActivationScalar<W>> Act = SwiGlu>
 struct GatedFfn {
   using Scalar = ActivationScalar<W>;
+  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
 
   Weight<W> w_gate;  // (d_ff × d_model)
   Weight<W> w_up;    // (d_ff × d_model)
   Weight<W> w_down;  // (d_model × d_ff)
   Act act{};
+  Vector b_gate{};  // (d_ff)
+  Vector b_up{};    // (d_ff)
+  Vector b_down{};  // (d_model)
 
   Index d_model() const { return w_down.rows(); }
   Index d_ff() const { return w_down.cols(); }
@@ -30,10 +35,15 @@ struct GatedFfn {
     require_equal(w_gate.cols(), d_model(), "GatedFfn: w_gate.cols()");
     require_equal(w_up.rows(), d_ff(), "GatedFfn: w_up.rows()");
     require_equal(w_up.cols(), d_model(), "GatedFfn: w_up.cols()");
+    if (b_gate.size() > 0) require_equal(b_gate.size(), d_ff(), "GatedFfn: b_gate.size()");
+    if (b_up.size() > 0) require_equal(b_up.size(), d_ff(), "GatedFfn: b_up.size()");
+    if (b_down.size() > 0) require_equal(b_down.size(), d_model(), "GatedFfn: b_down.size()");
+    const auto if_any = [](const Vector& b) { return b.size() > 0 ? b.data() : nullptr; };
+    const kernels::Biases<Scalar> bias{if_any(b_gate), if_any(b_up), if_any(b_down)};
     y.setZero();
     const auto batch = kernels::batch_of_all<Scalar>(x, y, d_ff(), scratch);
-    kernels::gate_up(map_of(w_gate), map_of(w_up), 0, d_ff(), batch, act, scratch);
-    kernels::down(map_of(w_down), 0, d_model(), batch, scratch);
+    kernels::gate_up(map_of(w_gate), map_of(w_up), bias, 0, d_ff(), batch, act, scratch);
+    kernels::down(map_of(w_down), bias, 0, d_model(), batch, scratch);
   }
 };
 

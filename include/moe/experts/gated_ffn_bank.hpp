@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -16,7 +17,16 @@
 
 namespace moe {
 
-/// expert(x) = W_down · act(W_gate · x, W_up · x) for each of num_experts experts, as GatedFfn.
+/// What the experts of a bank add, an expert a column; an empty matrix is none.
+template <class Scalar>
+struct GatedFfnBiases {
+  Matrix<Scalar> gate{};  // (d_ff × num_experts)
+  Matrix<Scalar> up{};    // (d_ff × num_experts)
+  Matrix<Scalar> down{};  // (d_model × num_experts)
+};
+
+/// expert(x) = W_down · act(W_gate · x + b_gate, W_up · x + b_up) + b_down for each of num_experts experts, as
+/// GatedFfn.
 ///
 /// Every expert's rows are split over the workers, never the experts: the load is even whatever the routing, nothing is
 /// added by two workers, and each sum has one order. Weights are used where they lie; few tokens are read where they
@@ -30,8 +40,13 @@ class GatedFfnBank {
   /// @param w_gate, w_up  (d_ff × d_model) for each expert
   /// @param w_down        (d_model × d_ff) for each expert
   /// @throws std::invalid_argument if the shapes do not fit each other, or there is no expert.
-  GatedFfnBank(WeightStack<W> w_gate, WeightStack<W> w_up, WeightStack<W> w_down, Act act = {})
-      : w_gate_(std::move(w_gate)), w_up_(std::move(w_up)), w_down_(std::move(w_down)), act_(act) {
+  GatedFfnBank(WeightStack<W> w_gate, WeightStack<W> w_up, WeightStack<W> w_down, Act act = {},
+               GatedFfnBiases<Scalar> biases = {})
+      : w_gate_(std::move(w_gate)),
+        w_up_(std::move(w_up)),
+        w_down_(std::move(w_down)),
+        act_(act),
+        biases_(std::move(biases)) {
     require(num_experts() >= 1, "GatedFfnBank: needs at least one expert");
     require_equal(w_up_.num_experts(), num_experts(), "GatedFfnBank: w_up.num_experts()");
     require_equal(w_down_.num_experts(), num_experts(), "GatedFfnBank: w_down.num_experts()");
@@ -40,6 +55,9 @@ class GatedFfnBank {
     require_equal(w_up_.row_stride(), w_gate_.row_stride(), "GatedFfnBank: w_up.row_stride()");
     require_equal(w_down_.rows(), d_model(), "GatedFfnBank: w_down.rows()");
     require_equal(w_down_.cols(), d_ff(), "GatedFfnBank: w_down.cols()");
+    require_bias(biases_.gate, d_ff(), "gate");
+    require_bias(biases_.up, d_ff(), "up");
+    require_bias(biases_.down, d_model(), "down");
   }
 
   Index d_model() const { return w_gate_.cols(); }
@@ -49,6 +67,7 @@ class GatedFfnBank {
   const WeightStack<W>& w_up() const { return w_up_; }
   const WeightStack<W>& w_down() const { return w_down_; }
   const Act& activation() const { return act_; }
+  const GatedFfnBiases<Scalar>& biases() const { return biases_; }
 
   void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
              Workers& workers) const {
@@ -57,20 +76,34 @@ class GatedFfnBank {
     workers.for_each_band(d_ff(), kernels::lanes<Scalar>, [&](Index first, Index last, Scratch& scratch) {
       for (const auto& batch : batches) {
         scratch.reset(kernels::scratch_bytes<Scalar>(d_model(), d_ff(), last - first));
-        kernels::gate_up(w_gate_[batch.expert], w_up_[batch.expert], first, last, batch, act_, scratch);
+        kernels::gate_up(w_gate_[batch.expert], w_up_[batch.expert], biases_of(batch.expert), first, last, batch, act_,
+                         scratch);
       }
     });
     workers.for_each_band(d_model(), kernels::lanes<Scalar>, [&](Index first, Index last, Scratch& scratch) {
       for (const auto& batch : batches) {
         scratch.reset(kernels::scratch_bytes<Scalar>(d_model(), d_ff(), last - first));
-        kernels::down(w_down_[batch.expert], first, last, batch, scratch);
+        kernels::down(w_down_[batch.expert], biases_of(batch.expert), first, last, batch, scratch);
       }
     });
   }
 
  private:
+  void require_bias(const Matrix<Scalar>& bias, Index rows, const char* which) const {
+    if (bias.size() == 0) return;
+    const std::string name = std::string("GatedFfnBank: biases.") + which;
+    require_equal(bias.rows(), rows, name + ".rows()");
+    require_equal(bias.cols(), num_experts(), name + ".cols()");
+  }
+
+  kernels::Biases<Scalar> biases_of(Index expert) const {
+    const auto column = [&](const Matrix<Scalar>& bias) { return bias.size() > 0 ? bias.col(expert).data() : nullptr; };
+    return {column(biases_.gate), column(biases_.up), column(biases_.down)};
+  }
+
   WeightStack<W> w_gate_, w_up_, w_down_;
   Act act_;
+  GatedFfnBiases<Scalar> biases_;
 };
 
 }  // namespace moe

@@ -2,63 +2,90 @@
 #pragma once
 
 #include <array>
+#include <limits>
 #include <span>
 #include <string>
 #include <string_view>
+#include <variant>
 
+#include "moe/capacity.hpp"
 #include "moe/io/config.hpp"
 #include "moe/io/error.hpp"
 #include "moe/presets.hpp"
-#include "moe/routers/linear_top_k.hpp"
+#include "moe/routers/sparse_mixer.hpp"
+#include "moe/routers/top_k.hpp"
 #include "moe/types.hpp"
 
 namespace moe::io {
 
 /// How the weights of the experts lie in a checkpoint.
 enum class ExpertLayout {
-  separate,    ///< three tensors an expert, (out × in); or fused, (experts × out × in) with gate rows before up rows
-  transposed,  ///< two tensors of all experts, (experts × in × out), gate columns before up columns
+  separate,     ///< gate, up, down: three tensors an expert, (out × in); or fused
+  fused,        ///< two tensors of all experts, (experts × out × in), gate rows before up rows
+  transposed,   ///< two of all experts, (experts × in × out), gate columns before up columns
+  interleaved,  ///< the same, but gate and up columns alternate, and there are biases; or 4-bit, out before in
+  stacked,  ///< gate, up, down: three of all experts, (experts · d_ff × d_model), down as it is multiplied from behind
+  plain,    ///< no gate; up and down: two tensors an expert, (out × in), and maybe two biases
 };
 
-/// Names are relative to the MoE block; "#" stands for an expert's number.
+/// Names are relative to the MoE block; "#" stands for an expert's number. An empty name is none.
 struct Architecture {
   std::string_view model_type;
-  const char* num_experts = "num_experts";  // the key of config.json; so are the next two
-  const char* top_k = "num_experts_per_tok";
+  const char* d_model = "hidden_size";  // the key of config.json; so are the next
+  const char* num_experts = "num_experts";
+  const char* top_k = "num_experts_per_tok";  // where there is none, `fixed_top_k` counts
   const char* d_ff = "moe_intermediate_size";
-  TopKOptions (*router_options)(const Config&);  // all but top_k
+  const char* num_zero_experts = "";
+  const char* activation = "hidden_act";
+  Index fixed_top_k = 1;
+  RouterOptions (*router_options)(const Config&);  // all but top_k
   std::string_view router = "gate.weight";
+  std::string_view router_bias = "";
   std::string_view selection_bias = "";
+  bool selection_bias_is_a_row = false;  // stored (1 × experts)
   ExpertLayout layout = ExpertLayout::separate;
+  Hidden hidden = Hidden::swiglu;
   std::string_view gate = "experts.#.gate_proj.weight";
   std::string_view up = "experts.#.up_proj.weight";
   std::string_view down = "experts.#.down_proj.weight";
+  std::string_view up_bias = "";
+  std::string_view down_bias = "";
+  std::string_view fused_gate_up = "experts.gate_up_proj";
+  std::string_view fused_down = "experts.down_proj";
   Index (*d_ff_shared)(const Config&) = nullptr;  // the width of all shared experts side by side; null for none
   std::string_view shared = "";                   // what stands before gate_proj.weight
   std::string_view shared_gate = "";
+  std::string_view output_bias = "";
+  double (*output_scale)(const Config&) = nullptr;       // of the whole layer; null for 1
+  CapacityOptions (*capacity)(const Config&) = nullptr;  // null for no limit
 };
 
 namespace detail {
 
-inline TopKOptions softmax_top_k(const Config&) { return {}; }
-inline TopKOptions softmax_renormalized(const Config&) { return {.renormalize = true}; }
-inline TopKOptions softmax_maybe_renormalized(const Config& config) {
-  return {.renormalize = config.flag("norm_topk_prob", false)};
+inline RouterOptions softmax_top_k(const Config&) { return TopKOptions{}; }
+inline RouterOptions softmax_renormalized(const Config&) { return TopKOptions{.renormalize = true}; }
+inline RouterOptions softmax_of_chosen(const Config&) { return TopKOptions{.score = Score::softmax_of_chosen}; }
+inline RouterOptions softmax_maybe_renormalized(const Config& config) {
+  return TopKOptions{.renormalize = config.flag("norm_topk_prob", false)};
 }
-inline TopKOptions qwen3_next_options(const Config& config) {
-  return {.renormalize = config.flag("norm_topk_prob", true)};
+inline RouterOptions qwen3_next_options(const Config& config) {
+  return TopKOptions{.renormalize = config.flag("norm_topk_prob", true)};
 }
-inline TopKOptions sigmoid_on_input(const Config&) { return {.score = Score::sigmoid, .weight_on = WeightOn::input}; }
-inline TopKOptions minimax_m2_options(const Config&) { return {.score = Score::sigmoid, .renormalize = true}; }
-inline TopKOptions lfm2_options(const Config& config) {
-  return {.score = Score::sigmoid,
-          .renormalize = config.flag("norm_topk_prob", true),
-          .epsilon = 1e-6,
-          .scale = config.number("routed_scaling_factor", 1)};
+inline RouterOptions sigmoid_on_input(const Config&) {
+  return TopKOptions{.score = Score::sigmoid, .weight_on = WeightOn::input};
+}
+inline RouterOptions minimax_m2_options(const Config&) {
+  return TopKOptions{.score = Score::sigmoid, .renormalize = true};
+}
+inline RouterOptions lfm2_options(const Config& config) {
+  return TopKOptions{.score = Score::sigmoid,
+                     .renormalize = config.flag("norm_topk_prob", true),
+                     .epsilon = 1e-6,
+                     .scale = config.number("routed_scaling_factor", 1)};
 }
 
 /// Its own modeling_deepseek.py either renormalises or scales.
-inline TopKOptions deepseek_v2_options(const Config& config) {
+inline RouterOptions deepseek_v2_options(const Config& config) {
   TopKOptions options{.renormalize = config.flag("norm_topk_prob", false), .epsilon = 1e-20};
   if (!options.renormalize) options.scale = config.number("routed_scaling_factor", 1);
   const std::string method = config.text("topk_method", "greedy");
@@ -81,16 +108,63 @@ inline TopKOptions deepseek_v3_like(const Config& config, const TopKOptions& abs
           .kept_groups = config.integer("topk_group", absent.kept_groups),
           .group_top = 2};
 }
-inline TopKOptions deepseek_v3_options(const Config& config) {
+inline RouterOptions deepseek_v3_options(const Config& config) {
   return deepseek_v3_like(config, {.renormalize = true, .scale = 2.5, .num_groups = 8, .kept_groups = 4});
 }
-inline TopKOptions glm4_options(const Config& config) { return deepseek_v3_like(config, {.renormalize = true}); }
-inline TopKOptions dots1_options(const Config& config) { return deepseek_v3_like(config, {}); }
+inline RouterOptions glm4_options(const Config& config) { return deepseek_v3_like(config, {.renormalize = true}); }
+inline RouterOptions dots1_options(const Config& config) { return deepseek_v3_like(config, {}); }
+
+/// The p of its norm; null for no normalisation.
+inline RouterOptions dbrx_options(const Config& config) {
+  TopKOptions options;
+  options.norm = config.number("ffn_config.moe_normalize_expert_weights", 0);
+  options.renormalize = options.norm != 0;
+  if (!options.renormalize) options.norm = 1;
+  return options;
+}
+inline RouterOptions ernie_options(const Config& config) {
+  return TopKOptions{.renormalize = true, .floor = config.number("moe_norm_min", 1e-12)};
+}
+inline RouterOptions longcat_options(const Config& config) {
+  return TopKOptions{.scale = config.number("routed_scaling_factor", 1)};
+}
+inline RouterOptions sparse_mixer_options(const Config& config) {
+  return SparseMixerOptions{.jitter = config.number("router_jitter_noise", 0.01)};
+}
+
+/// The smallest difference that float sees at 1: below this the sum of two probabilities counts as this.
+inline constexpr double nllb_floor = std::numeric_limits<float>::epsilon();
+
+inline RouterOptions nllb_options(const Config& config) {
+  if (const auto policy = config.text("second_expert_policy", "all"); policy != "all") {
+    fail(config.file(), ": second_expert_policy is \"", policy, "\", expected \"all\"");
+  }
+  TopKOptions options{.renormalize = config.flag("normalize_router_prob_before_dropping", false)};
+  if (options.renormalize) options.floor = nllb_floor;
+  return options;
+}
+inline CapacityOptions nllb_capacity(const Config& config) {
+  return {.capacity = capacity_fraction(config.number("moe_eval_capacity_token_fraction", 1)),
+          .priority = config.flag("batch_prioritized_routing", false) ? Priority::batch : Priority::choice,
+          .renormalize = !config.flag("normalize_router_prob_before_dropping", false),
+          .floor = nllb_floor};
+}
+inline double nllb_output_scale(const Config& config) { return 1 - config.number("moe_token_dropout", 0.2); }
+
+inline CapacityOptions switch_capacity(const Config& config) {
+  return {.capacity = fixed_capacity(config.integer("expert_capacity", 64)),
+          .priority = Priority::position,
+          .per_sequence = true};
+}
 
 inline Index shared_experts(const Config& config) {
   return config.integer("n_shared_experts") * config.integer("moe_intermediate_size");
 }
 inline Index shared_expert(const Config& config) { return config.integer("shared_expert_intermediate_size"); }
+inline Index ernie_shared_experts(const Config& config) {
+  return config.integer("moe_num_shared_experts") * config.integer("moe_intermediate_size");
+}
+inline Index granite_shared(const Config& config) { return config.integer("shared_intermediate_size"); }
 inline Index shared_as_wide_as_routed(const Config& config) { return config.integer("intermediate_size"); }
 
 inline constexpr auto known_architectures = std::to_array<Architecture>({
@@ -129,6 +203,39 @@ inline constexpr auto known_architectures = std::to_array<Architecture>({
      .selection_bias = "gate.e_score_correction_bias", .d_ff_shared = shared_experts, .shared = "shared_experts."},
     {.model_type = "dots1", .num_experts = "n_routed_experts", .router_options = dots1_options,
      .selection_bias = "gate.e_score_correction_bias", .d_ff_shared = shared_experts, .shared = "shared_experts."},
+    {.model_type = "dbrx", .d_model = "d_model", .num_experts = "ffn_config.moe_num_experts", .top_k = "ffn_config.moe_top_k",
+     .d_ff = "ffn_config.ffn_hidden_size", .activation = "ffn_config.ffn_act_fn.name", .router_options = dbrx_options,
+     .router = "router.layer.weight", .layout = ExpertLayout::stacked,
+     .gate = "experts.mlp.w1", .up = "experts.mlp.v1", .down = "experts.mlp.w2"},
+    {.model_type = "ernie4_5_moe", .num_experts = "moe_num_experts", .top_k = "moe_k", .router_options = ernie_options,
+     .selection_bias = "moe_statics.e_score_correction_bias",
+     .selection_bias_is_a_row = true, .d_ff_shared = ernie_shared_experts, .shared = "shared_experts."},
+    {.model_type = "gpt_oss", .num_experts = "num_local_experts", .d_ff = "intermediate_size", .router_options = softmax_of_chosen,
+     .router = "router.weight", .router_bias = "router.bias", .layout = ExpertLayout::interleaved, .hidden = Hidden::gpt_oss,
+     .up_bias = "experts.gate_up_proj_bias", .down_bias = "experts.down_proj_bias"},
+    {.model_type = "granitemoe", .num_experts = "num_local_experts", .d_ff = "intermediate_size", .router_options = softmax_of_chosen,
+     .router = "router.layer.weight", .layout = ExpertLayout::fused,
+     .fused_gate_up = "input_linear.weight", .fused_down = "output_linear.weight"},
+    {.model_type = "granitemoeshared", .num_experts = "num_local_experts", .d_ff = "intermediate_size", .router_options = softmax_of_chosen,
+     .router = "block_sparse_moe.router.layer.weight", .layout = ExpertLayout::fused,
+     .fused_gate_up = "block_sparse_moe.input_linear.weight", .fused_down = "block_sparse_moe.output_linear.weight",
+     .d_ff_shared = granite_shared, .shared = "shared_mlp."},
+    {.model_type = "jetmoe", .num_experts = "num_local_experts", .d_ff = "intermediate_size", .activation = "activation_function",
+     .router_options = softmax_of_chosen, .router = "router.layer.weight", .layout = ExpertLayout::fused,
+     .fused_gate_up = "input_linear.weight", .fused_down = "output_linear.weight", .output_bias = "bias"},
+    {.model_type = "phimoe", .num_experts = "num_local_experts", .d_ff = "intermediate_size", .router_options = sparse_mixer_options,
+     .gate = "experts.#.w1.weight", .up = "experts.#.w3.weight", .down = "experts.#.w2.weight"},
+    {.model_type = "longcat_flash", .num_experts = "n_routed_experts", .top_k = "moe_topk", .d_ff = "expert_ffn_hidden_size",
+     .num_zero_experts = "zero_expert_num", .router_options = longcat_options, .router = "router.classifier.weight",
+     .selection_bias = "router.e_score_correction_bias"},
+    {.model_type = "switch_transformers", .d_model = "d_model", .top_k = "", .d_ff = "d_ff", .activation = "dense_act_fn",
+     .router_options = softmax_top_k, .router = "router.classifier.weight", .layout = ExpertLayout::plain, .hidden = Hidden::relu,
+     .up = "experts.expert_#.wi.weight", .down = "experts.expert_#.wo.weight", .capacity = switch_capacity},
+    {.model_type = "nllb-moe", .d_model = "d_model", .top_k = "", .d_ff = "encoder_ffn_dim", .activation = "activation_function",
+     .fixed_top_k = 2, .router_options = nllb_options, .router = "router.classifier.weight", .layout = ExpertLayout::plain, .hidden = Hidden::relu,
+     .up = "experts.expert_#.fc1.weight", .down = "experts.expert_#.fc2.weight",
+     .up_bias = "experts.expert_#.fc1.bias", .down_bias = "experts.expert_#.fc2.bias",
+     .output_scale = nllb_output_scale, .capacity = nllb_capacity},
     // clang-format on
 });
 
@@ -150,9 +257,10 @@ inline const Architecture& architecture_of(const Config& config) {
 
 namespace detail {
 
-inline void check_activation(const Config& config) {
-  if (const std::string act = config.text("hidden_act", "silu"); act != "silu") {
-    fail(config.file(), ": hidden_act is \"", act, "\", expected \"silu\"");
+inline void check_activation(const Config& config, const Architecture& architecture) {
+  const std::string expected = architecture.hidden == Hidden::relu ? "relu" : "silu";
+  if (const std::string act = config.text(architecture.activation, expected); act != expected) {
+    fail(config.file(), ": ", architecture.activation, " is \"", act, "\", expected \"", expected, "\"");
   }
 }
 
@@ -166,12 +274,17 @@ inline void check_score(const Config& config, Score score) {
   }
 }
 
-inline TopKOptions router_options(const Config& config, const Architecture& architecture) {
-  TopKOptions options = architecture.router_options(config);
-  options.top_k = config.integer(architecture.top_k);
-  // What has no effect takes its default, so that equal routers have equal options.
-  if (!options.renormalize) options.epsilon = 0;
-  if (options.num_groups == 1) options.group_top = 1;
+inline RouterOptions router_options(const Config& config, const Architecture& architecture) {
+  RouterOptions options = architecture.router_options(config);
+  const bool said = *architecture.top_k != '\0';
+  std::visit([&](auto& any) { any.top_k = said ? config.integer(architecture.top_k) : architecture.fixed_top_k; },
+             options);
+  if (auto* const top_k = std::get_if<TopKOptions>(&options)) {
+    // What has no effect takes its default, so that equal routers have equal options.
+    if (!top_k->renormalize) top_k->epsilon = 0;
+    if (top_k->num_groups == 1) top_k->group_top = 1;
+    check_score(config, top_k->score);
+  }
   return options;
 }
 
@@ -181,16 +294,19 @@ inline TopKOptions router_options(const Config& config, const Architecture& arch
 /// @throws Error if a setting is missing or not what it should be.
 inline MoeShape moe_shape(const Config& config) {
   const Architecture& architecture = architecture_of(config);
-  const TopKOptions options = detail::router_options(config, architecture);
-  detail::check_activation(config);
-  detail::check_score(config, options.score);
-  return {.d_model = config.integer("hidden_size"),
+  const RouterOptions options = detail::router_options(config, architecture);
+  detail::check_activation(config, architecture);
+  return {.d_model = config.integer(architecture.d_model),
           .d_ff = config.integer(architecture.d_ff),
           .num_experts = config.integer(architecture.num_experts),
-          .top_k = options.top_k,
+          .top_k = std::visit([](const auto& any) { return any.top_k; }, options),
           .d_ff_shared = architecture.d_ff_shared ? architecture.d_ff_shared(config) : 0,
+          .num_zero_experts = *architecture.num_zero_experts ? config.integer(architecture.num_zero_experts, 0) : 0,
+          .expert_bias = !architecture.down_bias.empty(),
+          .router_bias = !architecture.router_bias.empty(),
           .selection_bias = !architecture.selection_bias.empty(),
           .shared_gate = !architecture.shared_gate.empty(),
+          .hidden = architecture.hidden,
           .router = options};
 }
 

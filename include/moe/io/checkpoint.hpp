@@ -4,188 +4,232 @@
 #include <algorithm>
 #include <cstddef>
 #include <filesystem>
-#include <memory>
 #include <stdexcept>
 #include <string>
 #include <string_view>
 #include <type_traits>
 #include <utility>
+#include <variant>
 #include <vector>
 
+#include "moe/affine_output.hpp"
 #include "moe/any_layer.hpp"
+#include "moe/capacity.hpp"
+#include "moe/experts/any_experts.hpp"
+#include "moe/experts/expert_list.hpp"
+#include "moe/experts/ffn.hpp"
 #include "moe/experts/gated_ffn_bank.hpp"
+#include "moe/experts/joined_experts.hpp"
+#include "moe/experts/zero_compute.hpp"
 #include "moe/io/architectures.hpp"
 #include "moe/io/config.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/safetensors.hpp"
+#include "moe/io/weight_tensors.hpp"
 #include "moe/moe_layer.hpp"
 #include "moe/presets.hpp"
+#include "moe/routers/any_router.hpp"
 #include "moe/routers/linear_top_k.hpp"
+#include "moe/routers/sparse_mixer.hpp"
 #include "moe/shared.hpp"
 #include "moe/types.hpp"
-#include "moe/weight_stack.hpp"
 
 namespace moe::io {
 
 namespace detail {
 
-/// Keeps several files mapped as one.
-using Owners = std::vector<std::shared_ptr<const void>>;
-
-/// Builds the parts of one MoE block from the tensors below a prefix.
+/// Builds the parts of one MoE block.
 template <class Scalar>
 class LayerLoader {
   using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
 
  public:
-  /// @param block  "model.layers.3.mlp", or "" if names begin at the block
-  LayerLoader(const Tensors& tensors, const std::string& block, const Architecture& architecture, const MoeShape& shape)
-      : tensors_(tensors), prefix_(block.empty() ? "" : block + '.'), names_(architecture), shape_(shape) {}
+  LayerLoader(const WeightTensors& tensors, const Config& config, const Architecture& architecture,
+              const MoeShape& shape)
+      : tensors_(tensors), config_(config), names_(architecture), shape_(shape) {}
 
   AnyLayer<Scalar> load() const {
     const std::string type = dtype();
     if constexpr (std::is_same_v<Scalar, double>) {
       return load_as<double>();
     } else {
-      if (type == dtype_name<bfloat16>) return load_as<bfloat16>();
+      if (type == dtype_name<bfloat16> || type == mxfp4) return load_as<bfloat16>();
       if (type == dtype_name<float16>) return load_as<float16>();
       if (type == dtype_name<float>) return load_as<float>();
-      fail(to_string(at(first_expert_tensor())), " has dtype ", type, ", expected F32, BF16 or F16");
+      fail(to_string(tensors_.at(first_expert_tensor())), " has dtype ", type, ", expected F32, BF16 or F16");
     }
   }
 
   /// Of the experts' weights; the first one's, and load() holds the others to it.
-  std::string dtype() const { return at(first_expert_tensor()).dtype; }
+  std::string dtype() const { return is_mxfp4() ? mxfp4 : tensors_.at(first_expert_tensor()).dtype; }
 
  private:
   template <class W>
   AnyLayer<Scalar> load_as() const {
-    LinearTopK<Scalar> its_router = router();  // first, for its complaints are the clearest
+    AnyRouter<Scalar> its_router = router();  // first, for its complaints are the clearest
     MoeLayer layer(std::move(its_router), experts<W>());
-    if (shape_.d_ff_shared == 0) return layer;
-    return WithSharedExpert(std::move(layer), shared<W>(), shared_gate().transpose());
+    if (shape_.d_ff_shared > 0) return WithSharedExpert(std::move(layer), shared<W>(), shared_gate().transpose());
+    if (names_.output_bias.empty() && names_.output_scale == nullptr) return layer;
+    const double scale = names_.output_scale ? names_.output_scale(config_) : 1;
+    return AffineOutput(std::move(layer), Scalar(scale),
+                        vector_if(!names_.output_bias.empty(), names_.output_bias, {d()}));
   }
 
   /// A copy in Scalar: routers decide in full precision, and are small.
-  LinearTopK<Scalar> router() const {
-    const Index experts = shape_.num_experts, d = shape_.d_model;
-    const Vector weight = copy(names_.router, {experts, d});
-    return {Eigen::Map<const Weight<Scalar>>(weight.data(), experts, d),
-            *shape_.router,
-            {},
-            shape_.selection_bias ? copy(names_.selection_bias, {experts}) : Vector()};
+  AnyRouter<Scalar> router() const {
+    const Index experts = shape_.num_experts + shape_.num_zero_experts;
+    const Vector numbers = tensors_.copy<Scalar>(names_.router, {experts, d()});
+    const Eigen::Map<const Weight<Scalar>> weight(numbers.data(), experts, d());
+    if (const auto* const mixer = std::get_if<SparseMixerOptions>(&shape_.router)) {
+      return SparseMixer<Scalar>(weight, *mixer);
+    }
+    LinearTopK<Scalar> top_k(
+        weight, std::get<TopKOptions>(shape_.router), vector_if(shape_.router_bias, names_.router_bias, {experts}),
+        vector_if(shape_.selection_bias, names_.selection_bias,
+                  names_.selection_bias_is_a_row ? std::vector<Index>{1, experts} : std::vector{experts}));
+    if (names_.capacity == nullptr) return top_k;
+    return WithCapacity(std::move(top_k), names_.capacity(config_));
   }
 
   template <class W>
-  GatedFfnBank<W> experts() const {
-    const Index d = shape_.d_model, ff = shape_.d_ff;
-    if (names_.layout == ExpertLayout::transposed) {
-      return {transposed<W>(fused_gate_up, 2 * ff, d, 0, ff), transposed<W>(fused_gate_up, 2 * ff, d, ff, ff),
-              transposed<W>(fused_down, d, ff, 0, d)};
+  AnyExperts<Scalar> experts() const {
+    if (shape_.num_zero_experts == 0) return computing_experts<W>();
+    std::vector copies(std::size_t(shape_.num_zero_experts), CopyExpert<Scalar>{d()});
+    return JoinedExperts(computing_experts<W>(), ExpertList(std::move(copies)));
+  }
+
+  template <class W>
+  AnyExperts<Scalar> computing_experts() const {
+    switch (names_.layout) {
+      case ExpertLayout::separate:
+        if (is_fused()) return fused<W>();
+        return GatedFfnBank<W>{tensors_.separate<W>(names_.gate, ff(), d()), tensors_.separate<W>(names_.up, ff(), d()),
+                               tensors_.separate<W>(names_.down, d(), ff())};
+      case ExpertLayout::fused:
+        return fused<W>();
+      case ExpertLayout::transposed:
+        return GatedFfnBank<W>{tensors_.transposed<W>(names_.fused_gate_up, 2 * ff(), d(), 0, 1, ff()),
+                               tensors_.transposed<W>(names_.fused_gate_up, 2 * ff(), d(), ff(), 1, ff()),
+                               tensors_.transposed<W>(names_.fused_down, d(), ff(), 0, 1, d())};
+      case ExpertLayout::interleaved:
+        return interleaved<W>();
+      case ExpertLayout::stacked:
+        return GatedFfnBank<W>{tensors_.stacked<W>(names_.gate, ff(), d()), tensors_.stacked<W>(names_.up, ff(), d()),
+                               tensors_.stacked_turned<W>(names_.down, d(), ff())};
+      case ExpertLayout::plain:
+        return plain<W>();
     }
-    if (is_fused()) {
-      return {fused<W>(fused_gate_up, 2 * ff, d, 0, ff), fused<W>(fused_gate_up, 2 * ff, d, ff, ff),
-              fused<W>(fused_down, d, ff, 0, d)};
+    fail(names_.model_type, ": unknown layout");
+  }
+
+  template <class W>
+  GatedFfnBank<W> fused() const {
+    return {tensors_.fused<W>(names_.fused_gate_up, 2 * ff(), d(), 0, ff()),
+            tensors_.fused<W>(names_.fused_gate_up, 2 * ff(), d(), ff(), ff()),
+            tensors_.fused<W>(names_.fused_down, d(), ff(), 0, d())};
+  }
+
+  template <class W>
+  AnyExperts<Scalar> interleaved() const {
+    const auto rows_of = [&](std::string_view name, Index all_rows, Index cols, Index first, Index step, Index rows) {
+      return is_mxfp4() ? tensors_.expanded<W>(name, all_rows, cols, first, step, rows)
+                        : tensors_.transposed<W>(name, all_rows, cols, first, step, rows);
+    };
+    const Index n = shape_.num_experts;
+    const Vector both = tensors_.copy<Scalar>(names_.up_bias, {n, 2 * ff()});
+    const Vector down = tensors_.copy<Scalar>(names_.down_bias, {n, d()});
+    const Eigen::Map<const Matrix<Scalar>> columns(both.data(), 2 * ff(), n);
+    GatedFfnBiases<Scalar> biases{.gate = columns(Eigen::seqN(0, ff(), 2), Eigen::all),
+                                  .up = columns(Eigen::seqN(1, ff(), 2), Eigen::all),
+                                  .down = Eigen::Map<const Matrix<Scalar>>(down.data(), d(), n)};
+    const GptOssGlu act{.limit = float(config_.number("swiglu_limit", 7))};
+    return GatedFfnBank<W, GptOssGlu>{rows_of(names_.fused_gate_up, 2 * ff(), d(), 0, 2, ff()),
+                                      rows_of(names_.fused_gate_up, 2 * ff(), d(), 1, 2, ff()),
+                                      rows_of(names_.fused_down, d(), ff(), 0, 1, d()), act, std::move(biases)};
+  }
+
+  /// Copied: few such models are left, and none is large.
+  template <class W>
+  AnyExperts<Scalar> plain() const {
+    std::vector<Ffn<W, Relu>> experts;
+    for (Index e = 0; e < shape_.num_experts; ++e) {
+      const auto matrix = [&](std::string_view pattern, Index rows, Index cols) {
+        const Tensor tensor = tensors_.at(WeightTensors::numbered(pattern, e));
+        return Weight<W>(Eigen::Map<const Weight<W>>(as<W>(tensor, {rows, cols}).data(), rows, cols));
+      };
+      const auto bias = [&](std::string_view pattern, Index size) {
+        return pattern.empty() ? Vector() : tensors_.copy<Scalar>(WeightTensors::numbered(pattern, e), {size});
+      };
+      experts.push_back({.w_in = matrix(names_.up, ff(), d()),
+                         .w_out = matrix(names_.down, d(), ff()),
+                         .b_in = bias(names_.up_bias, ff()),
+                         .b_out = bias(names_.down_bias, d())});
     }
-    return {separate<W>(names_.gate, ff, d), separate<W>(names_.up, ff, d), separate<W>(names_.down, d, ff)};
+    return ExpertList(std::move(experts));
   }
 
   template <class W>
   GatedFfnBank<W> shared() const {
-    const std::string name(names_.shared);
-    const Index d = shape_.d_model, ff = shape_.d_ff_shared;
-    return {single<W>(name + "gate_proj.weight", ff, d), single<W>(name + "up_proj.weight", ff, d),
-            single<W>(name + "down_proj.weight", d, ff)};
-  }
-
-  Vector shared_gate() const { return shape_.shared_gate ? copy(names_.shared_gate, {1, shape_.d_model}) : Vector(); }
-
-  /// One (rows × cols) tensor an expert, in place.
-  template <class W>
-  WeightStack<W> separate(std::string_view pattern, Index rows, Index cols) const {
-    std::vector<const W*> experts;
-    auto owners = std::make_shared<Owners>();
-    for (Index e = 0; e < shape_.num_experts; ++e) {
-      const Tensor tensor = at(numbered(pattern, e));
-      experts.push_back(as<W>(tensor, {rows, cols}).data());
-      owners->push_back(tensor.owner);
+    const std::string name(names_.shared), both = name + "input_linear.weight";
+    const Index shared_ff = shape_.d_ff_shared;
+    if (tensors_.contains(both)) {  // Granite
+      return {tensors_.single<W>(both, 2 * shared_ff, d(), 0, shared_ff),
+              tensors_.single<W>(both, 2 * shared_ff, d(), shared_ff, shared_ff),
+              tensors_.single<W>(name + "output_linear.weight", d(), shared_ff, 0, d())};
     }
-    return {std::move(experts), rows, cols, cols, std::move(owners)};
+    return {tensors_.single<W>(name + "gate_proj.weight", shared_ff, d(), 0, shared_ff),
+            tensors_.single<W>(name + "up_proj.weight", shared_ff, d(), 0, shared_ff),
+            tensors_.single<W>(name + "down_proj.weight", d(), shared_ff, 0, d())};
   }
 
-  template <class W>
-  WeightStack<W> single(const std::string& name, Index rows, Index cols) const {
-    const Tensor tensor = at(name);
-    return {{as<W>(tensor, {rows, cols}).data()}, rows, cols, cols, tensor.owner};
+  Vector shared_gate() const { return vector_if(shape_.shared_gate, names_.shared_gate, {1, d()}); }
+
+  Vector vector_if(bool has, std::string_view name, const std::vector<Index>& shape) const {
+    return has ? tensors_.copy<Scalar>(name, shape) : Vector();
   }
 
-  /// Rows [first, first + rows) of each expert's (all_rows × cols), in place.
-  template <class W>
-  WeightStack<W> fused(const char* name, Index all_rows, Index cols, Index first, Index rows) const {
-    const Tensor tensor = at(name);
-    const W* data = as<W>(tensor, {shape_.num_experts, all_rows, cols}).data();
-    std::vector<const W*> experts;
-    for (Index e = 0; e < shape_.num_experts; ++e) experts.push_back(data + (e * all_rows + first) * cols);
-    return {std::move(experts), rows, cols, cols, tensor.owner};
-  }
+  Index d() const { return shape_.d_model; }
+  Index ff() const { return shape_.d_ff; }
 
-  /// The same of tensors stored (cols × all_rows): turned once, into memory of their own.
-  template <class W>
-  WeightStack<W> transposed(const char* name, Index all_rows, Index cols, Index first, Index rows) const {
-    const Tensor tensor = at(name);
-    const W* data = as<W>(tensor, {shape_.num_experts, cols, all_rows}).data();
-    WeightStack<W> stack(shape_.num_experts, rows, cols);
-    for (Index e = 0; e < shape_.num_experts; ++e) {
-      const WeightMap<W> stored(data + e * cols * all_rows, cols, all_rows, Eigen::OuterStride<>(all_rows));
-      stack.owned(e) = stored.middleCols(first, rows).transpose();
-    }
-    return stack;
+  bool is_mxfp4() const {
+    return names_.layout == ExpertLayout::interleaved &&
+           tensors_.contains(std::string(names_.fused_gate_up) + "_blocks");
   }
-
-  /// The numbers of a small tensor of any floating type.
-  Vector copy(std::string_view name, const std::vector<Index>& shape) const {
-    const Tensor tensor = at(name);
-    const auto convert = [&]<class T>(T) -> Vector {
-      const auto from = as<T>(tensor, shape);
-      Vector to(Index(from.size()));
-      for (std::size_t i = 0; i < from.size(); ++i) to[Index(i)] = static_cast<Scalar>(from[i]);
-      return to;
-    };
-    if (tensor.dtype == dtype_name<double>) return convert(double{});
-    if (tensor.dtype == dtype_name<bfloat16>) return convert(bfloat16{});
-    if (tensor.dtype == dtype_name<float16>) return convert(float16{});
-    return convert(float{});
-  }
-
   bool is_fused() const {
-    return !tensors_.contains(prefix_ + numbered(names_.gate, 0)) && tensors_.contains(prefix_ + fused_gate_up);
+    return !tensors_.contains(WeightTensors::numbered(names_.gate, 0)) && tensors_.contains(names_.fused_gate_up);
   }
 
   std::string first_expert_tensor() const {
-    return names_.layout == ExpertLayout::transposed || is_fused() ? fused_gate_up : numbered(names_.gate, 0);
+    switch (names_.layout) {
+      case ExpertLayout::separate:
+        return is_fused() ? std::string(names_.fused_gate_up) : WeightTensors::numbered(names_.gate, 0);
+      case ExpertLayout::plain:
+        return WeightTensors::numbered(names_.up, 0);
+      case ExpertLayout::stacked:
+        return std::string(names_.gate);
+      default:
+        return std::string(names_.fused_gate_up);
+    }
   }
 
-  static std::string numbered(std::string_view pattern, Index expert) {
-    std::string name(pattern);
-    return name.replace(name.find('#'), 1, std::to_string(expert));
-  }
+  static constexpr const char* mxfp4 = "MXFP4";
 
-  Tensor at(std::string_view name) const { return tensors_.at(prefix_ + std::string(name)); }
-
-  static constexpr const char* fused_gate_up = "experts.gate_up_proj";
-  static constexpr const char* fused_down = "experts.down_proj";
-
-  const Tensors& tensors_;
-  std::string prefix_;
+  const WeightTensors& tensors_;
+  const Config& config_;
   const Architecture& names_;
   const MoeShape& shape_;
 };
 
-/// What stands before ".experts." in names, each once.
-inline std::vector<std::string> blocks_in(const Tensors& tensors) {
+/// What all names of a block's experts begin with: "experts." in most models.
+inline std::string experts_prefix(const Architecture& architecture) {
+  return architecture.layout == ExpertLayout::fused ? std::string(architecture.fused_gate_up) : "experts.";
+}
+
+/// What stands before the experts in names, each once.
+inline std::vector<std::string> blocks_in(const Tensors& tensors, const std::string& experts) {
   std::vector<std::string> blocks;
   for (const std::string& name : tensors.names()) {  // in alphabetical order: those of a block side by side
-    const std::size_t end = ("." + name).find(".experts.");
+    const std::size_t end = ("." + name).find("." + experts);
     if (end == std::string::npos) continue;
     std::string block = name.substr(0, end == 0 ? 0 : end - 1);
     if (blocks.empty() || blocks.back() != block) blocks.push_back(std::move(block));
@@ -194,10 +238,12 @@ inline std::vector<std::string> blocks_in(const Tensors& tensors) {
 }
 
 /// @throws Error naming the nearest block, if this is none: a dense layer, or a name that is spelt otherwise here.
-inline void check_block(const Tensors& tensors, const std::string& block, const std::string& folder) {
-  const std::vector<std::string> blocks = blocks_in(tensors);
+inline void check_block(const Tensors& tensors, const std::string& block, const Architecture& architecture,
+                        const std::string& folder) {
+  const std::string experts = experts_prefix(architecture);
+  const std::vector<std::string> blocks = blocks_in(tensors, experts);
   if (std::ranges::count(blocks, block) > 0) return;
-  if (blocks.empty()) fail(folder, ": no MoE block \"", block, "\", nor any: no tensor is called \"experts.*\"");
+  if (blocks.empty()) fail(folder, ": no MoE block \"", block, "\", nor any: no tensor is called \"", experts, "*\"");
   const auto nearest =
       std::ranges::min_element(blocks, {}, [&](const auto& candidate) { return edit_distance(candidate, block); });
   fail(folder, ": no MoE block \"", block, "\" among ", blocks.size(), "; did you mean \"", *nearest, "\"?");
@@ -211,12 +257,14 @@ struct LoadedLayer {
   AnyLayer<Scalar> layer;
   MoeShape shape;
   std::string model_type;  // of config.json
-  std::string dtype;       // of the experts' weights: "F32", "BF16", …
+  std::string dtype;       // of the experts' weights: "F32", "BF16", …; "MXFP4" runs as bfloat16
 };
 
 /// The MoE block below `prefix` of a model in a folder (config.json beside *.safetensors): ready to run.
-/// Experts' weights stay in the mapped files, which stay mapped as long as the layer lives; only transposed ones, of
-/// Llama 4, are turned once into memory of their own. The router is copied as Scalar.
+/// Experts' weights stay in the mapped files, which stay mapped as long as the layer lives; only those that are stored
+/// transposed (Llama 4, gpt-oss, DBRX's down) or in 4 bits are turned or expanded once into memory of their own, and
+/// those of Switch and NLLB are copied. The router is copied as Scalar. Switch counts its capacity per sequence: tell
+/// it Workspace::side.sequence_length.
 /// @param prefix  e.g. "model.layers.3.mlp", with or without a last dot, or "" if names begin at the block
 /// @throws Error naming the file, the tensor, and both numbers, if anything is missing or does not fit.
 template <class Scalar = float>
@@ -226,9 +274,10 @@ LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const std::s
   const MoeShape shape = moe_shape(config);
   const Tensors tensors = Tensors::open(folder);
   const std::string block = prefix.substr(0, prefix.size() - (prefix.ends_with('.') ? 1 : 0));
-  detail::check_block(tensors, block, folder.string());
+  detail::check_block(tensors, block, architecture, folder.string());
   try {
-    const detail::LayerLoader<Scalar> loader(tensors, block, architecture, shape);
+    const WeightTensors weights(tensors, block, shape.num_experts);
+    const detail::LayerLoader<Scalar> loader(weights, config, architecture, shape);
     return {loader.load(), shape, std::string(architecture.model_type), loader.dtype()};
   } catch (const std::invalid_argument& error) {  // e.g. groups that do not divide the experts
     fail(config.file(), ": ", error.what());

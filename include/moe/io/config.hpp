@@ -76,14 +76,25 @@ class Config {
     return std::all_of(value.begin(), value.end(), [&](const auto& other) { return other == first; }) ? first : value;
   }
 
-  bool has(const char* key) const {
-    const auto found = json_.find(key);
-    return found != json_.end() && !found->is_null();
+  /// The value at a key, null if there is none; "ffn_config.moe_top_k" is moe_top_k of the object ffn_config.
+  const nlohmann::json& find(const std::string& key) const {
+    static const nlohmann::json nothing;
+    const nlohmann::json* value = &json_;
+    for (std::size_t first = 0, dot = 0; dot != std::string::npos; first = dot + 1) {
+      dot = key.find('.', first);
+      const std::string name = key.substr(first, dot == std::string::npos ? dot : dot - first);
+      if (!value->is_object() || !value->contains(name)) return nothing;
+      value = &value->at(name);
+    }
+    return *value;
   }
 
+  bool has(const char* key) const { return !find(key).is_null(); }
+
   const nlohmann::json& at(const char* key) const {
-    if (!has(key)) fail(file_, ": has no \"", key, "\"");
-    return json_.at(key);
+    const nlohmann::json& value = find(key);
+    if (value.is_null()) fail(file_, ": has no \"", key, "\"");
+    return value;
   }
 
   nlohmann::json json_;

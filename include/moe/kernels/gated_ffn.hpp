@@ -36,11 +36,19 @@ std::size_t scratch_bytes(Index d_model, Index d_ff, Index rows) {
   return std::size_t(std::max(in_place, packed)) * sizeof(S) + 4 * Scratch::alignment;
 }
 
-/// hidden rows [first, last) = act(W_gate · x, W_up · x); for weights on the input, of weight · x.
+/// What is added to gate and up, d_ff numbers each, and to the expert's answer, d_model numbers; null for nothing.
+template <class S>
+struct Biases {
+  const S* gate = nullptr;
+  const S* up = nullptr;
+  const S* down = nullptr;
+};
+
+/// hidden rows [first, last) = act(W_gate · x + b_gate, W_up · x + b_up); for weights on the input, of weight · x.
 /// `first` is a multiple of lanes<S>; `last` is one too, or d_ff.
 template <class W, class S, class Act>
-void gate_up(const WeightMap<W>& w_gate, const WeightMap<W>& w_up, Index first, Index last, const TokenBatch<S>& batch,
-             const Act& act, Scratch& scratch) {
+void gate_up(const WeightMap<W>& w_gate, const WeightMap<W>& w_up, const Biases<S>& bias, Index first, Index last,
+             const TokenBatch<S>& batch, const Act& act, Scratch& scratch) {
   if (first == last) return;
   const auto rows = rows_of_both(w_gate, w_up, first, last);
   const bool on_input = batch.weight_on == WeightOn::input;
@@ -51,6 +59,11 @@ void gate_up(const WeightMap<W>& w_gate, const WeightMap<W>& w_up, Index first, 
         for (Index r = 0; r < num_rows; ++r) {
           for (Index c = 0; c < columns; ++c) tile[r * width + c] *= batch.weight[column + c];
         }
+      }
+      for (Index r = 0; r < num_rows; ++r) {
+        const S* const b = ((row + r) & 1) ? bias.up : bias.gate;
+        if (b == nullptr) continue;
+        for (Index c = 0; c < width; ++c) tile[r * width + c] += b[first + (row + r) / 2];
       }
       S* hidden = batch.hidden_data + column * batch.hidden.depth + (first + row / 2) * width;
       for (Index r = 0; r < num_rows; r += 2) {
@@ -67,8 +80,10 @@ void gate_up(const WeightMap<W>& w_gate, const WeightMap<W>& w_up, Index first, 
   products(rows, batch.x, scratch, [&](Index row, Index num_rows, Index column, Index columns, S* tile, Index stride) {
     for (Index r = 0; r < num_rows; ++r) {
       auto& out = ((row + r) & 1) ? up : gate;
+      const S* const b = ((row + r) & 1) ? bias.up : bias.gate;
+      const S added = b ? b[first + (row + r) / 2] : S(0);
       for (Index c = 0; c < columns; ++c) {
-        out((row + r) / 2, column + c) = tile[r * stride + c] * (on_input ? batch.weight[column + c] : S(1));
+        out((row + r) / 2, column + c) = tile[r * stride + c] * (on_input ? batch.weight[column + c] : S(1)) + added;
       }
     }
   });
@@ -111,9 +126,10 @@ MOE_KERNEL void add_turned(const S* tile, Index num_rows, Index stride, Index co
 
 }  // namespace detail
 
-/// Adds weight · (W_down · hidden) to rows [first, last) of y; for weights on the input, W_down · hidden.
+/// Adds weight · (W_down · hidden + b_down) to rows [first, last) of y; for weights on the input, without the weight.
 template <class W, class S>
-void down(const WeightMap<W>& w_down, Index first, Index last, const TokenBatch<S>& batch, Scratch& scratch) {
+void down(const WeightMap<W>& w_down, const Biases<S>& bias, Index first, Index last, const TokenBatch<S>& batch,
+          Scratch& scratch) {
   const bool on_input = batch.weight_on == WeightOn::input;
   products(rows_of(w_down, first, last), batch.hidden, scratch,
            [&](Index row, Index num_rows, Index column, Index columns, const S* tile, Index stride) {
@@ -128,6 +144,11 @@ void down(const WeightMap<W>& w_down, Index first, Index last, const TokenBatch<
                for (Index r = 0; r < num_rows; ++r) y[r] += weight * tile[r * stride + c];
              }
            });
+  if (bias.down == nullptr) return;
+  for (Index c = 0; c < batch.count(); ++c) {
+    const S weight = on_input ? S(1) : batch.weight[c];
+    for (Index r = first; r < last; ++r) batch.y[c][r] += weight * bias.down[r];
+  }
 }
 
 }  // namespace moe::kernels

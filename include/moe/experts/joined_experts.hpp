@@ -1,0 +1,64 @@
+/// @file  Several groups of experts as one.
+#pragma once
+
+#include <concepts>
+#include <string>
+#include <tuple>
+#include <utility>
+
+#include "moe/check.hpp"
+#include "moe/concepts.hpp"
+#include "moe/dispatch.hpp"
+#include "moe/types.hpp"
+#include "moe/workers.hpp"
+
+namespace moe {
+
+/// The experts of the first group, then those of the second, …: a bank beside zero-compute experts, banks of different
+/// d_ff, or any other mixture that keeps each group's own fast path.
+///   JoinedExperts(bank, ExpertList(std::vector(256, CopyExpert<float>{d_model})))
+template <Experts First, Experts... Others>
+  requires(std::same_as<typename First::Scalar, typename Others::Scalar>&&...)
+class JoinedExperts {
+ public:
+  using Scalar = typename First::Scalar;
+
+  /// @throws std::invalid_argument if the groups differ in d_model.
+  explicit JoinedExperts(First first, Others... others) : groups_(std::move(first), std::move(others)...) {
+    for_each_group([&](const auto& group, Index first_expert) {
+      require_equal(group.d_model(), d_model(),
+                    "JoinedExperts: d_model of the group from expert " + std::to_string(first_expert) + " on");
+    });
+  }
+
+  Index d_model() const { return std::get<0>(groups_).d_model(); }
+  Index num_experts() const {
+    return std::apply([](const auto&... group) { return (Index(group.num_experts()) + ...); }, groups_);
+  }
+  template <std::size_t i>
+  const auto& group() const {
+    return std::get<i>(groups_);
+  }
+
+  void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
+             Workers& workers) const {
+    for_each_group([&](const auto& group, Index first_expert) {
+      group.apply(x, plan.experts(first_expert, group.num_experts(), workers.shared()), y, workers);
+    });
+  }
+
+ private:
+  template <class F>
+  void for_each_group(const F& f) const {
+    Index first_expert = 0;
+    const auto visit = [&](const auto& group) {
+      f(group, first_expert);
+      first_expert += group.num_experts();
+    };
+    std::apply([&](const auto&... group) { (visit(group), ...); }, groups_);
+  }
+
+  std::tuple<First, Others...> groups_;
+};
+
+}  // namespace moe

@@ -1,0 +1,152 @@
+/// @file  The tensors of one MoE block as weights of experts.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "moe/io/error.hpp"
+#include "moe/io/mxfp4.hpp"
+#include "moe/io/safetensors.hpp"
+#include "moe/types.hpp"
+#include "moe/weight_stack.hpp"
+
+namespace moe::io {
+
+/// Reads below a prefix, and fits every shape to what is expected. Errors name the file, the tensor, and both shapes.
+class WeightTensors {
+ public:
+  /// @param block  "model.layers.3.mlp", or "" if names begin at the block
+  WeightTensors(const Tensors& tensors, const std::string& block, Index num_experts)
+      : tensors_(tensors), prefix_(block.empty() ? "" : block + '.'), num_experts_(num_experts) {}
+
+  /// @throws Error if there is no tensor of this name.
+  Tensor at(std::string_view name) const { return tensors_.at(prefix_ + std::string(name)); }
+  bool contains(std::string_view name) const { return tensors_.contains(prefix_ + std::string(name)); }
+
+  /// "experts.#.w1.weight" of expert 3: "experts.3.w1.weight".
+  static std::string numbered(std::string_view pattern, Index expert) {
+    std::string name(pattern);
+    return name.replace(name.find('#'), 1, std::to_string(expert));
+  }
+
+  /// The numbers of a small tensor of any floating type, converted.
+  template <class Scalar>
+  Eigen::Matrix<Scalar, Eigen::Dynamic, 1> copy(std::string_view name, const std::vector<Index>& shape) const {
+    const Tensor tensor = at(name);
+    const auto convert = [&]<class T>(T) {
+      const auto from = as<T>(tensor, shape);
+      Eigen::Matrix<Scalar, Eigen::Dynamic, 1> to(Index(from.size()));
+      for (std::size_t i = 0; i < from.size(); ++i) to[Index(i)] = static_cast<Scalar>(from[i]);
+      return to;
+    };
+    if (tensor.dtype == dtype_name<double>) return convert(double{});
+    if (tensor.dtype == dtype_name<bfloat16>) return convert(bfloat16{});
+    if (tensor.dtype == dtype_name<float16>) return convert(float16{});
+    return convert(float{});
+  }
+
+  /// One (rows × cols) tensor an expert, in place.
+  template <class W>
+  WeightStack<W> separate(std::string_view pattern, Index rows, Index cols) const {
+    std::vector<const W*> experts;
+    auto owners = std::make_shared<std::vector<std::shared_ptr<const void>>>();  // keeps several files mapped as one
+    for (Index e = 0; e < num_experts_; ++e) {
+      const Tensor tensor = at(numbered(pattern, e));
+      experts.push_back(as<W>(tensor, {rows, cols}).data());
+      owners->push_back(tensor.owner);
+    }
+    return {std::move(experts), rows, cols, cols, std::move(owners)};
+  }
+
+  /// Rows [first, first + rows) of one (all_rows × cols), in place.
+  template <class W>
+  WeightStack<W> single(std::string_view name, Index all_rows, Index cols, Index first, Index rows) const {
+    const Tensor tensor = at(name);
+    const W* data = as<W>(tensor, {all_rows, cols}).data();
+    return {{data + first * cols}, rows, cols, cols, tensor.owner};
+  }
+
+  /// Rows [first, first + rows) of each expert's (all_rows × cols), in place.
+  template <class W>
+  WeightStack<W> fused(std::string_view name, Index all_rows, Index cols, Index first, Index rows) const {
+    const Tensor tensor = at(name);
+    return in_place(as<W>(tensor, {num_experts_, all_rows, cols}).data(), tensor.owner, all_rows, cols, first, rows);
+  }
+
+  /// All experts' (rows × cols) below each other as one matrix, in place.
+  template <class W>
+  WeightStack<W> stacked(std::string_view name, Index rows, Index cols) const {
+    const Tensor tensor = at(name);
+    return in_place(as<W>(tensor, {num_experts_ * rows, cols}).data(), tensor.owner, rows, cols, 0, rows);
+  }
+
+  /// The same of (cols × rows): turned once, into memory of their own.
+  template <class W>
+  WeightStack<W> stacked_turned(std::string_view name, Index rows, Index cols) const {
+    const Tensor tensor = at(name);
+    return turned(as<W>(tensor, {num_experts_ * cols, rows}).data(), rows, cols, 0, 1, rows);
+  }
+
+  /// Of each expert's tensor, stored (cols × all_rows), the columns first, first + step, …: turned once to (rows ×
+  /// cols) in memory of their own.
+  template <class W>
+  WeightStack<W> transposed(std::string_view name, Index all_rows, Index cols, Index first, Index step,
+                            Index rows) const {
+    const Tensor tensor = at(name);
+    return turned(as<W>(tensor, {num_experts_, cols, all_rows}).data(), all_rows, cols, first, step, rows);
+  }
+
+  /// Of each expert's (all_rows × cols) in 4 bits, the rows first, first + step, …: expanded once. The tensors are
+  /// `name` + "_blocks" and "_scales".
+  /// @throws Error unless cols is a multiple of 32.
+  template <class W>
+  WeightStack<W> expanded(std::string_view name, Index all_rows, Index cols, Index first, Index step,
+                          Index rows) const {
+    const Tensor blocks = at(std::string(name) + "_blocks"), scales = at(std::string(name) + "_scales");
+    if (cols % mxfp4_group != 0) {
+      fail(to_string(blocks), " has rows of ", cols, " numbers, expected a multiple of ", mxfp4_group);
+    }
+    const Index groups = cols / mxfp4_group;
+    const auto bytes = as<std::uint8_t>(blocks, {num_experts_, all_rows, groups, mxfp4_group / 2});
+    const auto exponents = as<std::uint8_t>(scales, {num_experts_, all_rows, groups});
+    WeightStack<W> stack(num_experts_, rows, cols);
+    for (Index e = 0; e < num_experts_; ++e) {
+      for (Index r = 0; r < rows; ++r) {
+        const auto from = std::size_t((e * all_rows + first + r * step) * groups), count = std::size_t(groups);
+        expand_mxfp4<W>(bytes.subspan(from * mxfp4_group / 2, count * mxfp4_group / 2), exponents.subspan(from, count),
+                        {stack.owned(e).row(r).data(), 1, cols, Eigen::OuterStride<>(cols)});
+      }
+    }
+    return stack;
+  }
+
+ private:
+  template <class W>
+  WeightStack<W> in_place(const W* data, std::shared_ptr<const void> owner, Index all_rows, Index cols, Index first,
+                          Index rows) const {
+    std::vector<const W*> experts;
+    for (Index e = 0; e < num_experts_; ++e) experts.push_back(data + (e * all_rows + first) * cols);
+    return {std::move(experts), rows, cols, cols, std::move(owner)};
+  }
+
+  template <class W>
+  WeightStack<W> turned(const W* data, Index all_rows, Index cols, Index first, Index step, Index rows) const {
+    WeightStack<W> stack(num_experts_, rows, cols);
+    for (Index e = 0; e < num_experts_; ++e) {
+      const WeightMap<W> stored(data + e * cols * all_rows, cols, all_rows, Eigen::OuterStride<>(all_rows));
+      stack.owned(e) = stored(Eigen::all, Eigen::seqN(first, rows, step)).transpose();
+    }
+    return stack;
+  }
+
+  const Tensors& tensors_;
+  std::string prefix_;
+  Index num_experts_;
+};
+
+}  // namespace moe::io

@@ -1,0 +1,104 @@
+/// @file  The router of Phi-3.5-MoE and GRIN: two rounds, each a softmax over the experts near its best.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+#include <utility>
+
+#include "moe/check.hpp"
+#include "moe/routers/logits.hpp"
+#include "moe/routers/scores.hpp"
+#include "moe/routing.hpp"
+#include "moe/types.hpp"
+#include "moe/workers.hpp"
+
+namespace moe {
+
+struct SparseMixerOptions {
+  Index top_k = 2;      // rounds
+  double jitter = 0.1;  // half of the margin: checkpoints call it router_jitter_noise
+};
+
+/// logits = W·x. Each round takes the largest logit m that is left and masks every expert with
+/// (m − l) / max(|l|, m) > 2·jitter; the weight is the softmax of the unmasked ones, at the expert taken. A later round
+/// leaves out the experts already taken. So the weights of a token do not sum to 1. Ties: the lower index wins.
+///
+/// This is the form for evaluation. A NaN logit is taken last, and weighs NaN where it takes part in a softmax.
+/// Where nothing finite is left (−∞, or +∞ against +∞) a margin of 0 / 0 masks nobody.
+///
+/// Liu et al. 2024, "GRIN", arXiv:2409.12136; SparseMixer-v2.
+template <class Scalar_>
+class SparseMixer {
+ public:
+  using Scalar = Scalar_;
+  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
+
+  /// @param weight  (num_experts × d_model)
+  /// @throws std::invalid_argument unless 1 ≤ top_k ≤ num_experts and jitter ≥ 0.
+  explicit SparseMixer(Weight<Scalar> weight, const SparseMixerOptions& options = {})
+      : weight_(std::move(weight)), options_(options) {
+    require_between(1, options.top_k, num_experts(), "SparseMixer: top_k");
+    require(options.jitter >= 0, "SparseMixer: jitter is " + std::to_string(options.jitter) + ", expected at least 0");
+  }
+
+  Index d_model() const { return weight_.cols(); }
+  Index num_experts() const { return weight_.rows(); }
+  Index top_k() const { return options_.top_k; }
+  const Weight<Scalar>& weight() const { return weight_; }
+  const SparseMixerOptions& options() const { return options_; }
+
+  void route(const ConstMatrixRef<Scalar>& x, Routing<Scalar>& routing, Workers& workers) const {
+    const LogitsMap<Scalar> logits = linear_logits(weight_, {}, x, routing, workers);
+    routing.resize(top_k() * x.cols());
+    workers.for_each_band(x.cols(), tokens_a_task, [&](Index first, Index last, Scratch& scratch) {
+      Eigen::Map<Vector> left(scratch.matrix<Scalar>(num_experts(), 1).data(), num_experts());
+      Eigen::Map<Vector> score(scratch.matrix<Scalar>(num_experts(), 1).data(), num_experts());
+      bool* const taken = scratch.array<bool>(num_experts());
+      for (Index t = first; t < last; ++t) {
+        left = logits.col(t);
+        std::fill_n(taken, num_experts(), false);
+        for (Index k = 0; k < top_k(); ++k) {
+          const Index e = best_of(left, taken);
+          const auto route = std::size_t(t * top_k() + k);
+          routing.token[route] = t;
+          routing.expert[route] = e;
+          routing.weight[route] = weight_in_round(left, e, score);
+          left(e) = -std::numeric_limits<Scalar>::infinity();
+          taken[e] = true;
+        }
+      }
+    });
+  }
+
+ private:
+  static constexpr Index tokens_a_task = 16;
+
+  /// The largest of those not taken; the first of equals; a NaN only where there is nothing else.
+  template <class Logits>
+  static Index best_of(const Logits& left, const bool* taken) {
+    Index best = -1;
+    for (Index e = 0; e < left.size(); ++e) {
+      if (taken[e]) continue;
+      if (best < 0 || left(e) > left(best) || (std::isnan(left(best)) && !std::isnan(left(e)))) best = e;
+    }
+    return best;
+  }
+
+  template <class Logits>
+  Scalar weight_in_round(const Logits& left, Index best, Eigen::Map<Vector>& score) const {
+    const Scalar m = left(best), margin = Scalar(2 * options_.jitter);
+    for (Index e = 0; e < left.size(); ++e) {
+      const bool masked = (m - left(e)) / std::max(std::abs(left(e)), m) > margin;
+      score(e) = masked ? -std::numeric_limits<Scalar>::infinity() : left(e);
+    }
+    softmax(score, score);
+    return score(best);
+  }
+
+  Weight<Scalar> weight_;
+  SparseMixerOptions options_;
+};
+
+}  // namespace moe

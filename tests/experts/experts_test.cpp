@@ -1,0 +1,353 @@
+/// @file  What the laws do not say of experts: which formula each one computes.
+#include "laws/common.hpp"
+
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "errors.hpp"
+#include "expert_factories.hpp"
+#include "moe/dense.hpp"
+#include "moe/executors/openmp.hpp"
+#include "moe/experts/any_experts.hpp"
+#include "moe/experts/joined_experts.hpp"
+#include "moe/experts/zero_compute.hpp"
+#include "moe/make_layer.hpp"
+#include "naive.hpp"
+#include "pools.hpp"
+
+namespace moe::laws {
+
+using test::error_of;
+using Array = Eigen::ArrayXd;
+
+// ---- activations ----------------------------------------------------------------------------------------------------
+
+double sigmoid_of(double x) { return 1 / (1 + std::exp(-x)); }
+double silu_of(double x) { return x * sigmoid_of(x); }
+
+/// Numbers on both sides of every limit, in pairs.
+struct Pairs {
+  Array gate, up;
+};
+Pairs pairs() {
+  std::vector<double> gate, up;
+  for (const double g :
+       {-1e4, -30.0, -10.5, -10.0, -7.5, -7.0, -1.0, -0.1, 0.0, 0.1, 1.0, 6.9, 7.0, 7.1, 9.9, 10.0, 10.1, 40.0}) {
+    for (const double u : {-50.0, -10.1, -10.0, -7.1, -7.0, -1.0, 0.0, 0.5, 6.9, 7.0, 7.1, 10.0, 10.1, 50.0}) {
+      gate.push_back(g);
+      up.push_back(u);
+    }
+  }
+  return {Eigen::Map<Array>(gate.data(), Index(gate.size())), Eigen::Map<Array>(up.data(), Index(up.size()))};
+}
+
+template <class Act>
+void expect_gated(const Act& act, const std::function<double(double, double)>& formula, const std::string& what) {
+  const auto [gate, up] = pairs();
+  const Array exact = act(gate, up);
+  const Eigen::ArrayXf rounded = act(gate.cast<float>().eval(), up.cast<float>().eval());
+  for (Index i = 0; i < gate.size(); ++i) {
+    const double expected = formula(gate(i), up(i));
+    EXPECT_NEAR(exact(i), expected, 1e-13 * (1 + std::abs(expected))) << what << " of " << gate(i) << ", " << up(i);
+    EXPECT_NEAR(rounded(i), expected, 1e-5 * (1 + std::abs(expected))) << what << " of " << gate(i) << ", " << up(i);
+  }
+}
+
+TEST(Activations, AreTheirFormulas) {
+  const auto erf_gelu = [](double x) { return x / 2 * (1 + std::erf(x / std::sqrt(2.0))); };
+  const auto tanh_gelu = [](double x) {
+    return x / 2 * (1 + std::tanh(std::sqrt(2 / EIGEN_PI) * (x + 0.044715 * x * x * x)));
+  };
+  expect_gated(
+      SwiGlu{}, [](double g, double u) { return silu_of(g) * u; }, "SwiGlu");
+  expect_gated(
+      GeGlu{}, [&](double g, double u) { return erf_gelu(g) * u; }, "GeGlu");
+  expect_gated(
+      GeGluTanh{}, [&](double g, double u) { return tanh_gelu(g) * u; }, "GeGluTanh");
+  expect_gated(
+      ReGlu{}, [](double g, double u) { return std::max(g, 0.0) * u; }, "ReGlu");
+  expect_gated(
+      Glu<ReluSquared>{}, [](double g, double u) { return std::pow(std::max(g, 0.0), 2) * u; }, "ReluSquared");
+  expect_gated(
+      GptOssGlu{.limit = 7, .alpha = 1.5F},
+      [](double g, double u) {
+        const double gate = std::min(g, 7.0), up = std::max(-7.0, std::min(u, 7.0));
+        return (up + 1) * gate * sigmoid_of(1.5 * gate);
+      },
+      "GptOssGlu");
+  expect_gated(
+      ClampedInputGlu<Silu>{.limit = 10},
+      [](double g, double u) { return silu_of(std::min(g, 10.0)) * std::max(-10.0, std::min(u, 10.0)); },
+      "ClampedInputGlu");
+  expect_gated(
+      ClampedOutputGlu<Silu>{.limit = 7},
+      [](double g, double u) { return std::min(silu_of(g), 7.0) * std::max(-7.0, std::min(u, 7.0)); },
+      "ClampedOutputGlu");
+}
+
+TEST(Activations, ClampingBeforeAndAfterDiffer) {
+  const Eigen::Array<double, 1, 1> gate(7.001), up(1);
+  EXPECT_LT(ClampedInputGlu<Silu>{.limit = 7}(gate, up)(0), 6.995);  // silu(7)
+  EXPECT_GT(ClampedOutputGlu<Silu>{.limit = 7}(gate, up)(0), 6.994);
+  const Eigen::Array<double, 1, 1> far(20);
+  EXPECT_EQ(ClampedOutputGlu<Silu>{.limit = 7}(far, up)(0), 7);
+  EXPECT_LT(ClampedInputGlu<Silu>{.limit = 7}(far, up)(0), 6.9937);
+}
+
+TEST(Activations, ShowANotANumber) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const Index n : {1, 15, 16, 33}) {
+    const Eigen::ArrayXf good = Eigen::ArrayXf::Constant(n, 2), bad = Eigen::ArrayXf::Constant(n, nan);
+    const auto expect_nan = [&](const auto& act) {
+      EXPECT_TRUE(Eigen::ArrayXf(act(bad, good)).isNaN().all()) << n;
+      EXPECT_TRUE(Eigen::ArrayXf(act(good, bad)).isNaN().all()) << n;
+    };
+    expect_nan(SwiGlu{});
+    expect_nan(ReGlu{});
+    expect_nan(Glu<ReluSquared>{});
+    expect_nan(GptOssGlu{});
+    expect_nan(ClampedInputGlu<Silu>{});
+    expect_nan(ClampedOutputGlu<Silu>{});
+  }
+}
+
+// ---- biases ---------------------------------------------------------------------------------------------------------
+
+TEST(GatedFfn, AddsItsBiases) {
+  for (const Index d_model : sizes) {
+    const auto expert = test::GatedFfns<float, SwiGlu, true>::make(d_model, 3);
+    using D = test::naive::MatrixD;
+    const D gate = test::naive::exact(expert.w_gate), up = test::naive::exact(expert.w_up),
+            down = test::naive::exact(expert.w_down);
+    for (const Index num_tokens : token_counts) {
+      const auto x = random_matrix<Matrix<float>>(d_model, num_tokens, 4);
+      Matrix<float> y(d_model, num_tokens);
+      Scratch scratch;
+      expert.forward(x, y, scratch);
+      D g = test::naive::product(gate, test::naive::exact(x)), u = test::naive::product(up, test::naive::exact(x));
+      for (Index t = 0; t < num_tokens; ++t) {
+        for (Index i = 0; i < g.rows(); ++i) {
+          g(i, t) = silu_of(g(i, t) + double(expert.b_gate(i))) * (u(i, t) + double(expert.b_up(i)));
+        }
+      }
+      D expected = test::naive::product(down, g);
+      expected.colwise() += expert.b_down.cast<double>();
+      EXPECT_TRUE(is_close(y, expected)) << d_model << " wide, " << num_tokens << " tokens";
+    }
+  }
+}
+
+TEST(GatedFfn, RefusesBiasesThatDoNotFit) {
+  const auto complaint = [](auto change) {
+    auto expert = test::GatedFfns<float, SwiGlu, true>::make(5, 1);  // d_ff 9
+    change(expert);
+    const Matrix<float> x = Matrix<float>::Zero(5, 2);
+    Matrix<float> y(5, 2);
+    Scratch scratch;
+    return error_of([&] { expert.forward(x, y, scratch); });
+  };
+  EXPECT_EQ(complaint([](auto&) {}), "no error");
+  EXPECT_EQ(complaint([](auto& e) { e.b_gate.resize(5); }), "GatedFfn: b_gate.size() is 5, expected 9");
+  EXPECT_EQ(complaint([](auto& e) { e.b_up.resize(8); }), "GatedFfn: b_up.size() is 8, expected 9");
+  EXPECT_EQ(complaint([](auto& e) { e.b_down.resize(9); }), "GatedFfn: b_down.size() is 9, expected 5");
+}
+
+TEST(GatedFfnBank, RefusesBiasesThatDoNotFit) {
+  const auto complaint = [](Index gate_rows, Index gate_cols, Index up_rows, Index down_rows) {
+    const WeightStack<float> in(3, 9, 5), out(3, 5, 9);
+    return error_of([&] {
+      GatedFfnBank<float>(
+          in, in, out, SwiGlu{},
+          {Matrix<float>(gate_rows, gate_cols), Matrix<float>(up_rows, 3), Matrix<float>(down_rows, 3)});
+    });
+  };
+  EXPECT_EQ(complaint(9, 3, 9, 5), "no error");
+  EXPECT_EQ(complaint(8, 3, 9, 5), "GatedFfnBank: biases.gate.rows() is 8, expected 9");
+  EXPECT_EQ(complaint(9, 2, 9, 5), "GatedFfnBank: biases.gate.cols() is 2, expected 3");
+  EXPECT_EQ(complaint(9, 3, 5, 5), "GatedFfnBank: biases.up.rows() is 5, expected 9");
+  EXPECT_EQ(complaint(9, 3, 9, 9), "GatedFfnBank: biases.down.rows() is 9, expected 5");
+}
+
+TEST(DenseEquivalents, KeepTheBiases) {
+  const auto seeds = seeds_from(1, 3);
+  for (const Index d_model : {5, 16}) {
+    const auto bank = test::GatedFfnBanks<double, SwiGlu, true>::make(d_model, seeds);
+    const auto x = random_matrix<Matrix<double>>(d_model, 7, 1);
+    Matrix<double> sum = Matrix<double>::Zero(d_model, 7);
+    for (Index e = 0; e < 2; ++e) {
+      const auto one = test::GatedFfns<double, SwiGlu, true>::make(d_model, seeds[std::size_t(e)]);
+      Matrix<double> y(d_model, 7);
+      Scratch scratch;
+      one.forward(x, y, scratch);
+      sum += y;
+    }
+    EXPECT_TRUE(is_close(concatenate(bank, 2).forward(x), sum));
+  }
+}
+
+// ---- experts that cost next to nothing ------------------------------------------------------------------------------
+
+TEST(ZeroCompute, IsZeroACopyAndAMixWithAConstant) {
+  const Index d_model = 7, num_tokens = 5;
+  const auto x = random_matrix<Matrix<double>>(d_model, num_tokens, 1);
+  Matrix<double> y = x;
+  Scratch scratch;
+  ZeroExpert<double>{d_model}.forward(x, y, scratch);
+  EXPECT_EQ(y, Matrix<double>::Zero(d_model, num_tokens));
+  CopyExpert<double>{d_model}.forward(x, y, scratch);
+  EXPECT_EQ(y, x);
+
+  const ConstantExpert<double> constant{.v = random_matrix<Eigen::VectorXd>(d_model, 1, 2),
+                                        .w_mix = random_matrix<Weight<double>>(2, d_model, 3)};
+  constant.forward(x, y, scratch);
+  for (Index t = 0; t < num_tokens; ++t) {
+    double a = 0, b = 0;
+    for (Index i = 0; i < d_model; ++i) {
+      a += constant.w_mix(0, i) * x(i, t);
+      b += constant.w_mix(1, i) * x(i, t);
+    }
+    const double share = std::exp(a) / (std::exp(a) + std::exp(b));
+    for (Index i = 0; i < d_model; ++i) EXPECT_NEAR(y(i, t), share * x(i, t) + (1 - share) * constant.v(i), 1e-14);
+  }
+  const ConstantExpert<double> unfit{.v = Eigen::VectorXd(7), .w_mix = Weight<double>(3, 7)};
+  EXPECT_EQ(error_of([&] { unfit.forward(x, y, scratch); }), "ConstantExpert: w_mix.rows() is 3, expected 2");
+}
+
+static_assert(Expert<ZeroExpert<float>> && Expert<CopyExpert<double>> && Expert<ConstantExpert<float>>);
+static_assert(Experts<JoinedExperts<GatedFfnBank<float>, ExpertList<CopyExpert<float>>>>);
+static_assert(Experts<AnyExperts<float>> && Router<AnyRouter<double>>);
+
+// ---- several groups as one ------------------------------------------------------------------------------------------
+
+TEST(JoinedExperts, AreTheExpertsOfTheirGroupsToTheBit) {
+  const auto seeds = seeds_from(1, 6);
+  const std::span<const unsigned> all(seeds);
+  for (const Index d_model : {1, 9, 33}) {
+    const auto whole = test::GatedFfnBanks<float>::make(d_model, seeds);
+    const JoinedExperts joined(test::GatedFfnBanks<float>::make(d_model, all.subspan(0, 1)),
+                               AnyExperts<float>(test::GatedFfnBanks<float>::make(d_model, all.subspan(1, 3))),
+                               test::GatedFfnBanks<float>::make(d_model, all.subspan(4, 2)));
+    ASSERT_EQ(joined.num_experts(), 6);
+    for (const Index num_tokens : token_counts) {
+      const auto x = random_matrix<Matrix<float>>(d_model, num_tokens, 2);
+      for (const WeightOn weight_on : {WeightOn::output, WeightOn::input}) {
+        const MoeLayer one(router_for<float>(d_model, 6, 3, weight_on), whole);
+        const MoeLayer other(router_for<float>(d_model, 6, 3, weight_on), joined);
+        const auto expected = one.forward(x);
+        EXPECT_TRUE(same_bits(other.forward(x), expected)) << d_model << " wide, " << num_tokens << " tokens";
+        EXPECT_TRUE(same_bits(other.forward(x, test::Shuffled{3}), expected));
+      }
+    }
+  }
+}
+
+/// Two widths of bank, a list of different types, copies: nothing but d_model in common.
+auto mixed_layer(Index d_model) {
+  const std::vector<AnyExpert<float>> list = {test::Ffns<float>::make(d_model, 3), ZeroExpert<float>{d_model},
+                                              ConstantExpert<float>{random_matrix<Eigen::VectorXf>(d_model, 1, 4),
+                                                                    random_matrix<Weight<float>>(2, d_model, 5)}};
+  return MoeLayer(router_for<float>(d_model, 9, 4),
+                  JoinedExperts(random_bank<float>(2, d_model, 8, 1), random_bank<bfloat16, GeGlu>(2, d_model, 21, 2),
+                                ExpertList(list), ExpertList(std::vector(2, CopyExpert<float>{d_model}))));
+}
+
+TEST(JoinedExperts, OfDifferentTypesAndWidthsEqualTheOracle) {
+  for (const Index d_model : {1, 16, 17}) {
+    const auto layer = mixed_layer(d_model);
+    for (const Index num_tokens : {0, 1, 7, 64}) {
+      const auto x = random_matrix<Matrix<float>>(d_model, num_tokens, 2);
+      EXPECT_TRUE(is_close(layer.forward(x), oracle_forward(layer, x))) << d_model << ", " << num_tokens << " tokens";
+    }
+  }
+}
+
+TEST(JoinedExperts, AllocateNothingOnceWarm) {
+  const auto layer = mixed_layer(17);
+  const auto x = random_matrix<Matrix<float>>(17, 64, 2);
+  Matrix<float> y(17, 64);
+  for (const Index workers : {1, 2}) {
+    Workspace<float> ws;
+    OpenMp executor(workers);
+    for (int warming = 0; warming < 2; ++warming) layer.forward(x, y, ws, executor);
+    EXPECT_EQ(test::allocations_in([&] { layer.forward(x, y, ws, executor); }), 0) << workers << " workers";
+  }
+}
+
+TEST(JoinedExperts, RefuseGroupsOfAnotherWidth) {
+  EXPECT_EQ(error_of([] { JoinedExperts(random_bank<float>(3, 8, 4, 1), random_bank<float>(2, 7, 4, 1)); }),
+            "JoinedExperts: d_model of the group from expert 3 on is 7, expected 8");
+}
+
+TEST(ExpertList, HoldsExpertsOfDifferentWidth) {
+  const Index d_model = 9;
+  std::vector<GatedFfn<float>> experts;
+  for (const Index d_ff : {1, 8, 30}) {
+    const auto seed = std::uint64_t(d_ff);
+    experts.push_back({random_weight<float>(d_ff, d_model, seed), random_weight<float>(d_ff, d_model, seed + 50),
+                       random_weight<float>(d_model, d_ff, seed + 99)});
+  }
+  const MoeLayer layer(router_for<float>(d_model, 3, 2), experts);
+  const auto x = random_matrix<Matrix<float>>(d_model, 40, 2);
+  EXPECT_TRUE(is_close(layer.forward(x), oracle_forward(layer, x)));
+}
+
+// ---- Llama 4's input weight -----------------------------------------------------------------------------------------
+
+TEST(WeightOnInput, DiffersFromAWeightOnTheOutput) {
+  const Index d_model = 9;
+  const auto bank = random_bank<float>(3, d_model, 8, 1);
+  const auto x = random_matrix<Matrix<float>>(d_model, 5, 2);
+  const MoeLayer input(router_for<float>(d_model, 3, 2, WeightOn::input), bank);
+  const MoeLayer output(router_for<float>(d_model, 3, 2, WeightOn::output), bank);
+  const Matrix<float> one = input.forward(x), other = output.forward(x);
+  for (Index t = 0; t < 5; ++t) {  // SwiGLU is not linear: silu(w·g)·w·u is not w·silu(g)·u
+    EXPECT_GT((one.col(t) - other.col(t)).norm(), 0.05F * other.col(t).norm()) << "token " << t;
+  }
+}
+
+// ---- ready layers ---------------------------------------------------------------------------------------------------
+
+TEST(MakeLayer, GivesEveryPresetALayerThatRuns) {
+  const auto expect_runs = [](std::string_view name, const MoeShape& shape) {
+    const double scale = 24.0 / double(shape.d_model);
+    const auto layer = make_layer(name, {.scale = scale, .seed = 3});
+    EXPECT_EQ(layer.d_model(), 24) << name;
+    const auto x = random_tokens<float>(24, 7, 1);
+    Matrix<float> y(24, 7);
+    Workspace<float> ws;
+    layer.forward(x, y, ws);
+    EXPECT_TRUE(y.allFinite()) << name;
+    EXPECT_GT(y.norm(), 0) << name;
+    EXPECT_EQ(ws.routing.size(), 7 * shape.top_k) << name;
+    EXPECT_EQ(ws.plan.view().num_experts(), shape.num_experts + shape.num_zero_experts) << name;
+    EXPECT_EQ(ws.routing.weight_on == WeightOn::input, name.starts_with("llama4")) << name;
+    EXPECT_EQ(ws.shared_plan.view().num_slots() == 7, shape.d_ff_shared > 0) << name;
+    EXPECT_TRUE(same_bits(make_layer(name, {.scale = scale, .seed = 3}).forward(x), y)) << name;
+    EXPECT_FALSE(same_bits(make_layer(name, {.scale = scale, .seed = 4}).forward(x), y)) << name;
+  };
+  for (const Preset& preset : presets()) expect_runs(preset.name, preset.moe);
+  for (const LayerPreset& preset : layer_presets()) expect_runs(preset.name, preset.moe);
+}
+
+TEST(MakeLayer, KnowsPlainExpertsToo) {
+  const MoeShape nllb{.d_model = 8,
+                      .d_ff = 12,
+                      .num_experts = 4,
+                      .top_k = 2,
+                      .expert_bias = true,
+                      .hidden = Hidden::relu,
+                      .router = TopKOptions{.top_k = 2, .renormalize = true}};
+  const auto layer = make_layer<bfloat16>(nllb);
+  EXPECT_TRUE(layer.forward(random_tokens<float>(8, 5, 1)).allFinite());
+}
+
+TEST(MakeLayer, RefusesANameOrAScaleThatIsNone) {
+  EXPECT_TRUE(error_of([] { make_layer("gpt-5"); }).starts_with("no shape is called \"gpt-5\"; there are"));
+  EXPECT_EQ(error_of([] { make_layer("mixtral-small", {.scale = 0}); }),
+            "scaled: scale is 0.000000, expected more than 0");
+}
+
+}  // namespace moe::laws
