@@ -25,7 +25,7 @@
 namespace moe::golden {
 
 /// What TopKChoice makes of these logits, (num_experts × n_tokens).
-inline Routing<float> choose(const Matrix<float>& logits, const TopKOptions& options) {
+inline Routing<float> choose_top_k(const Matrix<float>& logits, const TopKOptions& options) {
   std::vector<Scratch> scratch;
   const Serial serial;
   Workers workers(serial, scratch);
@@ -56,7 +56,7 @@ struct LossCase {
   }
   ExpertShares shares(std::size_t layer, const LoadBalancingOptions& options) const {
     const Matrix<float>& l = logits[layer];
-    return measure_shares(choose(l, {.top_k = top_k()}), l.cols(), l.rows(), options);
+    return measure_shares(choose_top_k(l, {.top_k = top_k()}), l.cols(), l.rows(), options);
   }
   double balance(const LoadBalancingOptions& options) const { return load_balancing_loss(shares(0, options)); }
   double z(std::size_t layer = 0) const { return z_loss(logits[layer]); }
@@ -165,7 +165,7 @@ inline void check_noisy_training(const Case& reference, const Matrix<float>& cle
   Matrix<float> probability(noisy.rows(), noisy.cols());  // which the reference takes thresholds from
   for (Index t = 0; t < noisy.cols(); ++t) softmax(noisy.col(t), probability.col(t));
   const Index top_k = reference.size("num_experts_per_tok");
-  const auto routing = choose(noisy, {.top_k = top_k, .renormalize = true, .epsilon = 1e-6});
+  const auto routing = choose_top_k(noisy, {.top_k = top_k, .renormalize = true, .epsilon = 1e-6});
 
   Scratch scratch;
   Eigen::ArrayXd load, importance;
@@ -181,7 +181,7 @@ inline void check_noisy_training(const Case& reference, const Matrix<float>& cle
 /// The same without noise, where load is the number of routes.
 inline void check_noisy_evaluation(const Case& reference, const Matrix<float>& clean) {
   const Index top_k = reference.size("num_experts_per_tok");
-  const auto routing = choose(clean, {.top_k = top_k, .renormalize = true, .epsilon = 1e-6});
+  const auto routing = choose_top_k(clean, {.top_k = top_k, .renormalize = true, .epsilon = 1e-6});
   const ExpertShares shares = measure_shares(routing, clean.cols(), clean.rows());
   const Eigen::VectorXd load = reference.columns<std::int64_t>("eval.load").reshaped().cast<double>();
   Eigen::ArrayXd importance;
@@ -205,7 +205,7 @@ inline void check_noisy_losses(const Case& reference) {
 
 /// Routes of GShard and its kind: each sequence by itself, first choices first.
 inline Routing<float> choose_with_capacity(const Case& reference, const Matrix<float>& logits, Index top_k) {
-  auto routing = choose(logits, {.top_k = top_k});
+  auto routing = choose_top_k(logits, {.top_k = top_k});
   const double factor = reference.config.number("capacity_factor");
   const Index minimum = reference.size("min_expert_capacity");
   const auto capacity = [&](Index num_tokens, Index num_experts) {

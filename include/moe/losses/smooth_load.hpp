@@ -55,12 +55,13 @@ template <class Scalar>
 double probability_of(Index expert, Index token, const NoisyChoice<Scalar>& choice, const SmoothLoadOptions& options,
                       const BestK<Scalar>& best) {
   const auto clean = double(choice.clean(expert, token)), noisy = double(choice.noisy(expert, token));
-  if (std::isnan(clean) || std::isnan(noisy)) return std::numeric_limits<double>::quiet_NaN();
+  const auto stddev = double(choice.stddev(expert, token));
+  if (std::isnan(clean) || std::isnan(noisy) || std::isnan(stddev)) return std::numeric_limits<double>::quiet_NaN();
   const Index place = threshold_of(expert, token, choice, options, best);
   if (place < 0) return 1;
   const auto threshold = double(choice.ranked(best.items()[place], token));
   if (clean == threshold) return 0.5;
-  return normal_cdf((clean - threshold) / double(choice.stddev(expert, token)));
+  return normal_cdf((clean - threshold) / stddev);
 }
 
 }  // namespace detail
