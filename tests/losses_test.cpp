@@ -547,7 +547,7 @@ TEST(SmoothLoad, IsTheProbabilityOfBeatingTheBestOthers) {
       const Mask mask = random_mask(num_tokens, 52);
       for (Index top_k = 1; top_k <= num_experts; ++top_k) {
         for (const bool of_others : {true, false}) {
-          const Threshold threshold = of_others ? Threshold::of_others : Threshold::of_all;
+          const LoadThreshold threshold = of_others ? LoadThreshold::of_others : LoadThreshold::of_all;
           const auto expected = [&](const Mask& counting) {
             return naive::smooth_load(batch.clean, batch.noisy, batch.stddev, top_k, of_others, counting);
           };

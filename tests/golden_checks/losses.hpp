@@ -97,7 +97,7 @@ inline LossValues load_and_importance(const LossCase& its) {
                               .noisy = logits,
                               .ranked = logits,
                               .stddev = Matrix<float>::Constant(logits.rows(), logits.cols(), stddev)},
-                             {.top_k = its.top_k(), .threshold = Threshold::of_all}, load, scratch);
+                             {.top_k = its.top_k(), .threshold = LoadThreshold::of_all}, load, scratch);
   const double importance = squared_variation(its.shares(0, {}).probability.col(0));
   return {(importance + squared_variation(load)) / 2};
 }

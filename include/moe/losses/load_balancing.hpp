@@ -161,9 +161,8 @@ inline double load_balancing_slope(const ExpertShares& shares, Index sequence) {
   return out_of > 0 && tokens > 0 ? double(shares.num_experts()) / (out_of * tokens * sequences) : 0;
 }
 
-/// E · Σ_e f_e · P_e, averaged over the sequences that have tokens which count: 1 where the f_e are even, or the P_e
-/// are, and f_e is a fraction of the routes; 0 where no token or no route counts. The caller multiplies it by a
-/// coefficient.
+/// E · Σ_e f_e · P_e, averaged over the sequences that have tokens which count. It is 1 where the f_e are even, or the
+/// P_e are, and Σ f_e = 1; it is 0 where no token or no route counts. The caller multiplies it by a coefficient.
 ///
 /// Lepikhin et al. 2020, "GShard", §2.2, arXiv:2006.16668; Fedus et al. 2021, "Switch Transformers", §2.2,
 /// arXiv:2101.03961; Zoph et al. 2022, "ST-MoE", arXiv:2202.08906; DeepSeek-V2, §2.2.3, arXiv:2405.04434; per sequence

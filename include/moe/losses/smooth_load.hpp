@@ -23,14 +23,14 @@ struct NoisyChoice {
 };
 
 /// The expert whose `ranked` score another one has to beat for being chosen.
-enum class Threshold {
+enum class LoadThreshold {
   of_others,  ///< the top_k-th largest of the other experts: Shazeer et al.
   of_all,     ///< the top_k-th largest, be it its own: Tutel
 };
 
 struct SmoothLoadOptions {
   Index top_k = 1;
-  Threshold threshold = Threshold::of_others;
+  LoadThreshold threshold = LoadThreshold::of_others;
   TokenMask mask = {};  // (n_tokens)
 };
 
@@ -42,7 +42,7 @@ template <class Scalar>
 Index threshold_of(Index expert, Index token, const NoisyChoice<Scalar>& choice, const SmoothLoadOptions& options,
                    const BestK<Scalar>& best) {
   const Index last = options.top_k - 1, next = options.top_k;
-  if (options.threshold == Threshold::of_all) return last;
+  if (options.threshold == LoadThreshold::of_all) return last;
   if (next == best.size()) return -1;
   return choice.noisy(expert, token) > choice.ranked(best.items()[next], token) ? next : last;
 }
@@ -67,7 +67,9 @@ double probability_of(Index expert, Index token, const NoisyChoice<Scalar>& choi
 }  // namespace detail
 
 /// load_e = Σ_t Φ((clean_e − threshold_e) / stddev_e): how likely e is chosen if its noise were drawn again and that of
-/// the others stayed. A NaN that a probability depends on shows in it; where top_k is num_experts, each is 1.
+/// the others stayed. It is 1 where there are not top_k others, ½ where clean and threshold are equal. A NaN that a
+/// probability depends on shows in it.
+///
 /// Shazeer et al. 2017, appendix A, arXiv:1701.06538: `clean`, `noisy` and the deviation of noisy top-k gating, with
 /// `ranked` the same as `noisy`. Some implementations rank by the softmax of `noisy`, or (Tutel) take `clean` from it.
 /// @param load     (num_experts) resized and written
