@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "golden_checks/layer.hpp"
+#include "golden_checks/losses.hpp"
 #include "moe/io/config.hpp"
 
 namespace {
@@ -20,7 +21,12 @@ namespace fs = std::filesystem;
 using namespace moe;
 
 /// How to check what is no layer of load_layer(), by model_type.
-const std::map<std::string, void (*)(const fs::path&)> checks = {};
+const std::map<std::string, void (*)(const fs::path&)> checks = {
+    {"aux_losses", golden::check_losses},
+    {"noisy_topk", [](const fs::path& folder) { golden::check_noisy_losses(golden::Case::open(folder)); }},
+    {"st_moe", [](const fs::path& folder) { golden::check_st_moe_losses(golden::Case::open(folder)); }},
+    {"top2_capacity", [](const fs::path& folder) { golden::check_top2_losses(golden::Case::open(folder)); }},
+};
 
 class GoldenTest : public testing::Test {
  public:
