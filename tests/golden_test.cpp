@@ -11,7 +11,9 @@
 #include <utility>
 #include <vector>
 
+#include "golden_checks/capacity.hpp"
 #include "golden_checks/layer.hpp"
+#include "golden_checks/soft_moe.hpp"
 #include "moe/io/config.hpp"
 
 namespace {
@@ -20,7 +22,13 @@ namespace fs = std::filesystem;
 using namespace moe;
 
 /// How to check what is no layer of load_layer(), by model_type.
-const std::map<std::string, void (*)(const fs::path&)> checks = {};
+const std::map<std::string, void (*)(const fs::path&)> checks = {
+    {"megatron_router", golden::check_megatron_router},
+    {"megatron_token_drop", golden::check_megatron_token_drop},
+    {"soft_moe", golden::check_soft_moe},
+    {"st_moe", golden::check_st_moe},
+    {"top2_capacity", golden::check_top2_capacity},
+};
 
 class GoldenTest : public testing::Test {
  public:
