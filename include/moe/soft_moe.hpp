@@ -129,7 +129,7 @@ class SoftMoe {
     if (slot_gain_.size() > 0) require_equal(slot_gain_.size(), d_model(), "SoftMoe: slot_gain.size()");
     directions_.resize(num_slots(), d_model());
     for (Index s = 0; s < num_slots(); ++s) {
-      detail::normalize(slots_.row(s).transpose(), slot_gain_, Scalar(options_.scale) * length(),
+      detail::normalize(slots_.row(s).transpose(), slot_gain_, Scalar(options_.scale) * target_norm(),
                         directions_.row(s).transpose());
     }
   }
@@ -178,28 +178,33 @@ class SoftMoe {
   }
 
  private:
-  Scalar length() const { return options_.norm == SoftMoeNorm::rms ? std::sqrt(Scalar(d_model())) : Scalar(1); }
+  Scalar target_norm() const { return options_.norm == SoftMoeNorm::rms ? std::sqrt(Scalar(d_model())) : Scalar(1); }
 
   void normalize(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> normalized, Workers& workers) const {
     workers.for_each_band(x.cols(), 1, [&](Index first, Index last, Scratch&) {
-      for (Index t = first; t < last; ++t) detail::normalize(x.col(t), token_gain_, length(), normalized.col(t));
+      for (Index t = first; t < last; ++t) detail::normalize(x.col(t), token_gain_, target_norm(), normalized.col(t));
     });
   }
 
   /// mean = from · shares, sequence by sequence: column c of a sequence's mean is Σ_i shares(i, c) · (its from).col(i).
   static void average(const ConstMatrixRef<Scalar>& from, const ConstMatrixRef<Scalar>& shares, MatrixRef<Scalar> mean,
                       Index num_sequences, Workers& workers) {
-    const Index d_model = from.rows();
+    if (num_sequences == 0) return;
+    const Index d_model = from.rows(), ins = from.cols() / num_sequences, outs = mean.cols() / num_sequences;
     auto* const features = workers.shared().template array<Scalar>(from.size());  // by rows, as a product reads them
     workers.for_each_band(d_model, 1, [&](Index first, Index last, Scratch&) {
       Eigen::Map<Weight<Scalar>>(features, d_model, from.cols()).middleRows(first, last - first) =
           from.middleRows(first, last - first);
     });
-    for (Index b = 0; b < num_sequences; ++b) {
-      const Index ins = from.cols() / num_sequences, outs = mean.cols() / num_sequences;
+    const auto average_one = [&](Index b, auto& scratch_or_workers) {
       const WeightMap<Scalar> rows(features + b * ins, d_model, ins, Eigen::OuterStride<>(from.cols()));
       kernels::matmul<Scalar, Scalar>(rows, shares.middleCols(b * outs, outs), mean.middleCols(b * outs, outs),
-                                      workers);
+                                      scratch_or_workers);
+    };
+    if (num_sequences < workers.count()) {
+      for (Index b = 0; b < num_sequences; ++b) average_one(b, workers);
+    } else {
+      workers.for_each(num_sequences, [&](Index b, Scratch& scratch) { average_one(b, scratch); });
     }
   }
 
