@@ -70,7 +70,9 @@ struct SoftMoesOfBanks {
   }
 };
 struct SoftMoesOfSingleTokens {
-  static auto make(Index d_model) { return TokenByToken{soft_moe<float>(d_model, paper)}; }
+  static auto make(Index d_model) {
+    return TokenByToken<decltype(soft_moe<float>(d_model, paper))>{soft_moe<float>(d_model, paper)};
+  }
 };
 
 auto sparse_layer(Index d_model) { return MoeLayer(router_for<float>(d_model, 5, 2), ffns<float>(d_model, 5)); }
