@@ -11,8 +11,10 @@
 #include <utility>
 #include <vector>
 
+#include "golden_checks/capacity.hpp"
 #include "golden_checks/layer.hpp"
 #include "golden_checks/losses.hpp"
+#include "golden_checks/soft_moe.hpp"
 #include "moe/io/config.hpp"
 
 namespace {
@@ -23,9 +25,21 @@ using namespace moe;
 /// How to check what is no layer of load_layer(), by model_type.
 const std::map<std::string, void (*)(const fs::path&)> checks = {
     {"aux_losses", golden::check_losses},
-    {"noisy_topk", [](const fs::path& folder) { golden::check_noisy_losses(golden::Case::open(folder)); }},
-    {"st_moe", [](const fs::path& folder) { golden::check_st_moe_losses(golden::Case::open(folder)); }},
-    {"top2_capacity", [](const fs::path& folder) { golden::check_top2_losses(golden::Case::open(folder)); }},
+    {"megatron_router", golden::check_megatron_router},
+    {"megatron_token_drop", golden::check_megatron_token_drop},
+    {"noisy_topk",
+     [](const fs::path& folder) { golden::check_noisy_losses(golden::Case::open(folder)); }},
+    {"soft_moe", golden::check_soft_moe},
+    {"st_moe",
+     [](const fs::path& folder) {
+       golden::check_st_moe(folder);
+       golden::check_st_moe_losses(golden::Case::open(folder));
+     }},
+    {"top2_capacity",
+     [](const fs::path& folder) {
+       golden::check_top2_capacity(folder);
+       golden::check_top2_losses(golden::Case::open(folder));
+     }},
 };
 
 class GoldenTest : public testing::Test {
