@@ -11,7 +11,9 @@
 #include <utility>
 #include <vector>
 
+#include "golden_checks/expert_choice.hpp"
 #include "golden_checks/layer.hpp"
+#include "golden_checks/sinkhorn.hpp"
 #include "moe/io/config.hpp"
 
 namespace {
@@ -20,7 +22,11 @@ namespace fs = std::filesystem;
 using namespace moe;
 
 /// How to check what is no layer of load_layer(), by model_type.
-const std::map<std::string, void (*)(const fs::path&)> checks = {};
+const std::map<std::string, void (*)(const fs::path&)> checks = {
+    {"expert_choice", golden::check_expert_choice},
+    {"expert_choice_router", golden::check_expert_choice_router},
+    {"sinkhorn_router", golden::check_sinkhorn},
+};
 
 class GoldenTest : public testing::Test {
  public:

@@ -30,7 +30,7 @@ AlignedColumns<double> finite_scores(const ConstMatrixRef<Scalar>& scores, Worke
   }
   const double infinite = 2 * double(scores.cols() + 1) * (largest > 0 ? largest : 1);
   auto finite = aligned_columns<double>(scores.rows(), scores.cols(), workers.shared());
-  workers.for_each_band(scores.cols(), 1, [&](Index first, Index last, Scratch&) {
+  workers.for_each_band(scores.cols(), items_a_task(scores.rows()), [&](Index first, Index last, Scratch&) {
     for (Index t = first; t < last; ++t) {
       const bool has_nan = scores.col(t).array().isNaN().any();
       for (Index e = 0; e < scores.rows(); ++e) {

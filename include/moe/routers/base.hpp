@@ -1,7 +1,6 @@
 /// @file  The router of BASE layers: a balanced assignment.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <span>
 #include <utility>
@@ -47,23 +46,33 @@ class BaseRouter {
   const BaseOptions& options() const { return options_; }
 
   void route(const ConstMatrixRef<Scalar>& x, Routing<Scalar>& routing, Workers& workers) const {
-    const auto logits = linear_logits(weight_, Vector(), x, routing, workers);
-    const std::span<Index> expert(workers.shared().template array<Index>(x.cols()), std::size_t(x.cols()));
+    route_logits(linear_logits(weight_, Vector(), x, routing, workers), routing, workers);
+  }
+
+  /// The same for logits (weight().rows() × n_tokens) that are there already.
+  void route_logits(const ConstMatrixRef<Scalar>& logits, Routing<Scalar>& routing, Workers& workers) const {
+    const Index num_tokens = logits.cols();
+    const std::span<Index> expert(workers.shared().template array<Index>(num_tokens), std::size_t(num_tokens));
     if (options_.balance) {
       assign_balanced<Scalar>(logits, expert, workers);
     } else {
-      BestK<Scalar> best(workers.shared(), 1);
-      for (Index t = 0; t < x.cols(); ++t) {
-        best.clear();
-        for (Index e = 0; e < logits.rows(); ++e) best.offer(e, logits(e, t));
-        expert[std::size_t(t)] = best.items()[0];
-      }
+      assign_greedily(logits, expert, workers);
     }
     write_routes(logits, expert, routing);
   }
 
  private:
-  void write_routes(const LogitsMap<Scalar>& logits, std::span<const Index> expert, Routing<Scalar>& routing) const {
+  void assign_greedily(const ConstMatrixRef<Scalar>& logits, std::span<Index> expert, Workers& workers) const {
+    BestK<Scalar> best(workers.shared(), 1);
+    for (Index t = 0; t < logits.cols(); ++t) {
+      best.clear();
+      for (Index e = 0; e < logits.rows(); ++e) best.offer(e, logits(e, t));
+      expert[std::size_t(t)] = best.items()[0];
+    }
+  }
+
+  void write_routes(const ConstMatrixRef<Scalar>& logits, std::span<const Index> expert,
+                    Routing<Scalar>& routing) const {
     const Index routes_a_token = 1 + options_.residual;
     routing.weight_on = WeightOn::output;
     routing.resize(routes_a_token * logits.cols());

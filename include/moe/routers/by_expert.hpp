@@ -22,6 +22,12 @@ AlignedColumns<Scalar> aligned_columns(Index rows, Index cols, Scratch& scratch)
   return {scratch.array<Scalar>(stride * cols), rows, cols, Eigen::OuterStride<>(stride)};
 }
 
+/// How many items make a task, if one means reading so many numbers: enough that a task takes some microseconds, for so
+/// long does it take to start one. Fewer than two tasks run where they are.
+inline Index items_a_task(Index numbers_an_item) {
+  return std::max<Index>(1, 16384 / std::max<Index>(1, numbers_an_item));
+}
+
 /// (n_tokens × num_experts): column e holds what the tokens are to expert e.
 /// @param by_token  (num_experts × n_tokens)
 template <class Scalar>
@@ -29,12 +35,13 @@ AlignedColumns<Scalar> by_expert(const AlignedColumns<Scalar>& by_token, Workers
   constexpr auto line = Index(Scratch::alignment / sizeof(Scalar));  // whole cache lines are written
   const Index num_tokens = by_token.cols();
   auto turned = aligned_columns<Scalar>(num_tokens, by_token.rows(), workers.shared());
-  workers.for_each_band(num_tokens, line, [&](Index first, Index last, Scratch&) {
-    for (Index t = first; t < last; t += line) {
-      const Index count = std::min(line, last - t);
-      turned.middleRows(t, count) = by_token.middleCols(t, count).transpose();
-    }
-  });
+  workers.for_each_band(num_tokens, line * items_a_task(line * by_token.rows()),
+                        [&](Index first, Index last, Scratch&) {
+                          for (Index t = first; t < last; t += line) {
+                            const Index count = std::min(line, last - t);
+                            turned.middleRows(t, count) = by_token.middleCols(t, count).transpose();
+                          }
+                        });
   return turned;
 }
 

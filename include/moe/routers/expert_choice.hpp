@@ -44,10 +44,9 @@ struct Candidate {
   }
 };
 
-/// Writes the `count` best of tokens first, first + 1, … to `chosen`, best first.
+/// Writes the `count` best of tokens first, first + 1, … to `chosen`, best first. Needs room for all as candidates.
 template <class Scalar, class Scores>
-void choose_tokens(const Scores& scores, Index first, Index count, Index* chosen, Scratch& scratch) {
-  auto* const candidates = scratch.array<Candidate<Scalar>>(scores.size());
+void choose_tokens(const Scores& scores, Index first, Index count, Index* chosen, Candidate<Scalar>* candidates) {
   for (Index i = 0; i < scores.size(); ++i) candidates[i] = {scores(i), first + i};
   if (count < scores.size()) std::nth_element(candidates, candidates + count, candidates + scores.size());
   std::sort(candidates, candidates + count);
@@ -80,20 +79,24 @@ void let_experts_choose(const ConstMatrixRef<Scalar>& logits, Index sequence_len
   const Index count = std::clamp<Index>(options.capacity(length, num_experts), 0, length);
 
   auto by_token = aligned_columns<Scalar>(num_experts, num_tokens, workers.shared());
-  workers.for_each_band(num_tokens, 1, [&](Index first, Index last, Scratch&) {
+  workers.for_each_band(num_tokens, items_a_task(num_experts), [&](Index first, Index last, Scratch&) {
     for (Index t = first; t < last; ++t) softmax(logits.col(t), by_token.col(t));
   });
   const auto p = by_expert(by_token, workers);
 
   routing.weight_on = WeightOn::output;
   routing.resize(num_tokens / length * num_experts * count);
-  workers.for_each(num_tokens / length * num_experts, [&](Index choice, Scratch& scratch) {
-    const Index sequence = choice / num_experts, e = choice % num_experts, first = sequence * length;
-    auto* const token = routing.token.data() + choice * count;
-    detail::choose_tokens<Scalar>(p.col(e).segment(first, length), first, count, token, scratch);
-    for (Index i = 0; i < count; ++i) {
-      routing.expert[std::size_t(choice * count + i)] = e;
-      routing.weight[std::size_t(choice * count + i)] = p(token[i], e);
+  const Index choices = num_tokens / length * num_experts;
+  workers.for_each_band(choices, items_a_task(length), [&](Index begin, Index end, Scratch& scratch) {
+    auto* const candidates = scratch.array<detail::Candidate<Scalar>>(length);
+    for (Index choice = begin; choice < end; ++choice) {
+      const Index sequence = choice / num_experts, e = choice % num_experts, first = sequence * length;
+      auto* const token = routing.token.data() + choice * count;
+      detail::choose_tokens<Scalar>(p.col(e).segment(first, length), first, count, token, candidates);
+      for (Index i = 0; i < count; ++i) {
+        routing.expert[std::size_t(choice * count + i)] = e;
+        routing.weight[std::size_t(choice * count + i)] = p(token[i], e);
+      }
     }
   });
 }

@@ -27,11 +27,10 @@ Scalar finite(Scalar number) {
   return std::clamp(number, std::numeric_limits<Scalar>::lowest(), std::numeric_limits<Scalar>::max());
 }
 
-/// A number that `count` of them are above, and all others below: halfway between the count-th and the next largest;
-/// the smallest if there is no next one. Reorders them; none may be NaN.
+/// A number that `count` of them are above, and all others below: halfway between the count-th and the next largest.
+/// Reorders them; none may be NaN, and count must be from 1 to size − 1.
 template <class Scalar>
 Scalar threshold(Scalar* numbers, Index size, Index count) {
-  if (count >= size) return finite(*std::min_element(numbers, numbers + size));
   std::nth_element(numbers, numbers + count, numbers + size, std::greater<>());
   const Scalar last_above = *std::min_element(numbers, numbers + count), first_below = numbers[count];
   return finite(last_above) / 2 + finite(first_below) / 2;  // halves first: no overflow
@@ -49,8 +48,8 @@ Scalar threshold(Scalar* numbers, Index size, Index count) {
 ///
 /// No round makes the dual worse. A few balance well (one after each training step is a bias update without a loss);
 /// an exact balance is not promised, and equal scores cannot be told apart. Tokens with a score that is not finite take
-/// no part and are not counted; where none is left, β stays. A round takes O(n_tokens · num_experts) on average; no
-/// number depends on the workers.
+/// no part and are not counted. Where an expert has room for all that are left, β stays. A round takes O(n_tokens ·
+/// num_experts) on average; no number depends on the workers.
 ///
 /// LinearTopK routes with such a β if its selection_bias is −β.
 ///
@@ -72,22 +71,22 @@ void balance_quantiles(const ConstMatrixRef<Scalar>& scores, Index top_k, Index 
   for (Index t = 0; t < num_tokens; ++t) {
     if (scores.col(t).allFinite()) member[members++] = t;
   }
-  if (members == 0) return;
+  const Index load = (members * top_k + num_experts - 1) / num_experts;
+  if (load >= members) return;
   auto by_token = aligned_columns<Scalar>(num_experts, members, workers.shared());
   for (Index i = 0; i < members; ++i) by_token.col(i) = scores.col(member[i]);
   const auto of_expert = by_expert(by_token, workers);
   auto alpha = workers.shared().matrix<Scalar>(members, 1);
-  const Index load = (members * top_k + num_experts - 1) / num_experts;
 
   for (Index round = 0; round < rounds; ++round) {
-    workers.for_each_band(members, 1, [&](Index first, Index last, Scratch& scratch) {
+    workers.for_each_band(members, items_a_task(num_experts), [&](Index first, Index last, Scratch& scratch) {
       auto margin = scratch.matrix<Scalar>(num_experts, 1);
       for (Index i = first; i < last; ++i) {
         margin = by_token.col(i) - beta;
         alpha(i) = detail::threshold(margin.data(), num_experts, top_k);
       }
     });
-    workers.for_each_band(num_experts, 1, [&](Index first, Index last, Scratch& scratch) {
+    workers.for_each_band(num_experts, items_a_task(members), [&](Index first, Index last, Scratch& scratch) {
       auto margin = scratch.matrix<Scalar>(members, 1);
       for (Index e = first; e < last; ++e) {
         margin = of_expert.col(e) - alpha;
@@ -130,17 +129,21 @@ class QuantileBalanced {
   const TopKOptions& choice() const { return choice_.options(); }
 
   void route(const ConstMatrixRef<Scalar>& x, Routing<Scalar>& routing, Workers& workers) const {
-    const auto logits = linear_logits(weight_, Vector(), x, routing, workers);
-    auto scores = aligned_columns<Scalar>(num_experts(), x.cols(), workers.shared());
-    workers.for_each_band(x.cols(), 1, [&](Index first, Index last, Scratch&) {
+    route_logits(linear_logits(weight_, Vector(), x, routing, workers), routing, workers);
+  }
+
+  /// The same for logits (num_experts × n_tokens) that are there already.
+  void route_logits(const ConstMatrixRef<Scalar>& logits, Routing<Scalar>& routing, Workers& workers) const {
+    auto scores = aligned_columns<Scalar>(num_experts(), logits.cols(), workers.shared());
+    workers.for_each_band(logits.cols(), items_a_task(num_experts()), [&](Index first, Index last, Scratch&) {
       for (Index t = first; t < last; ++t) score_logits(choice().score, logits.col(t), scores.col(t));
     });
     auto beta = workers.shared().template matrix<Scalar>(num_experts(), 1);
     beta.setZero();
     balance_quantiles<Scalar>(scores, top_k(), rounds_, beta.col(0), workers);
 
-    auto* const expert = workers.shared().template array<Index>(top_k() * x.cols());
-    workers.for_each_band(x.cols(), 1, [&](Index first, Index last, Scratch& scratch) {
+    auto* const expert = workers.shared().template array<Index>(top_k() * logits.cols());
+    workers.for_each_band(logits.cols(), items_a_task(num_experts()), [&](Index first, Index last, Scratch& scratch) {
       BestK<Scalar> best(scratch, top_k());
       for (Index t = first; t < last; ++t) {
         best.clear();

@@ -65,13 +65,14 @@ Index sinkhorn(const ConstMatrixRef<Scalar>& logits, MatrixRef<Scalar> balanced,
   constexpr Scalar epsilon = Scalar(1e-8);
   constexpr auto line = Index(Scratch::alignment / sizeof(Scalar));
   const Index num_experts = logits.rows(), num_tokens = logits.cols();
+  const Index tokens_a_task = items_a_task(num_experts), experts_a_task = line * items_a_task(line * num_tokens);
   Array of_token(workers.shared().array<Scalar>(num_tokens), num_tokens);
   Array of_expert(workers.shared().array<Scalar>(num_experts), num_experts);
   Array before(workers.shared().array<Scalar>(num_experts), num_experts);
   auto kernel = aligned_columns<Scalar>(num_experts, num_tokens, workers.shared());
   auto* const member = workers.shared().array<bool>(num_tokens);
 
-  workers.for_each_band(num_tokens, 1, [&](Index first, Index last, Scratch&) {
+  workers.for_each_band(num_tokens, tokens_a_task, [&](Index first, Index last, Scratch&) {
     for (Index t = first; t < last; ++t) member[t] = detail::sinkhorn_kernel(logits.col(t), kernel.col(t));
   });
   const auto members = std::count(member, member + num_tokens, true);
@@ -82,12 +83,12 @@ Index sinkhorn(const ConstMatrixRef<Scalar>& logits, MatrixRef<Scalar> balanced,
   Index rounds = 0;
   for (bool done = members == 0; !done && rounds < iteration.max_iterations; ++rounds) {
     before = of_expert;
-    workers.for_each_band(num_tokens, 1, [&](Index first, Index last, Scratch&) {
+    workers.for_each_band(num_tokens, tokens_a_task, [&](Index first, Index last, Scratch&) {
       for (Index t = first; t < last; ++t) {
         if (member[t]) of_token[t] = share_of_token / ((kernel.col(t).array() * of_expert).sum() + epsilon);
       }
     });
-    workers.for_each_band(num_experts, line, [&](Index first, Index last, Scratch&) {
+    workers.for_each_band(num_experts, experts_a_task, [&](Index first, Index last, Scratch&) {
       auto sum = of_expert.segment(first, last - first);
       sum.setZero();
       for (Index t = 0; t < num_tokens; ++t) {
@@ -98,7 +99,7 @@ Index sinkhorn(const ConstMatrixRef<Scalar>& logits, MatrixRef<Scalar> balanced,
     done = double((of_expert - before).abs().mean()) <= iteration.tolerance;
   }
 
-  workers.for_each_band(num_tokens, 1, [&](Index first, Index last, Scratch&) {
+  workers.for_each_band(num_tokens, tokens_a_task, [&](Index first, Index last, Scratch&) {
     for (Index t = first; t < last; ++t) {
       if (member[t]) {
         balanced.col(t) = of_token[t] * kernel.col(t).array() * of_expert;
@@ -141,6 +142,7 @@ class Sinkhorn {
   Index top_k() const { return options_.top_k; }
   const Weight<Scalar>& weight() const { return weight_; }
   const SinkhornOptions& options() const { return options_; }
+  const TopKOptions& choice() const { return choice_.options(); }  // with the score that was left open
 
   void route(const ConstMatrixRef<Scalar>& x, Routing<Scalar>& routing, Workers& workers) const {
     route_logits(linear_logits(weight_, Vector(), x, routing, workers), routing, workers);
@@ -152,7 +154,7 @@ class Sinkhorn {
     auto balanced = aligned_columns<Scalar>(num_experts(), logits.cols(), workers.shared());
     sinkhorn<Scalar>(logits, balanced, options_.iteration, workers);
     auto* const expert = workers.shared().template array<Index>(top_k() * logits.cols());
-    workers.for_each_band(logits.cols(), 1, [&](Index first, Index last, Scratch& scratch) {
+    workers.for_each_band(logits.cols(), items_a_task(num_experts()), [&](Index first, Index last, Scratch& scratch) {
       BestK<Scalar> best(scratch, top_k());
       for (Index t = first; t < last; ++t) {
         const bool healthy = !std::isnan(balanced(0, t));
