@@ -15,6 +15,9 @@
 #include "golden_checks/layer.hpp"
 #include "golden_checks/losses.hpp"
 #include "golden_checks/soft_moe.hpp"
+#include "golden_checks/expert_choice.hpp"
+#include "golden_checks/layer.hpp"
+#include "golden_checks/sinkhorn.hpp"
 #include "moe/io/config.hpp"
 
 namespace {
@@ -40,6 +43,9 @@ const std::map<std::string, void (*)(const fs::path&)> checks = {
        golden::check_top2_capacity(folder);
        golden::check_top2_losses(golden::Case::open(folder));
      }},
+    {"expert_choice", golden::check_expert_choice},
+    {"expert_choice_router", golden::check_expert_choice_router},
+    {"sinkhorn_router", golden::check_sinkhorn},
 };
 
 class GoldenTest : public testing::Test {

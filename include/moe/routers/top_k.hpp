@@ -24,6 +24,22 @@ enum class Score {
   sqrt_softplus,      ///< √log(1 + eˡ), each expert by itself
 };
 
+/// One token's scores. Those of softmax_of_chosen are the logits themselves, until experts are chosen.
+template <class Logits, class Scores>
+void score_logits(Score score, const Logits& logits, Scores&& scores) {
+  switch (score) {
+    case Score::softmax:
+      return softmax(logits, scores);
+    case Score::softmax_of_chosen:
+      scores = logits;
+      return;
+    case Score::sigmoid:
+      return sigmoid(logits, scores);
+    case Score::sqrt_softplus:
+      return sqrt_softplus(logits, scores);
+  }
+}
+
 /// The defaults are OLMoE's. Others differ in a few words:
 ///   Mixtral, Qwen3   {.top_k = 8, .renormalize = true}
 ///   Granite, gpt-oss {.top_k = 4, .score = Score::softmax_of_chosen}
@@ -127,17 +143,7 @@ class TopKChoice {
 
     template <class Logits>
     void read(const Logits& logits) {
-      switch (rule_.options_.score) {
-        case Score::softmax:
-          return softmax(logits, score_);
-        case Score::softmax_of_chosen:
-          score_ = logits;
-          return;
-        case Score::sigmoid:
-          return sigmoid(logits, score_);
-        case Score::sqrt_softplus:
-          return sqrt_softplus(logits, score_);
-      }
+      score_logits(rule_.options_.score, logits, score_);
     }
 
     /// The top_k best of the kept groups. Experts of other groups are never looked at, so nothing has to mask them.

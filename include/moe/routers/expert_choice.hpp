@@ -1,0 +1,137 @@
+/// @file  The router whose experts choose their tokens.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+#include <utility>
+
+#include "moe/capacity.hpp"
+#include "moe/check.hpp"
+#include "moe/routers/by_expert.hpp"
+#include "moe/routers/logits.hpp"
+#include "moe/routers/scores.hpp"
+#include "moe/routing.hpp"
+#include "moe/scratch.hpp"
+#include "moe/tokens.hpp"
+#include "moe/types.hpp"
+#include "moe/workers.hpp"
+
+namespace moe {
+
+struct ExpertChoiceOptions {
+  /// How many tokens an expert takes of so many; never more than there are. The default is the paper's: as many as if
+  /// each token had two experts.
+  CapacityRule capacity = capacity_factor(1, 2);
+  bool per_sequence = false;  // of each sequence of SideInputs::sequence_length; else of the batch as a whole
+};
+
+namespace detail {
+
+/// A token that an expert may take. NaN ranks below every number; of equal ranks the lower token comes first.
+template <class Scalar>
+struct Candidate {
+  Scalar rank;
+  Index token;
+
+  Candidate() = default;
+  Candidate(Scalar score, Index its_token)
+      : rank(std::isnan(score) ? -std::numeric_limits<Scalar>::infinity() : score), token(its_token) {}
+
+  bool operator<(const Candidate& other) const {
+    return rank > other.rank || (rank == other.rank && token < other.token);
+  }
+};
+
+/// Writes the `count` best of tokens first, first + 1, … to `chosen`, best first. Needs room for all as candidates.
+template <class Scalar, class Scores>
+void choose_tokens(const Scores& scores, Index first, Index count, Index* chosen, Candidate<Scalar>* candidates) {
+  for (Index i = 0; i < scores.size(); ++i) candidates[i] = {scores(i), first + i};
+  if (count < scores.size()) std::nth_element(candidates, candidates + count, candidates + scores.size());
+  std::sort(candidates, candidates + count);
+  for (Index i = 0; i < count; ++i) chosen[i] = candidates[i].token;
+}
+
+}  // namespace detail
+
+/// p = softmax(logits) over the experts; then each expert takes the tokens of largest p, as many as it has capacity
+/// for, each weighted by p. Every expert gets the same number of tokens; a token gets any number of experts, or none.
+/// Zhou et al. 2022, "Mixture-of-Experts with Expert Choice Routing", arXiv:2202.09368, §3.2.
+///
+/// Routes lie sequence by sequence, expert by expert, best first. Ties go to the lower token. A NaN ranks last: its
+/// token is taken where nothing else is left, and then the weight is NaN.
+/// Takes O(n_tokens · num_experts) time on average, and the time to sort what is chosen.
+///
+/// @param logits           (num_experts × n_tokens)
+/// @param sequence_length  of SideInputs; read if options.per_sequence
+/// @throws std::invalid_argument if there is no capacity rule, or if the tokens are not whole sequences.
+template <class Scalar>
+void let_experts_choose(const ConstMatrixRef<Scalar>& logits, Index sequence_length, const ExpertChoiceOptions& options,
+                        Routing<Scalar>& routing, Workers& workers) {
+  require(bool(options.capacity), "ExpertChoice: options.capacity is missing");
+  const Index num_experts = logits.rows(), num_tokens = logits.cols();
+  const Index length = options.per_sequence && sequence_length > 0 ? sequence_length : std::max<Index>(1, num_tokens);
+  if (num_tokens % length != 0) {
+    require(false, "ExpertChoice: " + std::to_string(num_tokens) + " tokens are not whole sequences of " +
+                       std::to_string(length));
+  }
+  const Index count = std::clamp<Index>(options.capacity(length, num_experts), 0, length);
+
+  auto by_token = aligned_columns<Scalar>(num_experts, num_tokens, workers.shared());
+  workers.for_each_band(num_tokens, items_a_task(num_experts), [&](Index first, Index last, Scratch&) {
+    for (Index t = first; t < last; ++t) softmax(logits.col(t), by_token.col(t));
+  });
+  const auto p = by_expert(by_token, workers);
+
+  routing.weight_on = WeightOn::output;
+  routing.resize(num_tokens / length * num_experts * count);
+  const Index choices = num_tokens / length * num_experts;
+  workers.for_each_band(choices, items_a_task(length), [&](Index begin, Index end, Scratch& scratch) {
+    auto* const candidates = scratch.array<detail::Candidate<Scalar>>(length);
+    for (Index choice = begin; choice < end; ++choice) {
+      const Index sequence = choice / num_experts, e = choice % num_experts, first = sequence * length;
+      auto* const token = routing.token.data() + choice * count;
+      detail::choose_tokens<Scalar>(p.col(e).segment(first, length), first, count, token, candidates);
+      for (Index i = 0; i < count; ++i) {
+        routing.expert[std::size_t(choice * count + i)] = e;
+        routing.weight[std::size_t(choice * count + i)] = p(token[i], e);
+      }
+    }
+  });
+}
+
+/// logits = W·x; then let_experts_choose(). Results do not depend on the number of workers. Who gets a token depends
+/// on the tokens beside it, so a batch must not mix what may not see each other.
+template <class Scalar_>
+class ExpertChoice {
+ public:
+  using Scalar = Scalar_;
+  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
+
+  /// @param weight  (num_experts × d_model): row e scores expert e
+  /// @throws std::invalid_argument if there is no expert or no capacity rule.
+  ExpertChoice(Weight<Scalar> weight, ExpertChoiceOptions options = {})
+      : weight_(std::move(weight)), options_(std::move(options)) {
+    require(weight_.rows() >= 1, "ExpertChoice: needs at least one expert");
+    require(bool(options_.capacity), "ExpertChoice: options.capacity is missing");
+  }
+
+  Index d_model() const { return weight_.cols(); }
+  Index num_experts() const { return weight_.rows(); }
+  const Weight<Scalar>& weight() const { return weight_; }
+  const ExpertChoiceOptions& options() const { return options_; }
+
+  /// Reads SideInputs::sequence_length.
+  /// @throws std::invalid_argument if the tokens are not whole sequences.
+  void route(const Tokens<Scalar>& tokens, Routing<Scalar>& routing, Workers& workers) const {
+    const auto logits = linear_logits(weight_, Vector(), tokens.x, routing, workers);
+    let_experts_choose<Scalar>(logits, tokens.side.sequence_length, options_, routing, workers);
+  }
+
+ private:
+  Weight<Scalar> weight_;
+  ExpertChoiceOptions options_;
+};
+
+}  // namespace moe

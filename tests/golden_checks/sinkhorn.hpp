@@ -1,0 +1,37 @@
+/// @file  A choice that is balanced by Sinkhorn iterations.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "golden_checks/common.hpp"
+#include "moe/executors/serial.hpp"
+#include "moe/routers/sinkhorn.hpp"
+
+namespace moe::golden {
+
+inline void check_sinkhorn(const fs::path& folder) {
+  const Case reference = Case::open(folder);
+  const Matrix<float> logits = reference.columns("router_logits");
+  const Index num_experts = reference.size("num_experts"), num_tokens = logits.cols();
+  const SinkhornIteration iteration{.tolerance = reference.config.number("sinkhorn_tolerance")};
+  std::vector<Scratch> scratch;
+  const Serial serial;
+  Workers workers(serial, scratch);
+
+  Matrix<float> balanced(num_experts, num_tokens);
+  EXPECT_EQ(sinkhorn<float>(logits, balanced, iteration, workers), reference.size("_iterations"));
+  expect_close(balanced, reference.columns("sinkhorn"), "sinkhorn");
+
+  const std::string activation = reference.config.text("weight_activation");
+  ASSERT_TRUE(activation == "sigmoid" || activation == "softmax") << activation;
+  const Sinkhorn<float> router(Weight<float>::Zero(num_experts, 1),
+                               {.top_k = reference.size("num_experts_per_tok"), .iteration = iteration});
+  EXPECT_EQ(router.choice().score, activation == "sigmoid" ? Score::sigmoid : Score::softmax);
+  Routing<float> routing;
+  router.route_logits(logits, routing, workers);
+  expect_same_routes(routing, num_experts, reference);
+  expect_close(weights_of(routing, num_experts, num_tokens), reference.columns("probs"), "probs");
+}
+
+}  // namespace moe::golden
