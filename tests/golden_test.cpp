@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "golden_checks/layer.hpp"
+#include "golden_checks/noisy_top_k.hpp"
 #include "moe/io/config.hpp"
 
 namespace {
@@ -20,7 +21,9 @@ namespace fs = std::filesystem;
 using namespace moe;
 
 /// How to check what is no layer of load_layer(), by model_type.
-const std::map<std::string, void (*)(const fs::path&)> checks = {};
+const std::map<std::string, void (*)(const fs::path&)> checks = {
+    {"noisy_topk", golden::check_noisy_top_k},
+};
 
 class GoldenTest : public testing::Test {
  public:
