@@ -52,7 +52,8 @@ class NormedTopK {
       for (Index t = first; t < last; ++t) {
         token = x.col(t);
         const Scalar mean_square = token.squaredNorm() / static_cast<Scalar>(d_model());
-        normed.col(t) = token.cwiseProduct(input_scale_) / std::sqrt(mean_square + norm_epsilon_);
+        const Scalar rms = std::sqrt(mean_square + norm_epsilon_);
+        normed.col(t) = token.cwiseProduct(input_scale_) / (rms == 0 ? Scalar(1) : rms);  // 0 stays 0
       }
     });
     choice_.route(linear_logits(weight_, Vector(), normed, routing, workers), routing, workers);

@@ -82,7 +82,7 @@ class TokenHash {
   }
 
  private:
-  TokenHash(Index d_model, Index num_experts, const TopKOptions& options, HashTable table)
+  TokenHash(Index d_model, Index num_experts, const TopKOptions& options, HashTable&& table)
       : d_model_(d_model), table_(std::move(table)), choice_(num_experts, options, {}, "TokenHash") {
     require_equal(table_.rows(), top_k(), "TokenHash: table.rows()");
     for (Index id = 0; id < table_.cols(); ++id) require_experts(id);
