@@ -12,12 +12,12 @@
 #include <vector>
 
 #include "golden_checks/capacity.hpp"
-#include "golden_checks/layer.hpp"
-#include "golden_checks/losses.hpp"
-#include "golden_checks/soft_moe.hpp"
 #include "golden_checks/expert_choice.hpp"
 #include "golden_checks/layer.hpp"
+#include "golden_checks/losses.hpp"
+#include "golden_checks/noisy_top_k.hpp"
 #include "golden_checks/sinkhorn.hpp"
+#include "golden_checks/soft_moe.hpp"
 #include "moe/io/config.hpp"
 
 namespace {
@@ -28,10 +28,16 @@ using namespace moe;
 /// How to check what is no layer of load_layer(), by model_type.
 const std::map<std::string, void (*)(const fs::path&)> checks = {
     {"aux_losses", golden::check_losses},
+    {"expert_choice", golden::check_expert_choice},
+    {"expert_choice_router", golden::check_expert_choice_router},
     {"megatron_router", golden::check_megatron_router},
     {"megatron_token_drop", golden::check_megatron_token_drop},
     {"noisy_topk",
-     [](const fs::path& folder) { golden::check_noisy_losses(golden::Case::open(folder)); }},
+     [](const fs::path& folder) {
+       golden::check_noisy_top_k(folder);
+       golden::check_noisy_losses(golden::Case::open(folder));
+     }},
+    {"sinkhorn_router", golden::check_sinkhorn},
     {"soft_moe", golden::check_soft_moe},
     {"st_moe",
      [](const fs::path& folder) {
@@ -43,9 +49,6 @@ const std::map<std::string, void (*)(const fs::path&)> checks = {
        golden::check_top2_capacity(folder);
        golden::check_top2_losses(golden::Case::open(folder));
      }},
-    {"expert_choice", golden::check_expert_choice},
-    {"expert_choice_router", golden::check_expert_choice_router},
-    {"sinkhorn_router", golden::check_sinkhorn},
 };
 
 class GoldenTest : public testing::Test {

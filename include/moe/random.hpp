@@ -5,19 +5,11 @@
 #include <cstdint>
 
 #include "moe/experts/gated_ffn_bank.hpp"
+#include "moe/random_number.hpp"
 #include "moe/types.hpp"
 #include "moe/weight_stack.hpp"
 
 namespace moe {
-
-/// Number i of the stream `seed`: uniform in [−1, 1). SplitMix64, Steele et al. 2014, doi:10.1145/2660193.2660195.
-inline float random_number(std::uint64_t seed, std::uint64_t i) {
-  std::uint64_t z = seed * 0xd1342543de82ef95 + (i + 1) * 0x9e3779b97f4a7c15;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-  z ^= z >> 31;
-  return static_cast<float>(static_cast<std::int64_t>(z) >> 40) * 0x1p-23f;
-}
 
 /// (rows × cols) tokens, uniform with variance 1.
 template <class S>

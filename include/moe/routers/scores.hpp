@@ -44,12 +44,17 @@ void sigmoid(const Logits& logits, Scores&& scores) {
   drop_subnormals(scores);
 }
 
+/// log(1 + exp(l)), without overflow.
+template <class Scalar>
+Scalar softplus(Scalar l) {
+  return std::max(l, Scalar(0)) + std::log1p(std::exp(-std::abs(l)));
+}
+
 /// s_i = √log(1 + exp(l_i)).
 template <class Logits, class Scores>
 void sqrt_softplus(const Logits& logits, Scores&& scores) {
   using Scalar = typename Logits::Scalar;
-  const auto softplus = [](Scalar l) { return std::max(l, Scalar(0)) + std::log1p(std::exp(-std::abs(l))); };
-  scores = logits.unaryExpr([&](Scalar l) { return std::isnan(l) ? l : std::sqrt(softplus(l)); });
+  scores = logits.unaryExpr([](Scalar l) { return std::isnan(l) ? l : std::sqrt(softplus(l)); });
   drop_subnormals(scores);
 }
 

@@ -1,0 +1,117 @@
+/// @file  A linear router that explores: its logits are noisy before they choose.
+#pragma once
+
+#include <cstdint>
+#include <iterator>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+
+#include "moe/check.hpp"
+#include "moe/kernels/matmul.hpp"
+#include "moe/random_number.hpp"
+#include "moe/routers/logits.hpp"
+#include "moe/routers/scores.hpp"
+#include "moe/routers/top_k.hpp"
+#include "moe/routing.hpp"
+#include "moe/tokens.hpp"
+#include "moe/types.hpp"
+#include "moe/workers.hpp"
+
+namespace moe {
+
+/// logits = W·x + ε ⊙ σ, where ε is standard normal and σ = softplus(W_noise·x) + min_stddev; then TopKChoice. The
+/// noisy logits are those of the routing. Reads SideInputs::noise; where there is none it draws ε from
+/// SideInputs::seed; where there is no seed either, as in evaluation, nothing is added.
+///
+/// Shazeer et al. 2017, arXiv:1701.06538, §2.1. Without W_noise σ is the same everywhere: V-MoE, arXiv:2106.05974, is
+///   NoisyTopK(W, {}, {.top_k = 2}, 1.0 / num_experts)
+/// and its batch priority WithCapacity.
+template <class Scalar_>
+class NoisyTopK {
+ public:
+  using Scalar = Scalar_;
+  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
+
+  /// @param weight        (num_experts × d_model): row e scores expert e
+  /// @param noise_weight  (num_experts × d_model), or empty
+  /// @throws std::invalid_argument unless the sizes fit, min_stddev ≥ 0, and TopKChoice takes the options.
+  NoisyTopK(Weight<Scalar> weight, Weight<Scalar> noise_weight, const TopKOptions& options, double min_stddev = 1e-2)
+      : weight_(std::move(weight)),
+        noise_weight_(std::move(noise_weight)),
+        min_stddev_(static_cast<Scalar>(min_stddev)),
+        choice_(weight_.rows(), options, {}, "NoisyTopK") {
+    if (noise_weight_.size() > 0) {
+      require_equal(noise_weight_.rows(), num_experts(), "NoisyTopK: noise_weight.rows()");
+      require_equal(noise_weight_.cols(), d_model(), "NoisyTopK: noise_weight.cols()");
+    }
+    require(min_stddev >= 0, "NoisyTopK: min_stddev is " + std::to_string(min_stddev) + ", expected 0 or more");
+  }
+
+  Index d_model() const { return weight_.cols(); }
+  Index num_experts() const { return weight_.rows(); }
+  Index top_k() const { return choice_.top_k(); }
+  const TopKOptions& options() const { return choice_.options(); }
+  const Weight<Scalar>& weight() const { return weight_; }
+  const Weight<Scalar>& noise_weight() const { return noise_weight_; }
+
+  /// @throws std::invalid_argument if there is noise, but not a number for each expert of each token.
+  void route(const Tokens<Scalar>& tokens, Routing<Scalar>& routing, Workers& workers) const {
+    LogitsMap<Scalar> logits = linear_logits(weight_, Vector(), tokens.x, routing, workers);
+    const std::span<const Scalar> noise = tokens.side.noise;
+    const std::optional<std::uint64_t> seed = tokens.side.seed;
+    if (!noise.empty()) {
+      require_equal(std::ssize(noise), logits.size(), "NoisyTopK: side.noise.size()");
+      add_noise([&](Index i) { return noise[std::size_t(i)]; }, tokens.x, logits, workers);
+    } else if (seed) {
+      const auto drawn = [&](Index i) { return static_cast<Scalar>(normal_number(*seed, std::uint64_t(i))); };
+      add_noise(drawn, tokens.x, logits, workers);
+    }
+    choice_.route(logits, routing, workers);
+  }
+
+  /// σ, the standard deviation of each logit: what a smooth load is made of.
+  /// @param sigma  (num_experts × n_tokens)
+  /// @throws std::invalid_argument if a shape is wrong.
+  void stddev(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> sigma, Workers& workers) const {
+    require_equal(x.rows(), d_model(), "NoisyTopK: x.rows()");
+    require_equal(sigma.rows(), num_experts(), "NoisyTopK: sigma.rows()");
+    require_equal(sigma.cols(), x.cols(), "NoisyTopK: sigma.cols()");
+    if (noise_weight_.size() == 0) {
+      sigma.setConstant(min_stddev_);
+      return;
+    }
+    kernels::matmul<Scalar, Scalar>(map_of(noise_weight_), x, sigma, workers);
+    for_each_logit(x.cols(), workers,
+                   [&](Index e, Index t) { sigma(e, t) = softplus(Scalar(sigma(e, t))) + min_stddev_; });
+  }
+
+ private:
+  static constexpr Index tokens_a_task = 16;
+
+  /// noise(i) is the number of expert i % num_experts for token i / num_experts.
+  template <class Noise>
+  void add_noise(const Noise& noise, const ConstMatrixRef<Scalar>& x, LogitsMap<Scalar>& logits,
+                 Workers& workers) const {
+    auto sigma = workers.shared().matrix<Scalar>(num_experts(), x.cols());
+    stddev(x, sigma, workers);
+    for_each_logit(x.cols(), workers,
+                   [&](Index e, Index t) { logits(e, t) += noise(t * num_experts() + e) * sigma(e, t); });
+  }
+
+  template <class F>
+  void for_each_logit(Index num_tokens, Workers& workers, const F& f) const {
+    workers.for_each_band(num_tokens, tokens_a_task, [&](Index first, Index last, Scratch&) {
+      for (Index t = first; t < last; ++t) {
+        for (Index e = 0; e < num_experts(); ++e) f(e, t);
+      }
+    });
+  }
+
+  Weight<Scalar> weight_, noise_weight_;
+  Scalar min_stddev_;
+  TopKChoice<Scalar> choice_;
+};
+
+}  // namespace moe

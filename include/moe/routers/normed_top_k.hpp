@@ -1,0 +1,73 @@
+/// @file  A linear router that normalises what it reads.
+#pragma once
+
+#include <cmath>
+#include <string>
+#include <utility>
+
+#include "moe/check.hpp"
+#include "moe/routers/logits.hpp"
+#include "moe/routers/top_k.hpp"
+#include "moe/routing.hpp"
+#include "moe/types.hpp"
+#include "moe/workers.hpp"
+
+namespace moe {
+
+/// logits = W·x̂, where x̂ = x / √(mean(x²) + norm_epsilon) ⊙ γ · d_model^-½; then TopKChoice, whose weights are
+/// multiplied by the scale α of their expert. Gemma 4, with {.top_k = 8, .score = Score::softmax_of_chosen}.
+template <class Scalar_>
+class NormedTopK {
+ public:
+  using Scalar = Scalar_;
+  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
+
+  /// @param weight        (num_experts × d_model): row e scores expert e
+  /// @param norm_scale    γ, (d_model)
+  /// @param expert_scale  α, (num_experts)
+  /// @throws std::invalid_argument unless the sizes fit, norm_epsilon ≥ 0 and TopKChoice takes the options.
+  NormedTopK(Weight<Scalar> weight, const Vector& norm_scale, Vector expert_scale, const TopKOptions& options,
+             double norm_epsilon = 1e-6)
+      : weight_(std::move(weight)),
+        input_scale_(norm_scale / std::sqrt(static_cast<Scalar>(weight_.cols()))),
+        expert_scale_(std::move(expert_scale)),
+        norm_epsilon_(static_cast<Scalar>(norm_epsilon)),
+        choice_(weight_.rows(), options, {}, "NormedTopK") {
+    require_equal(norm_scale.size(), d_model(), "NormedTopK: norm_scale.size()");
+    require_equal(expert_scale_.size(), num_experts(), "NormedTopK: expert_scale.size()");
+    require(norm_epsilon >= 0, "NormedTopK: norm_epsilon is " + std::to_string(norm_epsilon) + ", expected 0 or more");
+  }
+
+  Index d_model() const { return weight_.cols(); }
+  Index num_experts() const { return weight_.rows(); }
+  Index top_k() const { return choice_.top_k(); }
+  const TopKOptions& options() const { return choice_.options(); }
+  const Weight<Scalar>& weight() const { return weight_; }
+  const Vector& expert_scale() const { return expert_scale_; }
+
+  void route(const ConstMatrixRef<Scalar>& x, Routing<Scalar>& routing, Workers& workers) const {
+    auto normed = workers.shared().matrix<Scalar>(d_model(), x.cols());
+    workers.for_each_band(x.cols(), tokens_a_task, [&](Index first, Index last, Scratch& scratch) {
+      Eigen::Map<Vector> token(scratch.array<Scalar>(d_model()), d_model());  // sums: aligned alike
+      for (Index t = first; t < last; ++t) {
+        token = x.col(t);
+        const Scalar mean_square = token.squaredNorm() / static_cast<Scalar>(d_model());
+        const Scalar rms = std::sqrt(mean_square + norm_epsilon_);
+        normed.col(t) = token.cwiseProduct(input_scale_) / (rms == 0 ? Scalar(1) : rms);  // 0 stays 0
+      }
+    });
+    choice_.route(linear_logits(weight_, Vector(), normed, routing, workers), routing, workers);
+    for (std::size_t r = 0; r < routing.expert.size(); ++r) routing.weight[r] *= expert_scale_(routing.expert[r]);
+  }
+
+ private:
+  static constexpr Index tokens_a_task = 16;
+
+  Weight<Scalar> weight_;
+  Vector input_scale_;  // γ · d_model^-½
+  Vector expert_scale_;
+  Scalar norm_epsilon_;
+  TopKChoice<Scalar> choice_;
+};
+
+}  // namespace moe
