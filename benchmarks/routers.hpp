@@ -46,9 +46,11 @@ namespace detail {
 inline constexpr Index vocabulary = 50000, d_projected = 256;  // 256: Chi et al. 2022, §4.1
 
 inline Weight<float> weight(const RouterShape& shape) {
-  return random_weight<float>(shape.num_experts, shape.d_model, /*seed=*/7);
+  return moe::random_weight<float>(shape.num_experts, shape.d_model, /*seed=*/7);
 }
-inline Eigen::VectorXf numbers(Index size, std::uint64_t seed) { return 0.1F * random_tokens<float>(size, 1, seed); }
+inline Eigen::VectorXf numbers(Index size, std::uint64_t seed) {
+  return 0.1F * moe::random_tokens<float>(size, 1, seed);
+}
 
 inline LinearTopK<float> linear(const RouterShape& shape, TopKOptions options, bool biased = false) {
   options.top_k = shape.top_k;
@@ -88,7 +90,7 @@ inline std::vector<NamedRouter> all_routers() {
        }},
       {"noisy",
        [](S s) -> AnyRouter<float> {
-         return NoisyTopK<float>(weight(s), random_weight<float>(s.num_experts, s.d_model, 9), {.top_k = s.top_k});
+         return NoisyTopK<float>(weight(s), moe::random_weight<float>(s.num_experts, s.d_model, 9), {.top_k = s.top_k});
        }},
       {"vmoe",
        [](S s) -> AnyRouter<float> {
@@ -103,7 +105,7 @@ inline std::vector<NamedRouter> all_routers() {
        }},
       {"carried",
        [](S s) -> AnyRouter<float> {
-         return CarriedTopK<float>(weight(s), random_weight<float>(s.num_experts, s.num_experts, 3),
+         return CarriedTopK<float>(weight(s), moe::random_weight<float>(s.num_experts, s.num_experts, 3),
                                    {.top_k = s.top_k});
        }},
       {"sinkhorn", [](S s) -> AnyRouter<float> { return Sinkhorn<float>(weight(s), {.top_k = s.top_k}); }},
@@ -112,8 +114,8 @@ inline std::vector<NamedRouter> all_routers() {
        [](S s) -> AnyRouter<float> { return QuantileBalanced<float>(weight(s), {.choice = {.top_k = s.top_k}}); }},
       {"cosine",
        [](S s) -> AnyRouter<float> {
-         return CosineTopK<float>(random_weight<float>(d_projected, s.d_model, 4),
-                                  random_weight<float>(s.num_experts, d_projected, 5), {.top_k = s.top_k}, 2.0);
+         return CosineTopK<float>(moe::random_weight<float>(d_projected, s.d_model, 4),
+                                  moe::random_weight<float>(s.num_experts, d_projected, 5), {.top_k = s.top_k}, 2.0);
        }},
       {"top_p", [](S s) -> AnyRouter<float> { return TopP<float>(weight(s), {}); }},
       {"relu", [](S s) -> AnyRouter<float> { return ReluRouter<float>(weight(s)); }},
@@ -138,7 +140,7 @@ struct SideData {
 
   SideData(Index num_experts, Index num_tokens) {
     for (Index t = 0; t < num_tokens; ++t) token_ids.push_back((t * 7919) % detail::vocabulary);
-    const auto logits = random_tokens<float>(num_experts, num_tokens, 11);
+    const auto logits = moe::random_tokens<float>(num_experts, num_tokens, 11);
     previous_logits.assign(logits.data(), logits.data() + logits.size());
   }
 

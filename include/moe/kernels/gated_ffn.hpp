@@ -54,22 +54,23 @@ void gate_up(const WeightMap<W>& w_gate, const WeightMap<W>& w_up, const Biases<
   const bool on_input = batch.weight_on == WeightOn::input;
   if (batch.x.packed) {
     // A tile holds pairs of rows (gate, up), each as wide as the block of tokens.
-    products(rows, batch.x, scratch, [&](Index row, Index num_rows, Index column, Index columns, S* tile, Index width) {
-      if (on_input) {
-        for (Index r = 0; r < num_rows; ++r) {
-          for (Index c = 0; c < columns; ++c) tile[r * width + c] *= batch.weight[column + c];
-        }
-      }
-      for (Index r = 0; r < num_rows; ++r) {
-        const S* const b = ((row + r) & 1) ? bias.up : bias.gate;
-        if (b == nullptr) continue;
-        for (Index c = 0; c < width; ++c) tile[r * width + c] += b[first + (row + r) / 2];
-      }
-      S* hidden = batch.hidden_data + column * batch.hidden.depth + (first + row / 2) * width;
-      for (Index r = 0; r < num_rows; r += 2) {
-        detail::activate(tile + r * width, tile + (r + 1) * width, hidden + r / 2 * width, width, act);
-      }
-    });
+    packed_products(rows, batch.x, scratch,
+                    [&](Index row, Index num_rows, Index column, Index columns, S* tile, Index width) {
+                      if (on_input) {
+                        for (Index r = 0; r < num_rows; ++r) {
+                          for (Index c = 0; c < columns; ++c) tile[r * width + c] *= batch.weight[column + c];
+                        }
+                      }
+                      for (Index r = 0; r < num_rows; ++r) {
+                        const S* const b = ((row + r) & 1) ? bias.up : bias.gate;
+                        if (b == nullptr) continue;
+                        for (Index c = 0; c < width; ++c) tile[r * width + c] += b[first + (row + r) / 2];
+                      }
+                      S* hidden = batch.hidden_data + column * batch.hidden.depth + (first + row / 2) * width;
+                      for (Index r = 0; r < num_rows; r += 2) {
+                        detail::activate(tile + r * width, tile + (r + 1) * width, hidden + r / 2 * width, width, act);
+                      }
+                    });
     return;
   }
   const Index height = (last - first + lanes<S> - 1) / lanes<S> * lanes<S>;
@@ -77,7 +78,7 @@ void gate_up(const WeightMap<W>& w_gate, const WeightMap<W>& w_up, const Biases<
   auto up = scratch.matrix<S>(height, batch.count());
   gate.bottomRows(height - (last - first)).setZero();
   up.bottomRows(height - (last - first)).setZero();
-  products(rows, batch.x, scratch, [&](Index row, Index num_rows, Index column, Index columns, S* tile, Index stride) {
+  products_in_place(rows, batch.x, [&](Index row, Index num_rows, Index column, Index columns, S* tile, Index stride) {
     for (Index r = 0; r < num_rows; ++r) {
       auto& out = ((row + r) & 1) ? up : gate;
       const S* const b = ((row + r) & 1) ? bias.up : bias.gate;

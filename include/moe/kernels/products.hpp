@@ -10,14 +10,28 @@
 
 namespace moe::kernels {
 
+/// products() of columns that are packed: a tile is whole registers wide.
+template <class W, class S, class Use>
+void packed_products(const Rows<W>& rows, const Columns<S>& x, Scratch& scratch, const Use& use) {
+  eigen_assert(x.packed);
+  for_each_broadcast_tile(rows, x, scratch, use);
+}
+
+/// products() of columns that are not.
+template <class W, class S, class Use>
+void products_in_place(const Rows<W>& rows, const Columns<S>& x, const Use& use) {
+  eigen_assert(!x.packed);
+  for_each_dot_tile(rows, x, use);
+}
+
 /// Every dot product of a row of weights and a column of x, in tiles: use(row, rows, column, columns, tile, stride),
 /// where tile[r · stride + c] = rows[row + r] · x[column + c]. No sum depends on which rows are asked for together.
 template <class W, class S, class Use>
 void products(const Rows<W>& rows, const Columns<S>& x, Scratch& scratch, const Use& use) {
   if (x.packed) {
-    for_each_broadcast_tile(rows, x, scratch, use);
+    packed_products(rows, x, scratch, use);
   } else {
-    for_each_dot_tile(rows, x, use);
+    products_in_place(rows, x, use);
   }
 }
 
