@@ -19,5 +19,6 @@
 #include "moe/random.hpp"
 #include "moe/routers/linear_top_k.hpp"
 #include "moe/shared.hpp"
+#include "moe/telemetry.hpp"
 #include "moe/types.hpp"
 #include "moe/version.hpp"
