@@ -238,6 +238,17 @@ TEST(RoutingStats, KOfATokenCountsItsDroppedRoutes) {
   EXPECT_EQ(stats.dead_experts(), (std::vector<Index>{1, 2, 3}));
 }
 
+TEST(RoutingStats, ATokenThatGoesToAnExpertTwiceCountsTwiceAndIsNoPair) {
+  Routing<double> routing;
+  for (const Index e : {3, 1, 3}) routing.add(0, e, 1.0);
+  RoutingStats stats(4);
+  stats.add(routing, 1);
+  EXPECT_EQ(stats.load(3), 2);
+  for (Index a = 0; a < 4; ++a) {
+    for (Index b = 0; b < a; ++b) EXPECT_EQ(stats.pairs(a, b), a == 3 && b == 1 ? 2 : 0) << a << " and " << b;
+  }
+}
+
 /// One token with these logits that goes to expert 0.
 RoutingStats stats_of(const std::vector<double>& logits, Score score = Score::softmax) {
   Routing<double> routing;

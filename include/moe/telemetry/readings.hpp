@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <string>
 #include <string_view>
 
 #include "moe/telemetry/routing_stats.hpp"
@@ -11,7 +12,7 @@ namespace moe {
 
 /// The statistics of one layer as the writers take them.
 struct LayerStats {
-  std::string_view label;  // e.g. "layer 3"
+  std::string label;  // e.g. "layer 3"
   const RoutingStats& stats;
   Index step = 0;  // of training, or the number of the batch; in JSON lines and CSV
 };
