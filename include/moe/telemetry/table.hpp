@@ -94,8 +94,9 @@ inline std::string logits_text(const RoutingStats& stats) {
     text +=
         "margin    " + fixed(stats.mean_margin(), 3) + " on average, " + rounded(stats.min_margin(), 2) + " at least\n";
   }
-  if (stats.num_nan_tokens() > 0)
+  if (stats.num_nan_tokens() > 0) {
     text += "NaN       in the logits of " + count_of(stats.num_nan_tokens(), "token") + "\n";
+  }
   return text;
 }
 
@@ -103,9 +104,9 @@ inline std::string table_summary(const LayerStats& layer) {
   const RoutingStats& stats = layer.stats;
   const std::string dropped = stats.total_dropped() > 0 ? percent(stats.drop_rate()) : "none";
   return table_label(layer.label) + ": " + count_of(stats.num_tokens(), "token") + ", " +
-         fixed(stats.routes_per_token(), 2) + " experts each, " + dropped + " dropped\n" +  //
-         "load      largest " + fixed(stats.load_peak(), 2) + " × mean, variation " + fixed(stats.load_variation(), 2) +
-         "\n" + dead_text(stats) + logits_text(stats) + (stats.counts_pairs() ? pair_text(stats) : "");
+         fixed(stats.routes_per_token(), 2) + " experts each, " + dropped + " dropped\n" + "load      largest " +
+         fixed(stats.load_peak(), 2) + " × mean, variation " + fixed(stats.load_variation(), 2) + "\n" +
+         dead_text(stats) + logits_text(stats) + (stats.counts_pairs() ? pair_text(stats) : "");
 }
 
 /// How many experts have which load: a column for each step from 0 to the largest.
