@@ -1,11 +1,16 @@
 #!/usr/bin/env python3
-"""Draws what moe_compare --json measured: time per token against tokens, a panel for each type of weights.
+"""Draws what was measured.
 
-usage: plot.py results.json out.svg|out.png
+usage: plot.py results.json  out.svg|out.png   time per token against tokens, a panel for each type of weights:
+                                               what moe_compare --json wrote; needs matplotlib
+       plot.py routing.jsonl out.svg           load of each expert (across) in each layer (down), at its last step:
+                                               what moe::to_json_line wrote
 """
 
 import json
+import math
 import sys
+from xml.sax.saxutils import escape
 
 # kind: label, colour, line width, opacity. The colours read on white as well as on black.
 LINES = {
@@ -17,16 +22,22 @@ LINES = {
 GREY = "#848d97"
 
 
-def read_records(path):
-    """All records, or an exit that says what is wrong with the file."""
+# Load relative to an even share, from an eighth to eight times; an expert without tokens has a colour of its own.
+COLOURS = ["#2362ad", "#4a90d0", "#85b9e2", "#c6dcf0", "#f7f4ee", "#fdcc8a", "#fc8d59", "#d7301f", "#7f0000"]
+NO_TOKENS = "#30363d"
+LEVELS = 64
+
+
+def read_json(path):
+    """The records of a JSON array or of JSON lines, or an exit that says what is wrong with the file."""
     try:
         with open(path, encoding="utf-8") as file:
-            records = json.load(file)
+            text = file.read()
+        if text.lstrip().startswith("["):
+            return json.loads(text)
+        return [json.loads(line) for line in text.split("\n") if line.strip()]
     except (OSError, ValueError) as error:
         sys.exit(f"plot.py: {path}: {error}")
-    if not isinstance(records, list) or not any(r.get("kind") == "moe" for r in records):
-        sys.exit(f"plot.py: {path} has no records of a sparse layer; write it with moe_compare --json")
-    return records
 
 
 def curve(records, kind, milliseconds=lambda r: r["ms"]):
@@ -72,10 +83,110 @@ def draw(plt, records, out):
     figure.savefig(out, transparent=True, dpi=160, metadata=undated)
 
 
-def main():
-    if len(sys.argv) != 3 or not sys.argv[2].endswith((".svg", ".png")):
-        sys.exit(__doc__.strip())
-    records = read_records(sys.argv[1])
+def last_of_each_layer(records):
+    """Layers in the order of the file, each at the last line that it has."""
+    return list({r["layer"]: r for r in records}.values())
+
+
+def relative_loads(layer):
+    """Load of each expert, where an even share is 1; all 0 if the layer has seen nothing."""
+    even = sum(layer["expert_routes"]) / layer["num_experts"]
+    return [load / even if even else 0 for load in layer["expert_routes"]]
+
+
+def level(load):
+    """0 for an eighth of an even share or less, LEVELS for eight times or more; None without tokens."""
+    return None if load == 0 else round(LEVELS * min(max((math.log2(load) + 3) / 6, 0), 1))
+
+
+def colour(shade):
+    if shade is None:
+        return NO_TOKENS
+    place = shade / LEVELS * (len(COLOURS) - 1)
+    low = min(int(place), len(COLOURS) - 2)
+    mixed = [round(int(COLOURS[low][i:i + 2], 16) * (low + 1 - place) + int(COLOURS[low + 1][i:i + 2], 16) * (place - low))
+             for i in (1, 3, 5)]
+    return "#" + "".join(f"{part:02x}" for part in mixed)
+
+
+def svg_text(x, y, words, size=11, anchor="start", weight="normal"):
+    words = "".join(c if c.isprintable() else " " for c in words)
+    return (f'<text x="{x:g}" y="{y:g}" font-size="{size}" text-anchor="{anchor}" font-weight="{weight}">'
+            f"{escape(words)}</text>")
+
+
+def svg_cells(layers, left, top, width, height):
+    """One path for each colour, so that a large map stays a small file."""
+    gap = 1 if width >= 6 else 0
+    paths = {}
+    for row, layer in enumerate(layers):
+        for expert, load in enumerate(relative_loads(layer)):
+            paths.setdefault(colour(level(load)), []).append(
+                f"M{left + expert * width} {top + row * height}h{width - gap}v{height - gap}h{gap - width}z")
+    return [f'<path fill="{fill}" d="{"".join(cells)}"/>' for fill, cells in paths.items()]
+
+
+def svg_colour_bar(left, top):
+    width = 5
+    parts = [f'<rect x="{left}" y="{top}" width="14" height="12" fill="{NO_TOKENS}"/>',
+             svg_text(left + 20, top + 10, "no tokens")]
+    left += 100
+    parts += [f'<rect x="{left + i * width}" y="{top}" width="{width}" height="12" fill="{colour(i)}"/>'
+              for i in range(LEVELS + 1)]
+    for power, words in zip(range(-3, 4), ["≤ ⅛", "¼", "½", "even", "2 ×", "4 ×", "≥ 8 ×"]):
+        parts.append(svg_text(left + width * (LEVELS * (power + 3) / 6 + 0.5), top + 26, words, anchor="middle"))
+    return parts
+
+
+def svg_peaks(layers, left, top, height, every):
+    """For each layer the largest load as a bar, on a scale that begins at an even share."""
+    peaks = [max(relative_loads(layer), default=0) for layer in layers]
+    scale = 70 / max(max(peaks) - 1, 1e-9)
+    parts = [svg_text(left, top - 8, "largest load")]
+    for row, peak in enumerate(peaks):
+        length = max(peak - 1, 0) * scale
+        parts.append(f'<rect x="{left}" y="{top + row * height}" width="{length:.1f}" height="{height - 1}" '
+                     f'fill="{GREY}" fill-opacity="0.45"/>')
+        if row % every == 0:
+            parts.append(svg_text(left + length + 5, top + (row + 0.5) * height + 3.5, f"{peak:.1f} ×", size=10))
+    return parts
+
+
+def heat_map(layers):
+    """An SVG that reads on white as well as on black."""
+    experts = max(layer["num_experts"] for layer in layers)
+    width, height = max(2, min(16, 960 // experts)), max(8, min(20, 480 // len(layers)))
+    every = -(-13 // height)  # layers from one label to the next
+    ticks = next(step for step in (1, 2, 4, 8, 16, 32, 64, 128, experts) if step * width >= 32 or step >= experts)
+    left, top = 16 + round(6.4 * max(len(layer["layer"]) for layer in layers[::every])), 76
+    right, bottom = left + experts * width, top + len(layers) * height
+    total_width, total_height = max(right + 130, left + 480), bottom + 84
+
+    tokens, steps = max(layer["tokens"] for layer in layers), {layer["step"] for layer in layers}
+    about = f"{tokens:,.0f} tokens".replace(",", "\u202f") + (f", step {steps.pop()}" if len(steps) == 1 else "")
+    parts = [svg_text(left, 24, f"Load of {experts} experts in {len(layers)} layers", 16, weight="bold"),
+             svg_text(left, 44, f"routes that reached an expert, relative to an even share; {about}")]
+    parts += svg_cells(layers, left, top, width, height)
+    for row in range(0, len(layers), every):
+        parts.append(svg_text(left - 7, top + (row + 0.5) * height + 4, layers[row]["layer"], anchor="end"))
+    for expert in range(0, experts, ticks):
+        parts.append(svg_text(left + (expert + 0.5) * width, bottom + 15, str(expert), anchor="middle"))
+    parts.append(svg_text((left + right) / 2, bottom + 32, "expert", anchor="middle"))
+    parts += svg_peaks(layers, right + 12, top, height, every)
+    parts += svg_colour_bar(left, bottom + 48)
+    return "\n".join([f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total_width} {total_height}" '
+                      f'width="{total_width}" height="{total_height}" font-family="DejaVu Sans, Verdana, sans-serif" '
+                      f'fill="{GREY}">', '<g shape-rendering="crispEdges">', *parts, "</g>", "</svg>", ""])
+
+
+def draw_heat_map(records, out):
+    if not out.endswith(".svg"):
+        sys.exit("plot.py: a heat map is written as .svg")
+    with open(out, "w", encoding="utf-8") as file:
+        file.write(heat_map(last_of_each_layer(records)))
+
+
+def draw_chart(records, out):
     try:
         import matplotlib
     except ImportError:
@@ -84,8 +195,22 @@ def main():
     matplotlib.rcParams["svg.hashsalt"] = "eigen-moe"
     import matplotlib.pyplot as plt
 
+    draw(plt, records, out)
+
+
+def main():
+    if len(sys.argv) != 3 or not sys.argv[2].endswith((".svg", ".png")):
+        sys.exit(__doc__.strip())
+    path, out = sys.argv[1:]
+    records = read_json(path)
     try:
-        draw(plt, records, sys.argv[2])
+        if records and all(isinstance(r, dict) and "expert_routes" in r for r in records):
+            draw_heat_map(records, out)
+        elif isinstance(records, list) and any(isinstance(r, dict) and r.get("kind") == "moe" for r in records):
+            draw_chart(records, out)
+        else:
+            sys.exit(f"plot.py: {path} has neither records of a sparse layer (moe_compare --json) nor of its routing "
+                     "(moe::to_json_line)")
     except OSError as error:
         sys.exit(f"plot.py: {error}")
 

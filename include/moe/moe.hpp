@@ -42,5 +42,6 @@
 #include "moe/routers/top_p.hpp"
 #include "moe/shared.hpp"
 #include "moe/soft_moe.hpp"
+#include "moe/telemetry.hpp"
 #include "moe/types.hpp"
 #include "moe/version.hpp"
