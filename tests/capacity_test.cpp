@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <string>
 #include <utility>
@@ -381,7 +382,7 @@ TEST(LimitCapacity, AllocatesNothingWhenWarmEvenWhereItDropsMoreThanBefore) {
   for (const Priority priority : priorities) {
     all.priority = none.priority = priority;
     Routing<double> routing = c.routing;
-    routing.dropped = {};
+    routing.dropped = std::vector<std::uint8_t>();  // without memory
     Scratch scratch;
     for (int warming = 0; warming < 2; ++warming) {
       scratch.reset();
@@ -489,6 +490,18 @@ TEST(WithCapacity, SaysWhatItsRouterSays) {
   EXPECT_EQ(limited.expert, free.expert);
   EXPECT_EQ(limited.weight, free.weight);
   EXPECT_EQ(limited.num_dropped(), 40 - 5 * 2);
+}
+
+TEST(WithCapacity, GivesRoomToEachSequence) {
+  const auto router = WithCapacity(router_for<float>(9, 5, 2), {.capacity = fixed_capacity(2), .per_sequence = true});
+  const auto x = random_matrix<Matrix<float>>(9, 20, 1);
+  const auto together = route(router, {x, {.sequence_length = 10}});
+  const auto first = route(router, x.leftCols(10)), second = route(router, x.rightCols(10));
+  for (Index r = 0; r < 20; ++r) {
+    EXPECT_EQ(together.is_dropped(r), first.is_dropped(r)) << r;
+    EXPECT_EQ(together.is_dropped(20 + r), second.is_dropped(r)) << r;
+  }
+  EXPECT_LT(together.num_dropped(), route(router, x).num_dropped());
 }
 
 TEST(WithCapacity, RefusesToHaveNoRule) {
