@@ -15,6 +15,7 @@
 #include "moe/routers/top_k.hpp"
 #include "moe/routing.hpp"
 #include "moe/scratch.hpp"
+#include "moe/sequences.hpp"
 #include "moe/types.hpp"
 
 namespace moe {
@@ -78,21 +79,8 @@ inline Index sequence_of(Index token, const LoadBalancingOptions& options) {
 }
 
 inline Index count_sequences(Index num_tokens, const LoadBalancingOptions& options) {
-  const Index length = options.sequence_length;
-  require_between(0, length, std::numeric_limits<Index>::max(), "load_balancing: sequence_length");
-  if (length == 0) return 1;
-  if (num_tokens % length == 0) return num_tokens / length;
-  throw std::invalid_argument("load_balancing: " + std::to_string(num_tokens) + " tokens are not whole sequences of " +
-                              std::to_string(length));
-}
-
-/// Scores of one token that sum to one.
-template <class Logits, class Scores>
-void shares_of_score(const Logits& logits, Score score, Scores& scores) {
-  if (score == Score::softmax || score == Score::softmax_of_chosen) return softmax(logits, scores);
-  if (score == Score::sigmoid) sigmoid(logits, scores);
-  if (score == Score::sqrt_softplus) sqrt_softplus(logits, scores);
-  renormalize(scores, 1.0, 0.0, 0.0);
+  const Index length = tokens_per_sequence(num_tokens, options.sequence_length, "load_balancing");
+  return options.sequence_length == 0 ? 1 : num_tokens / length;
 }
 
 template <class Scalar>
@@ -118,7 +106,7 @@ void add_probabilities(const Routing<Scalar>& routing, Index num_tokens, Index n
   for (Index t = 0; t < num_tokens; ++t) {
     if (is_masked(options.mask, t)) continue;
     const Index s = sequence_of(t, options);
-    shares_of_score(logits.col(t).template cast<double>(), options.score, probability);
+    probabilities(options.score, logits.col(t).template cast<double>(), probability);
     shares.probability.col(s) += probability.array();
     ++shares.tokens(s);
   }

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <string>
 #include <utility>
 
 #include "moe/capacity.hpp"
@@ -14,6 +13,7 @@
 #include "moe/routers/scores.hpp"
 #include "moe/routing.hpp"
 #include "moe/scratch.hpp"
+#include "moe/sequences.hpp"
 #include "moe/tokens.hpp"
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
@@ -71,11 +71,7 @@ void let_experts_choose(const ConstMatrixRef<Scalar>& logits, Index sequence_len
                         Routing<Scalar>& routing, Workers& workers) {
   require(bool(options.capacity), "ExpertChoice: options.capacity is missing");
   const Index num_experts = logits.rows(), num_tokens = logits.cols();
-  const Index length = options.per_sequence && sequence_length > 0 ? sequence_length : std::max<Index>(1, num_tokens);
-  if (num_tokens % length != 0) {
-    require(false, "ExpertChoice: " + std::to_string(num_tokens) + " tokens are not whole sequences of " +
-                       std::to_string(length));
-  }
+  const Index length = tokens_per_sequence(num_tokens, options.per_sequence ? sequence_length : 0, "ExpertChoice");
   const Index count = std::clamp<Index>(options.capacity(length, num_experts), 0, length);
 
   auto by_token = aligned_columns<Scalar>(num_experts, num_tokens, workers.shared());

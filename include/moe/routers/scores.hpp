@@ -10,6 +10,14 @@
 
 namespace moe {
 
+/// How logits become scores s.
+enum class Score {
+  softmax,            ///< over all experts
+  softmax_of_chosen,  ///< the largest logits choose; softmax over those alone
+  sigmoid,            ///< each expert by itself
+  sqrt_softplus,      ///< √log(1 + eˡ), each expert by itself
+};
+
 /// What is too small for a normal number becomes 0: Eigen's vectorised exp() stops short of 0 where its scalar one, for
 /// the last few elements, does not; and renormalising would make shares of what it leaves.
 template <class Scores>
@@ -64,6 +72,46 @@ void renormalize(Weights&& weights, Scalar p, Scalar epsilon, Scalar floor) {
   const Scalar norm = p == 1 ? weights.sum() : p == 2 ? weights.norm() : std::pow(weights.array().pow(p).sum(), 1 / p);
   const Scalar divisor = norm + epsilon < floor ? floor : norm + epsilon;  // a NaN stays one
   if (divisor != 0) weights /= divisor;
+}
+
+/// One token's scores. Those of softmax_of_chosen are the logits themselves, until experts are chosen.
+template <class Logits, class Scores>
+void score_logits(Score score, const Logits& logits, Scores&& scores) {
+  switch (score) {
+    case Score::softmax:
+      return softmax(logits, scores);
+    case Score::softmax_of_chosen:
+      scores = logits;
+      return;
+    case Score::sigmoid:
+      return sigmoid(logits, scores);
+    case Score::sqrt_softplus:
+      return sqrt_softplus(logits, scores);
+  }
+}
+
+/// Makes the scores of a token sum to one. As limits: infinite scores share all, and scores that are all 0 share alike.
+template <class Scores>
+void share_out(Scores&& scores) {
+  using Scalar = typename std::remove_cvref_t<Scores>::Scalar;
+  const Scalar sum = scores.sum();
+  if (sum == 0) {
+    scores.setConstant(Scalar(1) / Scalar(scores.size()));
+  } else if (sum == std::numeric_limits<Scalar>::infinity()) {
+    scores = (scores.array() == sum).template cast<Scalar>();
+    scores /= scores.sum();
+  } else {
+    scores /= sum;
+  }
+}
+
+/// The probabilities p of one token, which sum to one: a softmax, or scores divided by their sum; softmax_of_chosen is
+/// taken as softmax. A NaN makes all of them NaN.
+template <class Logits, class P>
+void probabilities(Score score, const Logits& logits, P&& p) {
+  if (score == Score::softmax_of_chosen) score = Score::softmax;
+  score_logits(score, logits, p);
+  if (score != Score::softmax) share_out(p);
 }
 
 }  // namespace moe

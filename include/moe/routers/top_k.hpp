@@ -16,30 +16,6 @@
 
 namespace moe {
 
-/// How logits become scores s.
-enum class Score {
-  softmax,            ///< over all experts
-  softmax_of_chosen,  ///< the largest logits choose; softmax over those alone
-  sigmoid,            ///< each expert by itself
-  sqrt_softplus,      ///< √log(1 + eˡ), each expert by itself
-};
-
-/// One token's scores. Those of softmax_of_chosen are the logits themselves, until experts are chosen.
-template <class Logits, class Scores>
-void score_logits(Score score, const Logits& logits, Scores&& scores) {
-  switch (score) {
-    case Score::softmax:
-      return softmax(logits, scores);
-    case Score::softmax_of_chosen:
-      scores = logits;
-      return;
-    case Score::sigmoid:
-      return sigmoid(logits, scores);
-    case Score::sqrt_softplus:
-      return sqrt_softplus(logits, scores);
-  }
-}
-
 /// The defaults are OLMoE's. Others differ in a few words:
 ///   Mixtral, Qwen3   {.top_k = 8, .renormalize = true}
 ///   Granite, gpt-oss {.top_k = 4, .score = Score::softmax_of_chosen}

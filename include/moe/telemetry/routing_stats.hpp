@@ -9,9 +9,10 @@
 #include <vector>
 
 #include "moe/check.hpp"
+#include "moe/routers/scores.hpp"
 #include "moe/routing.hpp"
 #include "moe/scratch.hpp"
-#include "moe/telemetry/probabilities.hpp"
+#include "moe/telemetry/entropy.hpp"
 #include "moe/types.hpp"
 
 namespace moe {
@@ -213,7 +214,7 @@ class RoutingStats {
     Eigen::Map<Eigen::ArrayXd> probabilities_of_experts(every(probability).data(), num_experts_);
     for (Index t = 0; t < num_tokens; ++t) {
       const Eigen::Map<const Column> of_token(logits + t * num_experts_, num_experts_);
-      detail::probabilities(of_token, options_.score, p);
+      probabilities(options_.score, of_token, p);
       if (std::isnan(p(0))) {
         ++sums_[nan_tokens];
         continue;
