@@ -2,7 +2,7 @@
 #pragma once
 
 #include "golden_checks/common.hpp"
-#include "moe/io/checkpoint.hpp"
+#include "load_layer.hpp"
 #include "moe/moe.hpp"
 
 namespace moe::golden {

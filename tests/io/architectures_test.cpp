@@ -15,7 +15,7 @@
 #include <nlohmann/json.hpp>
 
 #include "compare.hpp"
-#include "moe/io/checkpoint.hpp"
+#include "load_layer.hpp"
 #include "moe/io/mxfp4.hpp"
 #include "random.hpp"
 

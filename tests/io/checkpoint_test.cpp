@@ -21,6 +21,7 @@
 #include <nlohmann/json.hpp>
 
 #include "compare.hpp"
+#include "load_layer.hpp"
 #include "moe/moe.hpp"
 #include "random.hpp"
 

@@ -169,17 +169,17 @@ class LayerLoader {
   }
 
   template <class W>
-  GatedFfnBank<W> shared() const {
+  AnyExperts<Scalar> shared() const {
     const std::string name(names_.shared), both = name + "input_linear.weight";
     const Index shared_ff = shape_.d_ff_shared;
     if (tensors_.contains(both)) {  // Granite
-      return {tensors_.single<W>(both, 2 * shared_ff, d(), 0, shared_ff),
-              tensors_.single<W>(both, 2 * shared_ff, d(), shared_ff, shared_ff),
-              tensors_.single<W>(name + "output_linear.weight", d(), shared_ff, 0, d())};
+      return GatedFfnBank<W>{tensors_.single<W>(both, 2 * shared_ff, d(), 0, shared_ff),
+                             tensors_.single<W>(both, 2 * shared_ff, d(), shared_ff, shared_ff),
+                             tensors_.single<W>(name + "output_linear.weight", d(), shared_ff, 0, d())};
     }
-    return {tensors_.single<W>(name + "gate_proj.weight", shared_ff, d(), 0, shared_ff),
-            tensors_.single<W>(name + "up_proj.weight", shared_ff, d(), 0, shared_ff),
-            tensors_.single<W>(name + "down_proj.weight", d(), shared_ff, 0, d())};
+    return GatedFfnBank<W>{tensors_.single<W>(name + "gate_proj.weight", shared_ff, d(), 0, shared_ff),
+                           tensors_.single<W>(name + "up_proj.weight", shared_ff, d(), 0, shared_ff),
+                           tensors_.single<W>(name + "down_proj.weight", d(), shared_ff, 0, d())};
   }
 
   Vector shared_gate() const { return vector_if(shape_.shared_gate, names_.shared_gate, {1, d()}); }

@@ -6,6 +6,7 @@
 #include "moe/kernels/columns.hpp"
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/rows.hpp"
+#include "moe/kernels/tile_use.hpp"
 #include "moe/kernels/widen.hpp"
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
@@ -68,8 +69,9 @@ MOE_KERNEL void broadcast_tile(const S* panel, Index stride, const S* block, Ind
 }  // namespace detail
 
 /// As for_each_dot_tile, for packed columns.
-template <class W, class S, class Use>
-void for_each_broadcast_tile(const Rows<W>& rows, const Columns<S>& x, Scratch& scratch, const Use& use) {
+template <class W, class S>
+void for_each_broadcast_tile(const Rows<W>& rows, const Columns<S>& x, Scratch& scratch,
+                             const TileUse<std::type_identity_t<S>>& use) {
   const Index stride = x.depth + lanes<S>;  // never a multiple of 4 KB, where the rows of a panel would collide in L1
   S* panel = scratch.array<S>(panel_rows * stride);
   S* tile = scratch.array<S>(panel_rows * full_block<S>);

@@ -7,6 +7,7 @@
 #include "moe/kernels/columns.hpp"
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/rows.hpp"
+#include "moe/kernels/tile_use.hpp"
 #include "moe/kernels/transpose.hpp"
 #include "moe/kernels/widen.hpp"
 #include "moe/types.hpp"
@@ -60,8 +61,8 @@ inline constexpr int max_dots = num_registers == 32 ? 24 : 12;
 
 /// use(row, rows, column, columns, tile, tile_stride) for tiles that cover rows × columns; a tile is row-major.
 /// The rows are outermost: each comes from memory once, and from L1 for all further columns.
-template <class W, class S, class Use>
-void for_each_dot_tile(const Rows<W>& rows, const Columns<S>& x, const Use& use) {
+template <class W, class S>
+void for_each_dot_tile(const Rows<W>& rows, const Columns<S>& x, const TileUse<std::type_identity_t<S>>& use) {
   const Index blocks = (x.count + max_dot_columns - 1) / max_dot_columns;
   const auto across = [&]<int r>(std::integral_constant<int, r>, Index row) {
     const W* w[r];

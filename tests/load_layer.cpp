@@ -1,0 +1,7 @@
+#include "load_layer.hpp"
+
+namespace moe::io {
+
+template LoadedLayer<float> load_layer<float>(const std::filesystem::path&, const std::string&);
+
+}  // namespace moe::io
