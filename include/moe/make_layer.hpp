@@ -14,6 +14,7 @@
 #include "moe/activation.hpp"
 #include "moe/any_layer.hpp"
 #include "moe/check.hpp"
+#include "moe/experts/any_expert.hpp"
 #include "moe/experts/any_experts.hpp"
 #include "moe/experts/expert_list.hpp"
 #include "moe/experts/ffn.hpp"
@@ -73,8 +74,9 @@ class LayerMaker {
 
   AnyExperts<Scalar> experts() const {
     if (shape_.num_zero_experts == 0) return computing_experts();
-    std::vector copies(std::size_t(shape_.num_zero_experts), CopyExpert<Scalar>{shape_.d_model});
-    return JoinedExperts(computing_experts(), ExpertList(std::move(copies)));
+    const std::vector<AnyExpert<Scalar>> copies(std::size_t(shape_.num_zero_experts),
+                                                CopyExpert<Scalar>{shape_.d_model});
+    return JoinedExperts(computing_experts(), ExpertList(copies));
   }
 
   GatedFfnBank<W> shared() const { return random_bank<W>(1, shape_.d_model, shape_.d_ff_shared, seed_ + 3); }
@@ -104,15 +106,16 @@ class LayerMaker {
     return {stack(ff, d, 8), stack(ff, d, 9), stack(d, ff, 10), Act{}, std::move(biases)};
   }
 
-  ExpertList<Ffn<W, Relu>> plain() const {
+  ExpertList<AnyExpert<Scalar>> plain() const {
     const Index d = shape_.d_model, ff = shape_.d_ff;
-    std::vector<Ffn<W, Relu>> experts;
+    std::vector<AnyExpert<Scalar>> experts;
     for (Index e = 0; e < shape_.num_experts; ++e) {
       const std::uint64_t seed = seed_ + 16 * std::uint64_t(e + 1);
-      experts.push_back({.w_in = random_weight<W>(ff, d, seed),
-                         .w_out = random_weight<W>(d, ff, seed + 1),
-                         .b_in = shape_.expert_bias ? Vector(random_tokens<Scalar>(ff, 1, seed + 2)) : Vector(),
-                         .b_out = shape_.expert_bias ? Vector(random_tokens<Scalar>(d, 1, seed + 3)) : Vector()});
+      experts.push_back(
+          Ffn<W, Relu>{.w_in = random_weight<W>(ff, d, seed),
+                       .w_out = random_weight<W>(d, ff, seed + 1),
+                       .b_in = shape_.expert_bias ? Vector(random_tokens<Scalar>(ff, 1, seed + 2)) : Vector(),
+                       .b_out = shape_.expert_bias ? Vector(random_tokens<Scalar>(d, 1, seed + 3)) : Vector()});
     }
     return ExpertList(std::move(experts));
   }

@@ -15,6 +15,7 @@
 #include "moe/affine_output.hpp"
 #include "moe/any_layer.hpp"
 #include "moe/capacity.hpp"
+#include "moe/experts/any_expert.hpp"
 #include "moe/experts/any_experts.hpp"
 #include "moe/experts/expert_list.hpp"
 #include "moe/experts/ffn.hpp"
@@ -94,8 +95,8 @@ class LayerLoader {
   template <class W>
   AnyExperts<Scalar> experts() const {
     if (shape_.num_zero_experts == 0) return computing_experts<W>();
-    std::vector copies(std::size_t(shape_.num_zero_experts), CopyExpert<Scalar>{d()});
-    return JoinedExperts(computing_experts<W>(), ExpertList(std::move(copies)));
+    const std::vector<AnyExpert<Scalar>> copies(std::size_t(shape_.num_zero_experts), CopyExpert<Scalar>{d()});
+    return JoinedExperts(computing_experts<W>(), ExpertList(copies));
   }
 
   template <class W>
@@ -151,7 +152,7 @@ class LayerLoader {
   /// Copied: few such models are left, and none is large.
   template <class W>
   AnyExperts<Scalar> plain() const {
-    std::vector<Ffn<W, Relu>> experts;
+    std::vector<AnyExpert<Scalar>> experts;
     for (Index e = 0; e < shape_.num_experts; ++e) {
       const auto matrix = [&](std::string_view pattern, Index rows, Index cols) {
         const Tensor tensor = tensors_.at(WeightTensors::numbered(pattern, e));
@@ -160,10 +161,10 @@ class LayerLoader {
       const auto bias = [&](std::string_view pattern, Index size) {
         return pattern.empty() ? Vector() : tensors_.copy<Scalar>(WeightTensors::numbered(pattern, e), {size});
       };
-      experts.push_back({.w_in = matrix(names_.up, ff(), d()),
-                         .w_out = matrix(names_.down, d(), ff()),
-                         .b_in = bias(names_.up_bias, ff()),
-                         .b_out = bias(names_.down_bias, d())});
+      experts.push_back(Ffn<W, Relu>{.w_in = matrix(names_.up, ff(), d()),
+                                     .w_out = matrix(names_.down, d(), ff()),
+                                     .b_in = bias(names_.up_bias, ff()),
+                                     .b_out = bias(names_.down_bias, d())});
     }
     return ExpertList(std::move(experts));
   }
