@@ -9,6 +9,7 @@
 
 #include "errors.hpp"
 #include "expert_factories.hpp"
+#include "moe/affine_output.hpp"
 #include "moe/dense.hpp"
 #include "moe/executors/openmp.hpp"
 #include "moe/experts/any_experts.hpp"
@@ -306,6 +307,24 @@ TEST(WeightOnInput, DiffersFromAWeightOnTheOutput) {
   for (Index t = 0; t < 5; ++t) {  // SwiGLU is not linear: silu(w·g)·w·u is not w·silu(g)·u
     EXPECT_GT((one.col(t) - other.col(t)).norm(), 0.05F * other.col(t).norm()) << "token " << t;
   }
+}
+
+// ---- a layer scaled and shifted -------------------------------------------------------------------------------------
+
+TEST(AffineOutput, ScalesThenShiftsTheLayersOutput) {
+  const Index d_model = 9;
+  const MoeLayer layer(router_for<float>(d_model, 3, 2), random_bank<float>(3, d_model, 8, 1));
+  const auto bias = random_matrix<Eigen::VectorXf>(d_model, 1, 3);
+  for (const Index num_tokens : token_counts) {
+    const auto x = random_matrix<Matrix<float>>(d_model, num_tokens, 2);
+    const Matrix<float> plain = layer.forward(x);
+    EXPECT_TRUE(same_bits(AffineOutput(layer, 1).forward(x), plain));
+    Matrix<float> expected = 0.75F * plain;
+    EXPECT_TRUE(is_close(AffineOutput(layer, 0.75F).forward(x), expected));
+    expected.colwise() += bias;
+    EXPECT_TRUE(is_close(AffineOutput(layer, 0.75F, bias).forward(x, OpenMp(2)), expected));
+  }
+  EXPECT_EQ(error_of([&] { AffineOutput(layer, 1, bias.head(8)); }), "AffineOutput: bias.size() is 8, expected 9");
 }
 
 // ---- ready layers ---------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ struct SparseMixerOptions {
 /// leaves out the experts already taken. So the weights of a token do not sum to 1. Ties: the lower index wins.
 ///
 /// This is the form for evaluation. A NaN logit is taken last, and weighs NaN where it takes part in a softmax.
-/// Where nothing finite is left (−∞, or +∞ against +∞) a margin of 0 / 0 masks nobody.
+/// Where nothing finite is left (−∞, or +∞ against +∞) a margin of 0 / 0 masks nobody; all −∞ is uniform.
 ///
 /// Liu et al. 2024, "GRIN", arXiv:2409.12136; SparseMixer-v2.
 template <class Scalar_>
@@ -39,6 +39,7 @@ class SparseMixer {
   /// @throws std::invalid_argument unless 1 ≤ top_k ≤ num_experts and jitter ≥ 0.
   explicit SparseMixer(Weight<Scalar> weight, const SparseMixerOptions& options = {})
       : weight_(std::move(weight)), options_(options) {
+    require(weight_.rows() >= 1, "SparseMixer: needs at least one expert");
     require_between(1, options.top_k, num_experts(), "SparseMixer: top_k");
     require(options.jitter >= 0, "SparseMixer: jitter is " + std::to_string(options.jitter) + ", expected at least 0");
   }
@@ -53,19 +54,16 @@ class SparseMixer {
     const LogitsMap<Scalar> logits = linear_logits(weight_, {}, x, routing, workers);
     routing.resize(top_k() * x.cols());
     workers.for_each_band(x.cols(), tokens_a_task, [&](Index first, Index last, Scratch& scratch) {
-      Eigen::Map<Vector> left(scratch.matrix<Scalar>(num_experts(), 1).data(), num_experts());
-      Eigen::Map<Vector> score(scratch.matrix<Scalar>(num_experts(), 1).data(), num_experts());
+      Eigen::Map<Vector> near(scratch.matrix<Scalar>(num_experts(), 1).data(), num_experts());
       bool* const taken = scratch.array<bool>(num_experts());
       for (Index t = first; t < last; ++t) {
-        left = logits.col(t);
         std::fill_n(taken, num_experts(), false);
         for (Index k = 0; k < top_k(); ++k) {
-          const Index e = best_of(left, taken);
+          const Index e = best_of(logits.col(t), taken);
           const auto route = std::size_t(t * top_k() + k);
           routing.token[route] = t;
           routing.expert[route] = e;
-          routing.weight[route] = weight_in_round(left, e, score);
-          left(e) = -std::numeric_limits<Scalar>::infinity();
+          routing.weight[route] = weight_in_round(logits.col(t), taken, e, near);
           taken[e] = true;
         }
       }
@@ -77,24 +75,28 @@ class SparseMixer {
 
   /// The largest of those not taken; the first of equals; a NaN only where there is nothing else.
   template <class Logits>
-  static Index best_of(const Logits& left, const bool* taken) {
+  static Index best_of(const Logits& logits, const bool* taken) {
     Index best = -1;
-    for (Index e = 0; e < left.size(); ++e) {
+    for (Index e = 0; e < logits.size(); ++e) {
       if (taken[e]) continue;
-      if (best < 0 || left(e) > left(best) || (std::isnan(left(best)) && !std::isnan(left(e)))) best = e;
+      if (best < 0 || logits(e) > logits(best) || (std::isnan(logits(best)) && !std::isnan(logits(e)))) best = e;
     }
     return best;
   }
 
+  /// The softmax, at the best, of those not taken that lie near it.
   template <class Logits>
-  Scalar weight_in_round(const Logits& left, Index best, Eigen::Map<Vector>& score) const {
-    const Scalar m = left(best), margin = Scalar(2 * options_.jitter);
-    for (Index e = 0; e < left.size(); ++e) {
-      const bool masked = (m - left(e)) / std::max(std::abs(left(e)), m) > margin;
-      score(e) = masked ? -std::numeric_limits<Scalar>::infinity() : left(e);
+  Scalar weight_in_round(const Logits& logits, const bool* taken, Index best, Eigen::Map<Vector>& near) const {
+    const Scalar m = logits(best), margin = Scalar(2 * options_.jitter);
+    Index count = 0, place = 0;
+    for (Index e = 0; e < logits.size(); ++e) {
+      if (taken[e]) continue;
+      const bool masked = (m - logits(e)) / std::max(std::abs(logits(e)), m) > margin;
+      if (e == best) place = count;
+      near(count++) = masked ? -std::numeric_limits<Scalar>::infinity() : logits(e);
     }
-    softmax(score, score);
-    return score(best);
+    softmax(near.head(count), near.head(count));
+    return near(place);
   }
 
   Weight<Scalar> weight_;
