@@ -21,6 +21,13 @@ inline void check_layer(const fs::path& folder) {
   expect_close(logits_of(ws.routing, num_experts, x.cols()), reference.columns("router_logits"), "router_logits");
   expect_same_routes(ws.routing, num_experts, reference);
   expect_close(y, reference.columns("output"), "output");
+
+  const Matrix<float> weights = weights_of(ws.routing, num_experts, x.cols());
+  if (reference.has("combine_weights")) expect_close(weights, reference.columns("combine_weights"), "combine_weights");
+  if (reference.has("dispatch_mask")) {
+    const auto mask = reference.columns<std::int64_t>("dispatch_mask");
+    EXPECT_EQ((weights.array() > 0).cast<std::int64_t>().matrix().eval(), mask) << "dispatch_mask";
+  }
 }
 
 }  // namespace moe::golden

@@ -26,10 +26,10 @@ void drop_subnormals(Scores&& scores) {
   scores = (scores.array() < std::numeric_limits<Scalar>::min()).select(Scalar(0), scores);
 }
 
-/// s_i = exp(l_i) / Σ_j exp(l_j), without overflow. As limits: experts at +∞ share all of it, all at −∞ share alike.
-/// A NaN makes all scores NaN. `scores` may be `logits`.
+/// s_i = exp(l_i − max_j l_j), without overflow. As limits: 1 for each at +∞ and 0 for all others; 1 where all are at
+/// −∞. A NaN makes all of them NaN. `scores` may be `logits`.
 template <class Logits, class Scores>
-void softmax(const Logits& logits, Scores&& scores) {
+void exponentials(const Logits& logits, Scores&& scores) {
   using Scalar = typename Logits::Scalar;
   constexpr Scalar infinity = std::numeric_limits<Scalar>::infinity();
   const Scalar highest = logits.template maxCoeff<Eigen::PropagateNaN>();
@@ -41,6 +41,13 @@ void softmax(const Logits& logits, Scores&& scores) {
     scores = (logits.array() - highest).exp();
     drop_subnormals(scores);
   }
+}
+
+/// s_i = exp(l_i) / Σ_j exp(l_j): exponentials() by their sum. So experts at +∞ share all of it, all at −∞ share alike.
+/// `scores` may be `logits`.
+template <class Logits, class Scores>
+void softmax(const Logits& logits, Scores&& scores) {
+  exponentials(logits, scores);
   scores /= scores.sum();
 }
 

@@ -12,6 +12,7 @@
 #include "moe/routers/best_k.hpp"
 #include "moe/routers/by_expert.hpp"
 #include "moe/routers/logits.hpp"
+#include "moe/routers/scores.hpp"
 #include "moe/routers/top_k.hpp"
 #include "moe/routing.hpp"
 #include "moe/types.hpp"
@@ -23,26 +24,6 @@ struct SinkhornIteration {
   double tolerance = 1e-4;     // ends when the mean |change| of an expert's factor is at most this, …
   Index max_iterations = 100;  // … or after so many rounds
 };
-
-namespace detail {
-
-/// K = exp(logit − the largest of its token), for one token: as limits where logits are infinite. False if one is NaN.
-template <class Logits, class Kernel>
-bool sinkhorn_kernel(const Logits& logits, Kernel&& kernel) {
-  using Scalar = typename Logits::Scalar;
-  constexpr Scalar infinity = std::numeric_limits<Scalar>::infinity();
-  const Scalar highest = logits.template maxCoeff<Eigen::PropagateNaN>();
-  if (highest == infinity) {
-    kernel = (logits.array() == infinity).template cast<Scalar>();
-  } else if (highest == -infinity) {
-    kernel.setOnes();
-  } else {
-    kernel = (logits.array() - highest).exp();
-  }
-  return !std::isnan(highest);
-}
-
-}  // namespace detail
 
 /// Scales the rows and columns of K = exp(logits) such that each token weighs 1/n_tokens and each expert
 /// 1/num_experts: from d₀ = d₁ = 1 repeats
@@ -73,7 +54,10 @@ Index sinkhorn(const ConstMatrixRef<Scalar>& logits, MatrixRef<Scalar> balanced,
   auto* const member = workers.shared().array<bool>(num_tokens);
 
   workers.for_each_band(num_tokens, tokens_a_task, [&](Index first, Index last, Scratch&) {
-    for (Index t = first; t < last; ++t) member[t] = detail::sinkhorn_kernel(logits.col(t), kernel.col(t));
+    for (Index t = first; t < last; ++t) {
+      exponentials(logits.col(t), kernel.col(t));
+      member[t] = !std::isnan(kernel(0, t));
+    }
   });
   const auto members = std::count(member, member + num_tokens, true);
   const Scalar share_of_token = Scalar(1) / Scalar(std::max<Index>(1, members));
