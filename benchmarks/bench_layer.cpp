@@ -2,9 +2,10 @@
 ///
 ///   layer/<shape>/<weights>/<kind>/tokens:<T>/threads:<N>
 ///
-/// Of the median call: GFLOP/s, GB/s (bytes of the experts in use), and limit_share (the time that the machine's limits
-/// allow, by the time taken). Weights of several layers are cycled, so that no cache holds them; tokens differ from
-/// call to call. All cases take hours: select with --benchmark_filter.
+/// moe_fast permits products of bfloat16 pairs, moe_invariant sums in one order at any number of tokens. Of the median
+/// call: GFLOP/s, GB/s (bytes of the experts in use), and limit_share (the time that the machine's limits allow, by the
+/// time taken). Weights of several layers are cycled, so that no cache holds them; tokens differ from call to call. All
+/// cases take hours: select with --benchmark_filter.
 #include <any>
 #include <exception>
 #include <map>
@@ -90,7 +91,8 @@ const Limits& limits_for(Index threads) {
 }
 
 void run(benchmark::State& state, const Case& wanted, Stage& stage) try {
-  const Limits& limits = limits_for(wanted.threads);
+  Limits limits = limits_for(wanted.threads);
+  if (wanted.kind == Kind::moe_fast && bytes_of(wanted.weights) == 2) limits.fma_gflops = limits.pairs_gflops;
   Contender& contender = stage.contender_for(wanted);
   const Index d_model = moe::layer_shape(wanted.shape).d_model;
   Tokens tokens(d_model, max_tokens);

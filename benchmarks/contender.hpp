@@ -3,21 +3,26 @@
 
 #include <array>
 
+#include "moe/numerics.hpp"
 #include "moe/presets.hpp"
 #include "moe/types.hpp"
 #include "work.hpp"
 
 namespace moe::bench {
 
-enum class Kind { moe, dense_active, dense_total, eigen_per_token, eigen_grouped };
+enum class Kind { moe, moe_fast, moe_invariant, dense_active, dense_total, eigen_per_token, eigen_grouped };
 
-inline constexpr std::array kinds{Kind::moe, Kind::dense_active, Kind::dense_total, Kind::eigen_per_token,
-                                  Kind::eigen_grouped};
+inline constexpr std::array kinds{Kind::moe,         Kind::moe_fast,        Kind::moe_invariant, Kind::dense_active,
+                                  Kind::dense_total, Kind::eigen_per_token, Kind::eigen_grouped};
 
 inline const char* name_of(Kind kind) {
   switch (kind) {
     case Kind::moe:
       return "moe";
+    case Kind::moe_fast:
+      return "moe_fast";
+    case Kind::moe_invariant:
+      return "moe_invariant";
     case Kind::dense_active:
       return "dense_active";
     case Kind::dense_total:
@@ -28,6 +33,12 @@ inline const char* name_of(Kind kind) {
       return "eigen_grouped";
   }
   return "";
+}
+
+/// How the kind sums its products.
+inline Numerics numerics_of(Kind kind) {
+  return {.products = kind == Kind::moe_fast ? Products::fast : Products::exact,
+          .batch_invariant = kind == Kind::moe_invariant};
 }
 
 /// The hidden units of one layer, all experts together.

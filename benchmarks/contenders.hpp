@@ -42,8 +42,11 @@ inline Work sparse_work(const MoeShape& shape, double bytes_a_weight, Index used
 template <class Layer>
 class Sparse final : public Contender {
  public:
-  Sparse(std::vector<Layer> layers, const MoeShape& shape, double bytes_a_weight, Index threads)
-      : layers_(std::move(layers)), shape_(shape), bytes_a_weight_(bytes_a_weight), executor_(threads) {}
+  Sparse(std::vector<Layer> layers, const MoeShape& shape, double bytes_a_weight, Index threads,
+         const Numerics& numerics)
+      : layers_(std::move(layers)), shape_(shape), bytes_a_weight_(bytes_a_weight), executor_(threads) {
+    ws_.numerics = numerics;
+  }
 
   void forward(const ConstMatrixRef<float>& x, MatrixRef<float> y) override {
     tokens_ = x.cols();
@@ -171,12 +174,12 @@ class ByHand final : public Contender {
 };
 
 template <class W>
-std::unique_ptr<Contender> make_sparse(const Arena<W>& arena) {
+std::unique_ptr<Contender> make_sparse(const Arena<W>& arena, const Numerics& numerics = {}) {
   const auto make = [&](const auto& layer_of) -> std::unique_ptr<Contender> {
     using Layer = decltype(layer_of(Index(0)));
     std::vector<Layer> layers;
     for (Index l = 0; l < arena.num_layers(); ++l) layers.push_back(layer_of(l));
-    return std::make_unique<Sparse<Layer>>(std::move(layers), arena.shape, sizeof(W), arena.threads);
+    return std::make_unique<Sparse<Layer>>(std::move(layers), arena.shape, sizeof(W), arena.threads, numerics);
   };
   const auto plain = [&](Index l) { return MoeLayer(router_of(arena.shape, l), experts_of(arena, l)); };
   if (arena.shape.d_ff_shared == 0) return make(plain);
@@ -188,7 +191,9 @@ template <class W>
 std::unique_ptr<Contender> make_contender(Kind kind, const Arena<W>& arena) {
   switch (kind) {
     case Kind::moe:
-      return make_sparse(arena);
+    case Kind::moe_fast:
+    case Kind::moe_invariant:
+      return make_sparse(arena, numerics_of(kind));
     case Kind::dense_active:
       return std::make_unique<Dense<W>>(arena, active_units(arena.shape));
     case Kind::dense_total:

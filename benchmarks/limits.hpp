@@ -19,6 +19,7 @@
 
 #include "machine.hpp"
 #include "memory.hpp"
+#include "moe/kernels/bfloat16_pairs.hpp"
 #include "moe/kernels/lanes.hpp"
 #include "moe/types.hpp"
 
@@ -26,8 +27,9 @@ namespace moe::bench {
 
 /// Of all threads in use together.
 struct Limits {
-  double fma_gflops = 0;  // float multiply-adds, two operations each, that touch nothing but registers
-  double read_gbs = 0;    // 1e9 bytes a second, from memory that no cache holds
+  double fma_gflops = 0;    // float multiply-adds, two operations each, that touch nothing but registers
+  double read_gbs = 0;      // 1e9 bytes a second, from memory that no cache holds
+  double pairs_gflops = 0;  // the same as fma_gflops with pairs of bfloat16, where the processor multiplies these
 };
 
 namespace detail {
@@ -75,14 +77,28 @@ inline constexpr int num_sums = kernels::num_registers == 32 ? 24 : 12;
   return sum_of(sum[0]);
 }
 
-inline double measure_fma_gflops(Index threads) {
+/// The same with pairs of bfloat16. They grow, slowly.
+[[gnu::noinline]] inline float multiply_add_pairs(Index steps, float factor) {
+  using Register = kernels::Lanes<float>;
+  const kernels::Pairs a = kernels::pairs_of(Register{} + factor, Register{} + factor);
+  Register sum[num_sums];
+  kernels::unroll<num_sums>([&](auto i) { sum[i] = Register{} + static_cast<float>(i); });
+  for (Index s = 0; s < steps; ++s)
+    kernels::unroll<num_sums>([&](auto i) { kernels::add_pair_products(sum[i], a, a); });
+  kernels::unroll<num_sums - 1>([&](auto i) { sum[0] += sum[i + 1]; });
+  return sum_of(sum[0]);
+}
+
+/// The best rate of a function that makes steps · num_sums registers of so many products and sums.
+template <class F>
+double measure_gflops(Index threads, Index products, const F& multiply_add) {
   constexpr Index steps = 2'000'000;  // 7 ms at 230 GFLOP/s: short enough to find a quiet moment
   const volatile float factor = 0.5F;
   double best = 0;
   for (int repeat = 0; repeat < 16; ++repeat) {
     const double seconds = seconds_together(
         threads, [&](Index) { [[maybe_unused]] const volatile float keep = multiply_add(steps, factor); });
-    best = std::max(best, 2e-9 * double(steps * num_sums * kernels::lanes<float> * threads) / seconds);
+    best = std::max(best, 2e-9 * double(steps * num_sums * products * threads) / seconds);
   }
   return best;
 }
@@ -163,7 +179,14 @@ inline double measure_read_gbs(Index threads) {
 
 /// Takes about two seconds.
 inline Limits measure_limits(Index threads) {
-  return {.fma_gflops = detail::measure_fma_gflops(threads), .read_gbs = detail::measure_read_gbs(threads)};
+  constexpr Index lanes = kernels::lanes<float>;
+  Limits limits{.fma_gflops = detail::measure_gflops(threads, lanes, detail::multiply_add),
+                .read_gbs = detail::measure_read_gbs(threads)};
+  limits.pairs_gflops = limits.fma_gflops;
+  if (kernels::has_fast_pairs) {
+    limits.pairs_gflops = detail::measure_gflops(threads, 2 * lanes, detail::multiply_add_pairs);
+  }
+  return limits;
 }
 
 }  // namespace moe::bench

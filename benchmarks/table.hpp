@@ -16,6 +16,10 @@ inline const char* title_of(Kind kind) {
   switch (kind) {
     case Kind::moe:
       return "sparse: moe::MoeLayer";
+    case Kind::moe_fast:
+      return "sparse, products of bfloat16";
+    case Kind::moe_invariant:
+      return "sparse, batch-invariant";
     case Kind::dense_active:
       return "dense, active size";
     case Kind::dense_total:

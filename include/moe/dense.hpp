@@ -35,7 +35,7 @@ class DenseLayer {
   void forward(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Workspace<Scalar>& ws,
                ExecutorRef executor = Serial{}) const {
     require_columns(x, y, d_model(), "DenseLayer");
-    Workers workers(executor, ws.scratch);
+    Workers workers(executor, ws.scratch, ws.numerics);
     y.setZero();
     expert_.apply(x, plan_all_to(0, x.cols(), 1, ws.plan), y, workers);
   }

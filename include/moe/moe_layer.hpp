@@ -42,7 +42,7 @@ class MoeLayer {
   void forward(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Workspace<Scalar>& ws,
                ExecutorRef executor = Serial{}) const {
     require_columns(x, y, d_model(), "MoeLayer");
-    Workers workers(executor, ws.scratch);
+    Workers workers(executor, ws.scratch, ws.numerics);
     ws.routing.clear();
     y.setZero();
 

@@ -50,7 +50,7 @@ class ResidualMoe {
   void forward(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Workspace<Scalar>& ws,
                ExecutorRef executor = Serial{}) const {
     layer_.forward(x, y, ws, executor);
-    Workers workers(executor, ws.scratch);
+    Workers workers(executor, ws.scratch, ws.numerics);
     const auto everyone = plan_all_to(0, x.cols(), 1, ws.shared_plan);
     workers.for_each_band(x.cols(), 1, [&](Index first, Index last, Scratch&) {
       for (Index t = first; t < last; ++t) {

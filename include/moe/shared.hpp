@@ -44,7 +44,7 @@ class WithSharedExpert {
   void forward(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Workspace<Scalar>& ws,
                ExecutorRef executor = Serial{}) const {
     layer_.forward(x, y, ws, executor);
-    Workers workers(executor, ws.scratch);
+    Workers workers(executor, ws.scratch, ws.numerics);
     const auto everyone = plan_all_to(0, x.cols(), 1, ws.shared_plan);
     if (gate_.size() > 0) weigh(x, ws.shared_plan.weight);
     shared_.apply(x, everyone, y, workers);

@@ -152,7 +152,7 @@ class SoftMoe {
     require_columns(x, y, d_model(), "SoftMoe");
     const Index length = tokens_per_sequence(x.cols(), ws.side.sequence_length, "SoftMoe");
     const Index num_sequences = x.cols() / length;
-    Workers workers(executor, ws.scratch);
+    Workers workers(executor, ws.scratch, ws.numerics);
     Scratch& shared = workers.shared();
     ws.routing.clear();
 
@@ -196,15 +196,14 @@ class SoftMoe {
       Eigen::Map<Weight<Scalar>>(features, d_model, from.cols()).middleRows(first, last - first) =
           from.middleRows(first, last - first);
     });
-    const auto average_one = [&](Index b, auto& scratch_or_workers) {
+    const auto average_one = [&](Index b, auto&... how) {
       const WeightMap<Scalar> rows(features + b * ins, d_model, ins, Eigen::OuterStride<>(from.cols()));
-      kernels::matmul<Scalar, Scalar>(rows, shares.middleCols(b * outs, outs), mean.middleCols(b * outs, outs),
-                                      scratch_or_workers);
+      kernels::matmul<Scalar, Scalar>(rows, shares.middleCols(b * outs, outs), mean.middleCols(b * outs, outs), how...);
     };
     if (num_sequences < workers.count()) {
       for (Index b = 0; b < num_sequences; ++b) average_one(b, workers);
     } else {
-      workers.for_each(num_sequences, [&](Index b, Scratch& scratch) { average_one(b, scratch); });
+      workers.for_each(num_sequences, [&](Index b, Scratch& scratch) { average_one(b, scratch, workers.numerics()); });
     }
   }
 

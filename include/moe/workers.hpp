@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "moe/concepts.hpp"
+#include "moe/numerics.hpp"
 #include "moe/scratch.hpp"
 #include "moe/task.hpp"
 #include "moe/types.hpp"
@@ -37,7 +38,8 @@ class ExecutorRef {
 class Workers {
  public:
   /// @param scratch  kept by the caller from call to call, so that a warm call allocates nothing
-  Workers(ExecutorRef executor, std::vector<Scratch>& scratch) : executor_(executor), scratch_(scratch) {
+  Workers(ExecutorRef executor, std::vector<Scratch>& scratch, const Numerics& numerics = {})
+      : executor_(executor), scratch_(scratch), numerics_(numerics) {
     const auto needed = std::size_t(executor_.workers()) + 1;
     if (scratch_.size() < needed) scratch_.resize(needed);
     shared().reset();
@@ -48,6 +50,9 @@ class Workers {
   }
 
   Index count() const { return executor_.workers(); }
+
+  /// What the caller has chosen for this call.
+  const Numerics& numerics() const { return numerics_; }
 
   /// Memory that all workers may see; it lives as long as this call. Take from it outside of for_each().
   Scratch& shared() { return scratch_[0]; }
@@ -80,6 +85,7 @@ class Workers {
  private:
   ExecutorRef executor_;
   std::vector<Scratch>& scratch_;
+  Numerics numerics_;
 };
 
 }  // namespace moe

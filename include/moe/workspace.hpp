@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "moe/dispatch.hpp"
+#include "moe/numerics.hpp"
 #include "moe/routing.hpp"
 #include "moe/scratch.hpp"
 #include "moe/tokens.hpp"
@@ -16,6 +17,7 @@ namespace moe {
 template <class Scalar>
 struct Workspace {
   SideInputs<Scalar> side;  // yours to set: what routers may be told of the tokens beside x
+  Numerics numerics;        // yours to set: how products are summed
   Routing<Scalar> routing;
   PlanMemory<Scalar> plan, shared_plan;  // of the routed experts; of the expert that every token sees, if there is one
   std::vector<Scratch> scratch;          // one shared, then one per worker

@@ -1,8 +1,11 @@
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -10,14 +13,21 @@
 
 #include "compare.hpp"
 #include "moe/activation.hpp"
+#include "moe/dispatch.hpp"
 #include "moe/executors/serial.hpp"
 #include "moe/experts/gated_ffn.hpp"
 #include "moe/experts/gated_ffn_bank.hpp"
+#include "moe/kernels/arithmetic.hpp"
+#include "moe/kernels/bfloat16_pairs.hpp"
 #include "moe/kernels/columns.hpp"
+#include "moe/kernels/gated_ffn.hpp"
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/matmul.hpp"
+#include "moe/kernels/products.hpp"
+#include "moe/kernels/token_batch.hpp"
 #include "moe/kernels/transpose.hpp"
 #include "moe/kernels/widen.hpp"
+#include "moe/numerics.hpp"
 #include "moe/workers.hpp"
 #include "naive.hpp"
 #include "pools.hpp"
@@ -65,7 +75,7 @@ class Kernels : public testing::Test {
   /// Each number of columns that a tile may have, and either side of a packed block.
   static std::vector<Index> token_counts() {
     std::vector<Index> all;
-    for (Index n = 0; n <= kernels::packing_pays + 1; ++n) all.push_back(n);
+    for (Index n = 0; n <= kernels::Exact<W>::blocks_pay + 1; ++n) all.push_back(n);
     for (const Index n : {2 * L - 1, 2 * L, 2 * L + 1, 3 * L, 3 * L + 1, 4 * L + 1}) all.push_back(n);
     return all;
   }
@@ -94,28 +104,6 @@ TYPED_TEST(Kernels, MatmulEqualsItsNaiveTwin) {
     for (const Index num_tokens : {1, 2, 5, 16, 33}) expect_equal(rows, 9, num_tokens, rows % 4);
   }
   for (const Index size : this->few_sizes()) expect_equal(size, size, size, 3);
-}
-
-TYPED_TEST(Kernels, NoCutBetweenRowsChangesABit) {
-  using S = typename TestFixture::Scalar;
-  test::Random random(1);
-  const Index rows = 29;
-  for (const Index cols : {Index(1), this->L, 3 * this->L + 5}) {
-    const auto w = random.matrix<Weight<TypeParam>>(rows, cols);
-    for (const Index num_tokens : this->token_counts()) {
-      const auto x = random.matrix<Matrix<S>>(cols, num_tokens);
-      Scratch scratch;
-      const auto columns =
-          kernels::packed_where_it_pays(kernels::columns_of<S>(x, scratch), scratch, kernels::run_in_order);
-      Matrix<S> whole(rows, num_tokens), cut(rows, num_tokens);
-      kernels::matmul_rows<TypeParam, S>(map_of(w), 0, rows, columns, whole, scratch);
-      for (Index at = 0; at <= rows; ++at) {
-        kernels::matmul_rows<TypeParam, S>(map_of(w), 0, at, columns, cut, scratch);
-        kernels::matmul_rows<TypeParam, S>(map_of(w), at, rows, columns, cut, scratch);
-        EXPECT_TRUE(same_bits(cut, whole)) << cols << " deep, " << num_tokens << " tokens, cut at " << at;
-      }
-    }
-  }
 }
 
 TYPED_TEST(Kernels, MatmulOnWorkersGivesTheSameBits) {
@@ -203,6 +191,284 @@ TYPED_TEST(Kernels, BankOnAnyNumberOfWorkersGivesTheSameBits) {
   }
 }
 
+/// Products of every arithmetic, in either form of columns, whichever of them the front door would choose.
+template <class A>
+class ProductsOf : public testing::Test {
+ public:
+  using Scalar = typename A::Scalar;
+  using W = typename A::Weight;
+  static constexpr Index L = A::L, step = A::step;
+  static constexpr bool rounds = std::is_same_v<typename A::Register, kernels::Pairs> && A::parts == 1;
+
+  static std::vector<Index> token_counts() {
+    std::vector<Index> all;
+    for (Index n = 0; n <= 2 * kernels::max_dot_columns + 1; ++n) all.push_back(n);
+    for (const Index n : {L - 1, L, L + 1, 2 * L - 1, 2 * L, 2 * L + 1, 3 * L, 3 * L + 1, 4 * L + 1}) all.push_back(n);
+    return all;
+  }
+
+  static kernels::Columns<A> columns(const ConstMatrixRef<Scalar>& x, bool in_blocks, Scratch& scratch) {
+    return kernels::columns_of<A>(x, in_blocks, scratch, kernels::run_in_order);
+  }
+
+  static Matrix<Scalar> product(const WeightMap<W>& w, const ConstMatrixRef<Scalar>& x, bool in_blocks) {
+    Matrix<Scalar> y = Matrix<Scalar>::Constant(w.rows(), x.cols(), Scalar(99));
+    Scratch scratch;
+    kernels::matmul_rows<A>(w, 0, w.rows(), columns(x, in_blocks, scratch), y, scratch);
+    return y;
+  }
+
+  /// What the arithmetic multiplies, in double.
+  template <class M>
+  static test::naive::MatrixD factor(const M& m) {
+    auto exact = test::naive::exact(m);
+    if (!rounds) return exact;
+    return exact.unaryExpr([](double v) { return double(bfloat16(static_cast<float>(v))); });
+  }
+
+  /// Sums of float products: see is_close(). What vdpbf16ps and bfdot do besides (no subnormals; ARM rounds each pair's
+  /// sum to odd) stays far below that here.
+  static void expect_equal(Index rows, Index cols, Index num_tokens, Index gap) {
+    test::Random random(static_cast<unsigned>(1 + rows + 100 * cols + 10000 * num_tokens));
+    const Odd<Weight<W>> w(random.matrix<Weight<W>>(rows, cols), gap);
+    const Odd<Matrix<Scalar>> x(random.matrix<Matrix<Scalar>>(cols, num_tokens), gap);
+    const auto expected = test::naive::product(factor(w.map), factor(x.map));
+    for (const bool in_blocks : {false, true}) {
+      EXPECT_TRUE(is_close(product(weight_map(w), x.map, in_blocks), expected))
+          << rows << " × " << cols << ", " << num_tokens << " tokens, gap " << gap << ", in blocks: " << in_blocks;
+    }
+  }
+};
+using Arithmetics = testing::Types<kernels::Exact<float>, kernels::Exact<double>, kernels::Exact<bfloat16>,
+                                   kernels::Exact<float16>, kernels::Fast<bfloat16>, kernels::Fast<float16>>;
+TYPED_TEST_SUITE(ProductsOf, Arithmetics);
+
+TYPED_TEST(ProductsOf, EqualTheirNaiveTwin) {
+  for (Index cols = 0; cols <= 2 * this->step + 1; ++cols) {
+    for (const Index num_tokens : this->token_counts()) this->expect_equal(7, cols, num_tokens, cols % 4);
+  }
+  for (Index rows = 0; rows <= 2 * kernels::panel_rows<TypeParam> + 1; ++rows) {
+    for (const Index num_tokens : {1, 2, 3, 5, 16, 33}) this->expect_equal(rows, 9, num_tokens, rows % 4);
+  }
+}
+
+// Deep and wide enough for several groups of rows, of columns, and slices of the depth, with any L2 of up to 4 MB.
+TYPED_TEST(ProductsOf, EqualTheirNaiveTwinBeyondTheCache) {
+  this->expect_equal(kernels::panel_rows<TypeParam> * kernels::panels_in_group + 5,
+                     4200 * 4 / Index(sizeof(typename TypeParam::Unit)), kernels::columns_in_group + 3, 1);
+}
+
+TYPED_TEST(ProductsOf, NoCutBetweenRowsChangesABit) {
+  using S = typename TypeParam::Scalar;
+  test::Random random(1);
+  const Index rows = 29;
+  for (const Index cols : {Index(1), this->L, 3 * this->L + 5}) {
+    const auto w = random.matrix<Weight<typename TypeParam::Weight>>(rows, cols);
+    for (const Index num_tokens : this->token_counts()) {
+      const auto x = random.matrix<Matrix<S>>(cols, num_tokens);
+      for (const bool in_blocks : {false, true}) {
+        Scratch scratch;
+        const auto columns = this->columns(x, in_blocks, scratch);
+        Matrix<S> whole(rows, num_tokens), cut(rows, num_tokens);
+        kernels::matmul_rows<TypeParam>(map_of(w), 0, rows, columns, whole, scratch);
+        for (Index at = 0; at <= rows; ++at) {
+          kernels::matmul_rows<TypeParam>(map_of(w), 0, at, columns, cut, scratch);
+          kernels::matmul_rows<TypeParam>(map_of(w), at, rows, columns, cut, scratch);
+          EXPECT_TRUE(same_bits(cut, whole)) << cols << " deep, " << num_tokens << " tokens, cut at " << at;
+        }
+      }
+    }
+  }
+}
+
+TYPED_TEST(ProductsOf, ColumnByColumnNoOtherTokenChangesABit) {
+  using S = typename TypeParam::Scalar;
+  test::Random random(1);
+  for (const Index cols : {Index(1), this->step, 3 * this->step + 5}) {
+    const auto w = random.matrix<Weight<typename TypeParam::Weight>>(29, cols);
+    for (const Index num_tokens : this->token_counts()) {
+      const auto x = random.matrix<Matrix<S>>(cols, num_tokens);
+      const auto together = this->product(map_of(w), x, false);
+      for (Index t = 0; t < num_tokens; ++t) {
+        const Matrix<S> alone = this->product(map_of(w), x.col(t), false);
+        EXPECT_TRUE(same_bits(alone, together.middleCols(t, 1).eval())) << cols << " deep, " << num_tokens << " tokens";
+      }
+    }
+  }
+}
+
+/// ‖actual − expected‖ / ‖expected‖
+template <class M>
+double relative_error(const M& actual, const test::naive::MatrixD& expected) {
+  return (test::naive::exact(actual) - expected).norm() / expected.norm();
+}
+
+// The errors that docs/performance.md states: against double, with weights as they are stored.
+TYPED_TEST(ProductsOf, GatedFfnsAreAsExactAsTheySay) {
+  using A = TypeParam;
+  using S = typename A::Scalar;
+  using Weights = Weight<typename A::Weight>;
+  const Index d_model = 300, d_ff = 4 * A::step + 7;
+  test::Random random(1);
+  const auto gate = random.matrix<Weights>(d_ff, d_model, 2 / std::sqrt(double(d_model)));
+  const auto up = random.matrix<Weights>(d_ff, d_model, 2 / std::sqrt(double(d_model)));
+  const auto down = random.matrix<Weights>(d_model, d_ff, 2 / std::sqrt(double(d_ff)));
+  for (const Index num_tokens : {1, 2, 5, 40, 75}) {
+    const auto x = random.matrix<Matrix<S>>(d_model, num_tokens);
+    const auto expected = test::naive::gated_ffn(test::naive::exact(gate), test::naive::exact(up),
+                                                 test::naive::exact(down), test::naive::exact(x), test::naive::silu);
+    for (const bool batch_invariant : {false, true}) {
+      const test::Shuffled executor{3};
+      std::vector<Scratch> memory;
+      Workers workers(executor, memory, {.batch_invariant = batch_invariant});
+      PlanMemory<S> plan_memory;
+      const auto plan = plan_all_to<S>(0, num_tokens, 1, plan_memory);
+      Matrix<S> y = Matrix<S>::Zero(d_model, num_tokens);
+      const kernels::TokenBatches<A> batches(x, plan, y, d_ff, workers);
+      const kernels::TokenBatch<A>& batch = *batches.begin();
+      EXPECT_EQ(batch.x.in_blocks, num_tokens >= A::blocks_pay && !batch_invariant);
+      workers.for_each_band(d_ff, A::step, [&](Index first, Index last, Scratch& scratch) {
+        kernels::gate_up<A, S>(map_of(gate), map_of(up), {}, first, last, batch, SwiGlu{}, scratch);
+      });
+      workers.for_each_band(d_model, A::step, [&](Index first, Index last, Scratch& scratch) {
+        kernels::down<A, S>(map_of(down), {}, first, last, batch, scratch);
+      });
+      const double error = relative_error(y, expected);
+      if (this->rounds) {
+        EXPECT_LT(error, 8e-3) << num_tokens << " tokens";
+        EXPECT_GT(error, 1e-4) << num_tokens << " tokens: nothing was rounded";
+      } else {
+        EXPECT_LT(error, (std::is_same_v<S, double> ? 2e-15 : 1e-6)) << num_tokens << " tokens";
+      }
+    }
+  }
+}
+
+TYPED_TEST(Kernels, FastMeansFastWhereThereIsAnythingFaster) {
+  using W = TypeParam;
+  using S = typename TestFixture::Scalar;
+  test::Random random(1);
+  const Index d_model = 70, d_ff = 50;
+  WeightStack<W> gate(1, d_ff, d_model), up(1, d_ff, d_model), down(1, d_model, d_ff);
+  gate.owned(0) = random.matrix<Weight<W>>(d_ff, d_model);
+  up.owned(0) = random.matrix<Weight<W>>(d_ff, d_model);
+  down.owned(0) = random.matrix<Weight<W>>(d_model, d_ff);
+  const GatedFfnBank<W> bank(gate, up, down);
+  for (const Index num_tokens : {1, 7, 50}) {
+    const auto x = random.matrix<Matrix<S>>(d_model, num_tokens);
+    const auto answer = [&](Products products) {
+      PlanMemory<S> plan_memory;
+      std::vector<Scratch> memory;
+      const Serial serial;
+      Workers workers(serial, memory, {.products = products});
+      Matrix<S> y = Matrix<S>::Zero(d_model, num_tokens);
+      bank.apply(x, plan_all_to<S>(0, num_tokens, 1, plan_memory), y, workers);
+      return y;
+    };
+    const auto exact = answer(Products::exact), fast = answer(Products::fast);
+    EXPECT_EQ(bool(same_bits(fast, exact)), !kernels::has_fast<W>) << num_tokens << " tokens";
+    EXPECT_LT(relative_error(fast, test::naive::exact(exact)), 8e-3);
+  }
+}
+
+TEST(Pairs, AreRoundedAsEigenRounds) {
+  constexpr int L = kernels::lanes<float>;
+  std::vector<float> numbers{0.F,
+                             -0.F,
+                             1.F,
+                             1.00390625F,
+                             1.01171875F,
+                             1.005F,
+                             -3.4e38F,
+                             3.4e38F,
+                             INFINITY,
+                             -INFINITY,
+                             NAN,
+                             1e-38F,
+                             std::nextafter(2.F, 0.F)};
+  test::Random random(1);
+  while (numbers.size() % (2 * L) != 0 || numbers.size() < 1000) numbers.push_back(static_cast<float>(random()));
+  for (std::size_t i = 0; i < numbers.size(); i += 2 * L) {
+    const auto first = kernels::load_as<kernels::Lanes<float>>(&numbers[i]);
+    const auto second = kernels::load_as<kernels::Lanes<float>>(&numbers[i + L]);
+    const kernels::Pairs in_order = kernels::rounded_pairs(first, second), in_turn = kernels::pairs_of(first, second);
+    const auto expect_rounded = [&](std::uint32_t bits, float of) {
+      const float got = std::bit_cast<float>(bits << 16), expected = float(bfloat16(of));
+      const bool may_be_zero = std::abs(of) < std::numeric_limits<float>::min();  // AVX512_BF16 knows no subnormals
+      EXPECT_TRUE(got == expected || (std::isnan(got) && std::isnan(expected)) || (may_be_zero && got == 0))
+          << of << " became " << got;
+    };
+    for (int lane = 0; lane < L; ++lane) {
+      const float* const pair = &numbers[i + std::size_t(2 * lane)];
+      expect_rounded(in_order[lane] & 0xffff, pair[0]);
+      expect_rounded(in_order[lane] >> 16, pair[1]);
+      expect_rounded(in_turn[lane] & 0xffff, first[lane]);
+      expect_rounded(in_turn[lane] >> 16, second[lane]);
+    }
+  }
+}
+
+/// Blocks of 32 numbers of 8 bits with a scale, met by activations of 8 bits: what quantised weights will be, made here
+/// of nothing but an arithmetic, to see that products() needs no more.
+struct Block8 {
+  float scale;
+  std::int8_t numbers[32];
+};
+
+struct Exact8 {
+  using Weight = Block8;
+  using Scalar = float;
+  using Register = Block8;
+  using Unit = float;
+  static constexpr Index L = kernels::lanes<float>, step = 32, weights_per_step = 1;
+  static constexpr int parts = 1;
+  static constexpr bool widening_costs = false;
+  static constexpr Index blocks_pay = kernels::never;
+
+  template <int>
+  static Register load(const Block8* block) {
+    return *block;
+  }
+  static void arrange(const float* x, Register* to) {
+    float largest = 0;
+    for (int i = 0; i < 32; ++i) largest = std::max(largest, std::abs(x[i]));
+    to->scale = largest / 127;
+    for (int i = 0; i < 32; ++i)
+      to->numbers[i] = static_cast<std::int8_t>(std::lround(x[i] / std::max(to->scale, 1e-30F)));
+  }
+  static void multiply_add(kernels::Lanes<float>& sum, const Register& w, const Register& x) {
+    int dot = 0;
+    for (int i = 0; i < 32; ++i) dot += w.numbers[i] * x.numbers[i];
+    sum[0] += w.scale * x.scale * static_cast<float>(dot);
+  }
+  static Index num_units(Index) { return 0; }
+};
+
+TEST(Products, TakeBlocksOf8BitsThroughAnArithmeticAlone) {
+  test::Random random(1);
+  const Index rows = 11, depth = 96, blocks = depth / 32;
+  const auto w = random.matrix<Weight<float>>(rows, depth);
+  std::vector<Block8> quantised;
+  for (Index r = 0; r < rows; ++r) {
+    for (Index b = 0; b < blocks; ++b) Exact8::arrange(w.data() + r * depth + b * 32, &quantised.emplace_back());
+  }
+  for (const Index num_tokens : {0, 1, 2, 3, 7, 40}) {
+    const auto x = random.matrix<Matrix<float>>(depth, num_tokens);
+    Scratch scratch;
+    const auto columns = kernels::columns_of<Exact8>(x, false, scratch, kernels::run_in_order);
+    const kernels::Rows<Block8> all{quantised.data(), quantised.data() + blocks, 2 * blocks, rows};
+    Matrix<float> y = Matrix<float>::Constant(rows, num_tokens, 99.F);
+    kernels::products<Exact8>(all, columns, kernels::make_room<Exact8>(depth, scratch),
+                              [&](Index row, Index num_rows, Index column, Index n, const float* tile, Index stride) {
+                                for (Index r = 0; r < num_rows; ++r) {
+                                  for (Index c = 0; c < n; ++c) y(row + r, column + c) = tile[r * stride + c];
+                                }
+                              });
+    const auto expected = test::naive::product(test::naive::exact(w), test::naive::exact(x));
+    for (Index i = 0; i < y.size(); ++i) EXPECT_NEAR(y(i), expected(i), 0.01 * std::sqrt(double(depth))) << num_tokens;
+  }
+}
+
 /// What 16 bits say: sign, exponent, mantissa.
 double decode(std::uint16_t bits, int exponent_bits) {
   const int mantissa_bits = 15 - exponent_bits, highest = (1 << exponent_bits) - 1, bias = highest / 2;
@@ -215,17 +481,25 @@ double decode(std::uint16_t bits, int exponent_bits) {
 
 template <class W>
 void expect_exact_widening(int exponent_bits) {
-  constexpr int L = kernels::lanes<float>;
-  std::vector<std::uint16_t> bits(65536 + L);
-  for (std::size_t i = 0; i < bits.size(); ++i) bits[i] = static_cast<std::uint16_t>(i);
-  std::vector<W> numbers(bits.size());
-  std::memcpy(static_cast<void*>(numbers.data()), bits.data(), bits.size() * sizeof(W));
-  for (int i = 1; i <= 65536; i += L) {  // from 1: a register's load is aligned to nothing
-    const kernels::Lanes<float> wide = kernels::widen(numbers.data() + i);
-    for (int lane = 0; lane < L; ++lane) {
-      const std::uint16_t of = bits[std::size_t(i + lane)];
+  using A = kernels::Exact<W>;
+  constexpr int L = A::L;
+  std::vector<W> numbers(65536 + std::size_t(A::step));
+  for (std::size_t i = 0; i < numbers.size(); ++i) {
+    const auto bits = static_cast<std::uint16_t>(i);
+    std::memcpy(static_cast<void*>(&numbers[i]), &bits, sizeof bits);
+  }
+  // What arrange() does to the places of a step, load() must do as well.
+  float places[A::step];
+  for (int i = 0; i < int(A::step); ++i) places[i] = static_cast<float>(i);
+  kernels::Lanes<float> arranged[A::parts];
+  A::arrange(places, arranged);
+  for (int i = 1; i <= 65536; i += int(A::step)) {  // from 1: a register's load is aligned to nothing
+    const kernels::Lanes<float> loaded[] = {A::template load<0>(&numbers[std::size_t(i)]),
+                                            A::template load<1>(&numbers[std::size_t(i)])};
+    for (int lane = 0; lane < 2 * L; ++lane) {
+      const auto of = static_cast<std::uint16_t>(i + static_cast<int>(arranged[lane / L][lane % L]));
       const double expected = decode(of, exponent_bits);
-      const float got = wide[lane];
+      const float got = loaded[lane / L][lane % L];
       EXPECT_EQ(std::isnan(got), std::isnan(expected)) << of;
       if (std::isnan(expected)) continue;
       EXPECT_EQ(double(got), expected) << of;

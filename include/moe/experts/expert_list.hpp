@@ -42,7 +42,12 @@ class ExpertList {
         const auto slot = std::size_t(s);
         in.col(s) = x.col(plan.token[slot]) * (on_input ? plan.weight[slot] : Scalar(1));
       }
-      experts_[std::size_t(e)].forward(in.middleCols(first, count), out.middleCols(first, count), scratch);
+      // What an expert does with many tokens is its own affair; with one at a time, no other token has a say.
+      const Index at_once = workers.numerics().batch_invariant ? 1 : count;
+      for (Index s = first; s < first + count; s += at_once) {
+        scratch.reset();
+        experts_[std::size_t(e)].forward(in.middleCols(s, at_once), out.middleCols(s, at_once), scratch);
+      }
     });
 
     workers.for_each_band(d_model(), Scratch::alignment / sizeof(Scalar), [&](Index first, Index last, Scratch&) {

@@ -41,9 +41,12 @@ struct GatedFfn {
     const auto if_any = [](const Vector& b) { return b.size() > 0 ? b.data() : nullptr; };
     const kernels::Biases<Scalar> bias{if_any(b_gate), if_any(b_up), if_any(b_down)};
     y.setZero();
-    const auto batch = kernels::batch_of_all<Scalar>(x, y, d_ff(), scratch);
-    kernels::gate_up(map_of(w_gate), map_of(w_up), bias, 0, d_ff(), batch, act, scratch);
-    kernels::down(map_of(w_down), bias, 0, d_model(), batch, scratch);
+    using A = kernels::Exact<W>;
+    scratch.reserve(kernels::batch_bytes<A>(d_model(), d_ff(), x.cols()) +
+                    2 * kernels::scratch_bytes<A>(d_model(), d_ff(), x.cols()));  // gate_up() and down()
+    const auto batch = kernels::batch_of_all<W, Scalar>(x, y, d_ff(), scratch);
+    kernels::gate_up<A>(map_of(w_gate), map_of(w_up), bias, 0, d_ff(), batch, act, scratch);
+    kernels::down<A>(map_of(w_down), bias, 0, d_model(), batch, scratch);
   }
 };
 

@@ -71,20 +71,24 @@ class GatedFfnBank {
 
   void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
              Workers& workers) const {
-    const kernels::TokenBatches<Scalar> batches(x, plan, y, d_ff(), workers);
+    if (plan.num_slots() == 0) return;
+    kernels::with_arithmetic<W>(workers.numerics(), [&]<class A>(A) {
+      const kernels::TokenBatches<A> batches(x, plan, y, d_ff(), workers);
+      const std::size_t bytes = kernels::scratch_bytes<A>(d_model(), d_ff(), plan.num_slots());
 
-    workers.for_each_band(d_ff(), kernels::lanes<Scalar>, [&](Index first, Index last, Scratch& scratch) {
-      for (const auto& batch : batches) {
-        scratch.reset(kernels::scratch_bytes<Scalar>(d_model(), d_ff(), last - first));
-        kernels::gate_up(w_gate_[batch.expert], w_up_[batch.expert], biases_of(batch.expert), first, last, batch, act_,
-                         scratch);
-      }
-    });
-    workers.for_each_band(d_model(), kernels::lanes<Scalar>, [&](Index first, Index last, Scratch& scratch) {
-      for (const auto& batch : batches) {
-        scratch.reset(kernels::scratch_bytes<Scalar>(d_model(), d_ff(), last - first));
-        kernels::down(w_down_[batch.expert], biases_of(batch.expert), first, last, batch, scratch);
-      }
+      workers.for_each_band(d_ff(), A::step, [&](Index first, Index last, Scratch& scratch) {
+        for (const auto& batch : batches) {
+          scratch.reset(bytes);
+          kernels::gate_up<A>(w_gate_[batch.expert], w_up_[batch.expert], biases_of(batch.expert), first, last, batch,
+                              act_, scratch);
+        }
+      });
+      workers.for_each_band(d_model(), A::step, [&](Index first, Index last, Scratch& scratch) {
+        for (const auto& batch : batches) {
+          scratch.reset(bytes);
+          kernels::down<A>(w_down_[batch.expert], biases_of(batch.expert), first, last, batch, scratch);
+        }
+      });
     });
   }
 

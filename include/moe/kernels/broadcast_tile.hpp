@@ -1,103 +1,154 @@
-/// @file  Many tokens: one weight at a time against registers full of packed tokens.
+/// @file  Many tokens: one weight at a time against registers full of tokens.
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 
+#include "moe/kernels/arithmetic.hpp"
 #include "moe/kernels/columns.hpp"
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/rows.hpp"
 #include "moe/kernels/tile_use.hpp"
-#include "moe/kernels/widen.hpp"
-#include "moe/scratch.hpp"
 #include "moe/types.hpp"
 
 namespace moe::kernels {
 
-/// Rows of a panel: even, so that gate and up rows stay pairs; times two registers of tokens they fill 3/4 of all.
-inline constexpr int panel_rows = num_registers == 32 ? 12 : 6;
+/// Rows of a panel: even, so that gate and up rows stay pairs, and that hidden rows come together that must; times two
+/// registers of tokens they fill at most 3/4 of all.
+template <class A>
+inline constexpr int panel_rows = num_registers == 32     ? 12
+                                  : A::rows_together == 1 ? 6
+                                                          : 4;
+
+/// Panels that are worked on side by side where a panel is too deep for the cache.
+inline constexpr Index panels_in_group = 8;
+
+/// Columns that are worked on together: enough that reading the weights again for the next ones costs little.
+inline constexpr Index columns_in_group = 128;
 
 namespace detail {
 
-/// The rows that come after these, to be fetched while these are at work.
-template <class W>
-struct NextRows {
-  const W* row[panel_rows];
-  Index count = 0;
-};
-
-/// Copies rows [row, row + panel_rows) as S to panel[panel_rows][stride]; rows beyond the last are 0.
-template <class W, class S>
-MOE_KERNEL void fill_panel(const Rows<W>& rows, Index row, Index depth, S* panel, Index stride) {
-  for (int r = 0; r < panel_rows; ++r) {
-    S* to = panel + r * stride;
-    if (row + r >= rows.count) {
-      std::fill(to, to + depth, S(0));
-      continue;
-    }
-    const W* from = rows[row + r];
-    Index k = 0;
-    for (; k + lanes<S> <= depth; k += lanes<S>) {
-      const Lanes<S> wide = widen(from + k);
-      std::memcpy(to + k, &wide, sizeof wide);
-    }
-    for (; k < depth; ++k) to[k] = static_cast<S>(from[k]);
-  }
-}
-
-/// tile[panel_rows][V registers] = panel · block, summed along depth in order. Meanwhile the rows of the next panel
-/// come nearer, a line of each at a time.
-template <int V, class W, class S>
-MOE_KERNEL void broadcast_tile(const S* panel, Index stride, const S* block, Index depth, S* tile,
-                               const NextRows<W>& next) {
-  constexpr Index L = lanes<S>, line = 64 / Index(sizeof(W));
-  Lanes<S> acc[panel_rows][V] = {};
-  for (Index begin = 0; begin < depth; begin += line) {
-    for (Index r = 0; r < next.count; ++r) __builtin_prefetch(next.row[r] + begin, 0, 2);
-    const Index end = std::min(depth, begin + line);
+/// tile[panel_rows<A>][V registers] (+)= panel · block, summed along the units in order. Meanwhile lines of what comes
+/// next are fetched, one of each row at a time.
+template <class A, int V, class W>
+MOE_KERNEL void broadcast_tile(const typename A::Unit* const* panel, const typename A::Unit* block, Index units,
+                               bool add, typename A::Scalar* tile, const W* const* next, Index num_next) {
+  using S = typename A::Scalar;
+  using Register = typename A::Register;
+  constexpr Index L = A::L, line = 64 / Index(sizeof(W));  // weights, and as units:
+  constexpr Index units_of_line = line * A::parts * L / A::weights_per_step;
+  Lanes<S> acc[panel_rows<A>][V] = {};
+  if (add) std::memcpy(acc, tile, sizeof acc);
+  const typename A::Unit* row[panel_rows<A>];
+  for (int r = 0; r < panel_rows<A>; ++r) row[r] = panel[r];
+  for (Index begin = 0, fetched = 0; begin < units; begin += units_of_line, fetched += line) {
+    for (Index r = 0; r < num_next; ++r) __builtin_prefetch(next[r] + fetched, 0, 2);
+    const Index end = std::min(units, begin + units_of_line);
     for (Index k = begin; k < end; ++k) {
-      Lanes<S> x[V];
-      unroll<V>([&](auto v) { x[v] = load_as<Lanes<S>>(block + (k * V + v) * L); });
-      unroll<panel_rows>([&](auto r) {
-        const Lanes<S> weight = panel[r * stride + k] - Lanes<S>{};  // the same number in each lane
-        unroll<V>([&](auto v) { acc[r][v] += weight * x[v]; });
+      Register x[V];
+      unroll<V>([&](auto v) { x[v] = load_as<Register>(block + (k * V + v) * L); });
+      unroll<panel_rows<A>>([&](auto r) __attribute__((always_inline)) {
+        const Register weight = row[r][k] - Register{};  // the same unit in each lane
+        unroll<V>([&](auto v) { A::multiply_add(acc[r][v], weight, x[v]); });
       });
     }
   }
   std::memcpy(tile, acc, sizeof acc);
 }
 
+/// Where a panel's weights lie as units, from step `first` of its rows on: in place, or loaded into `room`.
+template <class A>
+MOE_KERNEL void find_panel(const Rows<typename A::Weight>& rows, Index row, Index first, Index units, Index depth,
+                           typename A::Unit* room, Index stride, const typename A::Unit** panel) {
+  using W = typename A::Weight;
+  using Unit = typename A::Unit;
+  for (int r = 0; r < panel_rows<A>; ++r) {
+    const W* const from = rows[std::min(row + r, rows.count - 1)];  // what has no row is computed, and not used
+    if constexpr (std::is_same_v<W, Unit>) {
+      panel[r] = from + first * A::weights_per_step;
+    } else {
+      Unit* to = room + r * stride;
+      panel[r] = to;
+      const Index last = first + (units + A::parts * A::L - 1) / (A::parts * A::L),
+                  whole = std::min(last, depth / A::step);
+      const auto load_step = [&](const W* weights) {
+        unroll<A::parts>([&](auto p) { store(to + p * A::L, A::template load<p>(weights)); });
+        to += A::parts * A::L;
+      };
+      for (Index step = first; step < whole; ++step) load_step(from + step * A::weights_per_step);
+      if (whole < last) {
+        W tail[A::weights_per_step] = {};
+        std::memcpy(static_cast<void*>(tail), from + whole * A::weights_per_step,
+                    std::size_t(depth % A::step) * sizeof(W));
+        load_step(tail);
+      }
+    }
+  }
+}
+
 }  // namespace detail
 
-/// As for_each_dot_tile, for packed columns.
-template <class W, class S>
-void for_each_broadcast_tile(const Rows<W>& rows, const Columns<S>& x, Scratch& scratch,
-                             const TileUse<std::type_identity_t<S>>& use) {
-  const Index stride = x.depth + lanes<S>;  // never a multiple of 4 KB, where the rows of a panel would collide in L1
-  S* panel = scratch.array<S>(panel_rows * stride);
-  S* tile = scratch.array<S>(panel_rows * full_block<S>);
-  // Half of L2 for packed tokens, which stay while the panels of an expert pass by.
-  const Index blocks_in_cache =
-      std::max<Index>(1, Eigen::l2CacheSize() / 2 / (std::max<Index>(1, x.depth) * full_block<S> * Index(sizeof(S))));
-  const Index step = blocks_in_cache * full_block<S>;
+/// Registers that for_each_broadcast_tile() works in.
+template <class A>
+Index broadcast_tile_room(Index depth) {
+  return panel_rows<A> * (round_up(depth, A::step) / A::L + 1 + panels_in_group * columns_in_group / A::L);
+}
 
-  for (Index begin = 0; begin < x.count; begin += step) {
-    const Index end = std::min(x.count, begin + step);
-    for (Index row = 0; row < rows.count; row += panel_rows) {
-      const Index filled = std::min<Index>(panel_rows, rows.count - row);
-      detail::fill_panel(rows, row, x.depth, panel, stride);
-      detail::NextRows<W> next;
-      for (Index r = row + panel_rows; r < std::min(rows.count, row + 2 * panel_rows); ++r)
-        next.row[next.count++] = rows[r];
-      for (Index column = begin; column < end; column += full_block<S>) {
-        const Index width = block_width<S>(x.count - column);
-        const S* block = x.packed + column * x.depth;
-        if (width == full_block<S>) {
-          detail::broadcast_tile<2>(panel, stride, block, x.depth, tile, next);
-        } else {
-          detail::broadcast_tile<1>(panel, stride, block, x.depth, tile, next);
+/// As for_each_dot_tile, for columns in blocks.
+///
+/// Half of L2 holds a slice of the blocks of a group of columns, [units of the slice][columns], while the panels of a
+/// group of rows pass by; sums wait in `tiles` for the next slice.
+template <class A>
+void for_each_broadcast_tile(const Rows<typename A::Weight>& rows, const Columns<A>& x, typename A::Register* room,
+                             const TileUse<typename A::Scalar>& use) {
+  using W = typename A::Weight;
+  using Unit = typename A::Unit;
+  if (rows.count == 0 || x.count == 0) return;
+  const Index units = A::num_units(x.depth), units_of_step = A::parts * A::L;
+  const Index group = std::min(columns_in_group, round_up(x.count, A::L));
+  const Index fitting = Index(Eigen::l2CacheSize()) / 2 / (group * Index(sizeof(Unit)));
+  const Index slices = std::max<Index>(1, (units + fitting - 1) / std::max<Index>(1, fitting));
+  const Index slice = round_up(std::max<Index>(1, (units + slices - 1) / slices), units_of_step);
+  const Index tall = panel_rows<A> * (slice < units ? panels_in_group : 1);
+
+  const Index stride = round_up(slice, units_of_step) + A::L;  // never a multiple of 4 KB
+  auto* const panel_room = reinterpret_cast<Unit*>(room);
+  auto* const tiles = reinterpret_cast<typename A::Scalar*>(panel_room + panel_rows<A> * stride);
+
+  for (Index begin = 0; begin < x.count; begin += group) {
+    const Index end = std::min(x.count, begin + group);
+    for (Index top = 0; top < rows.count; top += tall) {
+      const Index bottom = std::min(rows.count, top + tall);
+      for (Index unit = 0; unit == 0 || unit < units; unit += slice) {
+        const Index some_units = std::min(slice, units - unit);
+        for (Index row = top; row < bottom; row += panel_rows<A>) {
+          const Unit* panel[panel_rows<A>];
+          detail::find_panel<A>(rows, row, unit / units_of_step, some_units, x.depth, panel_room, stride, panel);
+
+          // What comes next: the panel below; then the first one again, in the next slice; then the next group's.
+          const bool below = row + panel_rows<A> < bottom, again = unit + slice < units;
+          const Index next_row = below ? row + panel_rows<A> : again ? top : bottom;
+          const Index next_unit = below ? unit : again ? unit + slice : 0;
+          const W* next[panel_rows<A>];
+          Index num_next = std::clamp<Index>(rows.count - next_row, 0, panel_rows<A>);
+          for (Index r = 0; r < num_next; ++r)
+            next[r] = rows[next_row + r] + next_unit / units_of_step * A::weights_per_step;
+
+          for (Index column = begin; column < end; column += full_block<A>) {
+            const Index width = block_width<A>(x.count - column);
+            const Unit* const block = x.block(column) + unit * width;
+            auto* const tile = tiles + (row - top) * group + (column - begin) * panel_rows<A>;
+            if (width == full_block<A>) {
+              detail::broadcast_tile<A, 2, W>(panel, block, some_units, unit > 0, tile, next, num_next);
+            } else {
+              detail::broadcast_tile<A, 1, W>(panel, block, some_units, unit > 0, tile, next, num_next);
+            }
+            num_next = 0;
+            if (unit + slice < units) continue;
+            use(row, std::min<Index>(panel_rows<A>, rows.count - row), column, std::min(width, x.count - column), tile,
+                width);
+          }
         }
-        next.count = 0;
-        use(row, filled, column, std::min(width, x.count - column), tile, width);
       }
     }
   }

@@ -1,8 +1,10 @@
-/// @file  The columns that a product reads: token by token where they lie, or packed side by side.
+/// @file  Activations as products read them: column by column, or in blocks that hold many tokens side by side.
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 
+#include "moe/kernels/arithmetic.hpp"
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/transpose.hpp"
 #include "moe/scratch.hpp"
@@ -10,62 +12,111 @@
 
 namespace moe::kernels {
 
-/// From this many columns on, copying them once into packed form pays: benchmarks/bench_layer.cpp.
-inline constexpr Index packing_pays = 32;
+/// `size` rounded up to a multiple of `whole`.
+constexpr Index round_up(Index size, Index whole) { return (size + whole - 1) / whole * whole; }
 
-/// `count` columns of `depth` numbers each. In place: column c is contiguous at in_place[c]. Packed: blocks of columns,
-/// each [depth][width], so that a row of a block is one or two registers; what is missing in the last block is 0.
-template <class S>
+/// `count` columns (tokens) of `depth` numbers each, arranged for an arithmetic A.
+///
+/// Column by column: column c is steps() · A::parts registers from `registers + c · stride` on, 0 beyond the depth.
+/// In blocks: full_block<A> columns, or half as many at the end, make a block [A::num_units(depth)][width] of units, so
+/// that a row of it is one or two registers; what is missing in the last block is 0.
+template <class A>
 struct Columns {
-  Index depth;
-  Index count;
-  const S* const* in_place;
-  const S* packed;  // null when read in place
+  using Register = typename A::Register;
+  using Unit = typename A::Unit;
+
+  Index depth, count;
+  bool in_blocks;
+  Register* registers;
+
+  Index steps() const { return (depth + A::step - 1) / A::step; }
+
+  /// Registers between columns: whole cache lines, never a multiple of 4 KB, where tokens would collide in L1.
+  Index stride() const {
+    constexpr Index line = std::max<Index>(1, 64 / Index(sizeof(Register)));
+    return round_up(steps() * A::parts, line) + line;
+  }
+
+  const Register* column(Index c) const { return registers + c * stride(); }
+  Unit* block(Index first) const { return reinterpret_cast<Unit*>(registers) + first * A::num_units(depth); }
 };
 
-/// Columns of a full packed block.
-template <class S>
-inline constexpr Index full_block = 2 * lanes<S>;
+/// Columns of a full block: two registers of units.
+template <class A>
+inline constexpr Index full_block = 2 * A::L;
 
-/// Width of the packed block that starts where `columns_left` are left: two registers, or one where that is enough.
-template <class S>
+/// Width of the block that starts where `columns_left` are left: two registers, or one where that is enough.
+template <class A>
 constexpr Index block_width(Index columns_left) {
-  return columns_left > lanes<S> ? full_block<S> : lanes<S>;
+  return columns_left > A::L ? full_block<A> : A::L;
 }
 
-/// `size` rounded up to whole registers.
-template <class S>
-constexpr Index padded(Index size) {
-  return (size + lanes<S> - 1) / lanes<S> * lanes<S>;
+/// Bytes that so many columns of this depth take in either form, at most.
+template <class A>
+std::size_t columns_bytes(Index depth, Index count) {
+  const Index in_turn = Columns<A>{depth, count, false, nullptr}.stride() * count;
+  const Index in_blocks = A::num_units(depth) * round_up(count, A::L) / A::L;
+  return std::size_t(std::max(in_turn, in_blocks)) * sizeof(typename A::Register) + Scratch::alignment;
 }
 
-/// Copies the block of columns that starts at `first` to `block` [depth][width].
-template <class S>
-MOE_KERNEL void pack_block(const Columns<S>& from, Index first, S* block) {
-  constexpr int L = lanes<S>;
-  const Index width = block_width<S>(from.count - first);
+/// Columns that the caller fills in.
+template <class A>
+Columns<A> make_columns(Index depth, Index count, bool in_blocks, Scratch& scratch) {
+  Columns<A> columns{depth, count, in_blocks, nullptr};
+  const Index in_turn = columns.stride() * count, beside = A::num_units(depth) * round_up(count, A::L) / A::L;
+  columns.registers = scratch.array<typename A::Register>(in_blocks ? beside : in_turn);
+  return columns;
+}
+
+namespace detail {
+
+/// The step of x that starts at number k, as registers; numbers beyond the depth are 0.
+template <class A>
+MOE_INLINE void arrange_step(const typename A::Scalar* x, Index k, Index depth, typename A::Scalar factor,
+                             typename A::Register* to) {
+  typename A::Scalar numbers[A::step] = {};
+  const Index n = std::min<Index>(A::step, depth - k);
+  if (n == A::step) {
+    for (Index i = 0; i < A::step; ++i) numbers[i] = factor * x[k + i];
+  } else {
+    for (Index i = 0; i < n; ++i) numbers[i] = factor * x[k + i];
+  }
+  A::arrange(numbers, to);
+}
+
+}  // namespace detail
+
+/// Writes column c of `to`: factor · x[0, to.depth).
+template <class A>
+MOE_KERNEL void put_column(const typename A::Scalar* x, typename A::Scalar factor, const Columns<A>& to, Index c) {
+  auto* out = to.registers + c * to.stride();
+  for (Index k = 0; k < to.depth; k += A::step, out += A::parts) detail::arrange_step<A>(x, k, to.depth, factor, out);
+}
+
+/// Writes the block of `to` that starts at column `first`: factor[i] · x[i][0, to.depth) for each of its columns.
+template <class A>
+MOE_KERNEL void put_block(const typename A::Scalar* const* x, const typename A::Scalar* factor, const Columns<A>& to,
+                          Index first) {
+  using S = typename A::Scalar;
+  constexpr int L = A::L;
+  const Index width = block_width<A>(to.count - first), units = A::num_units(to.depth);
+  auto* const block = to.block(first);
   for (Index c = 0; c < width; c += L) {
-    const S* const* column = from.in_place + first + c;
-    const Index filled = std::clamp<Index>(from.count - first - c, 0, L);
-    Index k = 0;
-    for (; k + L <= from.depth; k += L) {
-      Lanes<S> square[L] = {};
-      for (Index i = 0; i < filled; ++i) square[i] = load_as<Lanes<S>>(column[i] + k);
-      transpose<S>(square);
-      for (Index i = 0; i < L; ++i) store(block + (k + i) * width + c, square[i]);
-    }
-    for (; k < from.depth; ++k) {
-      for (Index i = 0; i < L; ++i) block[k * width + c + i] = i < filled ? column[i][k] : S(0);
+    const Index filled = std::clamp<Index>(to.count - first - c, 0, L);
+    for (Index k = 0, unit = 0; k < to.depth; k += A::step, unit += A::parts * L) {
+      Lanes<S> square[A::parts][L] = {};
+      for (Index i = 0; i < filled; ++i) {
+        typename A::Register parts[A::parts];
+        detail::arrange_step<A>(x[c + i], k, to.depth, factor ? factor[c + i] : S(1), parts);
+        for (int p = 0; p < A::parts; ++p) square[p][i] = (Lanes<S>)parts[p];
+      }
+      for (int p = 0; p < A::parts; ++p) {
+        transpose<S>(square[p]);
+        const Index rows = std::min<Index>(L, units - unit - p * L);
+        for (Index u = 0; u < rows; ++u) store(block + (unit + p * L + u) * width + c, square[p][u]);
+      }
     }
   }
-}
-
-/// The columns of x, in place.
-template <class S>
-Columns<S> columns_of(const ConstMatrixRef<S>& x, Scratch& scratch) {
-  auto** column = scratch.array<const S*>(x.cols());
-  for (Index c = 0; c < x.cols(); ++c) column[c] = x.data() + c * x.outerStride();
-  return {x.rows(), x.cols(), column, nullptr};
 }
 
 /// task(0), task(1), … task(n − 1).
@@ -73,16 +124,33 @@ inline constexpr auto run_in_order = [](Index n, const auto& task) {
   for (Index i = 0; i < n; ++i) task(i);
 };
 
-/// The same columns, packed where that pays. Memory comes from `scratch`; for_each(n, task) runs task(i).
-template <class S, class ForEach>
-Columns<S> packed_where_it_pays(Columns<S> columns, Scratch& scratch, const ForEach& for_each) {
-  if (columns.count < packing_pays) return columns;
-  S* packed = scratch.array<S>(columns.depth * padded<S>(columns.count));
-  for_each((columns.count + full_block<S> - 1) / full_block<S>, [&](Index block) {
-    const Index first = block * full_block<S>;
-    pack_block(columns, first, packed + first * columns.depth);
+/// Columns that put_some() writes at once.
+template <class A>
+inline constexpr Index some = full_block<A>;
+
+/// Writes `some` columns of `to`, from the multiple of `some` that is `first` on: factor[i] · x[i][0, to.depth). No
+/// factors are all 1.
+template <class A>
+void put_some(const typename A::Scalar* const* x, const typename A::Scalar* factor, const Columns<A>& to, Index first) {
+  if constexpr (A::blocks_pay != never) {
+    if (to.in_blocks) return put_block<A>(x, factor, to, first);
+  }
+  for (Index i = 0; i < std::min(some<A>, to.count - first); ++i)
+    put_column<A>(x[i], factor ? factor[i] : 1, to, first + i);
+}
+
+/// All columns of x. Memory comes from `scratch`; for_each(n, task) runs task(i).
+template <class A, class ForEach>
+Columns<A> columns_of(const ConstMatrixRef<typename A::Scalar>& x, bool in_blocks, Scratch& scratch,
+                      const ForEach& for_each) {
+  scratch.reserve(columns_bytes<A>(x.rows(), x.cols()));  // in either form: so that fewer columns never need more
+  const Columns<A> columns = make_columns<A>(x.rows(), x.cols(), in_blocks, scratch);
+  for_each((x.cols() + some<A> - 1) / some<A>, [&](Index task) {
+    const typename A::Scalar* from[some<A>];
+    const Index first = task * some<A>;
+    for (Index i = 0; i < std::min(some<A>, x.cols() - first); ++i) from[i] = x.data() + (first + i) * x.outerStride();
+    put_some<A>(from, nullptr, columns, first);
   });
-  columns.packed = packed;
   return columns;
 }
 

@@ -1,40 +1,119 @@
-/// @file  Few tokens: dot products along the contiguous axis of weights and tokens, both read in place.
+/// @file  Few tokens: dot products along the contiguous axis, with weights read in place.
 #pragma once
 
 #include <algorithm>
 #include <cstring>
 
+#include "moe/kernels/arithmetic.hpp"
 #include "moe/kernels/columns.hpp"
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/rows.hpp"
 #include "moe/kernels/tile_use.hpp"
 #include "moe/kernels/transpose.hpp"
-#include "moe/kernels/widen.hpp"
 #include "moe/types.hpp"
 
 namespace moe::kernels {
 
+/// Columns of a tile, at most.
+inline constexpr int max_dot_columns = num_registers == 32 ? 6 : 4;
+
+/// Rows of a tile of so many columns: what keeps memory busiest for one or two, what fits the registers for more. Where
+/// registers are few, half as many rows keep it as busy if weights have to be widened: docs/performance.md.
+template <class A>
+constexpr int dot_rows(int columns) {
+  if (num_registers == 32) return columns <= 2 ? 8 : 4;
+  return columns == 1 && !A::widening_costs ? 8 : columns <= 2 ? 4 : 3;
+}
+
+/// Whether a tile of so many columns fetches the rows below meanwhile. Where memory is all that it waits for, the
+/// processor's own prefetching is better left alone.
+template <class A>
+constexpr bool fetches_ahead(int columns) {
+  return A::widening_costs || columns > 2;
+}
+
 namespace detail {
 
-/// Rows [first, last) of a tile whose successors, `step` numbers further, are fetched meanwhile.
-struct Ahead {
-  int first = 0, last = 0;
-  Index step = 0;
+/// Rows of weights where they lie. While they are at work, those that lie `ahead` elements later are fetched: a cache
+/// line of each row every `period` steps, for the first time in `countdown` steps.
+template <class A, int R>
+struct RowsInPlace {
+  static constexpr Index steps_of_line =
+      std::max<Index>(1, 64 / (A::weights_per_step * Index(sizeof(typename A::Weight))));
+
+  const typename A::Weight* row[R];
+  Index ahead = 0, period = steps_of_line, countdown = 0;
+
+  template <int p>
+  MOE_INLINE typename A::Register load(int r, Index step) const {
+    return A::template load<p>(row[r] + step * A::weights_per_step);
+  }
+  MOE_INLINE void fetch(Index step) {
+    if (countdown-- > 0) return;
+    countdown = period - 1;
+    const Index later = step * A::weights_per_step + ahead;
+    // always_inline: g++ takes a function that does nothing but fetch for one that does nothing
+    unroll<R>([&](auto r) __attribute__((always_inline)) { __builtin_prefetch(row[r] + later, 0, 2); });
+  }
 };
 
-/// tile[r][c] = w[r] · x[c], each summed in the same order whatever R and C are: how rows are grouped into tiles
-/// depends on the number of threads, and sums must not.
-template <int R, int C, class W, class S>
-MOE_KERNEL void dot_tile(const W* const* w, const S* const* x, Index depth, const Ahead& ahead, S* tile) {
-  constexpr int L = lanes<S>;
-  Lanes<S> acc[R][C] = {};
-  Index k = 0;
-  for (; k + L <= depth; k += L) {
-    for (int r = ahead.first; r < ahead.last; ++r) __builtin_prefetch(w[r] + k + ahead.step, 0, 2);
-    unroll<R>([&](auto r) {
-      const Lanes<S> weight = widen(w[r] + k);
-      unroll<C>([&](auto c) { acc[r][c] += weight * load_as<Lanes<S>>(x[c] + k); });
+/// The same, loaded before: registers of a row, `stride` of them, lie behind those of the row above.
+template <class A, int R>
+struct RowsLoaded : RowsInPlace<A, R> {
+  const typename A::Register* registers;
+  Index stride;
+
+  template <int p>
+  MOE_INLINE typename A::Register load(int r, Index step) const {
+    return registers[r * stride + step * A::parts + p];
+  }
+};
+
+/// acc[r][c] += the products of one step.
+template <class A, int R, int C, class Rows>
+MOE_INLINE void dot_step(const Rows& rows, Index step, const typename A::Register* const* x, Index x_step,
+                         Lanes<typename A::Scalar> (&acc)[R][C]) {
+  if constexpr (R > C) {  // columns stay in registers while rows pass
+    typename A::Register column[C][A::parts];
+    unroll<C>([&](auto c) { unroll<A::parts>([&](auto p) { column[c][p] = x[c][x_step * A::parts + p]; }); });
+    unroll<R>([&](auto r) __attribute__((always_inline)) {
+      unroll<A::parts>([&](auto p) __attribute__((always_inline)) {
+        const typename A::Register weights = rows.template load<p>(r, step);
+        unroll<C>([&](auto c) { A::multiply_add(acc[r][c], weights, column[c][p]); });
+      });
     });
+  } else {  // rows stay while columns pass
+    unroll<A::parts>([&](auto p) __attribute__((always_inline)) {
+      typename A::Register weights[R];
+      unroll<R>([&](auto r) { weights[r] = rows.template load<p>(r, step); });
+      unroll<C>([&](auto c) __attribute__((always_inline)) {
+        const typename A::Register column = x[c][x_step * A::parts + p];
+        unroll<R>([&](auto r) { A::multiply_add(acc[r][c], weights[r], column); });
+      });
+    });
+  }
+}
+
+/// tile[r][c] = row r · column c, each summed in the same order whatever R and C are: how rows are grouped into tiles
+/// depends on the number of threads, and sums must not. `tail` holds what follows the whole steps, if anything does.
+template <class A, int R, int C, class Rows>
+MOE_KERNEL void dot_tile(const Rows& rows, Index whole_steps, const Rows* tail, const typename A::Register* const* x,
+                         typename A::Scalar* tile) {
+  using S = typename A::Scalar;
+  constexpr int L = A::L;
+  Lanes<S> acc[R][C] = {};
+  const typename A::Register* column[C];
+  unroll<C>([&](auto c) { column[c] = x[c]; });
+  Rows from = rows;
+  for (Index first = 0, last = whole_steps;;) {
+    for (Index step = first; step < last; ++step) {
+      if constexpr (fetches_ahead<A>(C)) from.fetch(step - first);
+      dot_step<A, R, C>(from, step - first, column, step, acc);
+    }
+    if (tail == nullptr) break;
+    from = *tail;
+    tail = nullptr;
+    first = last++;
   }
   unroll<(R * C + L - 1) / L>([&](auto g) {  // one register of sums for each L dot products
     Lanes<S> group[L] = {};
@@ -46,52 +125,118 @@ MOE_KERNEL void dot_tile(const W* const* w, const S* const* x, Index depth, cons
     constexpr std::size_t filled = std::min<int>(L, R * C - g * L);
     std::memcpy(tile + g * L, &total, filled * sizeof(S));
   });
-  for (; k < depth; ++k) {
-    unroll<R>([&](auto r) { unroll<C>([&](auto c) { tile[r * C + c] += static_cast<S>(w[r][k]) * x[c][k]; }); });
-  }
 }
+
+/// Columns [column, column + n) of so many rows, where n ≤ max_dot_columns.
+template <class A, int R, class Rows>
+void dot_tile_of(Index n, const Rows& rows, Index whole_steps, const Rows* tail, const Columns<A>& x, Index column,
+                 typename A::Scalar* tile) {
+  const typename A::Register* from[max_dot_columns];
+  for (Index c = 0; c < n; ++c) from[c] = x.column(column + c);
+  unroll<max_dot_columns>([&](auto before) {
+    constexpr int C = before + 1;
+    // several blocks of columns are at least half as wide as the widest
+    if constexpr (R == 1 || R == dot_rows<A>(C) || (R == dot_rows<A>(max_dot_columns) && C >= max_dot_columns / 2)) {
+      if (n == C) dot_tile<A, R, C>(rows, whole_steps, tail, from, tile);
+    }
+  });
+}
+
+/// The weights of a row that follow its whole steps, and zeros.
+template <class A, int R>
+struct Tails {
+  typename A::Weight weights[R][A::weights_per_step] = {};
+
+  RowsInPlace<A, R> after(const RowsInPlace<A, R>& rows, Index depth) {
+    RowsInPlace<A, R> tail;
+    for (int r = 0; r < R; ++r) {
+      std::memcpy(static_cast<void*>(weights[r]), rows.row[r] + depth / A::step * A::weights_per_step,
+                  std::size_t(depth % A::step) * sizeof(weights[r][0]));
+      tail.row[r] = weights[r];
+    }
+    return tail;
+  }
+};
 
 }  // namespace detail
 
-/// Columns of a tile: as many as leave room for the weights of its rows.
-inline constexpr int max_dot_columns = 6;
+/// Rows that columns in groups are taken to together.
+inline constexpr Index rows_in_group = 96;
 
-/// Dot products of a tile, each in a register of its own.
-inline constexpr int max_dots = num_registers == 32 ? 24 : 12;
+/// Registers that for_each_dot_tile() works in.
+template <class A>
+Index dot_tile_room(Index depth) {
+  return A::widening_costs ? dot_rows<A>(2) * (round_up(depth, A::step) / A::step) * A::parts : 0;
+}
 
 /// use(row, rows, column, columns, tile, tile_stride) for tiles that cover rows × columns; a tile is row-major.
-/// The rows are outermost: each comes from memory once, and from L1 for all further columns.
-template <class W, class S>
-void for_each_dot_tile(const Rows<W>& rows, const Columns<S>& x, const TileUse<std::type_identity_t<S>>& use) {
+/// The rows are outermost: each comes from memory once, and from the cache for all further columns.
+template <class A>
+void for_each_dot_tile(const Rows<typename A::Weight>& rows, const Columns<A>& x, typename A::Register* room,
+                       const TileUse<typename A::Scalar>& use) {
+  using Register = typename A::Register;
+  if (rows.count == 0 || x.count == 0) return;
+  // Half of L2 for the columns of a group, which stay while a group of rows passes by, which stays in the last cache.
+  const Index column_bytes = x.stride() * Index(sizeof(Register));
+  const Index group = std::max<Index>(1, Eigen::l2CacheSize() / 2 / column_bytes / max_dot_columns) * max_dot_columns;
+  if (x.count > group) {
+    for (Index top = 0; top < rows.count; top += rows_in_group) {
+      const auto some_rows = rows.middle(top, std::min(rows_in_group, rows.count - top));
+      for (Index left = 0; left < x.count; left += group) {
+        const Columns<A> some{x.depth, std::min(group, x.count - left), false, x.registers + left * x.stride()};
+        for_each_dot_tile<A>(some_rows, some, room,
+                             [&](Index row, Index num_rows, Index column, Index columns, auto* tile, Index stride) {
+                               use(top + row, num_rows, left + column, columns, tile, stride);
+                             });
+      }
+    }
+    return;
+  }
   const Index blocks = (x.count + max_dot_columns - 1) / max_dot_columns;
-  const auto across = [&]<int r>(std::integral_constant<int, r>, Index row) {
-    const W* w[r];
-    for (int i = 0; i < r; ++i) w[i] = rows[row + i];
+  const Index whole_steps = x.depth / A::step, steps = x.steps();
+  const bool load_once = A::widening_costs && blocks > 1;
+
+  const auto across = [&]<int R>(std::integral_constant<int, R>, Index row) {
+    detail::RowsInPlace<A, R> in_place;
+    for (int r = 0; r < R; ++r) in_place.row[r] = rows[row + r];
+    in_place.ahead = row + 2 * R <= rows.count ? rows[row + R] - rows[row] : 0;
+    detail::Tails<A, R> tails;
+    detail::RowsInPlace<A, R> tail;
+    if (whole_steps < steps) tail = tails.after(in_place, x.depth);
+    if (load_once) {
+      for (int r = 0; r < R; ++r) {
+        const auto load_step = [&](const auto& from, Index from_step, Index step) {
+          unroll<A::parts>(
+              [&](auto p) { room[(r * steps + step) * A::parts + p] = from.template load<p>(r, from_step); });
+        };
+        for (Index step = 0; step < whole_steps; ++step) load_step(in_place, step, step);
+        if (whole_steps < steps) load_step(tail, 0, whole_steps);
+      }
+    }
     for (Index b = 0; b < blocks; ++b) {
       const Index column = x.count * b / blocks, n = x.count * (b + 1) / blocks - column;
-      detail::Ahead ahead;                     // each of several blocks of columns fetches its share of the next rows
-      if (r > 1 && row + 2 * r <= rows.count)  // of the same matrix: an even number of rows further
-        ahead = {int(r * b / blocks), int(r * (b + 1) / blocks), rows[row + r] - rows[row]};
-      unroll<max_dot_columns>([&](auto before) {
-        constexpr int c = before + 1;
-        if constexpr (r * c <= max_dots) {
-          if (n != c) return;
-          S dots[r * c];
-          detail::dot_tile<r, c>(w, x.in_place + column, x.depth, ahead, dots);
-          use(row, Index(r), column, Index(c), dots, Index(c));
-        }
-      });
+      in_place.period = blocks * in_place.steps_of_line;  // each block of columns fetches its share of the rows below
+      in_place.countdown = b * in_place.steps_of_line;
+      typename A::Scalar dots[R * max_dot_columns];
+      if (load_once) {
+        const detail::RowsLoaded<A, R> from{in_place, room, steps * A::parts};
+        detail::dot_tile_of<A, R>(n, from, steps, decltype (&from)(nullptr), x, column, dots);
+      } else {
+        detail::dot_tile_of<A, R>(n, in_place, whole_steps, whole_steps < steps ? &tail : nullptr, x, column, dots);
+      }
+      use(row, Index(R), column, n, dots, n);
     }
   };
-  const auto down = [&]<int r>(std::integral_constant<int, r> tall) {
+  const auto down = [&]<int R>(std::integral_constant<int, R> tall) {
     Index row = 0;
-    for (; row + r <= rows.count; row += r) across(tall, row);
+    for (; row + R <= rows.count; row += R) across(tall, row);
     for (; row < rows.count; ++row) across(std::integral_constant<int, 1>{}, row);
   };
-  // One or two tokens: eight rows at once, which keeps memory busiest. More: what fits the registers.
-  if (num_registers < 32) return down(std::integral_constant<int, 2>{});
-  if (x.count <= 2) return down(std::integral_constant<int, 8>{});
-  down(std::integral_constant<int, 4>{});
+  const Index widest = (x.count + blocks - 1) / blocks;
+  unroll<max_dot_columns>([&](auto before) {
+    constexpr int C = before + 1;
+    if (widest == C) down(std::integral_constant<int, dot_rows<A>(C)>{});
+  });
 }
 
 }  // namespace moe::kernels

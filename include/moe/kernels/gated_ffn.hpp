@@ -3,7 +3,6 @@
 
 #include <algorithm>
 
-#include "moe/dispatch.hpp"
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/products.hpp"
 #include "moe/kernels/rows.hpp"
@@ -26,14 +25,17 @@ MOE_KERNEL void activate(const S* gate, const S* up, S* hidden, Index size, cons
   }
 }
 
+/// Hidden rows that are computed for all tokens before they are activated, column by column.
+inline constexpr Index hidden_in_group = rows_in_group;
+
 }  // namespace detail
 
-/// Bytes that gate_up() and down() take from a scratch for so many rows and any batch: fewer tokens may need more.
-template <class S>
-std::size_t scratch_bytes(Index d_model, Index d_ff, Index rows) {
-  const Index in_place = 2 * padded<S>(rows) * packing_pays;
-  const Index packed = panel_rows * (std::max(d_model, d_ff) + lanes<S> + full_block<S>);
-  return std::size_t(std::max(in_place, packed)) * sizeof(S) + 4 * Scratch::alignment;
+/// Bytes that gate_up() and down() take from a scratch for so many tokens or fewer.
+template <class A>
+std::size_t scratch_bytes(Index d_model, Index d_ff, Index tokens) {
+  const Index height = round_up(detail::hidden_in_group, A::step);
+  return std::size_t(room_registers<A>(std::max(d_model, d_ff))) * sizeof(typename A::Register) +
+         std::size_t(2 * height * tokens) * sizeof(typename A::Scalar) + 4 * Scratch::alignment;
 }
 
 /// What is added to gate and up, d_ff numbers each, and to the expert's answer, d_model numbers; null for nothing.
@@ -44,69 +46,96 @@ struct Biases {
   const S* down = nullptr;
 };
 
-/// hidden rows [first, last) = act(W_gate · x + b_gate, W_up · x + b_up); for weights on the input, of weight · x.
-/// `first` is a multiple of lanes<S>; `last` is one too, or d_ff.
-template <class W, class S, class Act>
-void gate_up(const WeightMap<W>& w_gate, const WeightMap<W>& w_up, const Biases<S>& bias, Index first, Index last,
-             const TokenBatch<S>& batch, const Act& act, Scratch& scratch) {
-  if (first == last) return;
-  const auto rows = rows_of_both(w_gate, w_up, first, last);
-  const bool on_input = batch.weight_on == WeightOn::input;
-  if (batch.x.packed) {
-    // A tile holds pairs of rows (gate, up), each as wide as the block of tokens.
-    packed_products(rows, batch.x, scratch,
-                    [&](Index row, Index num_rows, Index column, Index columns, S* tile, Index width) {
-                      if (on_input) {
-                        for (Index r = 0; r < num_rows; ++r) {
-                          for (Index c = 0; c < columns; ++c) tile[r * width + c] *= batch.weight[column + c];
-                        }
-                      }
-                      for (Index r = 0; r < num_rows; ++r) {
-                        const S* const b = ((row + r) & 1) ? bias.up : bias.gate;
-                        if (b == nullptr) continue;
-                        for (Index c = 0; c < width; ++c) tile[r * width + c] += b[first + (row + r) / 2];
-                      }
-                      S* hidden = batch.hidden_data + column * batch.hidden.depth + (first + row / 2) * width;
-                      for (Index r = 0; r < num_rows; r += 2) {
-                        detail::activate(tile + r * width, tile + (r + 1) * width, hidden + r / 2 * width, width, act);
-                      }
-                    });
-    return;
+namespace detail {
+
+/// gate_up() for columns in blocks. A tile holds pairs of rows (gate, up), each as wide as the block.
+template <class A, class S, class Act>
+void gate_up_blocks(const WeightMap<typename A::Weight>& w_gate, const WeightMap<typename A::Weight>& w_up,
+                    const Biases<S>& bias, Index first, Index last, const TokenBatch<A>& batch, const Act& act,
+                    Scratch& scratch) {
+  products<A>(rows_of_both(w_gate, w_up, first, last), batch.x, make_room<A>(batch.x.depth, scratch),
+              [&](Index row, Index num_rows, Index column, Index, S* tile, Index width) {
+                const Index hidden_row = first + row / 2;
+                for (Index r = 0; r < num_rows; ++r) {
+                  const S* const b = (r & 1) ? bias.up : bias.gate;
+                  if (b == nullptr) continue;
+                  for (Index c = 0; c < width; ++c) tile[r * width + c] += b[hidden_row + r / 2];
+                }
+                for (Index r = 0; r < num_rows; r += 2) {
+                  activate(tile + r * width, tile + (r + 1) * width, tile + r / 2 * width, width, act);
+                }
+                A::put_rows(tile, num_rows / 2, width, hidden_row, batch.hidden.block(column));
+              });
+  const Index depth = batch.hidden.depth, numbers = A::num_units(depth) * A::step / (A::parts * A::L);
+  if (last != depth) return;
+  const S zeros[full_block<A>] = {};
+  for (Index row = round_up(depth, A::rows_together); row < numbers; row += A::rows_together) {
+    for (Index column = 0; column < batch.count(); column += full_block<A>) {
+      A::put_rows(zeros, 1, block_width<A>(batch.count() - column), row, batch.hidden.block(column));
+    }
   }
-  const Index height = (last - first + lanes<S> - 1) / lanes<S> * lanes<S>;
+}
+
+/// gate_up() column by column.
+template <class A, class S, class Act>
+MOE_KERNEL void gate_up_columns(const WeightMap<typename A::Weight>& w_gate, const WeightMap<typename A::Weight>& w_up,
+                                const Biases<S>& bias, Index first, Index last, const TokenBatch<A>& batch,
+                                const Act& act, Scratch& scratch) {
+  const Index height = round_up(hidden_in_group, A::step);
+  auto* const room = make_room<A>(batch.x.depth, scratch);
   auto gate = scratch.matrix<S>(height, batch.count());
   auto up = scratch.matrix<S>(height, batch.count());
-  gate.bottomRows(height - (last - first)).setZero();
-  up.bottomRows(height - (last - first)).setZero();
-  products_in_place(rows, batch.x, [&](Index row, Index num_rows, Index column, Index columns, S* tile, Index stride) {
-    for (Index r = 0; r < num_rows; ++r) {
-      auto& out = ((row + r) & 1) ? up : gate;
-      const S* const b = ((row + r) & 1) ? bias.up : bias.gate;
-      const S added = b ? b[first + (row + r) / 2] : S(0);
-      for (Index c = 0; c < columns; ++c) {
-        out((row + r) / 2, column + c) = tile[r * stride + c] * (on_input ? batch.weight[column + c] : S(1)) + added;
-      }
+  for (Index top = first; top < last; top += height) {
+    const Index rows = std::min(height, last - top), padded = round_up(rows, A::step);
+    const auto multiply = [&](const WeightMap<typename A::Weight>& w, const S* b, auto& out) {
+      products<A>(rows_of(w, top, top + rows), batch.x, room,
+                  [&](Index row, Index num_rows, Index column, Index columns, const S* tile, Index stride) {
+                    for (Index r = 0; r < num_rows; ++r) {
+                      const S added = b ? b[top + row + r] : S(0);
+                      for (Index c = 0; c < columns; ++c) out(row + r, column + c) = tile[r * stride + c] + added;
+                    }
+                  });
+    };
+    multiply(w_gate, bias.gate, gate);
+    multiply(w_up, bias.up, up);
+    for (Index c = 0; c < batch.count(); ++c) {
+      S* const hidden = gate.data() + c * height;
+      activate(hidden, up.data() + c * height, hidden, padded, act);
+      std::fill(hidden + rows, hidden + padded, S(0));
+      auto* to = batch.hidden.registers + c * batch.hidden.stride() + top / A::step * A::parts;
+      for (Index k = 0; k < padded; k += A::step, to += A::parts) A::arrange(hidden + k, to);
     }
-  });
-  for (Index c = 0; c < batch.count(); ++c) {
-    S* hidden = batch.hidden_data + c * batch.hidden_stride + first;
-    detail::activate(gate.data() + c * height, up.data() + c * height, hidden, height, act);
   }
+}
+
+}  // namespace detail
+
+/// hidden rows [first, last) = act(W_gate · x + b_gate, W_up · x + b_up).
+/// `first` is a multiple of A::step; `last` is one too, or d_ff.
+template <class A, class S, class Act>
+void gate_up(const WeightMap<typename A::Weight>& w_gate, const WeightMap<typename A::Weight>& w_up,
+             const Biases<S>& bias, Index first, Index last, const TokenBatch<A>& batch, const Act& act,
+             Scratch& scratch) {
+  if (first == last) return;
+  if constexpr (A::blocks_pay != never) {
+    if (batch.x.in_blocks) return detail::gate_up_blocks(w_gate, w_up, bias, first, last, batch, act, scratch);
+  }
+  detail::gate_up_columns(w_gate, w_up, bias, first, last, batch, act, scratch);
 }
 
 namespace detail {
 
-/// y[c][0, num_rows) += weight[c] · tile(:, c), for a tile of panel_rows whole registers of packed tokens: turned
-/// around, a square at a time, so that each token's numbers lie side by side.
-template <class S>
+/// y[c][0, num_rows) += weight[c] · tile(:, c), for a tile of max_rows whole registers of tokens: turned around, a
+/// square at a time, so that each token's numbers lie side by side.
+template <int max_rows, class S>
 MOE_KERNEL void add_turned(const S* tile, Index num_rows, Index stride, Index columns, const S* weight, S* const* y,
                            Index row) {
   constexpr int L = lanes<S>;
-  constexpr auto squares = (panel_rows + L - 1) / L;
+  constexpr auto squares = (max_rows + L - 1) / L;
   for (Index c = 0; c < columns; c += L) {
     const Index filled = std::min<Index>(L, columns - c);
     unroll<squares>([&](auto q) {
-      constexpr int first = q * L, height = std::min(L, panel_rows - first);
+      constexpr int first = q * L, height = std::min(L, max_rows - first);
       Lanes<S> square[L] = {};
       unroll<height>([&](auto r) { square[r] = load_as<Lanes<S>>(tile + (first + r) * stride + c); });
       transpose<S>(square);
@@ -127,27 +156,28 @@ MOE_KERNEL void add_turned(const S* tile, Index num_rows, Index stride, Index co
 
 }  // namespace detail
 
-/// Adds weight · (W_down · hidden + b_down) to rows [first, last) of y; for weights on the input, without the weight.
-template <class W, class S>
-void down(const WeightMap<W>& w_down, const Biases<S>& bias, Index first, Index last, const TokenBatch<S>& batch,
-          Scratch& scratch) {
-  const bool on_input = batch.weight_on == WeightOn::input;
-  products(rows_of(w_down, first, last), batch.hidden, scratch,
-           [&](Index row, Index num_rows, Index column, Index columns, const S* tile, Index stride) {
-             if (batch.hidden.packed) {
-               const S* weight = on_input ? nullptr : batch.weight + column;
-               detail::add_turned(tile, num_rows, stride, columns, weight, batch.y + column, first + row);
-               return;
-             }
-             for (Index c = 0; c < columns; ++c) {
-               S* y = batch.y[column + c] + first + row;
-               const S weight = on_input ? S(1) : batch.weight[column + c];
-               for (Index r = 0; r < num_rows; ++r) y[r] += weight * tile[r * stride + c];
-             }
-           });
+/// Adds weight · (W_down · hidden + b_down) to rows [first, last) of y.
+template <class A, class S>
+void down(const WeightMap<typename A::Weight>& w_down, const Biases<S>& bias, Index first, Index last,
+          const TokenBatch<A>& batch, Scratch& scratch) {
+  const auto weight_of = [&](Index c) { return batch.weight ? batch.weight[c] : S(1); };
+  products<A>(rows_of(w_down, first, last), batch.hidden, make_room<A>(batch.hidden.depth, scratch),
+              [&](Index row, Index num_rows, Index column, Index columns, const S* tile, Index stride) {
+                if (batch.hidden.in_blocks) {
+                  const S* weight = batch.weight ? batch.weight + column : nullptr;
+                  detail::add_turned<panel_rows<A>>(tile, num_rows, stride, columns, weight, batch.y + column,
+                                                    first + row);
+                  return;
+                }
+                for (Index c = 0; c < columns; ++c) {
+                  S* y = batch.y[column + c] + first + row;
+                  const S weight = weight_of(column + c);
+                  for (Index r = 0; r < num_rows; ++r) y[r] += weight * tile[r * stride + c];
+                }
+              });
   if (bias.down == nullptr) return;
   for (Index c = 0; c < batch.count(); ++c) {
-    const S weight = on_input ? S(1) : batch.weight[c];
+    const S weight = weight_of(c);
     for (Index r = first; r < last; ++r) batch.y[c][r] += weight * bias.down[r];
   }
 }

@@ -1,6 +1,7 @@
 /// @file  One register full of numbers.
 #pragma once
 
+#include <cstdint>
 #include <cstring>
 #include <type_traits>
 #include <utility>
@@ -51,6 +52,13 @@ inline constexpr int lanes = static_cast<int>(register_bytes / sizeof(S));
 /// A register of S, with + - * element by element. `a += b * c` in one statement becomes one fused multiply-add.
 template <class S>
 using Lanes = typename detail::VectorOf<S, register_bytes>::type;
+
+/// Integers of another size, as many as floats fit into a register.
+template <class T>
+using IntLanes = typename detail::VectorOf<T, sizeof(T) * static_cast<std::size_t>(lanes<float>)>::type;
+
+/// Two neighbouring bfloat16 in each lane of a register of floats, the first in the lower half.
+using Pairs = IntLanes<std::uint32_t>;
 
 template <class V, class T>
 MOE_INLINE V load_as(const T* from) {

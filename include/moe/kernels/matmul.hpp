@@ -4,6 +4,7 @@
 #include "moe/kernels/columns.hpp"
 #include "moe/kernels/products.hpp"
 #include "moe/kernels/rows.hpp"
+#include "moe/numerics.hpp"
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
@@ -11,32 +12,34 @@
 namespace moe::kernels {
 
 /// Rows [first, last) of y = W·x.  (rows × cols) · (cols × n_tokens)
-template <class W, class S>
-void matmul_rows(const WeightMap<W>& w, Index first, Index last, const Columns<S>& x, MatrixRef<S> y,
-                 Scratch& scratch) {
-  products(rows_of(w, first, last), x, scratch,
-           [&](Index row, Index num_rows, Index column, Index columns, const S* tile, Index stride) {
-             for (Index c = 0; c < columns; ++c) {
-               for (Index r = 0; r < num_rows; ++r) y(first + row + r, column + c) = tile[r * stride + c];
-             }
-           });
+template <class A>
+void matmul_rows(const WeightMap<typename A::Weight>& w, Index first, Index last, const Columns<A>& x,
+                 MatrixRef<typename A::Scalar> y, Scratch& scratch) {
+  using S = typename A::Scalar;
+  products<A>(rows_of(w, first, last), x, make_room<A>(x.depth, scratch),
+              [&](Index row, Index num_rows, Index column, Index columns, const S* tile, Index stride) {
+                for (Index c = 0; c < columns; ++c) {
+                  for (Index r = 0; r < num_rows; ++r) y(first + row + r, column + c) = tile[r * stride + c];
+                }
+              });
 }
 
-/// y = W·x, on the calling thread.
+/// y = W·x, exactly, on the calling thread.
 template <class W, class S>
-void matmul(const WeightMap<W>& w, const Eigen::Ref<const Matrix<S>>& x, MatrixRef<S> y, Scratch& scratch) {
-  const auto columns = packed_where_it_pays(columns_of<S>(x, scratch), scratch, run_in_order);
-  matmul_rows<W, S>(w, 0, w.rows(), columns, y, scratch);
+void matmul(const WeightMap<W>& w, const Eigen::Ref<const Matrix<S>>& x, MatrixRef<S> y, Scratch& scratch,
+            const Numerics& numerics = {}) {
+  const auto columns = columns_of<Exact<W>>(x, in_blocks<Exact<W>>(x.cols(), numerics), scratch, run_in_order);
+  matmul_rows<Exact<W>>(w, 0, w.rows(), columns, y, scratch);
 }
 
-/// y = W·x, rows split over the workers.
+/// y = W·x, exactly, rows split over the workers.
 template <class W, class S>
 void matmul(const WeightMap<W>& w, const Eigen::Ref<const Matrix<S>>& x, MatrixRef<S> y, Workers& workers) {
-  const auto columns = packed_where_it_pays(
-      columns_of<S>(x, workers.shared()), workers.shared(),
+  const auto columns = columns_of<Exact<W>>(
+      x, in_blocks<Exact<W>>(x.cols(), workers.numerics()), workers.shared(),
       [&](Index n, const auto& task) { workers.for_each(n, [&](Index i, Scratch&) { task(i); }); });
   workers.for_each_band(w.rows(), lanes<S>, [&](Index first, Index last, Scratch& scratch) {
-    matmul_rows<W, S>(w, first, last, columns, y, scratch);
+    matmul_rows<Exact<W>>(w, first, last, columns, y, scratch);
   });
 }
 

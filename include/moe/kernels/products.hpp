@@ -1,40 +1,59 @@
 /// @file  Every product of weights and tokens passes here, so that how it is computed can change in one place.
 #pragma once
 
+#include <algorithm>
+
+#include "moe/kernels/arithmetic.hpp"
 #include "moe/kernels/broadcast_tile.hpp"
 #include "moe/kernels/columns.hpp"
 #include "moe/kernels/dot_tile.hpp"
 #include "moe/kernels/rows.hpp"
 #include "moe/kernels/tile_use.hpp"
+#include "moe/numerics.hpp"
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
 
 namespace moe::kernels {
 
-/// products() of columns that are packed: a tile is whole registers wide.
-template <class W, class S>
-void packed_products(const Rows<W>& rows, const Columns<S>& x, Scratch& scratch,
-                     const TileUse<std::type_identity_t<S>>& use) {
-  eigen_assert(x.packed);
-  for_each_broadcast_tile(rows, x, scratch, use);
+/// Whether so many columns are better turned into blocks. Their sums have another order than those of few columns.
+template <class A>
+bool in_blocks(Index columns, const Numerics& numerics) {
+  return columns >= A::blocks_pay && !numerics.batch_invariant;
 }
 
-/// products() of columns that are not.
-template <class W, class S>
-void products_in_place(const Rows<W>& rows, const Columns<S>& x, const TileUse<std::type_identity_t<S>>& use) {
-  eigen_assert(!x.packed);
-  for_each_dot_tile(rows, x, use);
+/// Calls f with the arithmetic that computes products with weights of type W as asked for.
+template <class W, class F>
+decltype(auto) with_arithmetic(const Numerics& numerics, const F& f) {
+  if constexpr (has_fast<W>) {
+    if (numerics.products == Products::fast) return f(Fast<W>{});
+  }
+  return f(Exact<W>{});
+}
+
+/// What products() works in, for columns of up to this depth.
+template <class A>
+Index room_registers(Index depth) {
+  if constexpr (A::blocks_pay == never) {
+    return dot_tile_room<A>(depth);
+  } else {
+    return std::max(dot_tile_room<A>(depth), broadcast_tile_room<A>(depth));
+  }
+}
+
+template <class A>
+typename A::Register* make_room(Index depth, Scratch& scratch) {
+  return scratch.array<typename A::Register>(room_registers<A>(depth));
 }
 
 /// Every dot product of a row of weights and a column of x, in tiles: use(row, rows, column, columns, tile, stride),
 /// where tile[r · stride + c] = rows[row + r] · x[column + c]. No sum depends on which rows are asked for together.
-template <class W, class S>
-void products(const Rows<W>& rows, const Columns<S>& x, Scratch& scratch, const TileUse<std::type_identity_t<S>>& use) {
-  if (x.packed) {
-    packed_products(rows, x, scratch, use);
-  } else {
-    products_in_place(rows, x, use);
+template <class A>
+void products(const Rows<typename A::Weight>& rows, const Columns<A>& x, typename A::Register* room,
+              const TileUse<typename A::Scalar>& use) {
+  if constexpr (A::blocks_pay != never) {
+    if (x.in_blocks) return for_each_broadcast_tile<A>(rows, x, room, use);
   }
+  for_each_dot_tile<A>(rows, x, room, use);
 }
 
 }  // namespace moe::kernels

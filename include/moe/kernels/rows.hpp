@@ -14,6 +14,11 @@ struct Rows {
   Index count;
 
   const W* operator[](Index row) const { return ((row & 1) ? odd : even) + row / 2 * pair_step; }
+
+  /// Rows [first, first + size), where `first` is even.
+  Rows middle(Index first, Index size) const {
+    return {even + first / 2 * pair_step, odd + first / 2 * pair_step, pair_step, size};
+  }
 };
 
 /// Rows [first, last) of w.

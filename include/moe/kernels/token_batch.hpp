@@ -5,7 +5,7 @@
 
 #include "moe/dispatch.hpp"
 #include "moe/kernels/columns.hpp"
-#include "moe/kernels/lanes.hpp"
+#include "moe/kernels/products.hpp"
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
@@ -13,61 +13,53 @@
 namespace moe::kernels {
 
 /// What an expert reads (x), what it makes of it (hidden), and where its answers are added (y).
-template <class S>
+template <class A>
 struct TokenBatch {
+  using Scalar = typename A::Scalar;
+
   Index expert;
-  Columns<S> x;              // depth d_model
-  Columns<S> hidden;         // depth d_ff, in the same form as x
-  S* hidden_data = nullptr;  // where `hidden` lies
-  Index hidden_stride = 0;   // between its columns, when in place
-  WeightOn weight_on = WeightOn::output;
-  const S* weight = nullptr;  // of each token
-  S* const* y = nullptr;      // a column of d_model numbers for each token
+  Columns<A> x;                    // depth d_model; the weight is multiplied in where it belongs on the input
+  Columns<A> hidden;               // depth d_ff, in the same form as x
+  const Scalar* weight = nullptr;  // of each token's answer; null where all are 1
+  Scalar* const* y = nullptr;      // a column of d_model numbers for each token
 
   Index count() const { return x.count; }
 };
 
-/// A batch whose x is in place; `hidden` is given memory, in place or packed.
-template <class S>
-TokenBatch<S> make_batch(Index expert, const Columns<S>& x, Index d_ff, bool packed, Scratch& scratch) {
-  TokenBatch<S> batch{.expert = expert, .x = x, .hidden = {d_ff, x.count, nullptr, nullptr}};
-  if (packed) {
-    batch.hidden.packed = batch.hidden_data = scratch.array<S>(d_ff * padded<S>(x.count));
-    return batch;
-  }
-  batch.hidden_stride = padded<S>(d_ff) + lanes<S>;  // whole registers, and no multiple of 4 KB
-  batch.hidden_data = scratch.array<S>(batch.hidden_stride * x.count);
-  auto** column = scratch.array<const S*>(x.count);
-  for (Index c = 0; c < x.count; ++c) column[c] = batch.hidden_data + c * batch.hidden_stride;
-  batch.hidden.in_place = column;
-  return batch;
+/// Bytes that batch_of_all() takes for so many tokens, in either form: never more for fewer.
+template <class A>
+std::size_t batch_bytes(Index d_model, Index d_ff, Index tokens) {
+  return columns_bytes<A>(d_model, tokens) + columns_bytes<A>(d_ff, tokens) + std::size_t(tokens) * sizeof(void*) +
+         2 * Scratch::alignment;
 }
 
-/// All columns of x as one batch, on the calling thread: what a dense FFN works on.
-template <class S>
-TokenBatch<S> batch_of_all(const ConstMatrixRef<S>& x, MatrixRef<S> y, Index d_ff, Scratch& scratch) {
-  const auto columns = columns_of<S>(x, scratch);
-  TokenBatch<S> batch = make_batch(0, columns, d_ff, columns.count >= packing_pays, scratch);
-  batch.x = packed_where_it_pays(columns, scratch, run_in_order);
+/// All columns of x as one batch, exactly, on the calling thread.
+template <class W, class S>
+TokenBatch<Exact<W>> batch_of_all(const ConstMatrixRef<S>& x, MatrixRef<S> y, Index d_ff, Scratch& scratch) {
+  using A = Exact<W>;
+  const bool blocks = in_blocks<A>(x.cols(), Numerics{});
+  TokenBatch<A> batch{.expert = 0,
+                      .x = columns_of<A>(x, blocks, scratch, run_in_order),
+                      .hidden = make_columns<A>(d_ff, x.cols(), blocks, scratch)};
   auto** out = scratch.array<S*>(x.cols());
   for (Index t = 0; t < x.cols(); ++t) out[t] = y.data() + t * y.outerStride();
   batch.y = out;
-  auto* weight = scratch.array<S>(x.cols());
-  std::fill_n(weight, x.cols(), S(1));
-  batch.weight = weight;
   return batch;
 }
 
 /// A batch for each expert that has tokens, in the order of the experts.
-template <class S>
+template <class A>
 class TokenBatches {
  public:
-  TokenBatches(const ConstMatrixRef<S>& x, const DispatchPlan<S>& plan, MatrixRef<S> y, Index d_ff, Workers& workers)
+  using Scalar = typename A::Scalar;
+
+  TokenBatches(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y, Index d_ff,
+               Workers& workers)
       : scratch_(workers.shared()) {
     scratch_.reserve(bytes(plan, x.rows(), d_ff));
-    batches_ = scratch_.array<TokenBatch<S>>(plan.num_experts());
-    auto** in = scratch_.array<const S*>(plan.num_slots());
-    auto** out = scratch_.array<S*>(plan.num_slots());
+    batches_ = scratch_.array<TokenBatch<A>>(plan.num_experts());
+    auto** in = scratch_.array<const Scalar*>(plan.num_slots());
+    auto** out = scratch_.array<Scalar*>(plan.num_slots());
     for (Index s = 0; s < plan.num_slots(); ++s) {
       in[s] = x.data() + plan.token[std::size_t(s)] * x.outerStride();
       out[s] = y.data() + plan.token[std::size_t(s)] * y.outerStride();
@@ -75,54 +67,62 @@ class TokenBatches {
     for (Index e = 0; e < plan.num_experts(); ++e) {
       const Index first = plan.first(e), count = plan.count(e);
       if (count == 0) continue;
-      const Columns<S> columns{x.rows(), count, in + first, nullptr};
-      TokenBatch<S>& batch = batches_[size_++] = make_batch(e, columns, d_ff, count >= packing_pays, scratch_);
-      batch.weight_on = plan.weight_on;
-      batch.weight = plan.weight.data() + first;
-      batch.y = out + first;
+      const bool blocks = in_blocks<A>(count, workers.numerics());
+      batches_[size_++] = {.expert = e,
+                           .x = make_columns<A>(x.rows(), count, blocks, scratch_),
+                           .hidden = make_columns<A>(d_ff, count, blocks, scratch_),
+                           .weight = plan.weight_on == WeightOn::output ? plan.weight.data() + first : nullptr,
+                           .y = out + first};
     }
-    pack(workers);
+    put(in, plan, workers);
   }
 
-  const TokenBatch<S>* begin() const { return batches_; }
-  const TokenBatch<S>* end() const { return batches_ + size_; }
+  const TokenBatch<A>* begin() const { return batches_; }
+  const TokenBatch<A>* end() const { return batches_ + size_; }
 
  private:
-  struct Block {
-    const TokenBatch<S>* batch;
+  struct Part {
+    const TokenBatch<A>* batch;
     Index first;
-    S* packed;
   };
 
-  /// Packs the tokens of the larger batches, one task a block, so that a crowd at one expert is shared too.
-  void pack(Workers& workers) {
-    Index num_blocks = 0;
-    for (const auto& batch : *this) num_blocks += (batch.count() + full_block<S> - 1) / full_block<S>;
-    Block* blocks = scratch_.array<Block>(num_blocks);
-    num_blocks = 0;
-    for (auto* batch = batches_; batch != batches_ + size_; ++batch) {
-      if (!batch->hidden.packed) continue;
-      S* packed = scratch_.array<S>(batch->x.depth * padded<S>(batch->count()));
-      batch->x.packed = packed;
-      for (Index first = 0; first < batch->count(); first += full_block<S>) {
-        blocks[num_blocks++] = {batch, first, packed + first * batch->x.depth};
-      }
+  /// Fills in x, one task for some columns, so that a crowd at one expert is shared too.
+  void put(const Scalar* const* in, const DispatchPlan<Scalar>& plan, Workers& workers) {
+    Index num_parts = 0;
+    for (const auto& batch : *this) num_parts += (batch.count() + some<A> - 1) / some<A>;
+    Part* parts = scratch_.array<Part>(num_parts);
+    num_parts = 0;
+    for (const auto& batch : *this) {
+      for (Index first = 0; first < batch.count(); first += some<A>) parts[num_parts++] = {&batch, first};
     }
-    workers.for_each(num_blocks,
-                     [&](Index b, Scratch&) { pack_block(blocks[b].batch->x, blocks[b].first, blocks[b].packed); });
+    const auto put_part = [&](Index p) {
+      const auto& [batch, first] = parts[p];
+      const Index slot = plan.first(batch->expert) + first;
+      const Scalar* factor = plan.weight_on == WeightOn::input ? plan.weight.data() + slot : nullptr;
+      put_some<A>(in + slot, factor, batch->x, first);
+    };
+    // Waking the other workers takes as long as copying a few thousand numbers.
+    if (plan.num_slots() * batches_->x.depth < 1 << 15) {
+      run_in_order(num_parts, put_part);
+    } else {
+      workers.for_each(num_parts, [&](Index p, Scratch&) { put_part(p); });
+    }
   }
 
   /// Enough for any plan of as many slots or fewer, whichever experts they go to; so a smaller batch never needs more.
-  static std::size_t bytes(const DispatchPlan<S>& plan, Index d_model, Index d_ff) {
+  static std::size_t bytes(const DispatchPlan<Scalar>& plan, Index d_model, Index d_ff) {
     const Index slots = plan.num_slots(), experts = std::min(plan.num_experts(), slots);
-    const Index columns = slots + experts * lanes<S>;  // with a register's worth of padding each
-    const Index numbers = columns * (padded<S>(d_ff) + lanes<S>)+(slots >= packing_pays ? columns * d_model : 0);
-    return std::size_t(numbers) * sizeof(S) + std::size_t(slots) * (4 * sizeof(void*) + sizeof(Block)) +
-           std::size_t(plan.num_experts()) * sizeof(TokenBatch<S>) + std::size_t(4 * experts + 8) * Scratch::alignment;
+    const auto registers = [&](Index depth) {
+      const Columns<A> one{depth, 1, false, nullptr};
+      return one.stride() * slots + A::num_units(depth) * (slots / A::blocks_pay);  // the last block may be half empty
+    };
+    return std::size_t(registers(d_model) + registers(d_ff)) * sizeof(typename A::Register) +
+           std::size_t(slots) * (2 * sizeof(void*) + sizeof(Part)) +
+           std::size_t(plan.num_experts()) * sizeof(TokenBatch<A>) + std::size_t(2 * experts + 8) * Scratch::alignment;
   }
 
   Scratch& scratch_;
-  TokenBatch<S>* batches_;
+  TokenBatch<A>* batches_;
   Index size_ = 0;
 };
 

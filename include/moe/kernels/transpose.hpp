@@ -1,24 +1,12 @@
 /// @file  Turns a square of registers around.
 #pragma once
 
-#include <cstdint>
-#include <type_traits>
 #include <utility>
 
 #include "moe/kernels/lanes.hpp"
+#include "moe/kernels/shuffle.hpp"
 
 namespace moe::kernels {
-
-/// Lane i is lane j[i] of a and b taken together, a first.
-template <class S, int... j>
-MOE_INLINE Lanes<S> shuffle(const Lanes<S>& a, const Lanes<S>& b) {
-#if defined(__clang__)
-  return __builtin_shufflevector(a, b, j...);
-#else
-  using Number = std::conditional_t<sizeof(S) == 8, std::int64_t, std::int32_t>;
-  return __builtin_shuffle(a, b, typename detail::VectorOf<Number, register_bytes>::type{j...});
-#endif
-}
 
 /// In each pair of neighbouring blocks of `size` lanes: swaps the second block of a with the first of b.
 template <class S, int size>

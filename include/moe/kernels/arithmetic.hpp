@@ -1,0 +1,169 @@
+/// @file  How the weights of each type meet activations, a register at a time.
+///
+/// A product walks along the depth in steps. An arithmetic says what a step is made of:
+///
+///   Weight, Scalar        what weights are stored as; what activations and sums are
+///   Register              so many weights, or activations, as are multiplied together
+///   parts                 registers that a step fills
+///   step                  numbers in a step
+///   weights_per_step      elements of Weight in a step
+///   load<p>(weights)      part p of the weights of a step
+///   arrange(x, to)        the activations of a step, as the weights will meet them
+///   multiply_add          sum += w · x, lane by lane
+///   widening_costs        whether load() takes so long that rows met by many tokens are better loaded once
+///   blocks_pay            from so many tokens on, activations are turned into blocks (columns.hpp); `never` for never
+///
+/// and, where there are blocks, in which a register holds one unit of each of as many tokens as it has lanes:
+///
+///   Unit                  what is the same number of bytes as a Scalar: a Scalar, or a pair of bfloat16
+///   num_units(depth)      units of a column
+///   put_rows              a few hidden rows, from a multiple of rows_together on, as units where they belong
+///
+/// A type of weight joins by an arithmetic of its own: experts and layers never see it.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+#include "moe/kernels/bfloat16_pairs.hpp"
+#include "moe/kernels/lanes.hpp"
+#include "moe/kernels/shuffle.hpp"
+#include "moe/kernels/widen.hpp"
+#include "moe/types.hpp"
+
+namespace moe::kernels {
+
+inline constexpr Index never = std::numeric_limits<Index>::max();
+
+/// Products of float, or of double: narrower weights are widened.
+template <class W>
+struct Exact {
+  using Weight = W;
+  using Scalar = ActivationScalar<W>;
+  using Register = Lanes<Scalar>;
+  using Unit = Scalar;
+
+  static constexpr Index L = lanes<Scalar>;
+  static constexpr int parts = 2;
+  static constexpr Index step = parts * L;
+  static constexpr Index weights_per_step = step;
+  static constexpr bool widening_costs = sizeof(W) < sizeof(Scalar);
+  static constexpr Index blocks_pay = 32;  // benchmarks/bench_layer.cpp
+  static constexpr int rows_together = 1;
+
+  template <int p>
+  MOE_INLINE static Register load(const W* weights) {
+    return widen(weights + p * L);
+  }
+
+  MOE_INLINE static void arrange(const Scalar* x, Register* to) {
+    for (int p = 0; p < parts; ++p) to[p] = load_as<Register>(x + p * L);
+  }
+
+  MOE_INLINE static void multiply_add(Lanes<Scalar>& sum, const Register& w, const Register& x) { sum += w * x; }
+
+  static Index num_units(Index depth) { return depth; }
+
+  /// rows[r][i] is hidden row first + r of the i-th token.
+  MOE_INLINE static void put_rows(const Scalar* rows, Index num_rows, Index width, Index first, Unit* units) {
+    std::memcpy(units + first * width, rows, std::size_t(num_rows * width) * sizeof(Scalar));
+  }
+};
+
+/// bfloat16 is the upper half of a float: a register of pairs holds two of floats, those at even and at odd places,
+/// which a shift and a mask take out. Activations are arranged alike.
+template <>
+struct Exact<bfloat16> {
+  using Weight = bfloat16;
+  using Scalar = float;
+  using Register = Lanes<float>;
+  using Unit = float;
+
+  static constexpr Index L = lanes<float>;
+  static constexpr int parts = 2;
+  static constexpr Index step = parts * L;
+  static constexpr Index weights_per_step = step;
+  static constexpr bool widening_costs = true;
+  static constexpr Index blocks_pay = 32;
+  static constexpr int rows_together = 1;
+
+  template <int p>
+  MOE_INLINE static Register load(const bfloat16* weights) {
+    const auto pairs = load_as<Pairs>(weights);
+    return as_floats(p == 0 ? pairs << 16 : pairs & 0xffff0000u);
+  }
+
+  MOE_INLINE static void arrange(const float* x, Register* to) {
+    const auto a = load_as<Register>(x), b = load_as<Register>(x + L);
+    to[0] = evens<float>(a, b);
+    to[1] = odds<float>(a, b);
+  }
+
+  MOE_INLINE static void multiply_add(Lanes<float>& sum, const Register& w, const Register& x) { sum += w * x; }
+
+  static Index num_units(Index depth) { return (depth + step - 1) / step * step; }
+
+  MOE_INLINE static void put_rows(const float* rows, Index num_rows, Index width, Index first, Unit* units) {
+    for (Index r = 0; r < num_rows; ++r) {
+      const Index at = first + r, in_step = at % step;
+      const Index place = at - in_step + (in_step % 2) * L + in_step / 2;
+      std::memcpy(units + place * width, rows + r * width, std::size_t(width) * sizeof(float));
+    }
+  }
+};
+
+/// Products of bfloat16 pairs, summed in float: weights and activations are rounded.
+template <class W>
+struct Fast {
+  static_assert(sizeof(W) == 2);
+  using Weight = W;
+  using Scalar = float;
+  using Register = Pairs;
+  using Unit = std::uint32_t;
+
+  static constexpr Index L = lanes<float>;
+  static constexpr int parts = 1;
+  static constexpr Index step = 2 * L;
+  static constexpr Index weights_per_step = step;
+  static constexpr bool widening_costs = !std::is_same_v<W, bfloat16>;
+  static constexpr Index blocks_pay = 32;
+  static constexpr int rows_together = 2;
+
+  template <int p>
+  MOE_INLINE static Register load(const W* weights) {
+    if constexpr (widening_costs) {
+      return rounded_pairs(widen(weights), widen(weights + L));
+    } else {
+      return load_as<Register>(weights);
+    }
+  }
+
+  MOE_INLINE static void arrange(const float* x, Register* to) {
+    to[0] = rounded_pairs(load_as<Lanes<float>>(x), load_as<Lanes<float>>(x + L));
+  }
+
+  MOE_INLINE static void multiply_add(Lanes<float>& sum, const Register& w, const Register& x) {
+    add_pair_products(sum, w, x);
+  }
+
+  static Index num_units(Index depth) { return (depth + step - 1) / step * L; }
+
+  /// Where the second of two rows is missing at the end, it is 0.
+  MOE_INLINE static void put_rows(const float* rows, Index num_rows, Index width, Index first, Unit* units) {
+    for (Index r = 0; r < num_rows; r += 2) {
+      for (Index c = 0; c < width; c += L) {
+        const float* const at = rows + r * width + c;
+        const auto second = r + 1 < num_rows ? load_as<Lanes<float>>(at + width) : Lanes<float>{};
+        store(units + (first + r) / 2 * width + c, pairs_of(load_as<Lanes<float>>(at), second));
+      }
+    }
+  }
+};
+
+/// Whether Products::fast means more than Products::exact here.
+template <class W>
+inline constexpr bool has_fast = has_fast_pairs && sizeof(W) == 2;
+
+}  // namespace moe::kernels
