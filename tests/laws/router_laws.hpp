@@ -36,9 +36,9 @@ namespace moe::laws {
 /// What a router says to tokens.
 template <class R>
 Routing<typename R::Scalar> route(const R& router, const Tokens<std::type_identity_t<typename R::Scalar>>& tokens,
-                                  ExecutorRef executor = Serial{}) {
+                                  ExecutorRef executor = Serial{}, const Numerics& numerics = {}) {
   std::vector<Scratch> scratch;
-  Workers workers(executor, scratch);
+  Workers workers(executor, scratch, numerics);
   Routing<typename R::Scalar> routing;
   router.route(tokens, routing, workers);
   return routing;
@@ -133,6 +133,21 @@ TYPED_TEST_P(TokenChoiceLaws, TokensDoNotSeeEachOther) {
     for (Index t = 0; t < num_tokens; ++t) {
       const auto alone = weights_of(route(router, {x.col(t), this->side(t, 1)}), num_experts, 1);
       EXPECT_TRUE(is_close(alone, together.col(t))) << "token " << t;
+    }
+  }
+}
+
+TYPED_TEST_P(TokenChoiceLaws, WhereAskedTokensDoNotSeeEachOtherByASingleBit) {
+  const Numerics invariant{.batch_invariant = true};
+  for (const Index d_model : {9, 33}) {
+    const auto router = TypeParam::make(d_model);
+    for (const Index num_tokens : token_counts) {
+      const auto x = this->tokens(d_model, num_tokens);
+      const auto together = route(router, {x, this->side(0, num_tokens)}, test::Shuffled{3}, invariant);
+      for (Index t = 0; t < num_tokens; ++t) {
+        const auto alone = route(router, {x.col(t), this->side(t, 1)}, Serial{}, invariant);
+        EXPECT_EQ(routes_of(alone, 0), routes_of(together, t)) << "token " << t << " of " << num_tokens;
+      }
     }
   }
 }
@@ -247,6 +262,7 @@ TYPED_TEST_P(RouterLaws, NoInputLeadsOutOfRange) {
 
 REGISTER_TYPED_TEST_SUITE_P(RouterLaws, RoutesToWhatIsThere, NoExecutorChangesABit, WhereTheRoutingLiesChangesNoBit,
                             NoInputLeadsOutOfRange, AWarmRouteAllocatesNothing);
-REGISTER_TYPED_TEST_SUITE_P(TokenChoiceLaws, TokensDoNotSeeEachOther, NotANumberStaysWithItsToken);
+REGISTER_TYPED_TEST_SUITE_P(TokenChoiceLaws, TokensDoNotSeeEachOther, WhereAskedTokensDoNotSeeEachOtherByASingleBit,
+                            NotANumberStaysWithItsToken);
 
 }  // namespace moe::laws
