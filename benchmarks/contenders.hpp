@@ -43,7 +43,7 @@ template <class Layer>
 class Sparse final : public Contender {
  public:
   Sparse(std::vector<Layer> layers, const MoeShape& shape, double bytes_a_weight, Index threads,
-         const Numerics& numerics)
+         const Numerics& numerics = {})
       : layers_(std::move(layers)), shape_(shape), bytes_a_weight_(bytes_a_weight), executor_(threads) {
     ws_.numerics = numerics;
   }
