@@ -12,7 +12,8 @@ enum class Products {
   fast,
 };
 
-/// Set it in a Workspace: it holds for routers, experts and layers of that call. Routers are always exact.
+/// Set it in a Workspace: it holds for routers, experts and layers of that call. Routers, and experts
+/// in a list, are always exact.
 struct Numerics {
   Products products = Products::exact;
   /// One order of summation for any number of tokens: a token's result then does not depend, by a single bit, on what
