@@ -159,7 +159,9 @@ void measure_num_experts(Index threads, double budget) {
   const Index counts[] = {8, 32, 128, 512};
   for (const Index count : counts) {
     layers.push_back(std::make_unique<OneToken<W>>(
-        moe::MoeShape{.d_model = 1024, .d_ff = 512, .num_experts = count, .top_k = 8}, threads));
+        moe::MoeShape{
+            .d_model = 1024, .d_ff = 512, .num_experts = count, .top_k = 8, .router = moe::TopKOptions{.top_k = 8}},
+        threads));
   }
   const auto seconds = medians_in_turn(layers, budget);
   for (std::size_t i = 0; i < layers.size(); ++i)

@@ -67,7 +67,9 @@ class LayerMaker {
     if (const auto* mixer = std::get_if<SparseMixerOptions>(&shape_.router)) {
       return SparseMixer<Scalar>(std::move(weight), *mixer);
     }
-    return LinearTopK<Scalar>(std::move(weight), std::get<TopKOptions>(shape_.router),
+    const auto& options = std::get<TopKOptions>(shape_.router);
+    require_equal(options.top_k, shape_.top_k, "make_layer: shape.router's top_k");
+    return LinearTopK<Scalar>(std::move(weight), options,
                               shape_.router_bias ? Vector(numbers(experts, 1, 1)) : Vector(),
                               shape_.selection_bias ? Vector(numbers(experts, 1, 2) / Scalar(experts)) : Vector());
   }

@@ -365,6 +365,8 @@ TEST(MakeLayer, KnowsPlainExpertsToo) {
 
 TEST(MakeLayer, RefusesANameOrAScaleThatIsNone) {
   EXPECT_TRUE(error_of([] { make_layer("gpt-5"); }).starts_with("no shape is called \"gpt-5\"; there are"));
+  EXPECT_EQ(error_of([] { make_layer(MoeShape{.d_model = 4, .d_ff = 4, .num_experts = 4, .top_k = 2}); }),
+            "make_layer: shape.router's top_k is 1, expected 2");
   EXPECT_EQ(error_of([] { make_layer("mixtral-small", {.scale = 0}); }),
             "scaled: scale is 0.000000, expected more than 0");
 }
