@@ -200,7 +200,13 @@ class WithCapacity {
   Index top_k() const requires requires(const R& r) { r.top_k(); }
   { return router_.top_k(); }
   const R& router() const { return router_; }
+  R& router() { return router_; }
   const CapacityOptions& options() const { return options_; }
+
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    visit.in("", router_);
+  }
 
   void route(const Tokens<Scalar>& tokens, Routing<Scalar>& routing, Workers& workers) const {
     router_.route(tokens, routing, workers);

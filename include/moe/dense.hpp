@@ -29,6 +29,7 @@ class DenseLayer {
 
   Index d_model() const { return expert_.d_model(); }
   const G& expert() const { return expert_; }
+  G& expert() { return expert_; }
 
   /// y = expert(x).  x and y (d_model × n_tokens), not overlapping.
   /// @throws std::invalid_argument if a shape is wrong or y overlaps x.
@@ -43,6 +44,11 @@ class DenseLayer {
   /// The same with memory of its own.
   Matrix<Scalar> forward(const ConstMatrixRef<Scalar>& x, ExecutorRef executor = Serial{}) const {
     return forward_alone(*this, x, executor);
+  }
+
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    visit.in("expert", expert_);
   }
 
  private:

@@ -34,6 +34,8 @@ class MoeLayer {
   Index num_experts() const { return router_.num_experts(); }
   const R& router() const { return router_; }
   const G& experts() const { return experts_; }
+  R& router() { return router_; }
+  G& experts() { return experts_; }
 
   /// y = Σ over the experts that the router chose of weight · expert(x), for each column (token) of x.
   /// @param x  (d_model × n_tokens)
@@ -54,6 +56,13 @@ class MoeLayer {
   /// The same with memory of its own.
   Matrix<Scalar> forward(const ConstMatrixRef<Scalar>& x, ExecutorRef executor = Serial{}) const {
     return forward_alone(*this, x, executor);
+  }
+
+  /// The router's as "gate.…", as checkpoints call it, and the experts' as "experts.…".
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    visit.in("gate", router_);
+    visit.in("experts", experts_);
   }
 
  private:

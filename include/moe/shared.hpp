@@ -2,8 +2,8 @@
 #pragma once
 
 #include <cmath>
+#include <span>
 #include <utility>
-#include <vector>
 
 #include "moe/check.hpp"
 #include "moe/concepts.hpp"
@@ -38,6 +38,9 @@ class WithSharedExpert {
   const Layer& layer() const { return layer_; }
   const G& shared() const { return shared_; }
   const RowVector& gate() const { return gate_; }
+  Layer& layer() { return layer_; }
+  G& shared() { return shared_; }
+  Eigen::Map<RowVector> gate() { return {gate_.data(), gate_.size()}; }
 
   /// x and y (d_model × n_tokens), not overlapping. `ws.routing` tells of the sparse layer.
   /// @throws std::invalid_argument if a shape is wrong or y overlaps x.
@@ -46,7 +49,7 @@ class WithSharedExpert {
     layer_.forward(x, y, ws, executor);
     Workers workers(executor, ws.scratch, ws.numerics);
     const auto everyone = plan_all_to(0, x.cols(), 1, ws.shared_plan);
-    if (gate_.size() > 0) weigh(x, ws.shared_plan.weight);
+    weigh_shared(x, ws.shared_plan.weight);
     shared_.apply(x, everyone, y, workers);
   }
 
@@ -55,13 +58,22 @@ class WithSharedExpert {
     return forward_alone(*this, x, executor);
   }
 
- private:
-  void weigh(const ConstMatrixRef<Scalar>& x, std::vector<Scalar>& weight) const {
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    visit.in("", layer_);
+    visit.in("shared_expert", shared_);
+    visit("shared_expert_gate.weight", gate_);
+  }
+
+  /// weight[t] = σ(gate · x.col(t)); without a gate it stays as it is.
+  void weigh_shared(const ConstMatrixRef<Scalar>& x, std::span<Scalar> weight) const {
+    if (gate_.size() == 0) return;
     for (Index t = 0; t < x.cols(); ++t) {
       weight[std::size_t(t)] = Scalar(1) / (Scalar(1) + std::exp(-gate_.dot(x.col(t))));
     }
   }
 
+ private:
   Layer layer_;
   G shared_;
   RowVector gate_;

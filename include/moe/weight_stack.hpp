@@ -63,4 +63,13 @@ class WeightStack {
   std::shared_ptr<const void> memory_;
 };
 
+/// The same weights in memory of their own, to write.
+template <class W>
+WeightStack<W> owned(const WeightStack<W>& stack) {
+  if (stack.is_owned()) return stack;
+  WeightStack<W> copy(stack.num_experts(), stack.rows(), stack.cols());
+  for (Index e = 0; e < stack.num_experts(); ++e) copy.owned(e) = stack[e];
+  return copy;
+}
+
 }  // namespace moe

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "golden_checks/common.hpp"
+#include "golden_checks/gradients.hpp"
 #include "moe/activation.hpp"
 #include "moe/capacity.hpp"
 #include "moe/executors/serial.hpp"
@@ -16,6 +17,7 @@
 #include "moe/moe_layer.hpp"
 #include "moe/routers/linear_top_k.hpp"
 #include "moe/routers/top_k.hpp"
+#include "moe/train.hpp"
 
 namespace moe::golden {
 
@@ -120,7 +122,7 @@ inline Matrix<float> places_in_queues(const Routing<float>& routing, Index num_t
 
 /// What top2_capacity and st_moe have in common.
 template <Expert E>
-void check_with_capacity(const Case& reference, Weight<float> gate, const TopKOptions& options,
+auto layer_with_capacity(const Case& reference, Weight<float> gate, const TopKOptions& options,
                          std::vector<E> experts) {
   const Index length = reference.size("_sequence_length"), num_experts = gate.rows();
   const double factor = reference.config.number("capacity_factor");
@@ -133,7 +135,13 @@ void check_with_capacity(const Case& reference, Weight<float> gate, const TopKOp
 
   WithCapacity router(LinearTopK<float>(std::move(gate), options),
                       {.capacity = rule, .priority = Priority::choice, .per_sequence = true});
-  const MoeLayer layer(std::move(router), std::move(experts));
+  return MoeLayer(std::move(router), std::move(experts));
+}
+
+template <class Layer>
+void check_with_capacity(const Case& reference, const Layer& layer) {
+  const Index length = reference.size("_sequence_length"), num_experts = layer.num_experts();
+  const Index room = reference.size("expert_capacity");
   const Matrix<float> x = reference.columns("input");
   Matrix<float> y(x.rows(), x.cols());
   Workspace<float> ws;
@@ -153,16 +161,21 @@ inline void check_top2_capacity(const fs::path& folder) {
   ASSERT_EQ(reference.config.text("second_policy"), "all");
   const auto shape = reference.shape("experts.w1");  // [E, H, I]
   const Index num_experts = shape[0], d_model = shape[1], d_ff = shape[2];
-  const Matrix<float> w1 = reference.columns("experts.w1"), w2 = reference.columns("experts.w2");
-  std::vector<Ffn<float, Relu>> experts;
-  for (Index e = 0; e < num_experts; ++e) {
-    experts.push_back({.w_in = w1.middleCols(e * d_model, d_model), .w_out = w2.middleCols(e * d_ff, d_ff)});
-  }
-  check_with_capacity(reference, reference.turned_weight("gate.w_gating"),
-                      {.top_k = reference.size("num_experts_per_tok"),
-                       .renormalize = true,
-                       .epsilon = reference.config.number("gate_eps")},
-                      std::move(experts));
+  const auto layer_of = [&](const std::string& prefix) {
+    const Matrix<float> w1 = reference.columns(prefix + "experts.w1"), w2 = reference.columns(prefix + "experts.w2");
+    std::vector<Ffn<float, Relu>> experts;
+    for (Index e = 0; e < num_experts; ++e) {
+      experts.push_back({.w_in = w1.middleCols(e * d_model, d_model), .w_out = w2.middleCols(e * d_ff, d_ff)});
+    }
+    return layer_with_capacity(reference, reference.turned_weight(prefix + "gate.w_gating"),
+                               {.top_k = reference.size("num_experts_per_tok"),
+                                .renormalize = true,
+                                .epsilon = reference.config.number("gate_eps")},
+                               std::move(experts));
+  };
+  check_with_capacity(reference, layer_of(""));
+  check_gradients_of(layer_of(""), layer_of("grad."), {.sequence_length = reference.size("_sequence_length")},
+                     reference);
 }
 
 inline void check_st_moe(const fs::path& folder) {
@@ -184,10 +197,11 @@ inline void check_st_moe(const fs::path& folder) {
   };
   std::vector<decltype(expert(0))> experts;
   for (Index e = 0; e < reference.size("num_experts"); ++e) experts.push_back(expert(e));
-  check_with_capacity(
-      reference, reference.weight("gate.to_gates.weight"),
-      {.top_k = reference.size("gating_top_n"), .renormalize = true, .floor = reference.config.number("gate_eps")},
-      std::move(experts));
+  check_with_capacity(reference, layer_with_capacity(reference, reference.weight("gate.to_gates.weight"),
+                                                     {.top_k = reference.size("gating_top_n"),
+                                                      .renormalize = true,
+                                                      .floor = reference.config.number("gate_eps")},
+                                                     std::move(experts)));
 }
 
 }  // namespace moe::golden

@@ -8,9 +8,11 @@
 #include <vector>
 
 #include "golden_checks/common.hpp"
+#include "golden_checks/gradients.hpp"
 #include "moe/experts/ffn.hpp"
 #include "moe/moe_layer.hpp"
 #include "moe/routers/expert_choice.hpp"
+#include "moe/train.hpp"
 
 namespace moe::golden {
 
@@ -38,17 +40,20 @@ inline void check_expert_choice(const fs::path& folder) {
   const Case reference = Case::open(folder);
   const Index num_experts = reference.size("moe_num_experts");
   const double factor = reference.config.number("capacity_factor");
-  std::vector<Ffn<float, Gelu>> experts;
-  for (Index e = 0; e < num_experts; ++e) {
-    const std::string name = "experts." + std::to_string(e);
-    experts.push_back({.w_in = reference.weight(name + ".c_fc.weight"),
-                       .w_out = reference.weight(name + ".c_proj.weight"),
-                       .b_in = reference.vector(name + ".c_fc.bias"),
-                       .b_out = reference.vector(name + ".c_proj.bias")});
-  }
   const auto floor_of_share = [=](Index tokens, Index of) { return Index(factor * double(tokens) / double(of)); };
-  const MoeLayer layer(ExpertChoice<float>(reference.weight("router.weight"), {.capacity = floor_of_share}),
-                       std::move(experts));
+  const auto layer_of = [&](const std::string& prefix) {
+    std::vector<Ffn<float, Gelu>> experts;
+    for (Index e = 0; e < num_experts; ++e) {
+      const std::string name = prefix + "experts." + std::to_string(e);
+      experts.push_back({.w_in = reference.weight(name + ".c_fc.weight"),
+                         .w_out = reference.weight(name + ".c_proj.weight"),
+                         .b_in = reference.vector(name + ".c_fc.bias"),
+                         .b_out = reference.vector(name + ".c_proj.bias")});
+    }
+    return MoeLayer(ExpertChoice<float>(reference.weight(prefix + "router.weight"), {.capacity = floor_of_share}),
+                    std::move(experts));
+  };
+  const auto layer = layer_of("");
 
   const Matrix<float> x = reference.columns("input");
   Matrix<float> y(x.rows(), x.cols());
@@ -61,6 +66,7 @@ inline void check_expert_choice(const fs::path& folder) {
   expect_close(logits_of(ws.routing, num_experts, x.cols()), reference.columns("router_logits"), "router_logits");
   expect_chosen(ws.routing, 0, 0, index, reference.columns("topk_weight"));
   expect_close(y, reference.columns("output"), "output");
+  check_gradients_of(layer, layer_of("grad."), {}, reference);
 }
 
 inline void check_expert_choice_router(const fs::path& folder) {

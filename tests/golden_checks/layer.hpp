@@ -2,6 +2,7 @@
 #pragma once
 
 #include "golden_checks/common.hpp"
+#include "golden_checks/gradients.hpp"
 #include "load_layer.hpp"
 #include "moe/moe.hpp"
 
@@ -28,6 +29,7 @@ inline void check_layer(const fs::path& folder) {
     const auto mask = reference.columns<std::int64_t>("dispatch_mask");
     EXPECT_EQ((weights.array() > 0).cast<std::int64_t>().matrix().eval(), mask) << "dispatch_mask";
   }
+  if (reference.has("grad_output")) check_layer_gradients(folder, reference);
 }
 
 }  // namespace moe::golden

@@ -20,6 +20,7 @@
 #include "moe/losses/z_loss.hpp"
 #include "moe/routers/logits.hpp"
 #include "moe/routers/top_k.hpp"
+#include "moe/train.hpp"
 #include "moe/workers.hpp"
 
 namespace moe::golden {
@@ -63,6 +64,7 @@ struct LossCase {
 };
 
 using LossValues = std::vector<double>;
+using LossGradients = std::vector<Matrix<float>>;  // by the logits of each layer
 
 /// The tokens of all layers as one batch.
 inline LossValues balance_of_all_layers(const LossCase& its, const LoadBalancingOptions& options) {
@@ -138,6 +140,100 @@ inline const std::map<std::string, std::function<LossValues(const LossCase&)>>& 
   return functions;
 }
 
+/// Every |got − expected| ≤ 1e-4 of the largest |expected|.
+inline void expect_loss_gradient(const Matrix<float>& got, const Matrix<float>& expected, const std::string& what) {
+  ASSERT_EQ(got.rows(), expected.rows()) << what;
+  ASSERT_EQ(got.cols(), expected.cols()) << what;
+  EXPECT_LE((got - expected).cwiseAbs().maxCoeff(), 1e-4 * expected.cwiseAbs().maxCoeff()) << what;
+}
+
+/// coefficient · ∂(the balance of all layers' tokens as one batch), or of each layer's, by the logits of each layer.
+inline LossGradients balance_gradients(const LossCase& its, double coefficient, const LoadBalancingOptions& options,
+                                       bool as_one_batch = false) {
+  ExpertShares all;
+  for (std::size_t layer = 0; layer < its.logits.size(); ++layer) all += its.shares(layer, options);
+  LossGradients gradients;
+  for (std::size_t layer = 0; layer < its.logits.size(); ++layer) {
+    const Matrix<float>& l = its.logits[layer];
+    gradients.push_back(Matrix<float>::Zero(l.rows(), l.cols()));
+    add_load_balancing_gradient(choose_top_k(l, {.top_k = its.top_k()}), options,
+                                as_one_batch ? all : its.shares(layer, options), coefficient, gradients.back());
+  }
+  return gradients;
+}
+
+inline LossGradients z_gradients(const LossCase& its, double coefficient = 1) {
+  LossGradients gradients;
+  for (const Matrix<float>& l : its.logits) {
+    gradients.push_back(Matrix<float>::Zero(l.rows(), l.cols()));
+    add_z_loss_gradient(l, coefficient, gradients.back());
+  }
+  return gradients;
+}
+
+inline LossGradients load_and_importance_gradients(const LossCase& its) {
+  const Matrix<float>& logits = its.logits[0];
+  const Index experts = logits.rows(), tokens = logits.cols();
+  Matrix<float> probability(experts, tokens);
+  for (Index t = 0; t < tokens; ++t) softmax(logits.col(t), probability.col(t));
+  const Matrix<float> stddev =
+      Matrix<float>::Constant(experts, tokens, float(its.constant("gate_noise") / double(experts)));
+  const NoisyChoice<float> choice{.clean = probability, .noisy = logits, .ranked = logits, .stddev = stddev};
+  const SmoothLoadOptions options{.top_k = its.top_k(), .threshold = LoadThreshold::of_all};
+  Scratch scratch;
+  Eigen::ArrayXd load;
+  measure_smooth_load<float>(choice, options, load, scratch);
+  Matrix<float> d_p = Matrix<float>::Zero(experts, tokens), d_logits = d_p, d_stddev = d_p;
+  add_smooth_load_gradient<float>(choice, options, squared_variation_gradient(load) / 2, d_p, d_logits, d_stddev,
+                                  scratch);
+  const Eigen::ArrayXd d_importance = squared_variation_gradient(its.shares(0, {}).probability.col(0)) / 2;
+  for (Index t = 0; t < tokens; ++t) {
+    Eigen::VectorXf d = d_p.col(t) + d_importance.matrix().cast<float>();
+    probabilities_backward(Score::softmax, logits.col(t), probability.col(t), d);
+    d_logits.col(t) += d;
+  }
+  return {d_logits};
+}
+
+inline const std::map<std::string, std::function<LossGradients(const LossCase&)>>& loss_gradients() {
+  static const std::map<std::string, std::function<LossGradients(const LossCase&)>> functions = {
+      {"hf_load_balancing",
+       [](const LossCase& its) { return balance_gradients(its, 1, {.divide_by_k = false}, true); }},
+      {"hf_load_balancing_masked",
+       [](const LossCase& its) {
+         const auto mask = its.mask();
+         return balance_gradients(its, 1, {.divide_by_k = false, .mask = mask}, true);
+       }},
+      {"switch_load_balancing",
+       [](const LossCase& its) {
+         return balance_gradients(its, 1, {.choices = 1, .sequence_length = its.sequence_length()});
+       }},
+      {"switch_router_z", [](const LossCase& its) { return z_gradients(its); }},
+      {"megatron_aux",
+       [](const LossCase& its) { return balance_gradients(its, its.constant("moe_aux_loss_coeff"), {}); }},
+      {"megatron_z", [](const LossCase& its) { return z_gradients(its, its.constant("moe_z_loss_coeff")); }},
+      {"megablocks_load_balancing",
+       [](const LossCase& its) {
+         return balance_gradients(its, its.constant("moe_loss_weight") / double(its.logits.size()), {});
+       }},
+      {"megablocks_z", [](const LossCase& its) { return z_gradients(its, its.constant("moe_zloss_weight")); }},
+      {"st_moe_balance",
+       [](const LossCase& its) {
+         return balance_gradients(its, 1,
+                                  {.choices = 1, .count_dropped = false, .sequence_length = its.sequence_length()});
+       }},
+      {"st_moe_z", [](const LossCase& its) { return z_gradients(its); }},
+      {"deepseek_seq_aux",
+       [](const LossCase& its) {
+         return balance_gradients(its, its.constant("aux_loss_alpha"), {.sequence_length = its.sequence_length()});
+       }},
+      {"deepseek_aux", [](const LossCase& its) { return balance_gradients(its, its.constant("aux_loss_alpha"), {}); }},
+      {"gshard", [](const LossCase& its) { return balance_gradients(its, 1, {.choices = 1}); }},
+      {"load_importance", load_and_importance_gradients},
+  };
+  return functions;
+}
+
 /// Every loss in `_losses`, none passed over.
 inline void check_losses(const fs::path& folder) {
   const Case reference = Case::open(folder);
@@ -155,27 +251,60 @@ inline void check_losses(const fs::path& folder) {
     const Eigen::VectorXf expected = reference.vector("loss." + name);
     ASSERT_EQ(Index(got.size()), expected.size()) << name;
     for (std::size_t i = 0; i < got.size(); ++i) expect_loss(got[i], double(expected(Index(i))), name);
+
+    const LossGradients gradients = loss_gradients().at(name)(its);
+    for (std::size_t layer = 0; layer < gradients.size(); ++layer) {
+      const std::string tensor = settings.at("router_logits").at(layer);
+      expect_loss_gradient(gradients[layer], reference.columns("grad." + name + "." + tensor), name + ", " + tensor);
+    }
   }
 }
 
 /// CV²(importance) + CV²(load), where load is what a noisy router can expect.
 /// @param clean, stddev  (num_experts × n_tokens) logits without noise, and the deviation of the noise
 inline void check_noisy_training(const Case& reference, const Matrix<float>& clean, const Matrix<float>& stddev) {
+  const TopKOptions top_k_options{.top_k = reference.size("num_experts_per_tok"), .renormalize = true, .epsilon = 1e-6};
   const Matrix<float> noisy = clean + reference.columns("noise").cwiseProduct(stddev);
   Matrix<float> probability(noisy.rows(), noisy.cols());  // which the reference takes thresholds from
   for (Index t = 0; t < noisy.cols(); ++t) softmax(noisy.col(t), probability.col(t));
-  const Index top_k = reference.size("num_experts_per_tok");
-  const auto routing = choose_top_k(noisy, {.top_k = top_k, .renormalize = true, .epsilon = 1e-6});
+  const auto routing = choose_top_k(noisy, top_k_options);
 
   Scratch scratch;
   Eigen::ArrayXd load, importance;
-  measure_smooth_load<float>({.clean = clean, .noisy = noisy, .ranked = probability, .stddev = stddev},
-                             {.top_k = top_k}, load, scratch);
+  const NoisyChoice<float> choice{.clean = clean, .noisy = noisy, .ranked = probability, .stddev = stddev};
+  const SmoothLoadOptions options{.top_k = top_k_options.top_k};
+  measure_smooth_load<float>(choice, options, load, scratch);
   measure_importance(routing, noisy.cols(), noisy.rows(), importance);
   expect_close(load.matrix(), reference.vector("load"), "load");
   const double loss = squared_variation(importance) + squared_variation(load);
   expect_loss(reference.config.number("loss_coef") * loss, double(reference.number("loss.importance_and_load")),
               "loss.importance_and_load");
+
+  // noisy = clean + noise ⊙ stddev;  stddev = softplus(W_noise·x) + epsilon
+  const double coefficient = reference.config.number("loss_coef");
+  Matrix<float> d_clean = Matrix<float>::Zero(clean.rows(), clean.cols()), d_ranked = d_clean, d_stddev = d_clean,
+                d_noisy = d_clean;
+  add_smooth_load_gradient<float>(choice, options, coefficient * squared_variation_gradient(load), d_clean, d_ranked,
+                                  d_stddev, scratch);
+  for (Index t = 0; t < noisy.cols(); ++t) {
+    Eigen::VectorXf d = d_ranked.col(t);
+    probabilities_backward(Score::softmax, noisy.col(t), probability.col(t), d);
+    d_noisy.col(t) = d;
+  }
+  std::vector<float> d_weight(routing.weight.size(), 0.0f);
+  add_importance_gradient(routing, coefficient * squared_variation_gradient(importance), d_weight);
+  std::vector<Scratch> worker_scratch;
+  const Serial serial;
+  Workers workers(serial, worker_scratch);
+  backward<float>(TopKChoice<float>(noisy.rows(), top_k_options), noisy, routing, d_weight, d_noisy, workers);
+  d_clean += d_noisy;
+  d_stddev += d_noisy.cwiseProduct(reference.columns("noise"));
+  const Matrix<float> x = reference.columns("input");
+  const Matrix<float> slope =
+      (reference.turned_weight("w_noise") * x).unaryExpr([](float l) { return 1 / (1 + std::exp(-l)); });
+  expect_loss_gradient(d_clean * x.transpose(), reference.columns("grad_loss.w_gate"), "grad_loss.w_gate");
+  expect_loss_gradient(d_stddev.cwiseProduct(slope) * x.transpose(), reference.columns("grad_loss.w_noise"),
+                       "grad_loss.w_noise");
 }
 
 /// The same without noise, where load is the number of routes.

@@ -5,8 +5,10 @@
 #include <vector>
 
 #include "golden_checks/common.hpp"
+#include "golden_checks/gradients.hpp"
 #include "moe/executors/serial.hpp"
 #include "moe/routers/sinkhorn.hpp"
+#include "moe/train.hpp"
 
 namespace moe::golden {
 
@@ -27,11 +29,20 @@ inline void check_sinkhorn(const fs::path& folder) {
   ASSERT_TRUE(activation == "sigmoid" || activation == "softmax") << activation;
   const Sinkhorn<float> router(Weight<float>::Zero(num_experts, 1),
                                {.top_k = reference.size("num_experts_per_tok"), .iteration = iteration});
-  EXPECT_EQ(router.choice().score, activation == "sigmoid" ? Score::sigmoid : Score::softmax);
+  EXPECT_EQ(router.choice().options().score, activation == "sigmoid" ? Score::sigmoid : Score::softmax);
   Routing<float> routing;
   router.route_logits(logits, routing, workers);
   expect_same_routes(routing, num_experts, reference);
   expect_close(weights_of(routing, num_experts, num_tokens), reference.columns("probs"), "probs");
+
+  const Matrix<float> d_probs = reference.columns("grad_probs");
+  std::vector<float> d_weight;
+  for (Index r = 0; r < routing.size(); ++r) {
+    d_weight.push_back(d_probs(routing.expert[std::size_t(r)], routing.token[std::size_t(r)]));
+  }
+  Matrix<float> d_logits = Matrix<float>::Zero(num_experts, num_tokens);
+  backward<float>(router.choice(), logits, routing, d_weight, d_logits, workers);
+  expect_close_gradient(d_logits, reference.columns("grad_router_logits"), "grad_router_logits");
 }
 
 }  // namespace moe::golden

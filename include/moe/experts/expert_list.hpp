@@ -1,6 +1,7 @@
 /// @file  A group of experts made from a list of them.
 #pragma once
 
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -28,12 +29,19 @@ class ExpertList {
   Index d_model() const { return experts_.front().d_model(); }
   Index num_experts() const { return static_cast<Index>(experts_.size()); }
   const E& operator[](Index expert) const { return experts_[std::size_t(expert)]; }
+  E& operator[](Index expert) { return experts_[std::size_t(expert)]; }
 
   void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
              Workers& workers) const {
+    apply(x, plan, y, workers.shared().template matrix<Scalar>(d_model(), plan.num_slots()), workers);
+  }
+
+  /// The same, and keeps each slot's answer, not weighted yet.
+  /// @param out  (d_model × num_slots)
+  void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
+             MatrixRef<Scalar> out, Workers& workers) const {
     const bool on_input = plan.weight_on == WeightOn::input;
     auto in = workers.shared().template matrix<Scalar>(d_model(), plan.num_slots());
-    auto out = workers.shared().template matrix<Scalar>(d_model(), plan.num_slots());
 
     workers.for_each(num_experts(), [&](Index e, Scratch& scratch) {
       const Index first = plan.first(e), count = plan.count(e);
@@ -57,6 +65,12 @@ class ExpertList {
             (on_input ? Scalar(1) : plan.weight[slot]) * out.col(s).segment(first, last - first);
       }
     });
+  }
+
+  /// visit.in(number, expert) for each.
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    for (std::size_t e = 0; e < experts_.size(); ++e) visit.in(std::to_string(e), experts_[e]);
   }
 
  private:

@@ -69,11 +69,12 @@ class GatedFfnBank {
   const Act& activation() const { return act_; }
   const GatedFfnBiases<Scalar>& biases() const { return biases_; }
 
-  void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
-             Workers& workers) const {
+  /// @param kept  where each slot's gate and up are kept, if anywhere
+  void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y, Workers& workers,
+             const kernels::Kept<Scalar>& kept = {}) const {
     if (plan.num_slots() == 0) return;
     kernels::with_arithmetic<W>(workers.numerics(), [&]<class A>(A) {
-      const kernels::TokenBatches<A> batches(x, plan, y, d_ff(), workers);
+      const kernels::TokenBatches<A> batches(x, plan, y, d_ff(), kept, workers);
       const std::size_t bytes = kernels::scratch_bytes<A>(d_model(), d_ff(), plan.num_slots());
 
       workers.for_each_band(d_ff(), A::step, [&](Index first, Index last, Scratch& scratch) {
@@ -90,6 +91,38 @@ class GatedFfnBank {
         }
       });
     });
+  }
+
+  /// One expert's parameters, to write; a bias that is not there is empty.
+  struct ExpertParameters {
+    Eigen::Map<Weight<W>> w_gate, w_up, w_down;
+    Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, 1>> b_gate, b_up, b_down;
+  };
+
+  /// @throws std::invalid_argument if weights are mapped.
+  ExpertParameters operator[](Index expert) {
+    const auto column = [&](Matrix<Scalar>& bias) {
+      const bool is_there = bias.size() > 0;
+      return decltype(ExpertParameters::b_gate)(is_there ? bias.col(expert).data() : nullptr,
+                                                is_there ? bias.rows() : 0);
+    };
+    return {w_gate_.owned(expert), w_up_.owned(expert), w_down_.owned(expert),
+            column(biases_.gate),  column(biases_.up),  column(biases_.down)};
+  }
+
+  /// Under the names that most checkpoints use.
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    for (Index e = 0; e < num_experts(); ++e) {
+      const std::string name = std::to_string(e);
+      ExpertParameters expert = (*this)[e];
+      visit(name + ".gate_proj.weight", expert.w_gate);
+      visit(name + ".gate_proj.bias", expert.b_gate);
+      visit(name + ".up_proj.weight", expert.w_up);
+      visit(name + ".up_proj.bias", expert.b_up);
+      visit(name + ".down_proj.weight", expert.w_down);
+      visit(name + ".down_proj.bias", expert.b_down);
+    }
   }
 
  private:
@@ -109,5 +142,11 @@ class GatedFfnBank {
   Act act_;
   GatedFfnBiases<Scalar> biases_;
 };
+
+/// The same experts with weights in memory of their own, to write.
+template <class W, class Act>
+GatedFfnBank<W, Act> owned(const GatedFfnBank<W, Act>& bank) {
+  return {owned(bank.w_gate()), owned(bank.w_up()), owned(bank.w_down()), bank.activation(), bank.biases()};
+}
 
 }  // namespace moe

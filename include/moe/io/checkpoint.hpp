@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <filesystem>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -42,6 +43,7 @@ namespace detail {
 /// Builds the parts of one MoE block.
 template <class Scalar>
 class LayerLoader {
+ protected:
   using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
 
  public:
@@ -64,7 +66,7 @@ class LayerLoader {
   /// Of the experts' weights; the first one's, and load() holds the others to it.
   std::string dtype() const { return is_mxfp4() ? mxfp4 : tensors_.at(first_expert_tensor()).dtype; }
 
- private:
+ protected:
   template <class W>
   AnyLayer<Scalar> load_as() const {
     AnyRouter<Scalar> its_router = router();  // first, for its complaints are the clearest
@@ -76,20 +78,26 @@ class LayerLoader {
                         vector_if(!names_.output_bias.empty(), names_.output_bias, {d()}));
   }
 
-  /// A copy in Scalar: routers decide in full precision, and are small.
   AnyRouter<Scalar> router() const {
-    const Index experts = shape_.num_experts + shape_.num_zero_experts;
-    const Vector numbers = tensors_.copy<Scalar>(names_.router, {experts, d()});
-    const Eigen::Map<const Weight<Scalar>> weight(numbers.data(), experts, d());
     if (const auto* const mixer = std::get_if<SparseMixerOptions>(&shape_.router)) {
-      return SparseMixer<Scalar>(weight, *mixer);
+      return SparseMixer<Scalar>(router_weight(), *mixer);
     }
-    LinearTopK<Scalar> top_k(
-        weight, std::get<TopKOptions>(shape_.router), vector_if(shape_.router_bias, names_.router_bias, {experts}),
+    if (names_.capacity == nullptr) return top_k();
+    return WithCapacity(top_k(), names_.capacity(config_));
+  }
+
+  /// A copy in Scalar: routers decide in full precision, and are small.
+  Weight<Scalar> router_weight() const {
+    const Vector numbers = tensors_.copy<Scalar>(names_.router, {num_outputs(), d()});
+    return Eigen::Map<const Weight<Scalar>>(numbers.data(), num_outputs(), d());
+  }
+
+  LinearTopK<Scalar> top_k() const {
+    return {
+        router_weight(), std::get<TopKOptions>(shape_.router),
+        vector_if(shape_.router_bias, names_.router_bias, {num_outputs()}),
         vector_if(shape_.selection_bias, names_.selection_bias,
-                  names_.selection_bias_is_a_row ? std::vector<Index>{1, experts} : std::vector{experts}));
-    if (names_.capacity == nullptr) return top_k;
-    return WithCapacity(std::move(top_k), names_.capacity(config_));
+                  names_.selection_bias_is_a_row ? std::vector<Index>{1, num_outputs()} : std::vector{num_outputs()})};
   }
 
   template <class W>
@@ -101,6 +109,13 @@ class LayerLoader {
 
   template <class W>
   AnyExperts<Scalar> computing_experts() const {
+    if (names_.layout == ExpertLayout::interleaved) return interleaved<W>();
+    if (names_.layout == ExpertLayout::plain) return ExpertList(as_any(plain<W>()));
+    return gated<W>();
+  }
+
+  template <class W>
+  GatedFfnBank<W> gated() const {
     switch (names_.layout) {
       case ExpertLayout::separate:
         if (is_fused()) return fused<W>();
@@ -112,15 +127,12 @@ class LayerLoader {
         return GatedFfnBank<W>{tensors_.transposed<W>(names_.fused_gate_up, 2 * ff(), d(), 0, 1, ff()),
                                tensors_.transposed<W>(names_.fused_gate_up, 2 * ff(), d(), ff(), 1, ff()),
                                tensors_.transposed<W>(names_.fused_down, d(), ff(), 0, 1, d())};
-      case ExpertLayout::interleaved:
-        return interleaved<W>();
       case ExpertLayout::stacked:
         return GatedFfnBank<W>{tensors_.stacked<W>(names_.gate, ff(), d()), tensors_.stacked<W>(names_.up, ff(), d()),
                                tensors_.stacked_turned<W>(names_.down, d(), ff())};
-      case ExpertLayout::plain:
-        return plain<W>();
+      default:
+        fail(names_.model_type, ": has no gated experts of this layout");
     }
-    fail(names_.model_type, ": unknown layout");
   }
 
   template <class W>
@@ -131,7 +143,7 @@ class LayerLoader {
   }
 
   template <class W>
-  AnyExperts<Scalar> interleaved() const {
+  GatedFfnBank<W, GptOssGlu> interleaved() const {
     const auto rows_of = [&](std::string_view name, Index all_rows, Index cols, Index first, Index step, Index rows) {
       return is_mxfp4() ? tensors_.expanded<W>(name, all_rows, cols, first, step, rows)
                         : tensors_.transposed<W>(name, all_rows, cols, first, step, rows);
@@ -144,15 +156,15 @@ class LayerLoader {
                                   .up = columns(Eigen::seqN(1, ff(), 2), Eigen::all),
                                   .down = Eigen::Map<const Matrix<Scalar>>(down.data(), d(), n)};
     const GptOssGlu act{.limit = float(config_.number("swiglu_limit", 7))};
-    return GatedFfnBank<W, GptOssGlu>{rows_of(names_.fused_gate_up, 2 * ff(), d(), 0, 2, ff()),
-                                      rows_of(names_.fused_gate_up, 2 * ff(), d(), 1, 2, ff()),
-                                      rows_of(names_.fused_down, d(), ff(), 0, 1, d()), act, std::move(biases)};
+    return {rows_of(names_.fused_gate_up, 2 * ff(), d(), 0, 2, ff()),
+            rows_of(names_.fused_gate_up, 2 * ff(), d(), 1, 2, ff()), rows_of(names_.fused_down, d(), ff(), 0, 1, d()),
+            act, std::move(biases)};
   }
 
   /// Copied: few such models are left, and none is large.
   template <class W>
-  AnyExperts<Scalar> plain() const {
-    std::vector<AnyExpert<Scalar>> experts;
+  std::vector<Ffn<W, Relu>> plain() const {
+    std::vector<Ffn<W, Relu>> experts;
     for (Index e = 0; e < shape_.num_experts; ++e) {
       const auto matrix = [&](std::string_view pattern, Index rows, Index cols) {
         const Tensor tensor = tensors_.at(WeightTensors::numbered(pattern, e));
@@ -161,26 +173,31 @@ class LayerLoader {
       const auto bias = [&](std::string_view pattern, Index size) {
         return pattern.empty() ? Vector() : tensors_.copy<Scalar>(WeightTensors::numbered(pattern, e), {size});
       };
-      experts.push_back(Ffn<W, Relu>{.w_in = matrix(names_.up, ff(), d()),
-                                     .w_out = matrix(names_.down, d(), ff()),
-                                     .b_in = bias(names_.up_bias, ff()),
-                                     .b_out = bias(names_.down_bias, d())});
+      experts.push_back({.w_in = matrix(names_.up, ff(), d()),
+                         .w_out = matrix(names_.down, d(), ff()),
+                         .b_in = bias(names_.up_bias, ff()),
+                         .b_out = bias(names_.down_bias, d())});
     }
-    return ExpertList(std::move(experts));
+    return experts;
+  }
+
+  template <class E>
+  static std::vector<AnyExpert<Scalar>> as_any(std::vector<E> experts) {
+    return {std::make_move_iterator(experts.begin()), std::make_move_iterator(experts.end())};
   }
 
   template <class W>
-  AnyExperts<Scalar> shared() const {
+  GatedFfnBank<W> shared() const {
     const std::string name(names_.shared), both = name + "input_linear.weight";
     const Index shared_ff = shape_.d_ff_shared;
     if (tensors_.contains(both)) {  // Granite
-      return GatedFfnBank<W>{tensors_.single<W>(both, 2 * shared_ff, d(), 0, shared_ff),
-                             tensors_.single<W>(both, 2 * shared_ff, d(), shared_ff, shared_ff),
-                             tensors_.single<W>(name + "output_linear.weight", d(), shared_ff, 0, d())};
+      return {tensors_.single<W>(both, 2 * shared_ff, d(), 0, shared_ff),
+              tensors_.single<W>(both, 2 * shared_ff, d(), shared_ff, shared_ff),
+              tensors_.single<W>(name + "output_linear.weight", d(), shared_ff, 0, d())};
     }
-    return GatedFfnBank<W>{tensors_.single<W>(name + "gate_proj.weight", shared_ff, d(), 0, shared_ff),
-                           tensors_.single<W>(name + "up_proj.weight", shared_ff, d(), 0, shared_ff),
-                           tensors_.single<W>(name + "down_proj.weight", d(), shared_ff, 0, d())};
+    return {tensors_.single<W>(name + "gate_proj.weight", shared_ff, d(), 0, shared_ff),
+            tensors_.single<W>(name + "up_proj.weight", shared_ff, d(), 0, shared_ff),
+            tensors_.single<W>(name + "down_proj.weight", d(), shared_ff, 0, d())};
   }
 
   Vector shared_gate() const { return vector_if(shape_.shared_gate, names_.shared_gate, {1, d()}); }
@@ -191,6 +208,7 @@ class LayerLoader {
 
   Index d() const { return shape_.d_model; }
   Index ff() const { return shape_.d_ff; }
+  Index num_outputs() const { return shape_.num_experts + shape_.num_zero_experts; }
 
   bool is_mxfp4() const {
     return names_.layout == ExpertLayout::interleaved &&
@@ -250,6 +268,22 @@ inline void check_block(const Tensors& tensors, const std::string& block, const 
   fail(folder, ": no MoE block \"", block, "\" among ", blocks.size(), "; did you mean \"", *nearest, "\"?");
 }
 
+/// f(weights, config, architecture, shape) of the MoE block below `prefix`.
+template <class F>
+auto with_block(const std::filesystem::path& folder, const std::string& prefix, const F& f) {
+  const Config config = Config::open(folder / "config.json");
+  const Architecture& architecture = architecture_of(config);
+  const MoeShape shape = moe_shape(config);
+  const Tensors tensors = Tensors::open(folder);
+  const std::string block = prefix.substr(0, prefix.size() - (prefix.ends_with('.') ? 1 : 0));
+  check_block(tensors, block, architecture, folder.string());
+  try {
+    return f(WeightTensors(tensors, block, shape.num_experts), config, architecture, shape);
+  } catch (const std::invalid_argument& error) {  // e.g. groups that do not divide the experts
+    fail(config.file(), ": ", error.what());
+  }
+}
+
 }  // namespace detail
 
 /// A layer, and what the files said of it.
@@ -270,19 +304,12 @@ struct LoadedLayer {
 /// @throws Error naming the file, the tensor, and both numbers, if anything is missing or does not fit.
 template <class Scalar = float>
 LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const std::string& prefix) {
-  const Config config = Config::open(folder / "config.json");
-  const Architecture& architecture = architecture_of(config);
-  const MoeShape shape = moe_shape(config);
-  const Tensors tensors = Tensors::open(folder);
-  const std::string block = prefix.substr(0, prefix.size() - (prefix.ends_with('.') ? 1 : 0));
-  detail::check_block(tensors, block, architecture, folder.string());
-  try {
-    const WeightTensors weights(tensors, block, shape.num_experts);
-    const detail::LayerLoader<Scalar> loader(weights, config, architecture, shape);
-    return {loader.load(), shape, std::string(architecture.model_type), loader.dtype()};
-  } catch (const std::invalid_argument& error) {  // e.g. groups that do not divide the experts
-    fail(config.file(), ": ", error.what());
-  }
+  return detail::with_block(folder, prefix,
+                            [](const auto& weights, const auto& config, const auto& architecture,
+                               const MoeShape& shape) -> LoadedLayer<Scalar> {
+                              const detail::LayerLoader<Scalar> loader(weights, config, architecture, shape);
+                              return {loader.load(), shape, std::string(architecture.model_type), loader.dtype()};
+                            });
 }
 
 }  // namespace moe::io

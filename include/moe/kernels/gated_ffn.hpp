@@ -48,19 +48,33 @@ struct Biases {
 
 namespace detail {
 
+/// Keeps a tile of pairs of rows (gate, up), if anyone asks for them.
+template <class S>
+void keep_pairs(const Kept<S>& kept, Index hidden_row, Index num_rows, Index columns, const S* tile, Index width) {
+  if (kept.gate == nullptr) return;
+  for (Index c = 0; c < columns; ++c) {
+    const Kept<S> to = kept.from(c);
+    for (Index r = 0; r < num_rows; r += 2) {
+      to.gate[hidden_row + r / 2] = tile[r * width + c];
+      to.up[hidden_row + r / 2] = tile[(r + 1) * width + c];
+    }
+  }
+}
+
 /// gate_up() for columns in blocks. A tile holds pairs of rows (gate, up), each as wide as the block.
 template <class A, class S, class Act>
 void gate_up_blocks(const WeightMap<typename A::Weight>& w_gate, const WeightMap<typename A::Weight>& w_up,
                     const Biases<S>& bias, Index first, Index last, const TokenBatch<A>& batch, const Act& act,
                     Scratch& scratch) {
   products<A>(rows_of_both(w_gate, w_up, first, last), batch.x, make_room<A>(batch.x.depth, scratch),
-              [&](Index row, Index num_rows, Index column, Index, S* tile, Index width) {
+              [&](Index row, Index num_rows, Index column, Index columns, S* tile, Index width) {
                 const Index hidden_row = first + row / 2;
                 for (Index r = 0; r < num_rows; ++r) {
                   const S* const b = (r & 1) ? bias.up : bias.gate;
                   if (b == nullptr) continue;
                   for (Index c = 0; c < width; ++c) tile[r * width + c] += b[hidden_row + r / 2];
                 }
+                keep_pairs(batch.kept.from(column), hidden_row, num_rows, columns, tile, width);
                 for (Index r = 0; r < num_rows; r += 2) {
                   activate(tile + r * width, tile + (r + 1) * width, tile + r / 2 * width, width, act);
                 }
@@ -99,6 +113,10 @@ MOE_KERNEL void gate_up_columns(const WeightMap<typename A::Weight>& w_gate, con
     multiply(w_gate, bias.gate, gate);
     multiply(w_up, bias.up, up);
     for (Index c = 0; c < batch.count(); ++c) {
+      if (batch.kept.gate) {
+        std::copy_n(gate.data() + c * height, rows, batch.kept.from(c).gate + top);
+        std::copy_n(up.data() + c * height, rows, batch.kept.from(c).up + top);
+      }
       S* const hidden = gate.data() + c * height;
       activate(hidden, up.data() + c * height, hidden, padded, act);
       std::fill(hidden + rows, hidden + padded, S(0));

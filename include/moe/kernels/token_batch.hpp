@@ -12,6 +12,17 @@
 
 namespace moe::kernels {
 
+/// Where the numbers are kept that an activation reads, a token's side by side, for whoever asks for them; null for
+/// nowhere.
+template <class Scalar>
+struct Kept {
+  Scalar* gate = nullptr;
+  Scalar* up = nullptr;
+  Index stride = 0;  // between tokens
+
+  Kept from(Index slot) const { return gate ? Kept{gate + slot * stride, up + slot * stride, stride} : Kept{}; }
+};
+
 /// What an expert reads (x), what it makes of it (hidden), and where its answers are added (y).
 template <class A>
 struct TokenBatch {
@@ -22,6 +33,7 @@ struct TokenBatch {
   Columns<A> hidden;               // depth d_ff, in the same form as x
   const Scalar* weight = nullptr;  // of each token's answer; null where all are 1
   Scalar* const* y = nullptr;      // a column of d_model numbers for each token
+  Kept<Scalar> kept{};             // d_ff numbers of each for each token
 
   Index count() const { return x.count; }
 };
@@ -54,7 +66,7 @@ class TokenBatches {
   using Scalar = typename A::Scalar;
 
   TokenBatches(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y, Index d_ff,
-               Workers& workers)
+               const Kept<Scalar>& kept, Workers& workers)
       : scratch_(workers.shared()) {
     scratch_.reserve(bytes(plan, x.rows(), d_ff));
     batches_ = scratch_.array<TokenBatch<A>>(plan.num_experts());
@@ -72,7 +84,8 @@ class TokenBatches {
                            .x = make_columns<A>(x.rows(), count, blocks, scratch_),
                            .hidden = make_columns<A>(d_ff, count, blocks, scratch_),
                            .weight = plan.weight_on == WeightOn::output ? plan.weight.data() + first : nullptr,
-                           .y = out + first};
+                           .y = out + first,
+                           .kept = kept.from(first)};
     }
     put(in, plan, workers);
   }

@@ -31,6 +31,11 @@ MOE_INLINE Lanes<float> widen(const float16* from) {
 
 namespace moe::kernels {
 
+/// Quick for a few; where many are widened, Exact<bfloat16> is quicker by taking two registers out of one.
+MOE_INLINE Lanes<float> widen(const bfloat16* from) {
+  return as_floats(__builtin_convertvector(load_as<IntLanes<std::uint16_t>>(from), Pairs) << 16);
+}
+
 MOE_INLINE Lanes<float> widen(const float* from) { return load_as<Lanes<float>>(from); }
 MOE_INLINE Lanes<double> widen(const double* from) { return load_as<Lanes<double>>(from); }
 

@@ -116,6 +116,7 @@ class ExpertChoice {
   Index d_model() const { return weight_.cols(); }
   Index num_experts() const { return weight_.rows(); }
   const Weight<Scalar>& weight() const { return weight_; }
+  Eigen::Map<Weight<Scalar>> weight() { return {weight_.data(), weight_.rows(), weight_.cols()}; }  // to write
   const ExpertChoiceOptions& options() const { return options_; }
 
   /// Reads SideInputs::sequence_length.
@@ -123,6 +124,11 @@ class ExpertChoice {
   void route(const Tokens<Scalar>& tokens, Routing<Scalar>& routing, Workers& workers) const {
     const auto logits = linear_logits(weight_, Vector(), tokens.x, routing, workers);
     let_experts_choose<Scalar>(logits, tokens.side.sequence_length, options_, routing, workers);
+  }
+
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    visit("weight", weight_);
   }
 
  private:

@@ -39,9 +39,21 @@ class LinearTopK {
   const Weight<Scalar>& weight() const { return weight_; }
   const Vector& bias() const { return bias_; }
   const Vector& selection_bias() const { return choice_.selection_bias(); }
+  const TopKChoice<Scalar>& choice() const { return choice_; }
+
+  /// To write.
+  Eigen::Map<Weight<Scalar>> weight() { return {weight_.data(), weight_.rows(), weight_.cols()}; }
+  Eigen::Map<Vector> bias() { return {bias_.data(), bias_.size()}; }
 
   void route(const ConstMatrixRef<Scalar>& x, Routing<Scalar>& routing, Workers& workers) const {
     choice_.route(linear_logits(weight_, bias_, x, routing, workers), routing, workers);
+  }
+
+  /// The selection bias is not learnt by gradients.
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    visit("weight", weight_);
+    visit("bias", bias_);
   }
 
  private:

@@ -125,8 +125,9 @@ class Sinkhorn {
   Index num_experts() const { return weight_.rows(); }
   Index top_k() const { return options_.top_k; }
   const Weight<Scalar>& weight() const { return weight_; }
+  Eigen::Map<Weight<Scalar>> weight() { return {weight_.data(), weight_.rows(), weight_.cols()}; }  // to write
   const SinkhornOptions& options() const { return options_; }
-  const TopKOptions& choice() const { return choice_.options(); }  // with the score that was left open
+  const TopKChoice<Scalar>& choice() const { return choice_; }  // with the score that was left open
 
   void route(const ConstMatrixRef<Scalar>& x, Routing<Scalar>& routing, Workers& workers) const {
     route_logits(linear_logits(weight_, Vector(), x, routing, workers), routing, workers);
@@ -148,6 +149,11 @@ class Sinkhorn {
       }
     });
     choice_.weigh(logits, routing, workers, [&](Index t) { return expert + t * top_k(); });
+  }
+
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    visit("weight", weight_);
   }
 
  private:

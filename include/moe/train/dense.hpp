@@ -1,0 +1,56 @@
+/// @file  Gradients of the dense equivalents.
+#pragma once
+
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "moe/check.hpp"
+#include "moe/dense.hpp"
+#include "moe/dispatch.hpp"
+#include "moe/executors/serial.hpp"
+#include "moe/types.hpp"
+#include "moe/workers.hpp"
+#include "moe/workspace.hpp"
+
+namespace moe {
+
+/// What backward() needs of the forward() before.
+template <class Scalar, class ExpertsTape>
+struct DenseLayerTape {
+  Workspace<Scalar> ws;
+  ExpertsTape expert;
+  std::vector<Scalar> d_weight;  // of no use: every answer counts for 1
+
+  Workspace<Scalar>& workspace() { return ws; }
+  Eigen::Map<Matrix<Scalar>> logit_gradient() { return {nullptr, 0, 0}; }
+};
+
+template <class G>
+auto tape_of(const DenseLayer<G>& layer) {
+  return DenseLayerTape<typename G::Scalar, decltype(tape_of(layer.expert()))>{};
+}
+
+/// As forward() of a MoeLayer: train/moe_layer.hpp.
+template <class G, class Tape, class Scalar = typename G::Scalar>
+void forward(const DenseLayer<G>& layer, const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Tape& tape,
+             ExecutorRef executor = Serial{}) {
+  require_columns(x, y, layer.d_model(), "forward");
+  Workers workers(executor, tape.ws.scratch, tape.ws.numerics);
+  y.setZero();
+  apply(layer.expert(), x, plan_all_to(0, x.cols(), 1, tape.ws.plan), y, tape.expert, workers);
+}
+
+/// As backward() of a MoeLayer.
+template <class G, class Tape, class GradientLayer, class Scalar = typename G::Scalar>
+void backward(const DenseLayer<G>& layer, const ConstMatrixRef<Scalar>& x, const ConstMatrixRef<Scalar>& d_y,
+              Tape& tape, MatrixRef<Scalar> d_x, GradientLayer& gradient, ExecutorRef executor = Serial{}) {
+  require_columns(x, d_x, layer.d_model(), "backward: d_x beside x");
+  require_columns(d_y, d_x, layer.d_model(), "backward: d_x beside d_y");
+  Workers workers(executor, tape.ws.scratch, tape.ws.numerics);
+  tape.d_weight.assign(std::size_t(x.cols()), Scalar(0));
+  backward(layer.expert(), x, tape.ws.plan.view(), d_y, std::as_const(tape.expert), std::span(tape.d_weight), d_x,
+           gradient.expert(), workers);
+}
+
+}  // namespace moe

@@ -1,0 +1,90 @@
+/// @file  Gradients of a list of experts, from the backward() of each.
+#pragma once
+
+#include <concepts>
+#include <span>
+#include <vector>
+
+#include "moe/concepts.hpp"
+#include "moe/dispatch.hpp"
+#include "moe/experts/expert_list.hpp"
+#include "moe/parameters.hpp"
+#include "moe/types.hpp"
+#include "moe/workers.hpp"
+
+namespace moe {
+
+/// An expert that learns: two functions beside it.
+///   backward()          from x and ∂L/∂y (d_model × n) of one call of forward(): writes ∂L/∂x, and adds ∂L/∂ each
+///                       parameter to `gradient`, an expert of the same shape that holds gradients
+///   visit_parameters()  visit("name", its matrix) for each
+/// backward() is called with other tokens than before; what it needs of forward() it computes again.
+template <class E>
+concept TrainableExpert = Expert<E> && std::copyable<E> &&
+    requires(const E& expert, const ConstMatrixRef<typename E::Scalar>& x,
+             const ConstMatrixRef<typename E::Scalar>& d_y, MatrixRef<typename E::Scalar> d_x, E& gradient,
+             Scratch& scratch, ParameterVisitor<typename E::Scalar>& visit) {
+  { backward(expert, x, d_y, d_x, gradient, scratch) } -> std::same_as<void>;
+  { visit_parameters(gradient, visit) } -> std::same_as<void>;
+};
+
+/// What a forward pass of a list keeps for its backward pass.
+template <class Scalar>
+struct ExpertListTape {
+  std::vector<Scalar> answers;  // (d_model × num_slots), not weighted
+};
+
+template <class E>
+ExpertListTape<typename E::Scalar> tape_of(const ExpertList<E>&) {
+  return {};
+}
+
+/// As list.apply(), and keeps in `tape` what backward() needs.
+template <class E, class Scalar = typename E::Scalar>
+void apply(const ExpertList<E>& list, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
+           MatrixRef<Scalar> y, ExpertListTape<Scalar>& tape, Workers& workers) {
+  tape.answers.resize(std::size_t(list.d_model() * plan.num_slots()));
+  list.apply(x, plan, y, Eigen::Map<Matrix<Scalar>>(tape.answers.data(), list.d_model(), plan.num_slots()), workers);
+}
+
+/// As backward() of a bank: experts/gated_ffn_bank.hpp.
+template <TrainableExpert E, class Scalar = typename E::Scalar>
+void backward(const ExpertList<E>& list, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
+              const ConstMatrixRef<Scalar>& d_y, const ExpertListTape<Scalar>& tape, std::span<Scalar> d_weight,
+              MatrixRef<Scalar> d_x, ExpertList<E>& gradient, Workers& workers) {
+  const bool on_input = plan.weight_on == WeightOn::input;
+  const Index d = list.d_model(), slots = plan.num_slots();
+  const Eigen::Map<const Matrix<Scalar>> answers(tape.answers.data(), d, slots);
+  auto in = workers.shared().template matrix<Scalar>(d, slots);
+  auto d_in = workers.shared().template matrix<Scalar>(d, slots);
+  auto d_out = workers.shared().template matrix<Scalar>(d, slots);
+
+  workers.for_each(list.num_experts(), [&](Index e, Scratch& scratch) {
+    const Index first = plan.first(e), count = plan.count(e);
+    if (count == 0) return;
+    for (Index s = first; s < first + count; ++s) {
+      const auto slot = std::size_t(s);
+      const auto weight = plan.weight[slot];
+      const auto d_answer = d_y.col(plan.token[slot]);
+      if (!on_input) d_weight[std::size_t(plan.route[slot])] += answers.col(s).dot(d_answer);
+      in.col(s) = x.col(plan.token[slot]) * (on_input ? weight : Scalar(1));
+      d_out.col(s) = d_answer * (on_input ? Scalar(1) : weight);
+    }
+    backward(list[e], in.middleCols(first, count), d_out.middleCols(first, count), d_in.middleCols(first, count),
+             gradient[e], scratch);
+    if (!on_input) return;
+    for (Index s = first; s < first + count; ++s) {
+      const auto slot = std::size_t(s);
+      d_weight[std::size_t(plan.route[slot])] += d_in.col(s).dot(x.col(plan.token[slot]));
+      d_in.col(s) *= plan.weight[slot];
+    }
+  });
+
+  workers.for_each_band(d, Scratch::alignment / sizeof(Scalar), [&](Index first, Index last, Scratch&) {
+    for (Index s = 0; s < slots; ++s) {
+      d_x.col(plan.token[std::size_t(s)]).segment(first, last - first) += d_in.col(s).segment(first, last - first);
+    }
+  });
+}
+
+}  // namespace moe

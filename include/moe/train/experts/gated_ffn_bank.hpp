@@ -1,0 +1,240 @@
+/// @file  Gradients of a bank of gated FFN experts.
+#pragma once
+
+#include <algorithm>
+#include <span>
+#include <vector>
+
+#include "moe/dispatch.hpp"
+#include "moe/experts/gated_ffn_bank.hpp"
+#include "moe/kernels/lanes.hpp"
+#include "moe/parameters.hpp"
+#include "moe/train/activation.hpp"
+#include "moe/train/kernels/add_product.hpp"
+#include "moe/types.hpp"
+#include "moe/workers.hpp"
+
+namespace moe {
+
+/// What a forward pass of a bank keeps for its backward pass: what its activations read.
+template <class Scalar>
+struct GatedFfnBankTape {
+  std::vector<Scalar> gate, up;  // a slot after the other
+
+  /// Numbers between slots: whole registers and cache lines, never a multiple of 4 KB, where slots would collide in L1.
+  static Index stride(Index rows) { return kernels::round_up(rows, 16) + 16; }
+};
+
+template <class W, class Act>
+GatedFfnBankTape<ActivationScalar<W>> tape_of(const GatedFfnBank<W, Act>&) {
+  return {};
+}
+
+/// As bank.apply(), and keeps in `tape` what backward() needs.
+template <class W, class Act, class Scalar = ActivationScalar<W>>
+void apply(const GatedFfnBank<W, Act>& bank, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
+           MatrixRef<Scalar> y, GatedFfnBankTape<Scalar>& tape, Workers& workers) {
+  const Index stride = tape.stride(bank.d_ff());
+  tape.gate.resize(std::size_t(stride * plan.num_slots()));
+  tape.up.resize(std::size_t(stride * plan.num_slots()));
+  bank.apply(x, plan, y, workers, {tape.gate.data(), tape.up.data(), stride});
+}
+
+namespace detail {
+
+/// One backward pass of a bank. For each slot, with x what its expert has read, g = ∂L/∂(expert's answer) and
+/// h = act(a, b) of a = W_gate·x + b_gate, b = W_up·x + b_up:
+///
+///   ∂L/∂W_down += w g hᵀ      ∂L/∂h = W_downᵀ g       ∂L/∂w = h·∂L/∂h + g·b_down
+///   ∂L/∂W_gate += ∂L/∂a xᵀ    ∂L/∂a = w ∂L/∂h ⊙ ∂act/∂a, and alike for up
+///   ∂L/∂x = W_gateᵀ ∂L/∂a + W_upᵀ ∂L/∂b
+///
+/// where w is the slot's weight, if it weighs the answer. If it weighs what is read, x is w times a token's, and w = 1.
+template <class W, class Act>
+class BankBackward {
+  using Scalar = ActivationScalar<W>;
+  static constexpr Index chunk = 64;
+  using Chunk = Eigen::Array<Scalar, Eigen::Dynamic, 1, Eigen::ColMajor, chunk, 1>;  // on the stack
+  using Slots = Eigen::Map<Matrix<Scalar>, Eigen::Aligned64, Eigen::OuterStride<>>;
+  using Kept = Eigen::Map<const Matrix<Scalar>, Eigen::Unaligned, Eigen::OuterStride<>>;
+
+ public:
+  BankBackward(const GatedFfnBank<W, Act>& bank, const DispatchPlan<Scalar>& plan, const GatedFfnBankTape<Scalar>& tape,
+               Workers& workers)
+      : bank_(bank),
+        plan_(plan),
+        workers_(workers),
+        gate_(kept(tape.gate)),
+        up_(kept(tape.up)),
+        in_(slots(bank.d_model())),
+        d_in_(slots(bank.d_model())),
+        d_out_(slots(bank.d_model())),
+        hidden_(slots(bank.d_ff())),
+        d_gate_(slots(bank.d_ff())),
+        d_up_(slots(bank.d_ff())) {}
+
+  void run(const ConstMatrixRef<Scalar>& x, const ConstMatrixRef<Scalar>& d_y, std::span<Scalar> d_weight,
+           MatrixRef<Scalar> d_x, GatedFfnBank<Scalar, Act>& gradient) {
+    if (plan_.num_slots() == 0) return;
+    gather(x, d_y);
+    through_down();
+    through_activation(d_weight);
+    add_gradients(gradient);
+    through_gate_and_up();
+    add_to_tokens(x, d_weight, d_x);
+  }
+
+ private:
+  bool on_input() const { return plan_.weight_on == WeightOn::input; }
+  Scalar weight(Index slot) const { return plan_.weight[std::size_t(slot)]; }
+
+  Slots slots(Index rows) {
+    const Index stride = GatedFfnBankTape<Scalar>::stride(rows);
+    return {workers_.shared().template array<Scalar>(stride * plan_.num_slots()), rows, plan_.num_slots(),
+            Eigen::OuterStride<>(stride)};
+  }
+  Kept kept(const std::vector<Scalar>& numbers) const {
+    return {numbers.data(), bank_.d_ff(), plan_.num_slots(),
+            Eigen::OuterStride<>(GatedFfnBankTape<Scalar>::stride(bank_.d_ff()))};
+  }
+
+  template <class F>
+  void for_each_slot(const F& f) {
+    workers_.for_each_band(plan_.num_slots(), 1, [&](Index first, Index last, Scratch&) {
+      for (Index s = first; s < last; ++s) f(s, plan_.token[std::size_t(s)]);
+    });
+  }
+
+  /// f(expert, its first slot, how many) for those with tokens.
+  template <class F>
+  void for_each_expert(const F& f) const {
+    for (Index e = 0; e < plan_.num_experts(); ++e) {
+      if (plan_.count(e) > 0) f(e, plan_.first(e), plan_.count(e));
+    }
+  }
+
+  void gather(const ConstMatrixRef<Scalar>& x, const ConstMatrixRef<Scalar>& d_y) {
+    for_each_slot([&](Index s, Index token) {
+      in_.col(s) = x.col(token) * (on_input() ? weight(s) : Scalar(1));
+      d_out_.col(s) = d_y.col(token);
+    });
+  }
+
+  /// f(expert, its first slot, how many, first row, rows, room) for a band of rows of each expert's matrices.
+  template <class F>
+  void for_each_band(Index rows, const F& f) {
+    workers_.for_each_band(rows, 2 * kernels::lanes<Scalar>, [&](Index first, Index last, Scratch& scratch) {
+      Scalar* const room = kernels::make_product_room<Scalar>(scratch);
+      for_each_expert([&](Index e, Index slot, Index count) { f(e, slot, count, first, last - first, room); });
+    });
+  }
+
+  /// d_gate_ = W_downᵀ·g, for now: ∂L/∂h where w = 1.
+  void through_down() {
+    for_each_band(bank_.d_ff(), [&](Index e, Index slot, Index count, Index first, Index rows, Scalar* room) {
+      auto d_hidden = d_gate_.block(first, slot, rows, count);
+      d_hidden.setZero();
+      kernels::add_transposed<W, Scalar>(kernels::columns_of_weight(bank_.w_down()[e], first, first + rows),
+                                         d_out_.middleCols(slot, count), d_hidden, room);
+    });
+  }
+
+  /// From here on, g is weighted, and hidden_ is h.
+  void through_activation(std::span<Scalar> d_weight) {
+    for_each_slot([&](Index s, Index) {
+      const Scalar w = on_input() ? Scalar(1) : weight(s);
+      Scalar d_w = 0;
+      for (Index i = 0; i < bank_.d_ff(); i += chunk) {
+        const auto part = [&](auto& all) { return all.col(s).segment(i, std::min(chunk, bank_.d_ff() - i)).array(); };
+        const Chunk a = part(gate_), b = part(up_), d_h = part(d_gate_), h = bank_.activation()(a, b);
+        Chunk by_gate, by_up;
+        slopes(bank_.activation(), a, b, by_gate, by_up);
+        d_w += (h * d_h).sum();
+        part(hidden_) = h;
+        part(d_gate_) = w * d_h * by_gate;
+        part(d_up_) = w * d_h * by_up;
+      }
+      if (on_input()) return;
+      const Matrix<Scalar>& bias = bank_.biases().down;
+      if (bias.size() > 0) d_w += bias.col(expert_of(s)).dot(d_out_.col(s));
+      d_weight[std::size_t(plan_.route[std::size_t(s)])] += d_w;
+      d_out_.col(s) *= w;
+    });
+  }
+
+  Index expert_of(Index slot) const {
+    return std::upper_bound(plan_.offset.begin(), plan_.offset.end(), slot) - plan_.offset.begin() - 1;
+  }
+
+  void add_gradients(GatedFfnBank<Scalar, Act>& gradient) {
+    for_each_band(bank_.d_ff(), [&](Index e, Index slot, Index count, Index first, Index rows, Scalar* room) {
+      const auto x = in_.middleCols(slot, count);
+      const auto to = gradient[e];
+      const auto add = [&](const Slots& d, Eigen::Map<Weight<Scalar>> d_w, auto d_b) {
+        const auto d_rows = d.block(first, slot, rows, count);
+        kernels::add_outer<Scalar>(d_rows, x, d_w.middleRows(first, rows), room);
+        if (d_b.size() > 0) kernels::add_columns(d_rows, d_b.segment(first, rows));
+      };
+      add(d_gate_, to.w_gate, to.b_gate);
+      add(d_up_, to.w_up, to.b_up);
+    });
+    for_each_band(bank_.d_model(), [&](Index e, Index slot, Index count, Index first, Index rows, Scalar* room) {
+      const auto d_rows = d_out_.block(first, slot, rows, count);
+      auto to = gradient[e];
+      kernels::add_outer<Scalar>(d_rows, hidden_.middleCols(slot, count), to.w_down.middleRows(first, rows), room);
+      if (to.b_down.size() > 0) kernels::add_columns(d_rows, to.b_down.segment(first, rows));
+    });
+  }
+
+  void through_gate_and_up() {
+    for_each_band(bank_.d_model(), [&](Index e, Index slot, Index count, Index first, Index rows, Scalar* room) {
+      auto d_x = d_in_.block(first, slot, rows, count);
+      d_x.setZero();
+      const auto add = [&](const WeightMap<W>& w, const Slots& d) {
+        kernels::add_transposed<W, Scalar>(kernels::columns_of_weight(w, first, first + rows),
+                                           d.middleCols(slot, count), d_x, room);
+      };
+      add(bank_.w_gate()[e], d_gate_);
+      add(bank_.w_up()[e], d_up_);
+    });
+  }
+
+  void add_to_tokens(const ConstMatrixRef<Scalar>& x, std::span<Scalar> d_weight, MatrixRef<Scalar> d_x) {
+    if (on_input()) {
+      for_each_slot([&](Index s, Index token) {
+        d_weight[std::size_t(plan_.route[std::size_t(s)])] += x.col(token).dot(d_in_.col(s));
+        d_in_.col(s) *= weight(s);
+      });
+    }
+    workers_.for_each_band(bank_.d_model(), Scratch::alignment / sizeof(Scalar),
+                           [&](Index first, Index last, Scratch&) {
+                             for (Index s = 0; s < plan_.num_slots(); ++s) {
+                               d_x.col(plan_.token[std::size_t(s)]).segment(first, last - first) +=
+                                   d_in_.col(s).segment(first, last - first);
+                             }
+                           });
+  }
+
+  const GatedFfnBank<W, Act>& bank_;
+  const DispatchPlan<Scalar>& plan_;
+  Workers& workers_;
+  Kept gate_, up_;
+  Slots in_, d_in_, d_out_, hidden_, d_gate_, d_up_;
+};
+
+}  // namespace detail
+
+/// Gradients of L through y.col(t) += weight · expert(x.col(t)), for the x and the plan of the apply() that wrote the
+/// tape. Experts without a slot cost nothing, and their gradients stay as they are.
+/// @param d_y       (d_model × n_tokens) ∂L/∂y
+/// @param d_weight  ∂L/∂weight of each route; added to
+/// @param d_x       (d_model × n_tokens) ∂L/∂x; added to
+/// @param gradient  ∂L/∂ each parameter; added to
+template <class W, class Act, class Scalar = ActivationScalar<W>>
+void backward(const GatedFfnBank<W, Act>& bank, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
+              const ConstMatrixRef<Scalar>& d_y, const GatedFfnBankTape<Scalar>& tape, std::span<Scalar> d_weight,
+              MatrixRef<Scalar> d_x, GatedFfnBank<Scalar, Act>& gradient, Workers& workers) {
+  detail::BankBackward<W, Act>(bank, plan, tape, workers).run(x, d_y, d_weight, d_x, gradient);
+}
+
+}  // namespace moe

@@ -1,0 +1,66 @@
+/// @file  From a model's files to a layer that learns.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <variant>
+
+#include "moe/capacity.hpp"
+#include "moe/experts/expert_list.hpp"
+#include "moe/experts/gated_ffn_bank.hpp"
+#include "moe/io/checkpoint.hpp"
+#include "moe/io/error.hpp"
+#include "moe/moe_layer.hpp"
+#include "moe/shared.hpp"
+#include "moe/train.hpp"
+#include "moe/types.hpp"
+
+namespace moe::io {
+
+namespace detail {
+
+template <class Scalar>
+class TrainableLayerLoader : LayerLoader<Scalar> {
+  using Base = LayerLoader<Scalar>;
+
+ public:
+  using Base::Base;
+
+  TrainableLayer<Scalar> load() const {
+    const auto& names = Base::names_;
+    if (!std::holds_alternative<TopKOptions>(Base::shape_.router) || Base::shape_.num_zero_experts > 0 ||
+        names.output_scale != nullptr || !names.output_bias.empty()) {
+      fail(Base::config_.file(), ": layers of ", names.model_type, " cannot be trained yet");
+    }
+    if (names.layout == ExpertLayout::plain) {
+      auto experts = ExpertList(Base::template plain<Scalar>());
+      if (names.capacity == nullptr) return with(std::move(experts));
+      return TrainableLayer<Scalar>(
+          MoeLayer(WithCapacity(Base::top_k(), names.capacity(Base::config_)), std::move(experts)));
+    }
+    if (names.layout == ExpertLayout::interleaved) return with(owned(Base::template interleaved<Scalar>()));
+    return with(owned(Base::template gated<Scalar>()));
+  }
+
+ private:
+  template <class G>
+  TrainableLayer<Scalar> with(G experts) const {
+    MoeLayer layer(Base::top_k(), std::move(experts));
+    if (Base::shape_.d_ff_shared == 0) return TrainableLayer<Scalar>(std::move(layer));
+    return TrainableLayer<Scalar>(
+        WithSharedExpert(std::move(layer), owned(Base::template shared<Scalar>()), Base::shared_gate().transpose()));
+  }
+};
+
+}  // namespace detail
+
+/// As load_layer(), with a copy of all weights, to write. They must be stored in Scalar.
+/// @throws Error as load_layer(), and for models whose routers or outputs have no gradients here yet.
+template <class Scalar = float>
+TrainableLayer<Scalar> load_trainable_layer(const std::filesystem::path& folder, const std::string& prefix) {
+  return detail::with_block(folder, prefix,
+                            [](const auto&... block) { return detail::TrainableLayerLoader<Scalar>(block...).load(); });
+}
+
+}  // namespace moe::io

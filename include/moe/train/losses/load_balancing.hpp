@@ -1,0 +1,42 @@
+/// @file  Gradient of the load balancing loss.
+#pragma once
+
+#include <cstddef>
+
+#include "moe/check.hpp"
+#include "moe/losses/load_balancing.hpp"
+#include "moe/routers/scores.hpp"
+#include "moe/routing.hpp"
+#include "moe/scratch.hpp"
+#include "moe/train/routers/scores.hpp"
+#include "moe/types.hpp"
+
+namespace moe {
+
+/// Adds coefficient · ∂load_balancing_loss(shares)/∂logits, where counts are constants. Shares may be those of more
+/// tokens than these, such as of several micro-batches: each adds its part.
+/// @param shares    of measure_shares() with the same options
+/// @param d_logits  (num_experts × n_tokens), as of MoeLayerTape::logit_gradient()
+/// @throws std::invalid_argument if the shares and the logits differ in shape.
+template <class Scalar>
+void add_load_balancing_gradient(const Routing<Scalar>& routing, const LoadBalancingOptions& options,
+                                 const ExpertShares& shares, double coefficient, MatrixRef<Scalar> d_logits) {
+  const Index experts = d_logits.rows(), tokens = d_logits.cols();
+  require_equal(shares.num_experts(), experts, "add_load_balancing_gradient: shares.num_experts()");
+  require_equal(shares.num_sequences(), detail::count_sequences(tokens, options),
+                "add_load_balancing_gradient: shares.num_sequences()");
+  require_equal(std::ssize(routing.logits), experts * tokens, "add_load_balancing_gradient: routing.logits.size()");
+  const auto logits = logits_of(routing, experts, tokens);
+  Eigen::VectorXd l(experts), p(experts), d(experts);
+  for (Index t = 0; t < tokens; ++t) {
+    if (is_masked(options.mask, t)) continue;
+    const Index sequence = detail::sequence_of(t, options);
+    l = logits.col(t).template cast<double>();
+    probabilities(options.score, l, p);
+    d = coefficient * load_balancing_slope(shares, sequence) * shares.routes.col(sequence).matrix();
+    probabilities_backward(options.score, l, p, d);
+    d_logits.col(t) += d.cast<Scalar>();
+  }
+}
+
+}  // namespace moe

@@ -1,0 +1,73 @@
+/// @file  AdamW: Adam with decay that is not mixed into the gradient.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "moe/check.hpp"
+#include "moe/parameters.hpp"
+#include "moe/train/optimisers/require_alike.hpp"
+#include "moe/types.hpp"
+
+namespace moe {
+
+struct AdamWOptions {
+  double learning_rate = 1e-3;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double epsilon = 1e-8;
+  double weight_decay = 0.01;
+};
+
+/// m ← β₁m + (1 − β₁)g,  v ← β₂v + (1 − β₂)g²,
+/// p ← p − η·(λp + m̂ / (√v̂ + ε)),  m̂ = m / (1 − β₁ᵗ),  v̂ = v / (1 − β₂ᵗ).
+/// Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization", arXiv:1711.05101, algorithm 2.
+template <class Scalar_>
+class AdamW {
+ public:
+  using Scalar = Scalar_;
+  using Array = Eigen::Array<Scalar, Eigen::Dynamic, 1>;
+
+  /// @param parameters  what is to learn; they stay where they are as long as this lives
+  explicit AdamW(std::vector<Parameter<Scalar>> parameters, const AdamWOptions& options = {})
+      : parameters_(std::move(parameters)), options_(options) {
+    for (const auto& parameter : parameters_) {
+      mean_.push_back(Array::Zero(parameter.size()));
+      square_.push_back(Array::Zero(parameter.size()));
+    }
+  }
+
+  AdamWOptions& options() { return options_; }
+  Index steps() const { return steps_; }
+
+  /// @param gradients  of the parameters, in the same order
+  /// @throws std::invalid_argument naming the parameter if names or shapes differ, or a gradient is not finite; then
+  /// nothing has been written.
+  void step(const std::vector<Parameter<Scalar>>& gradients) {
+    require_alike(parameters_, gradients);
+    require_finite(gradients);
+    ++steps_;
+    const auto b1 = Scalar(options_.beta1), b2 = Scalar(options_.beta2);
+    const auto rate = Scalar(options_.learning_rate / (1 - std::pow(options_.beta1, double(steps_))));
+    const auto unbias = Scalar(1 / (1 - std::pow(options_.beta2, double(steps_))));
+    const auto kept = Scalar(1 - options_.learning_rate * options_.weight_decay);
+    for (std::size_t p = 0; p < parameters_.size(); ++p) {
+      const auto g = gradients[p].array();
+      auto value = parameters_[p].array();
+      mean_[p] = b1 * mean_[p] + (1 - b1) * g;
+      square_[p] = b2 * square_[p] + (1 - b2) * g.square();
+      value = kept * value - rate * mean_[p] / ((unbias * square_[p]).sqrt() + Scalar(options_.epsilon));
+    }
+  }
+
+ private:
+  std::vector<Parameter<Scalar>> parameters_;
+  AdamWOptions options_;
+  std::vector<Array> mean_, square_;
+  Index steps_ = 0;
+};
+
+}  // namespace moe

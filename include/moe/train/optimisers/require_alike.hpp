@@ -1,0 +1,37 @@
+/// @file  What an optimiser checks before it writes.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "moe/check.hpp"
+#include "moe/parameters.hpp"
+
+namespace moe {
+
+/// @throws std::invalid_argument naming the first parameter whose gradient has another name or shape, and both shapes.
+template <class Scalar>
+void require_alike(const std::vector<Parameter<Scalar>>& parameters, const std::vector<Parameter<Scalar>>& gradients) {
+  const auto shape = [](const Parameter<Scalar>& p) {
+    return p.name + " (" + std::to_string(p.rows) + " × " + std::to_string(p.cols) + ")";
+  };
+  for (std::size_t p = 0; p < parameters.size() && p < gradients.size(); ++p) {
+    const auto &its = parameters[p], &gradient = gradients[p];
+    if (its.name == gradient.name && its.rows == gradient.rows && its.cols == gradient.cols) continue;
+    require(false,
+            "optimiser: gradient " + std::to_string(p) + " is of " + shape(gradient) + ", expected " + shape(its));
+  }
+  require_equal(static_cast<long long>(gradients.size()), static_cast<long long>(parameters.size()),
+                "optimiser: gradients.size()");
+}
+
+/// @throws std::invalid_argument naming the first parameter whose gradient holds a NaN or an infinity.
+template <class Scalar>
+void require_finite(const std::vector<Parameter<Scalar>>& gradients) {
+  for (const auto& gradient : gradients) {
+    require(gradient.array().allFinite(), "optimiser: the gradient of " + gradient.name + " is not finite");
+  }
+}
+
+}  // namespace moe

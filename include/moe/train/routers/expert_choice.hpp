@@ -1,0 +1,27 @@
+/// @file  Gradients of the router whose experts choose their tokens.
+#pragma once
+
+#include <span>
+#include <type_traits>
+
+#include "moe/routers/expert_choice.hpp"
+#include "moe/routing.hpp"
+#include "moe/tokens.hpp"
+#include "moe/train/routers/logits.hpp"
+#include "moe/train/routers/scores.hpp"
+#include "moe/types.hpp"
+#include "moe/workers.hpp"
+
+namespace moe {
+
+/// As backward() of LinearTopK.
+template <class Scalar>
+void backward(const ExpertChoice<Scalar>& router, const Tokens<Scalar>& tokens, const Routing<Scalar>& routing,
+              std::span<const std::type_identity_t<Scalar>> d_weight, MatrixRef<Scalar> d_logits, MatrixRef<Scalar> d_x,
+              ExpertChoice<Scalar>& gradient, Workers& workers) {
+  scores_of_routes_backward<Scalar>(Score::softmax, logits_of(routing, router.num_experts(), tokens.count()), routing,
+                                    d_weight, d_logits, workers.shared());
+  linear_backward<Scalar>(router.weight(), tokens.x, d_logits, d_x, gradient.weight(), {nullptr, 0}, workers);
+}
+
+}  // namespace moe

@@ -1,0 +1,89 @@
+/// @file  Gradients from the weights of chosen experts back to logits.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <span>
+
+#include "moe/routers/scores.hpp"
+#include "moe/routers/top_k.hpp"
+#include "moe/routing.hpp"
+#include "moe/scratch.hpp"
+#include "moe/train/routers/scores.hpp"
+#include "moe/types.hpp"
+#include "moe/workers.hpp"
+
+namespace moe {
+
+/// Through w = s / D, D = max(‖s‖ + epsilon, floor):  ds = dw/D − (Σ dw·s)/D² · (s/‖s‖)^(p−1), whose second part is
+/// missing where the floor holds. ds may be dw.
+template <class Scores, class Gradient, class Scalar = typename Scores::Scalar>
+void renormalize_backward(const Scores& s, Scalar p, Scalar epsilon, Scalar floor, const Gradient& dw, Gradient& ds) {
+  const Scalar norm = p == 1 ? s.sum() : p == 2 ? s.norm() : std::pow(s.array().pow(p).sum(), 1 / p);
+  const bool at_floor = norm + epsilon < floor;
+  const Scalar divisor = at_floor ? floor : norm + epsilon;
+  if (divisor == 0) {
+    ds = dw;
+  } else if (at_floor || norm == 0) {
+    ds = dw / divisor;
+  } else {
+    const Scalar along = dw.dot(s) / (divisor * divisor);
+    ds = dw / divisor;
+    if (p == 1) {
+      ds.array() -= along;
+    } else {
+      ds.array() -= along * (s.array() / norm).pow(p - 1);
+    }
+  }
+}
+
+/// Through scores s of all logits, where only those of `chosen` experts count: adds to d_logits.
+template <class Logits, class Scores, class Scalar = typename Scores::Scalar>
+void score_backward(Score score, const Logits& logits, const Scores& s, std::span<const Index> chosen,
+                    const Scalar* d_score, Scalar* d_logits) {
+  if (score != Score::softmax) {
+    for (std::size_t k = 0; k < chosen.size(); ++k) {
+      d_logits[chosen[k]] += score_slope(score, logits(chosen[k]), s(chosen[k])) * d_score[k];
+    }
+    return;
+  }
+  Scalar mean = 0;  // dl = s ⊙ (ds − Σ s·ds)
+  for (std::size_t k = 0; k < chosen.size(); ++k) mean += s(chosen[k]) * d_score[k];
+  for (Index e = 0; e < s.size(); ++e) d_logits[e] -= s(e) * mean;
+  for (std::size_t k = 0; k < chosen.size(); ++k) d_logits[chosen[k]] += s(chosen[k]) * d_score[k];
+}
+
+/// The choice is constant; its weights are differentiated.
+/// @param logits    (num_experts × n_tokens), as choice.route() had them
+/// @param d_weight  ∂L/∂weight of each route
+/// @param d_logits  (num_experts × n_tokens), added to
+template <class Scalar>
+void backward(const TopKChoice<Scalar>& choice, const ConstMatrixRef<Scalar>& logits, const Routing<Scalar>& routing,
+              std::span<const Scalar> d_weight, MatrixRef<Scalar> d_logits, Workers& workers) {
+  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
+  const TopKOptions& options = choice.options();
+  const Index top_k = options.top_k;
+  workers.for_each_band(logits.cols(), 16, [&](Index first, Index last, Scratch& scratch) {
+    Eigen::Map<Vector> all(scratch.array<Scalar>(logits.rows()), logits.rows());
+    Eigen::Map<Vector> s(scratch.array<Scalar>(top_k), top_k), d(scratch.array<Scalar>(top_k), top_k);
+    for (Index t = first; t < last; ++t) {
+      const auto route = std::size_t(t * top_k);
+      const std::span<const Index> chosen(&routing.expert[route], std::size_t(top_k));
+      score_logits(options.score, logits.col(t), all);
+      for (Index k = 0; k < top_k; ++k) s(k) = all(chosen[std::size_t(k)]);
+      d = Eigen::Map<const Vector>(&d_weight[route], top_k) * Scalar(options.scale);
+      if (options.score == Score::softmax_of_chosen) softmax(s, s);
+      if (options.renormalize) {
+        renormalize_backward(s, Scalar(options.norm), Scalar(options.epsilon), Scalar(options.floor), d, d);
+      }
+      if (options.score == Score::softmax_of_chosen) {
+        const Scalar mean = s.dot(d);
+        for (Index k = 0; k < top_k; ++k) d_logits(chosen[std::size_t(k)], t) += s(k) * (d(k) - mean);
+      } else {
+        score_backward(options.score, logits.col(t), all, chosen, d.data(), &d_logits(0, t));
+      }
+    }
+  });
+}
+
+}  // namespace moe

@@ -1,0 +1,65 @@
+/// @file  Gradients of layers, for those cases that store them.
+#pragma once
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "golden_checks/common.hpp"
+#include "load_trainable_layer.hpp"
+#include "moe/parameters.hpp"
+
+namespace moe::golden {
+
+/// Every |got − expected| ≤ 1e-4 + 1e-4 · |expected|.
+template <class Got, class Expected>
+void expect_close_gradient(const Got& got, const Expected& expected, const std::string& what) {
+  ASSERT_EQ(got.rows(), expected.rows()) << what;
+  ASSERT_EQ(got.cols(), expected.cols()) << what;
+  for (Index c = 0; c < got.cols(); ++c) {
+    for (Index r = 0; r < got.rows(); ++r) {
+      const auto g = double(got(r, c)), e = double(expected(r, c));
+      ASSERT_TRUE(std::abs(g - e) <= 1e-4 + 1e-4 * std::abs(e))
+          << what << " (" << r << ", " << c << ") is " << g << ", expected " << e;
+    }
+  }
+}
+
+inline void expect_close_gradients(const std::vector<Parameter<float>>& got,
+                                   const std::vector<Parameter<float>>& expected) {
+  ASSERT_EQ(got.size(), expected.size());
+  for (std::size_t p = 0; p < expected.size(); ++p) {
+    ASSERT_EQ(got[p].name, expected[p].name);
+    expect_close_gradient(got[p].matrix(), expected[p].matrix(), "grad of " + got[p].name);
+  }
+}
+
+/// @param expected  a layer whose parameters are the reference's gradients
+template <class Layer>
+void check_gradients_of(const Layer& layer, Layer expected, const SideInputs<float>& side, const Case& reference) {
+  const Matrix<float> x = reference.columns("input"), d_y = reference.columns("grad_output");
+  Matrix<float> y(x.rows(), x.cols()), d_x = Matrix<float>::Zero(x.rows(), x.cols());
+  Layer gradient = zeros_like(layer);
+  auto tape = tape_of(layer);
+  tape.workspace().side = side;
+  forward(layer, x, y, tape);
+  backward(layer, x, d_y, tape, d_x, gradient);
+  expect_close_gradient(d_x, reference.columns("grad_input"), "grad_input");
+  expect_close_gradients(parameters(gradient), parameters(expected));
+}
+
+inline void check_layer_gradients(const fs::path& folder, const Case& reference) {
+  auto layer = test::load_trainable_layer(folder);
+  const auto expected = test::load_reference_gradients(folder);
+  const Matrix<float> x = reference.columns("input"), d_y = reference.columns("grad_output");
+  Matrix<float> y(x.rows(), x.cols()), d_x = Matrix<float>::Zero(x.rows(), x.cols());
+  layer.workspace().side.sequence_length = reference.size("_sequence_length");
+  layer.forward(x, y);
+  expect_close(y, reference.columns("output"), "output of the forward pass that keeps a tape");
+  layer.backward(x, d_y, d_x);
+
+  expect_close_gradient(d_x, reference.columns("grad_input"), "grad_input");
+  expect_close_gradients(layer.gradients(), expected.parameters());
+}
+
+}  // namespace moe::golden

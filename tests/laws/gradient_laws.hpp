@@ -1,0 +1,72 @@
+/// @file  What a backward pass must be: the derivative of the forward pass, for every number that it depends on.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "moe/executors/serial.hpp"
+#include "moe/parameters.hpp"
+#include "moe/types.hpp"
+#include "random.hpp"
+
+namespace moe::laws {
+
+/// Below, at and above the width of every register, and of a tile.
+inline constexpr Index gradient_sizes[] = {1, 3, 7, 8, 9, 15, 16, 17, 33};
+
+/// What a backward pass says of L = Σ c ⊙ layer(x), for a c drawn at random.
+template <class Layer>
+struct Gradients {
+  using Scalar = typename Layer::Scalar;
+  Layer of_parameters;
+  Matrix<Scalar> of_x;
+};
+
+template <class Layer, class Scalar = typename Layer::Scalar>
+Gradients<Layer> gradients_of(const Layer& layer, const Matrix<Scalar>& x, const Matrix<Scalar>& c,
+                              ExecutorRef executor = Serial{}) {
+  auto tape = tape_of(layer);
+  Matrix<Scalar> y(x.rows(), x.cols());
+  Gradients<Layer> gradients{zeros_like(layer), Matrix<Scalar>::Zero(x.rows(), x.cols())};
+  forward(layer, x, y, tape, executor);
+  backward(layer, x, c, tape, gradients.of_x, gradients.of_parameters, executor);
+  return gradients;
+}
+
+/// Every gradient of a layer agrees with central differences, at up to `most` numbers of each parameter and of x.
+template <class Layer>
+void expect_true_gradients(Layer layer, Index num_tokens, unsigned seed, Index most = 40) {
+  static_assert(std::is_same_v<typename Layer::Scalar, double>, "differences need double");
+  Matrix<double> x = test::random_matrix<Matrix<double>>(layer.d_model(), num_tokens, seed);
+  const Matrix<double> c = test::random_matrix<Matrix<double>>(layer.d_model(), num_tokens, seed + 1);
+  auto gradients = gradients_of(layer, x, c);
+  const auto loss = [&] { return layer.forward(x).cwiseProduct(c).sum(); };
+
+  const auto check = [&](const std::string& name, double* numbers, const double* gradient, Index size) {
+    const Index stride = std::max<Index>(1, size / most);
+    for (Index i = 0; i < size; i += stride) {
+      constexpr double step = 1e-5;
+      const double was = numbers[i];
+      numbers[i] = was + step;
+      const double above = loss();
+      numbers[i] = was - step;
+      const double below = loss();
+      numbers[i] = was;
+      const double expected = (above - below) / (2 * step);
+      EXPECT_NEAR(gradient[i], expected, 1e-7 * (1 + std::abs(expected))) << name << '[' << i << "] of " << size;
+    }
+  };
+  const auto values = parameters(layer), slopes = parameters(gradients.of_parameters);
+  ASSERT_EQ(values.size(), slopes.size());
+  for (std::size_t p = 0; p < values.size(); ++p) {
+    ASSERT_EQ(values[p].name, slopes[p].name);
+    check(values[p].name, values[p].data, slopes[p].data, values[p].size());
+  }
+  check("x", x.data(), gradients.of_x.data(), x.size());
+}
+
+}  // namespace moe::laws

@@ -1,0 +1,149 @@
+// Optimisers against their formulas, and what they refuse.
+#include <cmath>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "errors.hpp"
+#include "moe/moe.hpp"
+#include "moe/train.hpp"
+#include "random.hpp"
+
+namespace moe {
+namespace {
+
+using test::error_of;
+using test::random_matrix;
+
+/// Two parameters, and gradients that change from step to step.
+struct Problem {
+  Weight<double> w = random_matrix<Weight<double>>(3, 4, 1), d_w = w;
+  Eigen::VectorXd b = random_matrix<Eigen::VectorXd>(3, 1, 2), d_b = b;
+
+  static std::vector<Parameter<double>> list(Weight<double>& w, Eigen::VectorXd& b) {
+    std::vector<Parameter<double>> all;
+    ParameterVisitor<double> visit(all);
+    visit("weight", w);
+    visit("bias", b);
+    return all;
+  }
+  std::vector<Parameter<double>> parameters() { return list(w, b); }
+  std::vector<Parameter<double>> gradients(unsigned step) {
+    d_w = random_matrix<Weight<double>>(3, 4, 10 + step);
+    d_b = random_matrix<Eigen::VectorXd>(3, 1, 20 + step);
+    return list(d_w, d_b);
+  }
+};
+
+TEST(AdamW, IsItsFormula) {
+  Problem problem;
+  const AdamWOptions o{.learning_rate = 0.1, .beta1 = 0.8, .beta2 = 0.95, .epsilon = 1e-3, .weight_decay = 0.2};
+  AdamW<double> adam(problem.parameters(), o);
+  double p = problem.w(1, 2), m = 0, v = 0;
+  for (unsigned step = 1; step <= 5; ++step) {
+    adam.step(problem.gradients(step));
+    const double g = problem.d_w(1, 2);
+    m = o.beta1 * m + (1 - o.beta1) * g;
+    v = o.beta2 * v + (1 - o.beta2) * g * g;
+    const double mean = m / (1 - std::pow(o.beta1, step)), square = v / (1 - std::pow(o.beta2, step));
+    p -= o.learning_rate * (o.weight_decay * p + mean / (std::sqrt(square) + o.epsilon));
+    EXPECT_NEAR(problem.w(1, 2), p, 1e-14) << step;
+  }
+  EXPECT_EQ(adam.steps(), 5);
+}
+
+TEST(Sgd, IsItsFormula) {
+  Problem problem;
+  const SgdOptions o{.learning_rate = 0.1, .momentum = 0.9, .weight_decay = 0.2};
+  Sgd<double> sgd(problem.parameters(), o);
+  double p = problem.b(1), velocity = 0;
+  for (unsigned step = 1; step <= 5; ++step) {
+    sgd.step(problem.gradients(step));
+    velocity = o.momentum * velocity + problem.d_b(1) + o.weight_decay * p;
+    p -= o.learning_rate * velocity;
+    EXPECT_NEAR(problem.b(1), p, 1e-14) << step;
+  }
+}
+
+TEST(Optimisers, RefuseWhatIsNotFiniteAndWriteNothing) {
+  for (const double bad : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+    Problem problem;
+    const auto before = problem.w;
+    auto gradients = problem.gradients(1);
+    problem.d_b(2) = bad;
+    AdamW<double> adam(problem.parameters());
+    Sgd<double> sgd(problem.parameters());
+    EXPECT_EQ(error_of([&] { adam.step(gradients); }), "optimiser: the gradient of bias is not finite");
+    EXPECT_EQ(error_of([&] { sgd.step(gradients); }), "optimiser: the gradient of bias is not finite");
+    EXPECT_EQ(problem.w, before);
+    EXPECT_EQ(adam.steps(), 0);
+  }
+}
+
+TEST(Optimisers, RefuseGradientsOfOtherParameters) {
+  Problem problem;
+  Weight<double> wide(3, 5);
+  AdamW<double> adam(problem.parameters());
+  EXPECT_EQ(error_of([&] { adam.step(Problem::list(wide, problem.d_b)); }),
+            "optimiser: gradient 0 is of weight (3 × 5), expected weight (3 × 4)");
+  auto one = problem.gradients(1);
+  one.pop_back();
+  EXPECT_EQ(error_of([&] { adam.step(one); }), "optimiser: gradients.size() is 1, expected 2");
+}
+
+TEST(ClipGradients, ScalesAllOfThemTogether) {
+  Problem problem;
+  const auto gradients = problem.gradients(1);
+  const double norm = std::sqrt(problem.d_w.squaredNorm() + problem.d_b.squaredNorm());
+  const Weight<double> before = problem.d_w;
+  EXPECT_NEAR(clip_gradients(gradients, 2 * norm), norm, 1e-14);
+  EXPECT_EQ(problem.d_w, before);
+  EXPECT_NEAR(clip_gradients(gradients, norm / 4), norm, 1e-14);
+  EXPECT_TRUE(problem.d_w.isApprox(before / 4));
+  EXPECT_NEAR(clip_gradients(gradients, norm), norm / 4, 1e-14);
+  EXPECT_EQ(error_of([&] { clip_gradients(gradients, 0); }),
+            "clip_gradients: max_norm is 0.000000, expected more than 0");
+}
+
+TEST(WarmUpCosine, RisesThenFalls) {
+  const WarmUpCosine rate{.warm_up = 4, .steps = 24, .lowest = 0.1};
+  EXPECT_EQ(rate(0), 0.25);
+  EXPECT_EQ(rate(3), 1);
+  EXPECT_EQ(rate(4), 1);
+  EXPECT_NEAR(rate(14), 0.55, 1e-15);
+  EXPECT_NEAR(rate(24), 0.1, 1e-15);
+  EXPECT_NEAR(rate(1000), 0.1, 1e-15);
+  EXPECT_EQ(WarmUpCosine{}(0), 1);
+}
+
+/// y = x learnt from nothing but examples.
+TEST(Training, ALayerLearnsAFunction) {
+  const Index d = 8, tokens = 64;
+  MoeLayer layer(LinearTopK<float>(random_weight<float>(4, d, 1), {.top_k = 2, .renormalize = true}),
+                 random_bank<float>(4, d, 16, 2));
+  auto gradient = zeros_like(layer);
+  auto tape = tape_of(layer);
+  AdamW<float> adam(parameters(layer), {.learning_rate = 1e-2, .weight_decay = 0});
+  const auto error_after = [&](unsigned steps) {
+    double error = 0;
+    for (unsigned step = 0; step < steps; ++step) {
+      const auto x = random_matrix<Matrix<float>>(d, tokens, 100 + step);
+      Matrix<float> y(d, tokens), d_x = Matrix<float>::Zero(d, tokens);
+      forward(layer, x, y, tape);
+      const Matrix<float> miss = y - x;
+      error = double(miss.squaredNorm()) / double(x.squaredNorm());
+      set_to_zero(parameters(gradient));
+      backward(layer, x, miss / float(tokens), tape, d_x, gradient);
+      adam.step(parameters(gradient));
+    }
+    return error;
+  };
+  const double first = error_after(1), last = error_after(1000);
+  EXPECT_GT(first, 0.5);
+  EXPECT_LT(last, 0.05);
+}
+
+}  // namespace
+}  // namespace moe
