@@ -38,7 +38,12 @@ MOE_KERNEL void broadcast_tile(const typename A::Unit* const* panel, const typen
   constexpr Index L = A::L, line = 64 / Index(sizeof(W));  // weights, and as units:
   constexpr Index units_of_line = line * A::parts * L / A::weights_per_step;
   Lanes<S> acc[panel_rows<A>][V] = {};
-  if (add) std::memcpy(acc, tile, sizeof acc);
+  const auto for_each_sum = [&](const auto& f) __attribute__((always_inline)) {  // one by one: sums that are copied
+    unroll<panel_rows<A>>([&](auto r) __attribute__((always_inline)) {           // as an array are kept in memory
+      unroll<V>([&](auto v) __attribute__((always_inline)) { f(acc[r][v], tile + (r * V + v) * L); });
+    });
+  };
+  if (add) for_each_sum([](auto& sum, const S* at) __attribute__((always_inline)) { sum = load_as<Lanes<S>>(at); });
   const typename A::Unit* row[panel_rows<A>];
   for (int r = 0; r < panel_rows<A>; ++r) row[r] = panel[r];
   for (Index begin = 0, fetched = 0; begin < units; begin += units_of_line, fetched += line) {
@@ -53,7 +58,7 @@ MOE_KERNEL void broadcast_tile(const typename A::Unit* const* panel, const typen
       });
     }
   }
-  std::memcpy(tile, acc, sizeof acc);
+  for_each_sum([](const auto& sum, S* at) __attribute__((always_inline)) { store(at, sum); });
 }
 
 /// Where a panel's weights lie as units, from step `first` of its rows on: in place, or loaded into `room`.
