@@ -74,7 +74,7 @@ class GatedFfnBank {
              const kernels::Kept<Scalar>& kept = {}) const {
     if (plan.num_slots() == 0) return;
     kernels::with_arithmetic<W>(workers.numerics(), [&]<class A>(A) {
-      const kernels::TokenBatches<A> batches(x, plan, y, d_ff(), kept, workers);
+      const kernels::TokenBatches<A> batches(x, plan, y, d_ff(), workers, kept);
       const std::size_t bytes = kernels::scratch_bytes<A>(d_model(), d_ff(), plan.num_slots());
 
       workers.for_each_band(d_ff(), A::step, [&](Index first, Index last, Scratch& scratch) {

@@ -66,7 +66,7 @@ class TokenBatches {
   using Scalar = typename A::Scalar;
 
   TokenBatches(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y, Index d_ff,
-               const Kept<Scalar>& kept, Workers& workers)
+               Workers& workers, const Kept<Scalar>& kept = {})
       : scratch_(workers.shared()) {
     scratch_.reserve(bytes(plan, x.rows(), d_ff));
     batches_ = scratch_.array<TokenBatch<A>>(plan.num_experts());
