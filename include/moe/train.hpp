@@ -10,6 +10,7 @@
 #include "moe/train/experts/ffn.hpp"
 #include "moe/train/experts/gated_ffn_bank.hpp"
 #include "moe/train/experts/zero_compute.hpp"
+#include "moe/train/freeze.hpp"
 #include "moe/train/losses/importance.hpp"
 #include "moe/train/losses/load_balancing.hpp"
 #include "moe/train/losses/smooth_load.hpp"
@@ -27,3 +28,4 @@
 #include "moe/train/routers/sinkhorn.hpp"
 #include "moe/train/routers/top_k.hpp"
 #include "moe/train/shared.hpp"
+#include "moe/train/upcycle.hpp"

@@ -41,7 +41,19 @@ class AdamW {
   }
 
   AdamWOptions& options() { return options_; }
-  Index steps() const { return steps_; }
+  Index steps() const { return static_cast<Index>(steps_(0)); }
+
+  /// All that step() remembers, by name, to be saved beside the parameters: with both read back, training goes on as if
+  /// it had never stopped.
+  std::vector<Parameter<Scalar>> state() {
+    std::vector<Parameter<Scalar>> all{{"adamw.steps", steps_.data(), 1, 1}};
+    for (std::size_t p = 0; p < parameters_.size(); ++p) {
+      const auto& [name, data, rows, cols] = parameters_[p];
+      all.push_back({"adamw.mean." + name, mean_[p].data(), rows, cols});
+      all.push_back({"adamw.square." + name, square_[p].data(), rows, cols});
+    }
+    return all;
+  }
 
   /// @param gradients  of the parameters, in the same order
   /// @throws std::invalid_argument naming the parameter if names or shapes differ, or a gradient is not finite; then
@@ -49,10 +61,10 @@ class AdamW {
   void step(const std::vector<Parameter<Scalar>>& gradients) {
     require_alike(parameters_, gradients);
     require_finite(gradients);
-    ++steps_;
+    steps_(0) += 1;
     const auto b1 = Scalar(options_.beta1), b2 = Scalar(options_.beta2);
-    const auto rate = Scalar(options_.learning_rate / (1 - std::pow(options_.beta1, double(steps_))));
-    const auto unbias = Scalar(1 / (1 - std::pow(options_.beta2, double(steps_))));
+    const auto rate = Scalar(options_.learning_rate / (1 - std::pow(options_.beta1, double(steps_(0)))));
+    const auto unbias = Scalar(1 / (1 - std::pow(options_.beta2, double(steps_(0)))));
     const auto kept = Scalar(1 - options_.learning_rate * options_.weight_decay);
     for (std::size_t p = 0; p < parameters_.size(); ++p) {
       const auto g = gradients[p].array();
@@ -67,7 +79,7 @@ class AdamW {
   std::vector<Parameter<Scalar>> parameters_;
   AdamWOptions options_;
   std::vector<Array> mean_, square_;
-  Index steps_ = 0;
+  Array steps_ = Array::Zero(1);  // a Scalar, to lie in a file beside the others; exact up to 2^24
 };
 
 }  // namespace moe

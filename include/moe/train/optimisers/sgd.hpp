@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -31,6 +32,16 @@ class Sgd {
   }
 
   SgdOptions& options() { return options_; }
+
+  /// As AdamW::state().
+  std::vector<Parameter<Scalar>> state() {
+    std::vector<Parameter<Scalar>> all;
+    for (std::size_t p = 0; p < parameters_.size(); ++p) {
+      const auto& [name, data, rows, cols] = parameters_[p];
+      all.push_back({"sgd.velocity." + name, velocity_[p].data(), rows, cols});
+    }
+    return all;
+  }
 
   /// As AdamW::step().
   void step(const std::vector<Parameter<Scalar>>& gradients) {

@@ -1,0 +1,75 @@
+/// @file  Which parameters learn, chosen by name.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "moe/check.hpp"
+#include "moe/parameters.hpp"
+#include "moe/types.hpp"
+
+namespace moe {
+
+/// Whether a name is what a pattern says, where each * stands for any text, or none.
+inline bool fits_pattern(std::string_view name, std::string_view pattern) {
+  if (pattern.empty()) return name.empty();
+  if (pattern.front() != '*') {
+    return !name.empty() && name.front() == pattern.front() && fits_pattern(name.substr(1), pattern.substr(1));
+  }
+  for (std::size_t skipped = 0; skipped <= name.size(); ++skipped) {
+    if (fits_pattern(name.substr(skipped), pattern.substr(1))) return true;
+  }
+  return false;
+}
+
+/// The parameters whose names fit a pattern: {"experts.3.*", "*.down_proj.weight", "gate.*"}. Their order stays, so
+/// that those of a layer and those of its gradient still go together.
+/// @throws std::invalid_argument naming a pattern that fits none: what is meant to learn must not be frozen silently.
+template <class Scalar>
+std::vector<Parameter<Scalar>> matching(const std::vector<Parameter<Scalar>>& parameters,
+                                        const std::vector<std::string>& patterns) {
+  std::vector<Parameter<Scalar>> found;
+  std::vector<bool> of_use(patterns.size(), false);
+  for (const auto& parameter : parameters) {
+    bool fits = false;
+    for (std::size_t i = 0; i < patterns.size(); ++i) {
+      if (!fits_pattern(parameter.name, patterns[i])) continue;
+      fits = true;
+      of_use[i] = true;
+    }
+    if (fits) found.push_back(parameter);
+  }
+  for (std::size_t i = 0; i < patterns.size(); ++i) {
+    require(of_use[i],
+            "matching: no parameter of " + std::to_string(parameters.size()) + " fits \"" + patterns[i] + "\"");
+  }
+  return found;
+}
+
+/// How many numbers.
+template <class Scalar>
+Index count_numbers(const std::vector<Parameter<Scalar>>& parameters) {
+  Index count = 0;
+  for (const auto& parameter : parameters) count += parameter.size();
+  return count;
+}
+
+/// A line for each parameter, whether it learns, and a last one with the totals.
+/// @param learning  some of `all`, such as matching(all, …)
+template <class Scalar>
+std::string training_report(const std::vector<Parameter<Scalar>>& all, const std::vector<Parameter<Scalar>>& learning) {
+  std::string report;
+  std::size_t next = 0;
+  for (const auto& parameter : all) {
+    const bool learns = next < learning.size() && learning[next].data == parameter.data;
+    next += learns;
+    report += (learns ? "learns  " : "frozen  ") + parameter.name + " [" + std::to_string(parameter.rows) + ", " +
+              std::to_string(parameter.cols) + "]\n";
+  }
+  return report + std::to_string(learning.size()) + " of " + std::to_string(all.size()) + " parameters learn, " +
+         std::to_string(count_numbers(learning)) + " of " + std::to_string(count_numbers(all)) + " numbers\n";
+}
+
+}  // namespace moe
