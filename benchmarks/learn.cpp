@@ -100,7 +100,7 @@ Run train(const Kind& kind, const Corpus& corpus, const Options& o, std::uint64_
       model.learn(batch, executor, keep_balance);
       moe::clip_gradients(model.gradients(), 1.0);
       adam.options().learning_rate = o.learning_rate * rate(step);
-      adam.step(model.gradients());
+      adam.step(model.gradients(), executor);
     });
     if ((step + 1) % look == 0) run.curve.push_back({step + 1, seconds, model.bits(held_out, executor)});
     progress(double(step + 1) / double(o.steps));

@@ -6,9 +6,11 @@
 
 #include <gtest/gtest.h>
 
+#include "compare.hpp"
 #include "errors.hpp"
 #include "moe/moe.hpp"
 #include "moe/train.hpp"
+#include "pools.hpp"
 #include "random.hpp"
 
 namespace moe {
@@ -52,6 +54,24 @@ TEST(AdamW, IsItsFormula) {
     EXPECT_NEAR(problem.w(1, 2), p, 1e-14) << step;
   }
   EXPECT_EQ(adam.steps(), 5);
+}
+
+TEST(AdamW, GivesTheSameBitsOnAnyNumberOfThreads) {
+  Weight<float> alone = random_matrix<Weight<float>>(70, 90, 1), together = alone, gradient = alone;
+  const auto list = [](Weight<float>& w) {
+    std::vector<Parameter<float>> all;
+    ParameterVisitor<float> visit(all);
+    visit("w", w);
+    return all;
+  };
+  AdamW<float> one(list(alone)), many(list(together));
+  test::OwnThreads pool{3};
+  for (unsigned step = 0; step < 3; ++step) {
+    gradient = random_matrix<Weight<float>>(70, 90, 2 + step);
+    one.step(list(gradient));
+    many.step(list(gradient), pool);
+    EXPECT_TRUE(test::same_bits(together, alone));
+  }
 }
 
 TEST(Sgd, IsItsFormula) {

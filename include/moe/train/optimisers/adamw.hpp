@@ -1,16 +1,20 @@
 /// @file  AdamW: Adam with decay that is not mixed into the gradient.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <iterator>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "moe/check.hpp"
+#include "moe/executors/serial.hpp"
 #include "moe/parameters.hpp"
+#include "moe/task.hpp"
 #include "moe/train/optimisers/require_alike.hpp"
 #include "moe/types.hpp"
+#include "moe/workers.hpp"
 
 namespace moe {
 
@@ -34,9 +38,11 @@ class AdamW {
   /// @param parameters  what is to learn; they stay where they are as long as this lives
   explicit AdamW(std::vector<Parameter<Scalar>> parameters, const AdamWOptions& options = {})
       : parameters_(std::move(parameters)), options_(options) {
-    for (const auto& parameter : parameters_) {
-      mean_.push_back(Array::Zero(parameter.size()));
-      square_.push_back(Array::Zero(parameter.size()));
+    for (std::size_t p = 0; p < parameters_.size(); ++p) {
+      const Index size = parameters_[p].size();
+      mean_.push_back(Array::Zero(size));
+      square_.push_back(Array::Zero(size));
+      for (Index i = 0; i < size; i += piece_size) pieces_.push_back({p, i, std::min(piece_size, size - i)});
     }
   }
 
@@ -58,27 +64,38 @@ class AdamW {
   /// @param gradients  of the parameters, in the same order
   /// @throws std::invalid_argument naming the parameter if names or shapes differ, or a gradient is not finite; then
   /// nothing has been written.
-  void step(const std::vector<Parameter<Scalar>>& gradients) {
+  void step(const std::vector<Parameter<Scalar>>& gradients, ExecutorRef executor = Serial{}) {
     require_alike(parameters_, gradients);
     require_finite(gradients);
     steps_(0) += 1;
-    const auto b1 = Scalar(options_.beta1), b2 = Scalar(options_.beta2);
+    const auto b1 = Scalar(options_.beta1), b2 = Scalar(options_.beta2), epsilon = Scalar(options_.epsilon);
     const auto rate = Scalar(options_.learning_rate / (1 - std::pow(options_.beta1, double(steps_(0)))));
     const auto unbias = Scalar(1 / (1 - std::pow(options_.beta2, double(steps_(0)))));
     const auto kept = Scalar(1 - options_.learning_rate * options_.weight_decay);
-    for (std::size_t p = 0; p < parameters_.size(); ++p) {
-      const auto g = gradients[p].array();
-      auto value = parameters_[p].array();
-      mean_[p] = b1 * mean_[p] + (1 - b1) * g;
-      square_[p] = b2 * square_[p] + (1 - b2) * g.square();
-      value = kept * value - rate * mean_[p] / ((unbias * square_[p]).sqrt() + Scalar(options_.epsilon));
-    }
+    const auto update = [&](Index i, Index) {
+      const auto& [p, first, size] = pieces_[std::size_t(i)];
+      const auto piece = [&, f = first, n = size](auto&& all) { return all.segment(f, n); };
+      const auto g = piece(gradients[p].array());
+      auto mean = piece(mean_[p]), square = piece(square_[p]), value = piece(parameters_[p].array());
+      mean = b1 * mean + (1 - b1) * g;
+      square = b2 * square + (1 - b2) * g.square();
+      value = kept * value - rate * mean / ((unbias * square).sqrt() + epsilon);
+    };
+    executor.for_each(std::ssize(pieces_), Task(update));
   }
 
  private:
+  /// Part of a parameter: what one task updates, in cache.
+  struct Piece {
+    std::size_t parameter;
+    Index first, size;
+  };
+  static constexpr Index piece_size = 2048;
+
   std::vector<Parameter<Scalar>> parameters_;
   AdamWOptions options_;
   std::vector<Array> mean_, square_;
+  std::vector<Piece> pieces_;
   Array steps_ = Array::Zero(1);  // a Scalar, to lie in a file beside the others; exact up to 2^24
 };
 
