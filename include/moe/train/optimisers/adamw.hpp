@@ -74,9 +74,9 @@ class AdamW {
     const auto kept = Scalar(1 - options_.learning_rate * options_.weight_decay);
     const auto update = [&](Index i, Index) {
       const auto& [p, first, size] = pieces_[std::size_t(i)];
-      const auto piece = [&, f = first, n = size](auto&& all) { return all.segment(f, n); };
-      const auto g = piece(gradients[p].array());
-      auto mean = piece(mean_[p]), square = piece(square_[p]), value = piece(parameters_[p].array());
+      const Eigen::Map<const Array> g(gradients[p].data + first, size);
+      Eigen::Map<Array> mean(mean_[p].data() + first, size), square(square_[p].data() + first, size);
+      Eigen::Map<Array> value(parameters_[p].data + first, size);
       mean = b1 * mean + (1 - b1) * g;
       square = b2 * square + (1 - b2) * g.square();
       value = kept * value - rate * mean / ((unbias * square).sqrt() + epsilon);
