@@ -6,6 +6,7 @@
 #include "moe/train/any_layer.hpp"
 #include "moe/train/capacity.hpp"
 #include "moe/train/dense.hpp"
+#include "moe/train/dispatch.hpp"
 #include "moe/train/experts/expert_list.hpp"
 #include "moe/train/experts/ffn.hpp"
 #include "moe/train/experts/gated_ffn_bank.hpp"

@@ -51,15 +51,15 @@ struct Case {
   std::vector<Index> shape(const std::string& name) const { return tensors.at(name).shape; }
 };
 
-/// Every |got − expected| ≤ 1e-5 + 1e-5 · |expected|, element by element; shapes must agree.
+/// Every |got − expected| ≤ tolerance + tolerance · |expected|, element by element; shapes must agree.
 template <class Got, class Expected>
-void expect_close(const Got& got, const Expected& expected, const std::string& what) {
+void expect_close(const Got& got, const Expected& expected, const std::string& what, double tolerance = 1e-5) {
   ASSERT_EQ(got.rows(), expected.rows()) << what;
   ASSERT_EQ(got.cols(), expected.cols()) << what;
   for (Index c = 0; c < got.cols(); ++c) {
     for (Index r = 0; r < got.rows(); ++r) {
       const auto g = double(got(r, c)), e = double(expected(r, c));
-      ASSERT_TRUE(std::abs(g - e) <= 1e-5 + 1e-5 * std::abs(e))
+      ASSERT_TRUE(std::abs(g - e) <= tolerance + tolerance * std::abs(e))
           << what << " (" << r << ", " << c << ") is " << g << ", expected " << e;
     }
   }

@@ -1,7 +1,6 @@
 /// @file  Gradients of layers, for those cases that store them.
 #pragma once
 
-#include <cmath>
 #include <string>
 #include <vector>
 
@@ -11,26 +10,15 @@
 
 namespace moe::golden {
 
-/// Every |got − expected| ≤ 1e-4 + 1e-4 · |expected|.
-template <class Got, class Expected>
-void expect_close_gradient(const Got& got, const Expected& expected, const std::string& what) {
-  ASSERT_EQ(got.rows(), expected.rows()) << what;
-  ASSERT_EQ(got.cols(), expected.cols()) << what;
-  for (Index c = 0; c < got.cols(); ++c) {
-    for (Index r = 0; r < got.rows(); ++r) {
-      const auto g = double(got(r, c)), e = double(expected(r, c));
-      ASSERT_TRUE(std::abs(g - e) <= 1e-4 + 1e-4 * std::abs(e))
-          << what << " (" << r << ", " << c << ") is " << g << ", expected " << e;
-    }
-  }
-}
+/// Of golden/README.md, for gradients of layers.
+inline constexpr double gradient_tolerance = 1e-4;
 
 inline void expect_close_gradients(const std::vector<Parameter<float>>& got,
                                    const std::vector<Parameter<float>>& expected) {
   ASSERT_EQ(got.size(), expected.size());
   for (std::size_t p = 0; p < expected.size(); ++p) {
     ASSERT_EQ(got[p].name, expected[p].name);
-    expect_close_gradient(got[p].matrix(), expected[p].matrix(), "grad of " + got[p].name);
+    expect_close(got[p].matrix(), expected[p].matrix(), "grad of " + got[p].name, gradient_tolerance);
   }
 }
 
@@ -44,7 +32,7 @@ void check_gradients_of(const Layer& layer, Layer expected, const SideInputs<flo
   tape.workspace().side = side;
   forward(layer, x, y, tape);
   backward(layer, x, d_y, tape, d_x, gradient);
-  expect_close_gradient(d_x, reference.columns("grad_input"), "grad_input");
+  expect_close(d_x, reference.columns("grad_input"), "grad_input", gradient_tolerance);
   expect_close_gradients(parameters(gradient), parameters(expected));
 }
 
@@ -58,7 +46,7 @@ inline void check_layer_gradients(const fs::path& folder, const Case& reference)
   expect_close(y, reference.columns("output"), "output of the forward pass that keeps a tape");
   layer.backward(x, d_y, d_x);
 
-  expect_close_gradient(d_x, reference.columns("grad_input"), "grad_input");
+  expect_close(d_x, reference.columns("grad_input"), "grad_input", gradient_tolerance);
   expect_close_gradients(layer.gradients(), expected.parameters());
 }
 

@@ -9,6 +9,7 @@
 #include "moe/dispatch.hpp"
 #include "moe/experts/expert_list.hpp"
 #include "moe/parameters.hpp"
+#include "moe/train/dispatch.hpp"
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
@@ -80,11 +81,7 @@ void backward(const ExpertList<E>& list, const ConstMatrixRef<Scalar>& x, const 
     }
   });
 
-  workers.for_each_band(d, Scratch::alignment / sizeof(Scalar), [&](Index first, Index last, Scratch&) {
-    for (Index s = 0; s < slots; ++s) {
-      d_x.col(plan.token[std::size_t(s)]).segment(first, last - first) += d_in.col(s).segment(first, last - first);
-    }
-  });
+  add_slots_to_tokens(d_in, plan, d_x, workers);
 }
 
 }  // namespace moe

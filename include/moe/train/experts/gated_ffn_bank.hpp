@@ -8,8 +8,8 @@
 #include "moe/dispatch.hpp"
 #include "moe/experts/gated_ffn_bank.hpp"
 #include "moe/kernels/lanes.hpp"
-#include "moe/parameters.hpp"
 #include "moe/train/activation.hpp"
+#include "moe/train/dispatch.hpp"
 #include "moe/train/kernels/add_product.hpp"
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
@@ -21,7 +21,8 @@ template <class Scalar>
 struct GatedFfnBankTape {
   std::vector<Scalar> gate, up;  // a slot after the other
 
-  /// Numbers between slots: whole registers and cache lines, never a multiple of 4 KB, where slots would collide in L1.
+  /// Numbers between slots: whole registers and cache lines, one line more than needed, or slots
+  /// that are 4 KB long would collide in L1.
   static Index stride(Index rows) { return kernels::round_up(rows, 16) + 16; }
 };
 
@@ -206,13 +207,7 @@ class BankBackward {
         d_in_.col(s) *= weight(s);
       });
     }
-    workers_.for_each_band(bank_.d_model(), Scratch::alignment / sizeof(Scalar),
-                           [&](Index first, Index last, Scratch&) {
-                             for (Index s = 0; s < plan_.num_slots(); ++s) {
-                               d_x.col(plan_.token[std::size_t(s)]).segment(first, last - first) +=
-                                   d_in_.col(s).segment(first, last - first);
-                             }
-                           });
+    add_slots_to_tokens(d_in_, plan_, d_x, workers_);
   }
 
   const GatedFfnBank<W, Act>& bank_;

@@ -1,0 +1,24 @@
+/// @file  Gradients of the slots of a plan back to the tokens that filled them.
+#pragma once
+
+#include "moe/dispatch.hpp"
+#include "moe/scratch.hpp"
+#include "moe/types.hpp"
+#include "moe/workers.hpp"
+
+namespace moe {
+
+/// d_x.col(token of s) += d_slots.col(s) for each slot s, in the order of the plan whatever the threads do.
+/// @param d_slots  (d_model × num_slots)
+/// @param d_x      (d_model × n_tokens)
+template <class Slots, class Scalar = typename Slots::Scalar>
+void add_slots_to_tokens(const Slots& d_slots, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> d_x,
+                         Workers& workers) {
+  workers.for_each_band(d_x.rows(), Scratch::alignment / sizeof(Scalar), [&](Index first, Index last, Scratch&) {
+    for (Index s = 0; s < plan.num_slots(); ++s) {
+      d_x.col(plan.token[std::size_t(s)]).segment(first, last - first) += d_slots.col(s).segment(first, last - first);
+    }
+  });
+}
+
+}  // namespace moe
