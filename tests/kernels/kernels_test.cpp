@@ -422,7 +422,6 @@ struct Exact8 {
   using Unit = float;
   static constexpr Index L = kernels::lanes<float>, step = 32, weights_per_step = 1;
   static constexpr int parts = 1;
-  static constexpr bool widening_costs = false;
   static constexpr Index blocks_pay = kernels::never;
 
   template <int>
@@ -459,9 +458,10 @@ TEST(Products, TakeBlocksOf8BitsThroughAnArithmeticAlone) {
     const kernels::Rows<Block8> all{quantised.data(), quantised.data() + blocks, 2 * blocks, rows};
     Matrix<float> y = Matrix<float>::Constant(rows, num_tokens, 99.F);
     kernels::products<Exact8>(all, columns, kernels::make_room<Exact8>(depth, scratch),
-                              [&](Index row, Index num_rows, Index column, Index n, const float* tile, Index stride) {
-                                for (Index r = 0; r < num_rows; ++r) {
-                                  for (Index c = 0; c < n; ++c) y(row + r, column + c) = tile[r * stride + c];
+                              [&](const kernels::Tile<float>& tile) {
+                                for (Index r = 0; r < tile.num_rows; ++r) {
+                                  for (Index c = 0; c < tile.num_columns; ++c)
+                                    y(tile.row(r), tile.column(c)) = tile(r, c);
                                 }
                               });
     const auto expected = test::naive::product(test::naive::exact(w), test::naive::exact(x));

@@ -10,7 +10,6 @@
 ///   load<p>(weights)      part p of the weights of a step
 ///   arrange(x, to)        the activations of a step, as the weights will meet them
 ///   multiply_add          sum += w · x, lane by lane
-///   widening_costs        whether load() takes so long that rows met by many tokens are better loaded once
 ///   blocks_pay            from so many tokens on, activations are turned into blocks (columns.hpp); `never` for never
 ///
 /// and, where there are blocks, in which a register holds one unit of each of as many tokens as it has lanes:
@@ -49,8 +48,7 @@ struct Exact {
   static constexpr int parts = 2;
   static constexpr Index step = parts * L;
   static constexpr Index weights_per_step = step;
-  static constexpr bool widening_costs = sizeof(W) < sizeof(Scalar);
-  static constexpr Index blocks_pay = 32;  // benchmarks/bench_layer.cpp
+  static constexpr Index blocks_pay = sizeof(W) < sizeof(Scalar) ? 17 : 9;  // docs/performance.md
   static constexpr int rows_together = 1;
 
   template <int p>
@@ -85,8 +83,7 @@ struct Exact<bfloat16> {
   static constexpr int parts = 2;
   static constexpr Index step = parts * L;
   static constexpr Index weights_per_step = step;
-  static constexpr bool widening_costs = true;
-  static constexpr Index blocks_pay = 32;
+  static constexpr Index blocks_pay = 17;
   static constexpr int rows_together = 1;
 
   template <int p>
@@ -127,16 +124,15 @@ struct Fast {
   static constexpr int parts = 1;
   static constexpr Index step = 2 * L;
   static constexpr Index weights_per_step = step;
-  static constexpr bool widening_costs = !std::is_same_v<W, bfloat16>;
-  static constexpr Index blocks_pay = 32;
+  static constexpr Index blocks_pay = 13;
   static constexpr int rows_together = 2;
 
   template <int p>
   MOE_INLINE static Register load(const W* weights) {
-    if constexpr (widening_costs) {
-      return rounded_pairs(widen(weights), widen(weights + L));
-    } else {
+    if constexpr (std::is_same_v<W, bfloat16>) {
       return load_as<Register>(weights);
+    } else {
+      return rounded_pairs(widen(weights), widen(weights + L));
     }
   }
 

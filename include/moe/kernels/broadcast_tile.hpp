@@ -49,14 +49,21 @@ MOE_KERNEL void broadcast_tile(const typename A::Unit* const* panel, const typen
   for (Index begin = 0, fetched = 0; begin < units; begin += units_of_line, fetched += line) {
     for (Index r = 0; r < num_next; ++r) __builtin_prefetch(next[r] + fetched, 0, 2);
     const Index end = std::min(units, begin + units_of_line);
-    for (Index k = begin; k < end; ++k) {
-      Register x[V];
-      unroll<V>([&](auto v) { x[v] = load_as<Register>(block + (k * V + v) * L); });
+    const auto multiply = [&]<int n>(std::integral_constant<int, n>, Index k) __attribute__((always_inline)) {
+      Register x[n][V];
+      unroll<n>(
+          [&](auto i) { unroll<V>([&](auto v) { x[i][v] = load_as<Register>(block + ((k + i) * V + v) * L); }); });
       unroll<panel_rows<A>>([&](auto r) __attribute__((always_inline)) {
-        const Register weight = row[r][k] - Register{};  // the same unit in each lane
-        unroll<V>([&](auto v) { A::multiply_add(acc[r][v], weight, x[v]); });
+        unroll<n>([&](auto i) __attribute__((always_inline)) {
+          const Register weight = row[r][k + i] - Register{};  // the same unit in each lane
+          unroll<V>([&](auto v) { A::multiply_add(acc[r][v], weight, x[i][v]); });
+        });
       });
-    }
+    };
+    constexpr int together = num_registers == 32 ? 4 / V : 1;  // units, for each time that a row's address is found
+    Index k = begin;
+    for (; k + together <= end; k += together) multiply(std::integral_constant<int, together>{}, k);
+    for (; k < end; ++k) multiply(std::integral_constant<int, 1>{}, k);
   }
   for_each_sum([](const auto& sum, S* at) __attribute__((always_inline)) { store(at, sum); });
 }
@@ -150,8 +157,13 @@ void for_each_broadcast_tile(const Rows<typename A::Weight>& rows, const Columns
             }
             num_next = 0;
             if (unit + slice < units) continue;
-            use(row, std::min<Index>(panel_rows<A>, rows.count - row), column, std::min(width, x.count - column), tile,
-                width);
+            use({.first_row = row,
+                 .rows_apart = 1,
+                 .num_rows = std::min<Index>(panel_rows<A>, rows.count - row),
+                 .first_column = column,
+                 .num_columns = std::min(width, x.count - column),
+                 .numbers = tile,
+                 .stride = width});
           }
         }
       }

@@ -15,31 +15,27 @@
 namespace moe::kernels {
 
 /// Columns of a tile, at most.
-inline constexpr int max_dot_columns = num_registers == 32 ? 6 : 4;
+inline constexpr int max_dot_columns = num_registers == 32 ? 8 : 4;
 
-/// Rows of a tile of so many columns: what keeps memory busiest for one or two, what fits the registers for more. Where
-/// registers are few, half as many rows keep it as busy if weights have to be widened: docs/performance.md.
-template <class A>
+/// Rows of a tile of so many columns: few where memory is what it waits for, and else as many as registers hold.
 constexpr int dot_rows(int columns) {
-  if (num_registers == 32) return columns <= 2 ? 8 : 4;
-  return columns == 1 && !A::widening_costs ? 8 : columns <= 2 ? 4 : 3;
+  if (num_registers == 32) return columns <= 2 ? 2 : columns <= 6 ? 4 : 3;
+  return columns <= 2 ? 4 : 3;
 }
 
-/// Whether a tile of so many columns fetches the rows below meanwhile. Where memory is all that it waits for, the
-/// processor's own prefetching is better left alone.
-template <class A>
-constexpr bool fetches_ahead(int columns) {
-  return A::widening_costs || columns > 2;
-}
+/// Whether a tile of so many columns fetches what comes next meanwhile. Where it does little else than wait for memory,
+/// a processor with wide registers is better left alone.
+constexpr bool fetches_ahead(int columns) { return num_registers == 16 || columns > 2; }
 
 namespace detail {
 
-/// Rows of weights where they lie. While they are at work, those that lie `ahead` elements later are fetched: a cache
-/// line of each row every `period` steps, for the first time in `countdown` steps.
+/// Rows of weights where they lie. While they are at work, what lies `ahead` elements further is fetched: for each row
+/// what a step takes every `period` steps, for the first time in `countdown` steps.
 template <class A, int R>
 struct RowsInPlace {
-  static constexpr Index steps_of_line =
-      std::max<Index>(1, 64 / (A::weights_per_step * Index(sizeof(typename A::Weight))));
+  static constexpr Index line = 64 / Index(sizeof(typename A::Weight));
+  static constexpr int lines_of_step = int(std::max<Index>(1, A::weights_per_step / line));
+  static constexpr Index steps_of_line = std::max<Index>(1, line / A::weights_per_step);
 
   const typename A::Weight* row[R];
   Index ahead = 0, period = steps_of_line, countdown = 0;
@@ -53,32 +49,29 @@ struct RowsInPlace {
     countdown = period - 1;
     const Index later = step * A::weights_per_step + ahead;
     // always_inline: g++ takes a function that does nothing but fetch for one that does nothing
-    unroll<R>([&](auto r) __attribute__((always_inline)) { __builtin_prefetch(row[r] + later, 0, 2); });
-  }
-};
-
-/// The same, loaded before: registers of a row, `stride` of them, lie behind those of the row above.
-template <class A, int R>
-struct RowsLoaded : RowsInPlace<A, R> {
-  const typename A::Register* registers;
-  Index stride;
-
-  template <int p>
-  MOE_INLINE typename A::Register load(int r, Index step) const {
-    return registers[r * stride + step * A::parts + p];
+    unroll<R>([&](auto r) __attribute__((always_inline)) {
+      unroll<lines_of_step>([&](auto l)
+                                __attribute__((always_inline)) { __builtin_prefetch(row[r] + later + l * line); });
+    });
   }
 };
 
 /// acc[r][c] += the products of one step.
-template <class A, int R, int C, class Rows>
-MOE_INLINE void dot_step(const Rows& rows, Index step, const typename A::Register* const* x, Index x_step,
+template <class A, int R, int C>
+MOE_INLINE void dot_step(const RowsInPlace<A, R>& rows, Index step, const typename A::Register* const* x, Index x_step,
                          Lanes<typename A::Scalar> (&acc)[R][C]) {
   if constexpr (R > C) {  // columns stay in registers while rows pass
     typename A::Register column[C][A::parts];
-    unroll<C>([&](auto c) { unroll<A::parts>([&](auto p) { column[c][p] = x[c][x_step * A::parts + p]; }); });
+    unroll<C>([&](auto c) {
+      unroll<A::parts>([&](auto p) {
+        column[c][p] = x[c][x_step * A::parts + p];
+        keep_in_register(column[c][p]);
+      });
+    });
     unroll<R>([&](auto r) __attribute__((always_inline)) {
       unroll<A::parts>([&](auto p) __attribute__((always_inline)) {
-        const typename A::Register weights = rows.template load<p>(r, step);
+        typename A::Register weights = rows.template load<p>(r, step);
+        if constexpr (C > 1) keep_in_register(weights);
         unroll<C>([&](auto c) { A::multiply_add(acc[r][c], weights, column[c][p]); });
       });
     });
@@ -87,7 +80,8 @@ MOE_INLINE void dot_step(const Rows& rows, Index step, const typename A::Registe
       typename A::Register weights[R];
       unroll<R>([&](auto r) { weights[r] = rows.template load<p>(r, step); });
       unroll<C>([&](auto c) __attribute__((always_inline)) {
-        const typename A::Register column = x[c][x_step * A::parts + p];
+        typename A::Register column = x[c][x_step * A::parts + p];
+        keep_in_register(column);
         unroll<R>([&](auto r) { A::multiply_add(acc[r][c], weights[r], column); });
       });
     });
@@ -96,18 +90,18 @@ MOE_INLINE void dot_step(const Rows& rows, Index step, const typename A::Registe
 
 /// tile[r][c] = row r · column c, each summed in the same order whatever R and C are: how rows are grouped into tiles
 /// depends on the number of threads, and sums must not. `tail` holds what follows the whole steps, if anything does.
-template <class A, int R, int C, class Rows>
-MOE_KERNEL void dot_tile(const Rows& rows, Index whole_steps, const Rows* tail, const typename A::Register* const* x,
-                         typename A::Scalar* tile) {
+template <class A, int R, int C>
+MOE_KERNEL void dot_tile(const RowsInPlace<A, R>& rows, Index whole_steps, const RowsInPlace<A, R>* tail,
+                         const typename A::Register* const* x, typename A::Scalar* tile) {
   using S = typename A::Scalar;
   constexpr int L = A::L;
   Lanes<S> acc[R][C] = {};
   const typename A::Register* column[C];
   unroll<C>([&](auto c) { column[c] = x[c]; });
-  Rows from = rows;
+  RowsInPlace<A, R> from = rows;
   for (Index first = 0, last = whole_steps;;) {
     for (Index step = first; step < last; ++step) {
-      if constexpr (fetches_ahead<A>(C)) from.fetch(step - first);
+      if constexpr (fetches_ahead(C)) from.fetch(step - first);
       dot_step<A, R, C>(from, step - first, column, step, acc);
     }
     if (tail == nullptr) break;
@@ -128,15 +122,15 @@ MOE_KERNEL void dot_tile(const Rows& rows, Index whole_steps, const Rows* tail, 
 }
 
 /// Columns [column, column + n) of so many rows, where n ≤ max_dot_columns.
-template <class A, int R, class Rows>
-void dot_tile_of(Index n, const Rows& rows, Index whole_steps, const Rows* tail, const Columns<A>& x, Index column,
-                 typename A::Scalar* tile) {
+template <class A, int R>
+void dot_tile_of(Index n, const RowsInPlace<A, R>& rows, Index whole_steps, const RowsInPlace<A, R>* tail,
+                 const Columns<A>& x, Index column, typename A::Scalar* tile) {
   const typename A::Register* from[max_dot_columns];
   for (Index c = 0; c < n; ++c) from[c] = x.column(column + c);
   unroll<max_dot_columns>([&](auto before) {
     constexpr int C = before + 1;
-    // several blocks of columns are at least half as wide as the widest
-    if constexpr (R == 1 || R == dot_rows<A>(C) || (R == dot_rows<A>(max_dot_columns) && C >= max_dot_columns / 2)) {
+    // the widest of several blocks of columns has one column more
+    if constexpr (R == 1 || R == dot_rows(C) || R == dot_rows(C + 1)) {
       if (n == C) dot_tile<A, R, C>(rows, whole_steps, tail, from, tile);
     }
   });
@@ -163,16 +157,10 @@ struct Tails {
 /// Rows that columns in groups are taken to together.
 inline constexpr Index rows_in_group = 96;
 
-/// Registers that for_each_dot_tile() works in.
+/// use(tile) for tiles that cover rows × columns. The rows of a tile lie far apart, one in each of as many bands, so
+/// that each band comes from memory as one long stream; once, and from the cache for all further columns.
 template <class A>
-Index dot_tile_room(Index depth) {
-  return A::widening_costs ? dot_rows<A>(2) * (round_up(depth, A::step) / A::step) * A::parts : 0;
-}
-
-/// use(row, rows, column, columns, tile, tile_stride) for tiles that cover rows × columns; a tile is row-major.
-/// The rows are outermost: each comes from memory once, and from the cache for all further columns.
-template <class A>
-void for_each_dot_tile(const Rows<typename A::Weight>& rows, const Columns<A>& x, typename A::Register* room,
+void for_each_dot_tile(const Rows<typename A::Weight>& rows, const Columns<A>& x,
                        const TileUse<typename A::Scalar>& use) {
   using Register = typename A::Register;
   if (rows.count == 0 || x.count == 0) return;
@@ -184,58 +172,53 @@ void for_each_dot_tile(const Rows<typename A::Weight>& rows, const Columns<A>& x
       const auto some_rows = rows.middle(top, std::min(rows_in_group, rows.count - top));
       for (Index left = 0; left < x.count; left += group) {
         const Columns<A> some{x.depth, std::min(group, x.count - left), false, x.registers + left * x.stride()};
-        for_each_dot_tile<A>(some_rows, some, room,
-                             [&](Index row, Index num_rows, Index column, Index columns, auto* tile, Index stride) {
-                               use(top + row, num_rows, left + column, columns, tile, stride);
-                             });
+        for_each_dot_tile<A>(some_rows, some, [&](Tile<typename A::Scalar> tile) {
+          tile.first_row += top;
+          tile.first_column += left;
+          use(tile);
+        });
       }
     }
     return;
   }
   const Index blocks = (x.count + max_dot_columns - 1) / max_dot_columns;
   const Index whole_steps = x.depth / A::step, steps = x.steps();
-  const bool load_once = A::widening_costs && blocks > 1;
 
-  const auto across = [&]<int R>(std::integral_constant<int, R>, Index row) {
+  const auto across = [&]<int R>(std::integral_constant<int, R>, Index row, Index apart) {
     detail::RowsInPlace<A, R> in_place;
-    for (int r = 0; r < R; ++r) in_place.row[r] = rows[row + r];
-    in_place.ahead = row + 2 * R <= rows.count ? rows[row + R] - rows[row] : 0;
+    for (int r = 0; r < R; ++r) in_place.row[r] = rows[row + r * apart];
+    if (blocks > 1) {
+      in_place.ahead = row + 1 < apart ? rows[row + 1] - rows[row] : 0;
+    } else {
+      in_place.ahead = 2048 / Index(sizeof(typename A::Weight));
+    }
     detail::Tails<A, R> tails;
     detail::RowsInPlace<A, R> tail;
     if (whole_steps < steps) tail = tails.after(in_place, x.depth);
-    if (load_once) {
-      for (int r = 0; r < R; ++r) {
-        const auto load_step = [&](const auto& from, Index from_step, Index step) {
-          unroll<A::parts>(
-              [&](auto p) { room[(r * steps + step) * A::parts + p] = from.template load<p>(r, from_step); });
-        };
-        for (Index step = 0; step < whole_steps; ++step) load_step(in_place, step, step);
-        if (whole_steps < steps) load_step(tail, 0, whole_steps);
-      }
-    }
     for (Index b = 0; b < blocks; ++b) {
       const Index column = x.count * b / blocks, n = x.count * (b + 1) / blocks - column;
       in_place.period = blocks * in_place.steps_of_line;  // each block of columns fetches its share of the rows below
       in_place.countdown = b * in_place.steps_of_line;
       typename A::Scalar dots[R * max_dot_columns];
-      if (load_once) {
-        const detail::RowsLoaded<A, R> from{in_place, room, steps * A::parts};
-        detail::dot_tile_of<A, R>(n, from, steps, decltype (&from)(nullptr), x, column, dots);
-      } else {
-        detail::dot_tile_of<A, R>(n, in_place, whole_steps, whole_steps < steps ? &tail : nullptr, x, column, dots);
-      }
-      use(row, Index(R), column, n, dots, n);
+      detail::dot_tile_of<A, R>(n, in_place, whole_steps, whole_steps < steps ? &tail : nullptr, x, column, dots);
+      use({.first_row = row,
+           .rows_apart = apart,
+           .num_rows = R,
+           .first_column = column,
+           .num_columns = n,
+           .numbers = dots,
+           .stride = n});
     }
   };
   const auto down = [&]<int R>(std::integral_constant<int, R> tall) {
-    Index row = 0;
-    for (; row + R <= rows.count; row += R) across(tall, row);
-    for (; row < rows.count; ++row) across(std::integral_constant<int, 1>{}, row);
+    const Index band = rows.count / R;
+    for (Index row = 0; row < band; ++row) across(tall, row, band);
+    for (Index row = R * band; row < rows.count; ++row) across(std::integral_constant<int, 1>{}, row, Index(1));
   };
   const Index widest = (x.count + blocks - 1) / blocks;
   unroll<max_dot_columns>([&](auto before) {
     constexpr int C = before + 1;
-    if (widest == C) down(std::integral_constant<int, dot_rows<A>(C)>{});
+    if (widest == C) down(std::integral_constant<int, dot_rows(C)>{});
   });
 }
 

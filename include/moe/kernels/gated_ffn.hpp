@@ -50,13 +50,13 @@ namespace detail {
 
 /// Keeps a tile of pairs of rows (gate, up), if anyone asks for them.
 template <class S>
-void keep_pairs(const Kept<S>& kept, Index hidden_row, Index num_rows, Index columns, const S* tile, Index width) {
+void keep_pairs(const Kept<S>& kept, Index hidden_row, const Tile<S>& tile) {
   if (kept.gate == nullptr) return;
-  for (Index c = 0; c < columns; ++c) {
-    const Kept<S> to = kept.from(c);
-    for (Index r = 0; r < num_rows; r += 2) {
-      to.gate[hidden_row + r / 2] = tile[r * width + c];
-      to.up[hidden_row + r / 2] = tile[(r + 1) * width + c];
+  for (Index c = 0; c < tile.num_columns; ++c) {
+    const Kept<S> to = kept.from(tile.column(c));
+    for (Index r = 0; r < tile.num_rows; r += 2) {
+      to.gate[hidden_row + r / 2] = tile(r, c);
+      to.up[hidden_row + r / 2] = tile(r + 1, c);
     }
   }
 }
@@ -67,18 +67,17 @@ void gate_up_blocks(const WeightMap<typename A::Weight>& w_gate, const WeightMap
                     const Biases<S>& bias, Index first, Index last, const TokenBatch<A>& batch, const Act& act,
                     Scratch& scratch) {
   products<A>(rows_of_both(w_gate, w_up, first, last), batch.x, make_room<A>(batch.x.depth, scratch),
-              [&](Index row, Index num_rows, Index column, Index columns, S* tile, Index width) {
-                const Index hidden_row = first + row / 2;
-                for (Index r = 0; r < num_rows; ++r) {
+              [&](const Tile<S>& tile) {
+                const Index hidden_row = first + tile.first_row / 2, width = tile.stride;
+                for (Index r = 0; r < tile.num_rows; ++r) {
                   const S* const b = (r & 1) ? bias.up : bias.gate;
                   if (b == nullptr) continue;
-                  for (Index c = 0; c < width; ++c) tile[r * width + c] += b[hidden_row + r / 2];
+                  for (Index c = 0; c < width; ++c) tile(r, c) += b[hidden_row + r / 2];
                 }
-                keep_pairs(batch.kept.from(column), hidden_row, num_rows, columns, tile, width);
-                for (Index r = 0; r < num_rows; r += 2) {
-                  activate(tile + r * width, tile + (r + 1) * width, tile + r / 2 * width, width, act);
-                }
-                A::put_rows(tile, num_rows / 2, width, hidden_row, batch.hidden.block(column));
+                keep_pairs(batch.kept, hidden_row, tile);
+                for (Index r = 0; r < tile.num_rows; r += 2)
+                  activate(&tile(r, 0), &tile(r + 1, 0), &tile(r / 2, 0), width, act);
+                A::put_rows(tile.numbers, tile.num_rows / 2, width, hidden_row, batch.hidden.block(tile.first_column));
               });
   const Index depth = batch.hidden.depth, numbers = A::num_units(depth) * A::step / (A::parts * A::L);
   if (last != depth) return;
@@ -102,13 +101,13 @@ MOE_KERNEL void gate_up_columns(const WeightMap<typename A::Weight>& w_gate, con
   for (Index top = first; top < last; top += height) {
     const Index rows = std::min(height, last - top), padded = round_up(rows, A::step);
     const auto multiply = [&](const WeightMap<typename A::Weight>& w, const S* b, auto& out) {
-      products<A>(rows_of(w, top, top + rows), batch.x, room,
-                  [&](Index row, Index num_rows, Index column, Index columns, const S* tile, Index stride) {
-                    for (Index r = 0; r < num_rows; ++r) {
-                      const S added = b ? b[top + row + r] : S(0);
-                      for (Index c = 0; c < columns; ++c) out(row + r, column + c) = tile[r * stride + c] + added;
-                    }
-                  });
+      products<A>(rows_of(w, top, top + rows), batch.x, room, [&](const Tile<S>& tile) {
+        for (Index r = 0; r < tile.num_rows; ++r) {
+          const Index row = tile.row(r);
+          const S added = b ? b[top + row] : S(0);
+          for (Index c = 0; c < tile.num_columns; ++c) out(row, tile.column(c)) = tile(r, c) + added;
+        }
+      });
     };
     multiply(w_gate, bias.gate, gate);
     multiply(w_up, bias.up, up);
@@ -180,17 +179,17 @@ void down(const WeightMap<typename A::Weight>& w_down, const Biases<S>& bias, In
           const TokenBatch<A>& batch, Scratch& scratch) {
   const auto weight_of = [&](Index c) { return batch.weight ? batch.weight[c] : S(1); };
   products<A>(rows_of(w_down, first, last), batch.hidden, make_room<A>(batch.hidden.depth, scratch),
-              [&](Index row, Index num_rows, Index column, Index columns, const S* tile, Index stride) {
+              [&](const Tile<S>& tile) {
+                S* const* const y = batch.y + tile.first_column;
                 if (batch.hidden.in_blocks) {
-                  const S* weight = batch.weight ? batch.weight + column : nullptr;
-                  detail::add_turned<panel_rows<A>>(tile, num_rows, stride, columns, weight, batch.y + column,
-                                                    first + row);
+                  const S* const weight = batch.weight ? batch.weight + tile.first_column : nullptr;
+                  detail::add_turned<panel_rows<A>>(tile.numbers, tile.num_rows, tile.stride, tile.num_columns, weight,
+                                                    y, first + tile.first_row);
                   return;
                 }
-                for (Index c = 0; c < columns; ++c) {
-                  S* y = batch.y[column + c] + first + row;
-                  const S weight = weight_of(column + c);
-                  for (Index r = 0; r < num_rows; ++r) y[r] += weight * tile[r * stride + c];
+                for (Index c = 0; c < tile.num_columns; ++c) {
+                  const S weight = weight_of(tile.column(c));
+                  for (Index r = 0; r < tile.num_rows; ++r) y[c][first + tile.row(r)] += weight * tile(r, c);
                 }
               });
   if (bias.down == nullptr) return;

@@ -67,6 +67,14 @@ MOE_INLINE V load_as(const T* from) {
   return v;
 }
 
+/// Makes v a register where there are enough of them: otherwise g++ reads it from memory again for each of its uses.
+template <class V>
+MOE_INLINE void keep_in_register([[maybe_unused]] V& v) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == register_bytes) asm("" : "+v"(v));
+#endif
+}
+
 /// Calls f(0), f(1), … f(n − 1) with compile-time numbers, so that arrays of registers stay in registers.
 template <int n, class F>
 MOE_INLINE constexpr void unroll(F&& f) {

@@ -16,12 +16,11 @@ template <class A>
 void matmul_rows(const WeightMap<typename A::Weight>& w, Index first, Index last, const Columns<A>& x,
                  MatrixRef<typename A::Scalar> y, Scratch& scratch) {
   using S = typename A::Scalar;
-  products<A>(rows_of(w, first, last), x, make_room<A>(x.depth, scratch),
-              [&](Index row, Index num_rows, Index column, Index columns, const S* tile, Index stride) {
-                for (Index c = 0; c < columns; ++c) {
-                  for (Index r = 0; r < num_rows; ++r) y(first + row + r, column + c) = tile[r * stride + c];
-                }
-              });
+  products<A>(rows_of(w, first, last), x, make_room<A>(x.depth, scratch), [&](const Tile<S>& tile) {
+    for (Index c = 0; c < tile.num_columns; ++c) {
+      for (Index r = 0; r < tile.num_rows; ++r) y(first + tile.row(r), tile.column(c)) = tile(r, c);
+    }
+  });
 }
 
 /// y = W·x, exactly, on the calling thread.

@@ -32,11 +32,11 @@ decltype(auto) with_arithmetic(const Numerics& numerics, const F& f) {
 
 /// What products() works in, for columns of up to this depth.
 template <class A>
-Index room_registers(Index depth) {
+Index room_registers([[maybe_unused]] Index depth) {
   if constexpr (A::blocks_pay == never) {
-    return dot_tile_room<A>(depth);
+    return 0;
   } else {
-    return std::max(dot_tile_room<A>(depth), broadcast_tile_room<A>(depth));
+    return broadcast_tile_room<A>(depth);
   }
 }
 
@@ -45,15 +45,15 @@ typename A::Register* make_room(Index depth, Scratch& scratch) {
   return scratch.array<typename A::Register>(room_registers<A>(depth));
 }
 
-/// Every dot product of a row of weights and a column of x, in tiles: use(row, rows, column, columns, tile, stride),
-/// where tile[r · stride + c] = rows[row + r] · x[column + c]. No sum depends on which rows are asked for together.
+/// Every dot product of a row of weights and a column of x, in tiles: use(tile). Where columns are in blocks, the rows
+/// of a tile are neighbours, the first of them even. No sum depends on which rows are asked for together.
 template <class A>
 void products(const Rows<typename A::Weight>& rows, const Columns<A>& x, typename A::Register* room,
               const TileUse<typename A::Scalar>& use) {
   if constexpr (A::blocks_pay != never) {
     if (x.in_blocks) return for_each_broadcast_tile<A>(rows, x, room, use);
   }
-  for_each_dot_tile<A>(rows, x, room, use);
+  for_each_dot_tile<A>(rows, x, use);
 }
 
 }  // namespace moe::kernels

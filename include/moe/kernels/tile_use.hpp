@@ -7,26 +7,36 @@
 
 namespace moe::kernels {
 
-/// A reference to something callable as use(row, rows, column, columns, tile, stride): see products(). It does not own
-/// it. One indirect call a tile, thousands of multiplications long, so that tiles are compiled once for all their uses.
+/// Dot products of some rows of weights and some neighbouring columns.
+template <class S>
+struct Tile {
+  Index first_row, rows_apart, num_rows;
+  Index first_column, num_columns;
+  S* numbers;    // a row of the tile behind the other
+  Index stride;  // from one row to the next: num_columns, or more where columns are in blocks
+
+  Index row(Index r) const { return first_row + r * rows_apart; }
+  Index column(Index c) const { return first_column + c; }
+
+  /// Row row(r) of the weights · column(c).
+  S& operator()(Index r, Index c) const { return numbers[r * stride + c]; }
+};
+
+/// A reference to something callable as use(tile). It does not own it. One indirect call a tile, thousands of
+/// multiplications long, so that tiles are compiled once for all their uses.
 template <class S>
 class TileUse {
  public:
   template <class F>
     requires(!std::is_same_v<F, TileUse>)
   TileUse(const F& callable)
-      : callable_(&callable),
-        call_([](const void* f, Index row, Index rows, Index column, Index columns, S* tile, Index stride) {
-          (*static_cast<const F*>(f))(row, rows, column, columns, tile, stride);
-        }) {}
+      : callable_(&callable), call_([](const void* f, const Tile<S>& tile) { (*static_cast<const F*>(f))(tile); }) {}
 
-  void operator()(Index row, Index rows, Index column, Index columns, S* tile, Index stride) const {
-    call_(callable_, row, rows, column, columns, tile, stride);
-  }
+  void operator()(const Tile<S>& tile) const { call_(callable_, tile); }
 
  private:
   const void* callable_;
-  void (*call_)(const void*, Index, Index, Index, Index, S*, Index);
+  void (*call_)(const void*, const Tile<S>&);
 };
 
 }  // namespace moe::kernels
