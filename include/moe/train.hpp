@@ -29,4 +29,6 @@
 #include "moe/train/routers/sinkhorn.hpp"
 #include "moe/train/routers/top_k.hpp"
 #include "moe/train/shared.hpp"
+#include "moe/train/soft_moe.hpp"
+#include "moe/train/unit_length.hpp"
 #include "moe/train/upcycle.hpp"

@@ -186,6 +186,49 @@ TEST(Gradients, OfABalancedChoice) {
   }
 }
 
+template <class Scalar>
+auto random_soft_moe(Index d_model, Index experts, Index slots_per_expert, const SoftMoeOptions& options, bool gains,
+                     unsigned seed) {
+  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
+  Random random(seed);
+  auto slots = random.matrix<Weight<Scalar>>(experts * slots_per_expert, d_model);
+  auto token_gain = random.matrix<Vector>(gains ? d_model : 0, 1), slot_gain = token_gain;
+  slot_gain *= 2;
+  return SoftMoe(std::move(slots), random_bank<Scalar>(experts, d_model, 5, seed + 1), options, std::move(token_gain),
+                 std::move(slot_gain));
+}
+
+TEST(Gradients, OfSoftMoe) {
+  for (const bool gains : {false, true}) {
+    for (const bool average_normalized : {false, true}) {
+      for (const SoftMoeNorm norm : {SoftMoeNorm::unit, SoftMoeNorm::rms}) {
+        const SoftMoeOptions options{.norm = norm, .scale = 1.5, .average_normalized = average_normalized};
+        const auto layer = random_soft_moe<double>(9, 3, 2, options, gains, 69);
+        for (const Index tokens : {0, 1, 12, 40}) {
+          expect_true_gradients(layer, tokens, 70, 20);
+          if (tokens % 4 == 0) expect_true_gradients(layer, tokens, 71, 20, {.sequence_length = 4});
+        }
+      }
+    }
+  }
+  for (const Index d_model : laws::gradient_sizes) {
+    expect_true_gradients(random_soft_moe<double>(d_model, 2, 1, {}, true, 72), 7, 73, 10);
+  }
+  const SoftMoe of_a_list(random_matrix<Weight<double>>(4, 6, 74), random_ffns<Silu>(2, 6, 5, true, 75), {.scale = 0});
+  expect_true_gradients(of_a_list, 9, 76);
+}
+
+TEST(Gradients, OfATokenAndASlotOfZerosAreZeroThroughTheirDirections) {
+  auto layer = random_soft_moe<double>(6, 2, 1, {.average_normalized = true}, true, 77);
+  layer.slots().row(1).setZero();
+  auto x = random_matrix<Matrix<double>>(6, 5, 78);
+  x.col(3).setZero();
+  const auto gradients = gradients_of(layer, x, random_matrix<Matrix<double>>(6, 5, 79));
+  EXPECT_TRUE(gradients.of_x.col(3).isZero(0));
+  EXPECT_TRUE(gradients.of_parameters.slots().row(1).isZero(0));
+  EXPECT_FALSE(gradients.of_parameters.slots().row(0).isZero());
+}
+
 TEST(Tape, ForwardWithATapeIsForwardToTheLastBit) {
   const auto check = [](const auto& layer) {
     using Scalar = typename std::decay_t<decltype(layer)>::Scalar;
@@ -202,15 +245,17 @@ TEST(Tape, ForwardWithATapeIsForwardToTheLastBit) {
   check(MoeLayer(random_router(4, 17, {.top_k = 2}, 64), random_ffns<Relu>(4, 17, 21, true, 65)));
   check(WithSharedExpert(bank, random_bank<float>(1, 17, 33, 66), random_matrix<Eigen::RowVectorXf>(1, 17, 67)));
   check(DenseLayer(random_bank<float>(1, 17, 33, 68)));
+  check(random_soft_moe<float>(17, 3, 2, {.average_normalized = true}, true, 80));
 }
 
-TEST(Gradients, AWarmStepAllocatesNothing) {
-  MoeLayer layer(random_router<float>(6, 40, {.top_k = 2, .renormalize = true}, 54),
-                 random_bank<float>(6, 40, 50, 55, true));
+template <class Layer>
+void expect_warm_steps_to_allocate_nothing(const Layer& layer, const SideInputs<float>& side = {}) {
   auto gradient = zeros_like(layer);
   auto tape = tape_of(layer);
-  const auto x = random_matrix<Matrix<float>>(40, 70, 56), d_y = random_matrix<Matrix<float>>(40, 70, 57);
-  Matrix<float> y(40, 70), d_x = Matrix<float>::Zero(40, 70);
+  tape.workspace().side = side;
+  const Index d = layer.d_model();
+  const auto x = random_matrix<Matrix<float>>(d, 70, 56), d_y = random_matrix<Matrix<float>>(d, 70, 57);
+  Matrix<float> y(d, 70), d_x = Matrix<float>::Zero(d, 70);
   const auto step = [&] {
     forward(layer, x, y, tape);
     backward(layer, x, d_y, tape, d_x, gradient);
@@ -218,6 +263,12 @@ TEST(Gradients, AWarmStepAllocatesNothing) {
   step();
   step();
   EXPECT_EQ(test::allocations_in(step), 0);
+}
+
+TEST(Gradients, AWarmStepAllocatesNothing) {
+  expect_warm_steps_to_allocate_nothing(MoeLayer(random_router<float>(6, 40, {.top_k = 2, .renormalize = true}, 54),
+                                                 random_bank<float>(6, 40, 50, 55, true)));
+  expect_warm_steps_to_allocate_nothing(random_soft_moe<float>(40, 6, 2, {}, true, 54), {.sequence_length = 10});
 }
 
 TEST(Backward, RefusesWhatDoesNotFit) {
@@ -273,19 +324,29 @@ TEST(Gradients, ExpertsWithoutTokensGetNone) {
   }
 }
 
-TEST(Gradients, AreTheSameBitsForAnyNumberOfThreads) {
-  const MoeLayer layer(random_router<float>(6, 70, {.top_k = 2, .renormalize = true}, 30),
-                       random_bank<float>(6, 70, 90, 31, true, 0.1));
-  const auto x = Random(32).matrix<Matrix<float>>(70, 100), c = Random(33).matrix<Matrix<float>>(70, 100);
-  auto alone = gradients_of(layer, x, c);
+template <class Layer>
+void expect_the_same_bits_for_any_number_of_threads(const Layer& layer, const SideInputs<float>& side = {}) {
+  const Index d = layer.d_model();
+  const auto x = Random(32).matrix<Matrix<float>>(d, 100), c = Random(33).matrix<Matrix<float>>(d, 100);
+  auto alone = gradients_of(layer, x, c, Serial{}, side);
   for (const Index threads : {2, 3, 7}) {
     test::OwnThreads pool{threads};
-    auto together = gradients_of(layer, x, c, pool);
+    auto together = gradients_of(layer, x, c, pool, side);
     EXPECT_TRUE(same_bits(together.of_x, alone.of_x)) << threads;
     const auto expected = parameters(alone.of_parameters), got = parameters(together.of_parameters);
     for (std::size_t p = 0; p < expected.size(); ++p) {
       EXPECT_TRUE(same_bits(got[p].matrix(), expected[p].matrix())) << got[p].name << ", " << threads;
     }
+  }
+}
+
+TEST(Gradients, AreTheSameBitsForAnyNumberOfThreads) {
+  expect_the_same_bits_for_any_number_of_threads(
+      MoeLayer(random_router<float>(6, 70, {.top_k = 2, .renormalize = true}, 30),
+               random_bank<float>(6, 70, 90, 31, true, 0.1)));
+  for (const Index length : {0, 5}) {
+    expect_the_same_bits_for_any_number_of_threads(random_soft_moe<float>(70, 6, 2, {}, true, 34),
+                                                   {.sequence_length = length});
   }
 }
 

@@ -13,12 +13,12 @@ namespace moe {
 /// @param weight, d_weight  (num_experts × d_model)
 /// @param d_bias            (num_experts), or empty
 template <class Scalar>
-void linear_backward(const Weight<Scalar>& weight, const ConstMatrixRef<Scalar>& x,
+void linear_backward(const WeightMap<Scalar>& weight, const ConstMatrixRef<Scalar>& x,
                      const ConstMatrixRef<Scalar>& d_logits, MatrixRef<Scalar> d_x, Eigen::Map<Weight<Scalar>> d_weight,
                      Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, 1>> d_bias, Workers& workers) {
   workers.for_each_band(weight.cols(), 2 * kernels::lanes<Scalar>, [&](Index first, Index last, Scratch& scratch) {
     Scalar* const room = kernels::make_product_room<Scalar>(scratch);
-    kernels::add_transposed<Scalar, Scalar>(kernels::columns_of_weight(map_of(weight), first, last), d_logits,
+    kernels::add_transposed<Scalar, Scalar>(kernels::columns_of_weight(weight, first, last), d_logits,
                                             d_x.middleRows(first, last - first), room);
     kernels::add_outer<Scalar>(d_logits, x.middleRows(first, last - first), d_weight.middleCols(first, last - first),
                                room);

@@ -19,6 +19,13 @@ Scalar score_slope(Score score, Scalar logit, Scalar s) {
   return s > 0 ? 1 / (2 * s * (Scalar(1) + std::exp(-logit))) : Scalar(0);
 }
 
+/// Through p = softmax(l): turns ∂L/∂p into ∂L/∂l = p ⊙ (∂L/∂p − p·∂L/∂p).
+template <class P, class Gradient>
+void softmax_backward(const P& p, Gradient&& d) {
+  const auto mean = p.dot(d);
+  d = p.cwiseProduct((d.array() - mean).matrix());
+}
+
 /// Turns ∂L/∂p of a token's probabilities, which sum to one, into ∂L/∂logits.
 /// @param p  probabilities(score, logits, p)
 template <class Logits, class P, class Gradient>
