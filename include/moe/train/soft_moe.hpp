@@ -28,15 +28,13 @@ struct SoftMoeTape {
   Workspace<Scalar> ws;          // whose routing has the logits of slots and tokens
   std::vector<Scalar> in, out;   // (d_model × num_sequences · num_slots) what slots averaged, what experts answered
   std::vector<Scalar> d_logits;  // see logit_gradient()
-  Index num_tokens = 0;
+  Index num_tokens = 0, num_slots = 0;
   ExpertsTape experts;
 
   Workspace<Scalar>& workspace() { return ws; }
 
   /// (num_slots × n_tokens) ∂L/∂logits by other ways than y.
-  Eigen::Map<Matrix<Scalar>> logit_gradient() {
-    return {d_logits.data(), num_tokens > 0 ? Index(d_logits.size()) / num_tokens : 0, num_tokens};
-  }
+  Eigen::Map<Matrix<Scalar>> logit_gradient() { return {d_logits.data(), num_slots, num_tokens}; }
 };
 
 template <class G>
@@ -114,6 +112,7 @@ void forward(const SoftMoe<G>& layer, const ConstMatrixRef<Scalar>& x, MatrixRef
   detail::average<Scalar>(out, combine, y, num_sequences, workers);
   tape.d_logits.assign(ws.routing.logits.size(), Scalar(0));
   tape.num_tokens = x.cols();
+  tape.num_slots = layer.num_slots();
 }
 
 /// As backward() of a MoeLayer.

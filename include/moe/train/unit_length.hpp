@@ -3,7 +3,10 @@
 
 #include <type_traits>
 
+#include "moe/scratch.hpp"
 #include "moe/types.hpp"
+#include "moe/unit_length.hpp"
+#include "moe/workers.hpp"
 
 namespace moe {
 
@@ -14,6 +17,14 @@ void unit_length_backward(const U& u, std::type_identity_t<Scalar> norm, Gradien
   if (norm == 0) return d.setZero(), void();
   const Scalar along = u.dot(d);
   d = (d - along * u) / norm;
+}
+
+/// The same for each column.
+template <class Scalar>
+void directions_backward(const Directions<Scalar>& u, MatrixRef<Scalar> d, Workers& workers) {
+  workers.for_each_band(d.cols(), 16, [&](Index first, Index last, Scratch&) {
+    for (Index c = first; c < last; ++c) unit_length_backward(u.columns.col(c), u.length[c], d.col(c));
+  });
 }
 
 }  // namespace moe
