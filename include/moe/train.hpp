@@ -3,6 +3,7 @@
 
 #include "moe/parameters.hpp"
 #include "moe/train/activation.hpp"
+#include "moe/train/affine_output.hpp"
 #include "moe/train/any_layer.hpp"
 #include "moe/train/capacity.hpp"
 #include "moe/train/dense.hpp"
@@ -10,6 +11,7 @@
 #include "moe/train/experts/expert_list.hpp"
 #include "moe/train/experts/ffn.hpp"
 #include "moe/train/experts/gated_ffn_bank.hpp"
+#include "moe/train/experts/joined_experts.hpp"
 #include "moe/train/experts/zero_compute.hpp"
 #include "moe/train/freeze.hpp"
 #include "moe/train/losses/importance.hpp"
@@ -22,6 +24,7 @@
 #include "moe/train/optimisers/clip_gradients.hpp"
 #include "moe/train/optimisers/schedule.hpp"
 #include "moe/train/optimisers/sgd.hpp"
+#include "moe/train/residual_moe.hpp"
 #include "moe/train/routers/base.hpp"
 #include "moe/train/routers/carried_top_k.hpp"
 #include "moe/train/routers/cosine_top_k.hpp"

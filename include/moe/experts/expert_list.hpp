@@ -1,7 +1,6 @@
 /// @file  A group of experts made from a list of them.
 #pragma once
 
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -67,10 +66,9 @@ class ExpertList {
     });
   }
 
-  /// visit.in(number, expert) for each.
   template <class Visit>
   void visit_parameters(Visit& visit) {
-    for (std::size_t e = 0; e < experts_.size(); ++e) visit.in(std::to_string(e), experts_[e]);
+    for (Index e = 0; e < num_experts(); ++e) visit.expert(e, (*this)[e]);
   }
 
  private:
