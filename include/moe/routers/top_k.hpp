@@ -78,6 +78,7 @@ class TopKChoice {
   Index top_k() const { return options_.top_k; }
   const TopKOptions& options() const { return options_; }
   const Vector& selection_bias() const { return selection_bias_; }
+  Eigen::Map<Vector> selection_bias() { return {selection_bias_.data(), selection_bias_.size()}; }  // to write
 
   /// Writes top_k routes for each token, side by side, best first.
   /// @param logits  (num_experts × n_tokens)
