@@ -92,6 +92,42 @@ void normalize_backward(const ConstMatrixRef<Scalar>& v, const Gain& gain, Scala
   });
 }
 
+/// From shares of soft_dispatch() and soft_combine() to the logits that both are made of. Overwrites d_dispatch and
+/// d_combine.
+template <class Scalar>
+void shares_backward(const ConstMatrixRef<Scalar>& dispatch, const ConstMatrixRef<Scalar>& combine,
+                     MatrixRef<Scalar> d_dispatch, MatrixRef<Scalar> d_combine, MatrixRef<Scalar> d_logits,
+                     Workers& workers) {
+  const Index num_slots = combine.rows(), length = dispatch.rows();
+  workers.for_each_band(dispatch.cols(), 1, [&](Index first, Index last, Scratch&) {
+    for (Index c = first; c < last; ++c) {
+      softmax_backward(dispatch.col(c), d_dispatch.col(c));
+      d_logits.row(c % num_slots).segment(c / num_slots * length, length) += d_dispatch.col(c).transpose();
+    }
+  });
+  workers.for_each_band(combine.cols(), 1, [&](Index first, Index last, Scratch&) {
+    for (Index t = first; t < last; ++t) {
+      softmax_backward(combine.col(t), d_combine.col(t));
+      d_logits.col(t) += d_combine.col(t);
+    }
+  });
+}
+
+/// From scale · φ' to the slots, their gain and the scale. Slots lie in memory as tokens do.
+/// @param d  (d_model × num_slots) overwritten
+template <class Scalar, class Layer, class GradientLayer>
+void slots_backward(const Layer& layer, MatrixRef<Scalar> d, GradientLayer& gradient, Workers& workers) {
+  const Eigen::Map<const Matrix<Scalar>> slots(layer.slots().data(), d.rows(), d.cols());
+  auto slot = workers.shared().template matrix<Scalar>(d.rows(), 1);
+  for (Index s = 0; s < slots.cols(); ++s) {
+    normalize(slots.col(s), layer.slot_gain(), layer.target_norm(), slot.col(0));
+    gradient.scale() += slot.col(0).dot(d.col(s));
+  }
+  normalize_backward<Scalar>(slots, layer.slot_gain(), layer.scale() * layer.target_norm(), d,
+                             Eigen::Map<Matrix<Scalar>>(gradient.slots().data(), d.rows(), d.cols()), workers);
+  if (layer.slot_gain().size() > 0) kernels::add_columns(d, gradient.slot_gain());
+}
+
 }  // namespace detail
 
 /// As forward() of a MoeLayer: train/moe_layer.hpp.
@@ -155,33 +191,12 @@ void backward(const SoftMoe<G>& layer, const ConstMatrixRef<Scalar>& x, const Co
   }
 
   auto d_logits = tape.logit_gradient();
-  workers.for_each_band(dispatch.cols(), 1, [&](Index first, Index last, Scratch&) {
-    for (Index c = first; c < last; ++c) {
-      softmax_backward(dispatch.col(c), d_dispatch.col(c));
-      d_logits.row(c % num_slots).segment(c / num_slots * length, length) += d_dispatch.col(c).transpose();
-    }
-  });
-  workers.for_each_band(num_tokens, 1, [&](Index first, Index last, Scratch&) {
-    for (Index t = first; t < last; ++t) {
-      softmax_backward(combine.col(t), d_combine.col(t));
-      d_logits.col(t) += d_combine.col(t);
-    }
-  });
-
-  // logits = scale · φ' · x'.  Slots lie in memory as tokens do: (d_model × num_slots).
+  detail::shares_backward<Scalar>(dispatch, combine, d_dispatch, d_combine, d_logits, workers);
   auto d_slots = detail::zeros<Scalar>(d, num_slots, shared);
   linear_backward<Scalar>(layer.normalize_slots(workers), tokens, d_logits, d_tokens, {d_slots.data(), num_slots, d},
                           {nullptr, 0}, workers);
-  const Eigen::Map<const Matrix<Scalar>> slots(layer.slots().data(), d, num_slots);
-  auto slot = shared.matrix<Scalar>(d, 1);
-  for (Index s = 0; s < num_slots; ++s) {
-    detail::normalize(slots.col(s), layer.slot_gain(), layer.target_norm(), slot.col(0));
-    gradient.scale() += slot.col(0).dot(d_slots.col(s));
-  }
-  detail::normalize_backward<Scalar>(slots, layer.slot_gain(), layer.scale() * layer.target_norm(), d_slots,
-                                     Eigen::Map<Matrix<Scalar>>(gradient.slots().data(), d, num_slots), workers);
+  detail::slots_backward<Scalar>(layer, d_slots, gradient, workers);
   detail::normalize_backward<Scalar>(x, layer.token_gain(), layer.target_norm(), d_tokens, d_x, workers);
-  if (layer.slot_gain().size() > 0) kernels::add_columns(d_slots, gradient.slot_gain());
   if (layer.token_gain().size() > 0) kernels::add_columns(d_tokens, gradient.token_gain());
 }
 

@@ -14,9 +14,12 @@ namespace moe {
 /// @param norm  ‖v‖, as to_length() returns it
 template <class U, class Gradient, class Scalar = typename U::Scalar>
 void unit_length_backward(const U& u, std::type_identity_t<Scalar> norm, Gradient&& d) {
-  if (norm == 0) return d.setZero(), void();
-  const Scalar along = u.dot(d);
-  d = (d - along * u) / norm;
+  if (norm == 0) {
+    d.setZero();
+  } else {
+    const Scalar along = u.dot(d);
+    d = (d - along * u) / norm;
+  }
 }
 
 /// The same for each column.
