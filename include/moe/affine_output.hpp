@@ -31,17 +31,33 @@ class AffineOutput {
   Scalar scale() const { return scale_; }
   const Vector& bias() const { return bias_; }
 
+  /// To write.
+  L& layer() { return layer_; }
+  Eigen::Map<Vector> bias() { return {bias_.data(), bias_.size()}; }
+
   /// As the layer's own.
   void forward(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Workspace<Scalar>& ws,
                ExecutorRef executor = Serial{}) const {
     layer_.forward(x, y, ws, executor);
-    if (scale_ != Scalar(1)) y *= scale_;
-    if (bias_.size() > 0) y.colwise() += bias_;
+    scale_and_shift(y);
   }
 
   /// The same with memory of its own.
   Matrix<Scalar> forward(const ConstMatrixRef<Scalar>& x, ExecutorRef executor = Serial{}) const {
     return forward_alone(*this, x, executor);
+  }
+
+  /// y ← scale · y + bias
+  void scale_and_shift(MatrixRef<Scalar> y) const {
+    if (scale_ != Scalar(1)) y *= scale_;
+    if (bias_.size() > 0) y.colwise() += bias_;
+  }
+
+  /// The scale is a constant.
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    visit.in("", layer_);
+    visit("bias", bias_);
   }
 
  private:

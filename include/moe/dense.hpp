@@ -48,7 +48,7 @@ class DenseLayer {
 
   template <class Visit>
   void visit_parameters(Visit& visit) {
-    visit.in("expert", expert_);
+    visit.in_only("", expert_);
   }
 
  private:

@@ -26,6 +26,13 @@ struct DispatchPlan {
   Index first(Index expert) const { return offset[std::size_t(expert)]; }
   Index count(Index expert) const { return offset[std::size_t(expert) + 1] - first(expert); }
 
+  /// A slot's weight where it multiplies what the expert reads, else 1.
+  Scalar input_weight(Index slot) const { return weight_on == WeightOn::input ? weight[std::size_t(slot)] : Scalar(1); }
+  /// A slot's weight where it multiplies what the expert answers, else 1.
+  Scalar output_weight(Index slot) const {
+    return weight_on == WeightOn::output ? weight[std::size_t(slot)] : Scalar(1);
+  }
+
   /// The plan of experts [first_expert, first_expert + count) alone, numbered from 0.
   DispatchPlan experts(Index first_expert, Index count, Scratch& scratch) const {
     auto* const offsets = scratch.array<Index>(count + 1);

@@ -4,6 +4,7 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "moe/types.hpp"
@@ -22,7 +23,8 @@ struct Parameter {
   Eigen::Map<Eigen::Array<Scalar, Eigen::Dynamic, 1>> array() const { return {data, size()}; }
 };
 
-/// What walks over the parts of a layer: each calls visit("name", its matrix) or visit.in("part", its part).
+/// What walks over the parts of a layer: each calls visit("name", its matrix) or visit.in("part", its part), and a
+/// group visit.expert(number, its expert).
 template <class Scalar>
 class ParameterVisitor {
  public:
@@ -47,9 +49,40 @@ class ParameterVisitor {
     scope_.resize(length);
   }
 
+  /// Visits a group that holds one expert, whose names do without its number: "shared_expert.up_proj.weight".
+  template <class Group>
+  void in_only(std::string_view scope, Group& group) {
+    with({.shown = false}, scope, group);
+  }
+
+  /// Visits a group whose experts are number `first` and on among those that are visited here.
+  template <class Group>
+  void from(Index first, Group& group) {
+    with({numbers_.shown, numbers_.first + first}, "", group);
+  }
+
+  /// Visits expert e of a group by its number.
+  template <class E>
+  void expert(Index e, E& expert) {
+    with({}, numbers_.shown ? std::to_string(numbers_.first + e) : "", expert);
+  }
+
  private:
+  struct Numbers {
+    bool shown = true;
+    Index first = 0;
+  };
+
+  template <class Part>
+  void with(const Numbers& numbers, std::string_view scope, Part& part) {
+    const Numbers before = std::exchange(numbers_, numbers);
+    in(scope, part);
+    numbers_ = before;
+  }
+
   std::vector<Parameter<Scalar>>& found_;
   std::string scope_;
+  Numbers numbers_;
 };
 
 /// A part says what it has learnt: a class in a member visit_parameters(visit), a struct of yours in a free function

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <concepts>
+#include <cstddef>
+#include <span>
 #include <utility>
 
 #include "moe/check.hpp"
@@ -44,6 +46,12 @@ class ResidualMoe {
   const Weight<Scalar>& weight() const { return weight_; }
   const Vector& bias() const { return bias_; }
 
+  /// To write.
+  Layer& layer() { return layer_; }
+  G& shared() { return shared_; }
+  Eigen::Map<Weight<Scalar>> weight() { return {weight_.data(), weight_.rows(), weight_.cols()}; }
+  Eigen::Map<Vector> bias() { return {bias_.data(), bias_.size()}; }
+
   /// x and y (d_model × n_tokens), not overlapping. `ws.routing` tells of the sparse layer; `ws.shared_plan.weight` is
   /// c_1 of each token.
   /// @throws std::invalid_argument if a shape is wrong or y overlaps x.
@@ -52,13 +60,7 @@ class ResidualMoe {
     layer_.forward(x, y, ws, executor);
     Workers workers(executor, ws.scratch, ws.numerics);
     const auto everyone = plan_all_to(0, x.cols(), 1, ws.shared_plan);
-    workers.for_each_band(x.cols(), 1, [&](Index first, Index last, Scratch&) {
-      for (Index t = first; t < last; ++t) {
-        const Coefficients c = coefficients(x.col(t));
-        y.col(t) *= c(0);
-        ws.shared_plan.weight[std::size_t(t)] = c(1);
-      }
-    });
+    weigh(x, y, ws.shared_plan.weight, workers);
     shared_.apply(x, everyone, y, workers);
   }
 
@@ -67,17 +69,37 @@ class ResidualMoe {
     return forward_alone(*this, x, executor);
   }
 
- private:
-  using Coefficients = Eigen::Matrix<Scalar, 2, 1>;
+  /// Under the names of DeepSpeed.
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    visit.in("", layer_);
+    visit.in_only("mlp", shared_);
+    visit("coefficient.weight", weight_);
+    visit("coefficient.bias", bias_);
+  }
 
+  /// answer.col(t) *= c_0 and weight[t] = c_1 of x.col(t).
+  void weigh(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> answer, std::span<Scalar> weight,
+             Workers& workers) const {
+    workers.for_each_band(x.cols(), 1, [&](Index first, Index last, Scratch&) {
+      for (Index t = first; t < last; ++t) {
+        const auto c = coefficients(x.col(t));
+        answer.col(t) *= c(0);
+        weight[std::size_t(t)] = c(1);
+      }
+    });
+  }
+
+  /// (c_0, c_1) of a token.
   template <class Token>
-  Coefficients coefficients(const Token& token) const {
-    Coefficients c(weight_.row(0).dot(token), weight_.row(1).dot(token));
+  Eigen::Matrix<Scalar, 2, 1> coefficients(const Token& token) const {
+    Eigen::Matrix<Scalar, 2, 1> c(weight_.row(0).dot(token), weight_.row(1).dot(token));
     if (bias_.size() > 0) c += bias_;
     softmax(c, c);
     return c;
   }
 
+ private:
   Layer layer_;
   G shared_;
   Weight<Scalar> weight_;

@@ -61,7 +61,7 @@ class WithSharedExpert {
   template <class Visit>
   void visit_parameters(Visit& visit) {
     visit.in("", layer_);
-    visit.in("shared_expert", shared_);
+    visit.in_only("shared_expert", shared_);
     visit("shared_expert_gate.weight", gate_);
   }
 

@@ -16,7 +16,9 @@
 #include "moe/routers/logits.hpp"
 #include "moe/routers/scores.hpp"
 #include "moe/sequences.hpp"
+#include "moe/tokens.hpp"
 #include "moe/types.hpp"
+#include "moe/unit_length.hpp"
 #include "moe/workers.hpp"
 #include "moe/workspace.hpp"
 
@@ -32,21 +34,45 @@ enum class SoftMoeNorm {
 /// gain for tokens and one for slots.
 struct SoftMoeOptions {
   SoftMoeNorm norm = SoftMoeNorm::unit;
-  double scale = 1;                 // of the logits; learned
+  double scale = 1;                 // of the logits, at first: it is learnt
   bool average_normalized = false;  // slots average x', else x
 };
 
 namespace detail {
 
-/// out = length · gain ⊙ v / ‖v‖, where an empty gain is ones; 0 for a vector of zeros. No square overflows.
+/// out = length · gain ⊙ v / ‖v‖, where an empty gain is ones; 0 for a vector of zeros.
 template <class Vector, class Gain, class Out>
 void normalize(const Vector& v, const Gain& gain, typename Vector::Scalar length, Out&& out) {
-  const auto largest = v.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>();
   out = v;
-  if (largest == 0) return;
-  out /= largest;
-  out *= length / out.norm();
+  to_length(out, length);
   if (gain.size() > 0) out = out.cwiseProduct(gain);
+}
+
+/// f(b, how…) for each sequence b: many are shared out among the workers, few have all of them, one after the other.
+template <class F>
+void for_each_sequence(Index num_sequences, Workers& workers, const F& f) {
+  if (num_sequences < workers.count()) {
+    for (Index b = 0; b < num_sequences; ++b) f(b, workers);
+  } else {
+    workers.for_each(num_sequences, [&](Index b, Scratch& scratch) { f(b, scratch, workers.numerics()); });
+  }
+}
+
+/// mean = from · shares, sequence by sequence: column c of a sequence's mean is Σ_i shares(i, c) · (its from).col(i).
+template <class Scalar>
+void average(const ConstMatrixRef<Scalar>& from, const ConstMatrixRef<Scalar>& shares, MatrixRef<Scalar> mean,
+             Index num_sequences, Workers& workers) {
+  if (num_sequences == 0) return;
+  const Index d_model = from.rows(), ins = from.cols() / num_sequences, outs = mean.cols() / num_sequences;
+  auto* const features = workers.shared().array<Scalar>(from.size());  // by rows, as a product reads them
+  workers.for_each_band(d_model, 1, [&](Index first, Index last, Scratch&) {
+    Eigen::Map<Weight<Scalar>>(features, d_model, from.cols()).middleRows(first, last - first) =
+        from.middleRows(first, last - first);
+  });
+  for_each_sequence(num_sequences, workers, [&](Index b, auto&... how) {
+    const WeightMap<Scalar> rows(features + b * ins, d_model, ins, Eigen::OuterStride<>(from.cols()));
+    kernels::matmul<Scalar, Scalar>(rows, shares.middleCols(b * outs, outs), mean.middleCols(b * outs, outs), how...);
+  });
 }
 
 }  // namespace detail
@@ -118,7 +144,9 @@ class SoftMoe {
           Vector slot_gain = {})
       : slots_(std::move(slots)),
         experts_(std::move(experts)),
-        options_(options),
+        norm_(options.norm),
+        average_normalized_(options.average_normalized),
+        scale_(Scalar(options.scale)),
         token_gain_(std::move(token_gain)),
         slot_gain_(std::move(slot_gain)) {
     require_equal(slots_.cols(), d_model(), "SoftMoe: slots.cols()");
@@ -127,22 +155,25 @@ class SoftMoe {
                 std::to_string(num_experts()));
     if (token_gain_.size() > 0) require_equal(token_gain_.size(), d_model(), "SoftMoe: token_gain.size()");
     if (slot_gain_.size() > 0) require_equal(slot_gain_.size(), d_model(), "SoftMoe: slot_gain.size()");
-    directions_.resize(num_slots(), d_model());
-    for (Index s = 0; s < num_slots(); ++s) {
-      detail::normalize(slots_.row(s).transpose(), slot_gain_, Scalar(options_.scale) * target_norm(),
-                        directions_.row(s).transpose());
-    }
   }
 
   Index d_model() const { return experts_.d_model(); }
   Index num_experts() const { return experts_.num_experts(); }
   Index num_slots() const { return slots_.rows(); }
   Index slots_per_expert() const { return num_slots() / num_experts(); }
+  SoftMoeOptions options() const { return {norm_, double(scale()), average_normalized_}; }
   const G& experts() const { return experts_; }
-  const SoftMoeOptions& options() const { return options_; }
   const Weight<Scalar>& slots() const { return slots_; }
   const Vector& token_gain() const { return token_gain_; }
   const Vector& slot_gain() const { return slot_gain_; }
+  Scalar scale() const { return scale_.value(); }
+
+  /// To write.
+  G& experts() { return experts_; }
+  Eigen::Map<Weight<Scalar>> slots() { return {slots_.data(), slots_.rows(), slots_.cols()}; }
+  Eigen::Map<Vector> token_gain() { return {token_gain_.data(), token_gain_.size()}; }
+  Eigen::Map<Vector> slot_gain() { return {slot_gain_.data(), slot_gain_.size()}; }
+  Scalar& scale() { return scale_(0); }
 
   /// x and y (d_model × n_tokens), not overlapping, in sequences of ws.side.sequence_length tokens. `ws.routing` holds
   /// no routes, but its logits are (num_slots × n_tokens); `ws.plan` is that of plan_slots().
@@ -150,26 +181,15 @@ class SoftMoe {
   void forward(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Workspace<Scalar>& ws,
                ExecutorRef executor = Serial{}) const {
     require_columns(x, y, d_model(), "SoftMoe");
-    const Index length = tokens_per_sequence(x.cols(), ws.side.sequence_length, "SoftMoe");
-    const Index num_sequences = x.cols() / length;
+    const Index num_sequences = count_sequences(x.cols(), ws.side);
     Workers workers(executor, ws.scratch, ws.numerics);
-    Scratch& shared = workers.shared();
-    ws.routing.clear();
+    auto in = workers.shared().template matrix<Scalar>(d_model(), num_sequences * num_slots());
+    auto out = workers.shared().template matrix<Scalar>(d_model(), in.cols());
 
-    auto normalized = shared.matrix<Scalar>(d_model(), x.cols());
-    normalize(x, normalized, workers);
-    auto logits = make_logits(num_slots(), x.cols(), ws.routing);
-    kernels::matmul<Scalar, Scalar>(map_of(directions_), normalized, logits, workers);
-    auto dispatch = shared.matrix<Scalar>(length, num_sequences * num_slots());
-    auto combine = shared.matrix<Scalar>(num_slots(), x.cols());
-    soft_dispatch<Scalar>(logits, dispatch, workers);
-    soft_combine<Scalar>(logits, combine, workers);
-
-    auto in = shared.matrix<Scalar>(d_model(), dispatch.cols()), out = shared.matrix<Scalar>(d_model(), in.cols());
-    average(options_.average_normalized ? ConstMatrixRef<Scalar>(normalized) : x, dispatch, in, num_sequences, workers);
+    const auto combine = fill_slots(x, in, ws.routing, workers);
     out.setZero();
     experts_.apply(in, plan_slots(num_sequences, slots_per_expert(), num_experts(), ws.plan), out, workers);
-    average(out, combine, y, num_sequences, workers);
+    detail::average<Scalar>(out, combine, y, num_sequences, workers);
   }
 
   /// The same with memory of its own; all tokens are one sequence.
@@ -177,39 +197,72 @@ class SoftMoe {
     return forward_alone(*this, x, executor);
   }
 
- private:
-  Scalar target_norm() const { return options_.norm == SoftMoeNorm::rms ? std::sqrt(Scalar(d_model())) : Scalar(1); }
+  /// Under the names of soft-moe-pytorch, which has no scale.
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    visit("slot_embeds", slots_);
+    visit("norm.gamma", token_gain_);
+    visit("slot_norm.gamma", slot_gain_);
+    visit("scale", scale_);
+    visit.in("experts", experts_);
+  }
 
-  void normalize(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> normalized, Workers& workers) const {
+  /// @throws std::invalid_argument if the tokens are not whole sequences.
+  Index count_sequences(Index num_tokens, const SideInputs<Scalar>& side) const {
+    return num_tokens / tokens_per_sequence(num_tokens, side.sequence_length, "SoftMoe");
+  }
+
+  /// The first half of forward(): tokens meet slots. Leaves the logits in `routing`.
+  /// @param in  (d_model × num_sequences · num_slots) what each slot averages
+  /// @return what each token takes from each slot, (num_slots × n_tokens), in memory of the workers
+  Eigen::Map<Matrix<Scalar>, Eigen::Aligned64> fill_slots(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> in,
+                                                          Routing<Scalar>& routing, Workers& workers) const {
+    const Index num_sequences = in.cols() / num_slots();
+    Scratch& shared = workers.shared();
+    routing.clear();
+    const auto tokens = normalize_tokens(x, workers);
+    auto logits = make_logits(num_slots(), x.cols(), routing);
+    kernels::matmul<Scalar, Scalar>(normalize_slots(workers), tokens, logits, workers);
+    auto dispatch = shared.matrix<Scalar>(num_sequences == 0 ? 0 : x.cols() / num_sequences, in.cols());
+    auto combine = shared.matrix<Scalar>(num_slots(), x.cols());
+    soft_dispatch<Scalar>(logits, dispatch, workers);
+    soft_combine<Scalar>(logits, combine, workers);
+    detail::average<Scalar>(average_normalized_ ? ConstMatrixRef<Scalar>(tokens) : x, dispatch, in, num_sequences,
+                            workers);
+    return combine;
+  }
+
+  /// x', (d_model × n_tokens), in memory of the workers.
+  Eigen::Map<Matrix<Scalar>, Eigen::Aligned64> normalize_tokens(const ConstMatrixRef<Scalar>& x,
+                                                                Workers& workers) const {
+    auto out = workers.shared().template matrix<Scalar>(x.rows(), x.cols());
     workers.for_each_band(x.cols(), 1, [&](Index first, Index last, Scratch&) {
-      for (Index t = first; t < last; ++t) detail::normalize(x.col(t), token_gain_, target_norm(), normalized.col(t));
+      for (Index t = first; t < last; ++t) detail::normalize(x.col(t), token_gain_, target_norm(), out.col(t));
     });
+    return out;
   }
 
-  /// mean = from · shares, sequence by sequence: column c of a sequence's mean is Σ_i shares(i, c) · (its from).col(i).
-  static void average(const ConstMatrixRef<Scalar>& from, const ConstMatrixRef<Scalar>& shares, MatrixRef<Scalar> mean,
-                      Index num_sequences, Workers& workers) {
-    if (num_sequences == 0) return;
-    const Index d_model = from.rows(), ins = from.cols() / num_sequences, outs = mean.cols() / num_sequences;
-    auto* const features = workers.shared().template array<Scalar>(from.size());  // by rows, as a product reads them
-    workers.for_each_band(d_model, 1, [&](Index first, Index last, Scratch&) {
-      Eigen::Map<Weight<Scalar>>(features, d_model, from.cols()).middleRows(first, last - first) =
-          from.middleRows(first, last - first);
+  /// scale · φ', (num_slots × d_model), in memory of the workers.
+  WeightMap<Scalar> normalize_slots(Workers& workers) const {
+    auto* const out = workers.shared().template array<Scalar>(slots_.size());
+    Eigen::Map<Weight<Scalar>> rows(out, slots_.rows(), slots_.cols());
+    workers.for_each_band(num_slots(), 1, [&](Index first, Index last, Scratch&) {
+      for (Index s = first; s < last; ++s) {
+        detail::normalize(slots_.row(s).transpose(), slot_gain_, scale() * target_norm(), rows.row(s).transpose());
+      }
     });
-    const auto average_one = [&](Index b, auto&... how) {
-      const WeightMap<Scalar> rows(features + b * ins, d_model, ins, Eigen::OuterStride<>(from.cols()));
-      kernels::matmul<Scalar, Scalar>(rows, shares.middleCols(b * outs, outs), mean.middleCols(b * outs, outs), how...);
-    };
-    if (num_sequences < workers.count()) {
-      for (Index b = 0; b < num_sequences; ++b) average_one(b, workers);
-    } else {
-      workers.for_each(num_sequences, [&](Index b, Scratch& scratch) { average_one(b, scratch, workers.numerics()); });
-    }
+    return {out, slots_.rows(), slots_.cols(), Eigen::OuterStride<>(slots_.cols())};
   }
 
-  Weight<Scalar> slots_, directions_;  // directions: slots, normalised, times scale
+  /// ‖x'‖ and ‖φ'‖, but for gains.
+  Scalar target_norm() const { return norm_ == SoftMoeNorm::rms ? std::sqrt(Scalar(d_model())) : Scalar(1); }
+
+ private:
+  Weight<Scalar> slots_;
   G experts_;
-  SoftMoeOptions options_;
+  SoftMoeNorm norm_;
+  bool average_normalized_;
+  Eigen::Matrix<Scalar, 1, 1> scale_;
   Vector token_gain_, slot_gain_;
 };
 

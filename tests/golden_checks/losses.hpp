@@ -19,6 +19,7 @@
 #include "moe/losses/variation.hpp"
 #include "moe/losses/z_loss.hpp"
 #include "moe/routers/logits.hpp"
+#include "moe/routers/noisy_top_k.hpp"
 #include "moe/routers/top_k.hpp"
 #include "moe/train.hpp"
 #include "moe/workers.hpp"
@@ -280,7 +281,6 @@ inline void check_noisy_training(const Case& reference, const Matrix<float>& cle
   expect_loss(reference.config.number("loss_coef") * loss, double(reference.number("loss.importance_and_load")),
               "loss.importance_and_load");
 
-  // noisy = clean + noise ⊙ stddev;  stddev = softplus(W_noise·x) + epsilon
   const double coefficient = reference.config.number("loss_coef");
   Matrix<float> d_clean = Matrix<float>::Zero(clean.rows(), clean.cols()), d_ranked = d_clean, d_stddev = d_clean,
                 d_noisy = d_clean;
@@ -296,15 +296,19 @@ inline void check_noisy_training(const Case& reference, const Matrix<float>& cle
   std::vector<Scratch> worker_scratch;
   const Serial serial;
   Workers workers(serial, worker_scratch);
-  backward<float>(TopKChoice<float>(noisy.rows(), top_k_options), noisy, routing, d_weight, d_noisy, workers);
-  d_clean += d_noisy;
-  d_stddev += d_noisy.cwiseProduct(reference.columns("noise"));
-  const Matrix<float> x = reference.columns("input");
-  const Matrix<float> slope =
-      (reference.turned_weight("w_noise") * x).unaryExpr([](float l) { return 1 / (1 + std::exp(-l)); });
-  expect_loss_gradient(d_clean * x.transpose(), reference.columns("grad_loss.w_gate"), "grad_loss.w_gate");
-  expect_loss_gradient(d_stddev.cwiseProduct(slope) * x.transpose(), reference.columns("grad_loss.w_noise"),
-                       "grad_loss.w_noise");
+  const NoisyTopK<float> router(reference.turned_weight("w_gate"), reference.turned_weight("w_noise"), top_k_options,
+                                reference.config.number("noise_epsilon"));
+  auto gradient = router;
+  gradient.weight().setZero();
+  gradient.noise_weight().setZero();
+  const Matrix<float> x = reference.columns("input"), noise = reference.columns("noise");
+  Matrix<float> d_x = Matrix<float>::Zero(x.rows(), x.cols());
+  const SideInputs<float> side{.noise = {noise.data(), std::size_t(noise.size())}};
+  backward(router, Tokens(x, side), routing, d_weight, d_noisy, d_x, gradient, workers);
+  stddev_backward<float>(router, x, d_stddev, d_x, gradient, workers);
+  linear_backward<float>(map_of(router.weight()), x, d_clean, d_x, gradient.weight(), {nullptr, 0}, workers);
+  expect_loss_gradient(gradient.weight(), reference.columns("grad_loss.w_gate"), "grad_loss.w_gate");
+  expect_loss_gradient(gradient.noise_weight(), reference.columns("grad_loss.w_noise"), "grad_loss.w_noise");
 }
 
 /// The same without noise, where load is the number of routes.

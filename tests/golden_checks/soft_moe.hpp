@@ -2,33 +2,41 @@
 #pragma once
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "golden_checks/common.hpp"
+#include "golden_checks/gradients.hpp"
 #include "moe/activation.hpp"
 #include "moe/experts/ffn.hpp"
 #include "moe/soft_moe.hpp"
+#include "moe/train.hpp"
 
 namespace moe::golden {
+
+/// The layer of the tensors whose names begin with `prefix`: the weights, or with "grad." their gradients.
+inline auto soft_moe_of(const Case& reference, const std::string& prefix, double scale) {
+  std::vector<Ffn<float, Gelu>> experts;
+  for (Index e = 0; e < reference.size("num_experts"); ++e) {
+    const std::string its = prefix + "experts.experts." + std::to_string(e);
+    experts.push_back({.w_in = reference.weight(its + ".0.weight"),
+                       .w_out = reference.weight(its + ".3.weight"),
+                       .b_in = reference.vector(its + ".0.bias"),
+                       .b_out = reference.vector(its + ".3.bias")});
+  }
+  return SoftMoe(reference.weight(prefix + "slot_embeds"), std::move(experts),
+                 {.norm = SoftMoeNorm::rms, .scale = scale, .average_normalized = true},
+                 reference.vector(prefix + "norm.gamma"), reference.vector(prefix + "slot_norm.gamma"));
+}
 
 inline void check_soft_moe(const fs::path& folder) {
   const Case reference = Case::open(folder);
   ASSERT_EQ(reference.config.text("activation"), "gelu");
-  const Index num_experts = reference.size("num_experts"), num_slots = num_experts * reference.size("num_slots");
-  const Index length = reference.size("_sequence_length");
+  const auto layer = soft_moe_of(reference, "", 1);
+  const Index num_slots = layer.num_slots(), length = reference.size("_sequence_length");
+  ASSERT_EQ(layer.slots_per_expert(), reference.size("num_slots"));
   const Matrix<float> x = reference.columns("input");
   const Index num_tokens = x.cols(), num_sequences = num_tokens / length;
-
-  std::vector<Ffn<float, Gelu>> experts;
-  for (Index e = 0; e < num_experts; ++e) {
-    const std::string prefix = "experts.experts." + std::to_string(e);
-    experts.push_back({.w_in = reference.weight(prefix + ".0.weight"),
-                       .w_out = reference.weight(prefix + ".3.weight"),
-                       .b_in = reference.vector(prefix + ".0.bias"),
-                       .b_out = reference.vector(prefix + ".3.bias")});
-  }
-  const SoftMoe layer(reference.weight("slot_embeds"), experts, {.norm = SoftMoeNorm::rms, .average_normalized = true},
-                      reference.vector("norm.gamma"), reference.vector("slot_norm.gamma"));
 
   Matrix<float> y(x.rows(), num_tokens);
   Workspace<float> ws;
@@ -50,6 +58,10 @@ inline void check_soft_moe(const fs::path& folder) {
     expect_close(dispatch.middleCols(b * num_slots, num_slots),
                  of_token.middleCols(b * length, length).transpose().eval(), "dispatch_weights");
   }
+
+  // The reference has no scale. Logits are the slots' gain times a number as well, so ∂L/∂scale = gain · ∂L/∂gain.
+  const float d_scale = layer.slot_gain().dot(reference.vector("grad.slot_norm.gamma"));
+  check_gradients_of(layer, soft_moe_of(reference, "grad.", d_scale), ws.side, reference);
 }
 
 }  // namespace moe::golden

@@ -10,7 +10,9 @@
 
 #include "moe/executors/serial.hpp"
 #include "moe/parameters.hpp"
+#include "moe/tokens.hpp"
 #include "moe/types.hpp"
+#include "moe/workspace.hpp"
 #include "random.hpp"
 
 namespace moe::laws {
@@ -28,8 +30,9 @@ struct Gradients {
 
 template <class Layer, class Scalar = typename Layer::Scalar>
 Gradients<Layer> gradients_of(const Layer& layer, const Matrix<Scalar>& x, const Matrix<Scalar>& c,
-                              ExecutorRef executor = Serial{}) {
+                              ExecutorRef executor = Serial{}, const SideInputs<Scalar>& side = {}) {
   auto tape = tape_of(layer);
+  tape.workspace().side = side;
   Matrix<Scalar> y(x.rows(), x.cols());
   Gradients<Layer> gradients{zeros_like(layer), Matrix<Scalar>::Zero(x.rows(), x.cols())};
   forward(layer, x, y, tape, executor);
@@ -39,12 +42,19 @@ Gradients<Layer> gradients_of(const Layer& layer, const Matrix<Scalar>& x, const
 
 /// Every gradient of a layer agrees with central differences, at up to `most` numbers of each parameter and of x.
 template <class Layer>
-void expect_true_gradients(Layer layer, Index num_tokens, unsigned seed, Index most = 40) {
+void expect_true_gradients(Layer layer, Index num_tokens, unsigned seed, Index most = 40,
+                           const SideInputs<double>& side = {}) {
   static_assert(std::is_same_v<typename Layer::Scalar, double>, "differences need double");
   Matrix<double> x = test::random_matrix<Matrix<double>>(layer.d_model(), num_tokens, seed);
   const Matrix<double> c = test::random_matrix<Matrix<double>>(layer.d_model(), num_tokens, seed + 1);
-  auto gradients = gradients_of(layer, x, c);
-  const auto loss = [&] { return layer.forward(x).cwiseProduct(c).sum(); };
+  auto gradients = gradients_of(layer, x, c, Serial{}, side);
+  Matrix<double> y(x.rows(), x.cols());
+  Workspace<double> ws;
+  ws.side = side;
+  const auto loss = [&] {
+    layer.forward(x, y, ws);
+    return y.cwiseProduct(c).sum();
+  };
 
   const auto check = [&](const std::string& name, double* numbers, const double* gradient, Index size) {
     const Index stride = std::max<Index>(1, size / most);

@@ -3,6 +3,8 @@
 
 #include "moe/train.hpp"
 
+#include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -186,6 +188,131 @@ TEST(Gradients, OfABalancedChoice) {
   }
 }
 
+TEST(Gradients, OfGroupsSideBySide) {
+  std::vector<ConstantExpert<double>> constants;
+  for (unsigned e = 0; e < 2; ++e) {
+    constants.push_back({random_matrix<VectorD>(6, 1, 80 + e), random_matrix<Weight<double>>(2, 6, 82 + e)});
+  }
+  const JoinedExperts experts(random_bank(2, 6, 5, 84), ExpertList(constants), random_bank(1, 6, 9, 85, true),
+                              ExpertList(std::vector{CopyExpert<double>{6}}));
+  for (const WeightOn weight_on : {WeightOn::output, WeightOn::input}) {
+    for (const Index tokens : token_counts) {
+      const TopKOptions options{.top_k = 3, .score = Score::sigmoid, .weight_on = weight_on};
+      expect_true_gradients(MoeLayer(random_router(6, 6, options, 86), experts), tokens, 87);
+    }
+  }
+}
+
+TEST(Gradients, OfALayerBlendedWithASharedExpert) {
+  const MoeLayer sparse(random_router(4, 11, {.top_k = 2}, 88), random_bank(4, 11, 8, 89));
+  for (const Index bias : {0, 2}) {
+    const ResidualMoe layer(sparse, random_bank(1, 11, 17, 90), random_matrix<Weight<double>>(2, 11, 91),
+                            random_matrix<VectorD>(bias, 1, 92));
+    for (const Index tokens : token_counts) expect_true_gradients(layer, tokens, 93);
+  }
+}
+
+TEST(Gradients, OfAnOutputThatIsScaledAndShifted) {
+  const MoeLayer sparse(random_router(4, 11, {.top_k = 2}, 94), random_bank(4, 11, 8, 95));
+  for (const Index bias : {0, 11}) {
+    for (const double scale : {1.0, 0.8}) {
+      for (const Index tokens : token_counts) {
+        expect_true_gradients(AffineOutput(sparse, scale, random_matrix<VectorD>(bias, 1, 96)), tokens, 97);
+      }
+    }
+  }
+}
+
+TEST(Parameters, HaveTheNamesOfCheckpoints) {
+  const auto names = [](auto layer) {
+    std::vector<std::string> all;
+    for (const auto& parameter : parameters(layer)) all.push_back(parameter.name);
+    return all;
+  };
+  using Names = std::vector<std::string>;
+  const MoeLayer sparse(random_router(1, 6, {}, 98), random_bank(1, 6, 5, 99));
+  const Names of_sparse{"gate.weight", "experts.0.gate_proj.weight", "experts.0.up_proj.weight",
+                        "experts.0.down_proj.weight"};
+  const auto and_of = [&](const Names& more) {
+    Names all = of_sparse;
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  };
+  EXPECT_EQ(names(sparse), of_sparse);
+  EXPECT_EQ(names(DenseLayer(random_bank(1, 6, 5, 1))),
+            (Names{"gate_proj.weight", "up_proj.weight", "down_proj.weight"}));
+  EXPECT_EQ(names(WithSharedExpert(sparse, random_bank(1, 6, 5, 1), Eigen::RowVectorXd::Ones(6))),
+            and_of({"shared_expert.gate_proj.weight", "shared_expert.up_proj.weight", "shared_expert.down_proj.weight",
+                    "shared_expert_gate.weight"}));
+  EXPECT_EQ(names(ResidualMoe(sparse, ExpertList(random_ffns<Relu>(1, 6, 5, false, 1)), Weight<double>::Ones(2, 6),
+                              VectorD::Ones(2))),
+            and_of({"mlp.wi.weight", "mlp.wo.weight", "coefficient.weight", "coefficient.bias"}));
+  EXPECT_EQ(names(AffineOutput(sparse, 1.0, VectorD::Ones(6))), and_of({"bias"}));
+  const JoinedExperts joined(random_bank(1, 6, 5, 1), ExpertList(std::vector{CopyExpert<double>{6}}),
+                             ExpertList(random_ffns<Relu>(2, 6, 5, false, 1)));
+  EXPECT_EQ(names(MoeLayer(random_router(4, 6, {}, 1), joined)),
+            and_of({"experts.2.wi.weight", "experts.2.wo.weight", "experts.3.wi.weight", "experts.3.wo.weight"}));
+  EXPECT_EQ(names(MoeLayer(random_router(6, 6, {}, 1),
+                           JoinedExperts(random_bank(1, 6, 5, 1),
+                                         JoinedExperts(ExpertList(std::vector{CopyExpert<double>{6}}), joined))))
+                .back(),
+            "experts.5.wo.weight");
+}
+
+template <class Scalar>
+auto random_soft_moe(Index d_model, Index experts, Index slots_per_expert, const SoftMoeOptions& options, bool gains,
+                     unsigned seed) {
+  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
+  Random random(seed);
+  auto slots = random.matrix<Weight<Scalar>>(experts * slots_per_expert, d_model);
+  auto token_gain = random.matrix<Vector>(gains ? d_model : 0, 1), slot_gain = token_gain;
+  slot_gain *= 2;
+  return SoftMoe(std::move(slots), random_bank<Scalar>(experts, d_model, 5, seed + 1), options, std::move(token_gain),
+                 std::move(slot_gain));
+}
+
+TEST(Gradients, OfSoftMoe) {
+  for (const bool gains : {false, true}) {
+    for (const bool average_normalized : {false, true}) {
+      for (const SoftMoeNorm norm : {SoftMoeNorm::unit, SoftMoeNorm::rms}) {
+        const SoftMoeOptions options{.norm = norm, .scale = 1.5, .average_normalized = average_normalized};
+        const auto layer = random_soft_moe<double>(9, 3, 2, options, gains, 69);
+        for (const Index tokens : {0, 1, 12, 40}) {
+          expect_true_gradients(layer, tokens, 70, 20);
+          if (tokens % 4 == 0) expect_true_gradients(layer, tokens, 71, 20, {.sequence_length = 4});
+        }
+      }
+    }
+  }
+  for (const Index d_model : laws::gradient_sizes) {
+    expect_true_gradients(random_soft_moe<double>(d_model, 2, 1, {}, true, 72), 7, 73, 10);
+  }
+  const SoftMoe of_a_list(random_matrix<Weight<double>>(4, 6, 74), random_ffns<Silu>(2, 6, 5, true, 75), {.scale = 0});
+  expect_true_gradients(of_a_list, 9, 76);
+}
+
+TEST(Gradients, OfATokenAndASlotOfZerosAreZeroThroughTheirDirections) {
+  auto layer = random_soft_moe<double>(6, 2, 1, {.average_normalized = true}, true, 77);
+  layer.slots().row(1).setZero();
+  auto x = random_matrix<Matrix<double>>(6, 5, 78);
+  x.col(3).setZero();
+  const auto gradients = gradients_of(layer, x, random_matrix<Matrix<double>>(6, 5, 79));
+  EXPECT_TRUE(gradients.of_x.col(3).isZero(0));
+  EXPECT_TRUE(gradients.of_parameters.slots().row(1).isZero(0));
+  EXPECT_FALSE(gradients.of_parameters.slots().row(0).isZero());
+}
+
+template <class Layer, class Scalar = typename Layer::Scalar>
+auto residual_moe_of(const Layer& layer, unsigned seed) {
+  return ResidualMoe(layer, random_bank<Scalar>(1, layer.d_model(), 33, seed),
+                     random_matrix<Weight<Scalar>>(2, layer.d_model(), seed + 1));
+}
+
+auto joined_experts(Index d_model, unsigned seed) {
+  return JoinedExperts(random_bank<float>(3, d_model, 33, seed), ExpertList(std::vector{CopyExpert<float>{d_model}}),
+                       random_bank<float>(2, d_model, 5, seed + 1));
+}
+
 TEST(Tape, ForwardWithATapeIsForwardToTheLastBit) {
   const auto check = [](const auto& layer) {
     using Scalar = typename std::decay_t<decltype(layer)>::Scalar;
@@ -202,15 +329,20 @@ TEST(Tape, ForwardWithATapeIsForwardToTheLastBit) {
   check(MoeLayer(random_router(4, 17, {.top_k = 2}, 64), random_ffns<Relu>(4, 17, 21, true, 65)));
   check(WithSharedExpert(bank, random_bank<float>(1, 17, 33, 66), random_matrix<Eigen::RowVectorXf>(1, 17, 67)));
   check(DenseLayer(random_bank<float>(1, 17, 33, 68)));
+  check(random_soft_moe<float>(17, 3, 2, {.average_normalized = true}, true, 80));
+  check(residual_moe_of(bank, 81));
+  check(AffineOutput(bank, 0.8f, random_matrix<Eigen::VectorXf>(17, 1, 83)));
+  check(MoeLayer(random_router<float>(6, 17, {.top_k = 2}, 84), joined_experts(17, 85)));
 }
 
-TEST(Gradients, AWarmStepAllocatesNothing) {
-  MoeLayer layer(random_router<float>(6, 40, {.top_k = 2, .renormalize = true}, 54),
-                 random_bank<float>(6, 40, 50, 55, true));
+template <class Layer>
+void expect_warm_steps_to_allocate_nothing(const Layer& layer, const SideInputs<float>& side = {}) {
   auto gradient = zeros_like(layer);
   auto tape = tape_of(layer);
-  const auto x = random_matrix<Matrix<float>>(40, 70, 56), d_y = random_matrix<Matrix<float>>(40, 70, 57);
-  Matrix<float> y(40, 70), d_x = Matrix<float>::Zero(40, 70);
+  tape.workspace().side = side;
+  const Index d = layer.d_model();
+  const auto x = random_matrix<Matrix<float>>(d, 70, 56), d_y = random_matrix<Matrix<float>>(d, 70, 57);
+  Matrix<float> y(d, 70), d_x = Matrix<float>::Zero(d, 70);
   const auto step = [&] {
     forward(layer, x, y, tape);
     backward(layer, x, d_y, tape, d_x, gradient);
@@ -218,6 +350,17 @@ TEST(Gradients, AWarmStepAllocatesNothing) {
   step();
   step();
   EXPECT_EQ(test::allocations_in(step), 0);
+}
+
+TEST(Gradients, AWarmStepAllocatesNothing) {
+  expect_warm_steps_to_allocate_nothing(MoeLayer(random_router<float>(6, 40, {.top_k = 2, .renormalize = true}, 54),
+                                                 random_bank<float>(6, 40, 50, 55, true)));
+  expect_warm_steps_to_allocate_nothing(random_soft_moe<float>(40, 6, 2, {}, true, 54), {.sequence_length = 10});
+  const MoeLayer joined(random_router<float>(6, 40, {.top_k = 2}, 55), joined_experts(40, 56));
+  expect_warm_steps_to_allocate_nothing(joined);
+  expect_warm_steps_to_allocate_nothing(residual_moe_of(joined, 57));
+  expect_warm_steps_to_allocate_nothing(AffineOutput(joined, 0.5f, Eigen::VectorXf::Ones(40)));
+  expect_warm_steps_to_allocate_nothing(DenseLayer(random_bank<float>(1, 40, 50, 58)));
 }
 
 TEST(Backward, RefusesWhatDoesNotFit) {
@@ -273,20 +416,33 @@ TEST(Gradients, ExpertsWithoutTokensGetNone) {
   }
 }
 
-TEST(Gradients, AreTheSameBitsForAnyNumberOfThreads) {
-  const MoeLayer layer(random_router<float>(6, 70, {.top_k = 2, .renormalize = true}, 30),
-                       random_bank<float>(6, 70, 90, 31, true, 0.1));
-  const auto x = Random(32).matrix<Matrix<float>>(70, 100), c = Random(33).matrix<Matrix<float>>(70, 100);
-  auto alone = gradients_of(layer, x, c);
+template <class Layer>
+void expect_the_same_bits_for_any_number_of_threads(const Layer& layer, const SideInputs<float>& side = {}) {
+  const Index d = layer.d_model();
+  const auto x = Random(32).matrix<Matrix<float>>(d, 100), c = Random(33).matrix<Matrix<float>>(d, 100);
+  auto alone = gradients_of(layer, x, c, Serial{}, side);
   for (const Index threads : {2, 3, 7}) {
     test::OwnThreads pool{threads};
-    auto together = gradients_of(layer, x, c, pool);
+    auto together = gradients_of(layer, x, c, pool, side);
     EXPECT_TRUE(same_bits(together.of_x, alone.of_x)) << threads;
     const auto expected = parameters(alone.of_parameters), got = parameters(together.of_parameters);
     for (std::size_t p = 0; p < expected.size(); ++p) {
       EXPECT_TRUE(same_bits(got[p].matrix(), expected[p].matrix())) << got[p].name << ", " << threads;
     }
   }
+}
+
+TEST(Gradients, AreTheSameBitsForAnyNumberOfThreads) {
+  expect_the_same_bits_for_any_number_of_threads(
+      MoeLayer(random_router<float>(6, 70, {.top_k = 2, .renormalize = true}, 30),
+               random_bank<float>(6, 70, 90, 31, true, 0.1)));
+  for (const Index length : {0, 5}) {
+    expect_the_same_bits_for_any_number_of_threads(random_soft_moe<float>(70, 6, 2, {}, true, 34),
+                                                   {.sequence_length = length});
+  }
+  const MoeLayer joined(random_router<float>(6, 70, {.top_k = 2}, 35), joined_experts(70, 36));
+  expect_the_same_bits_for_any_number_of_threads(joined);
+  expect_the_same_bits_for_any_number_of_threads(residual_moe_of(joined, 37));
 }
 
 }  // namespace

@@ -1,7 +1,6 @@
 /// @file  A group of experts made from a list of them.
 #pragma once
 
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -40,15 +39,13 @@ class ExpertList {
   /// @param out  (d_model × num_slots)
   void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
              MatrixRef<Scalar> out, Workers& workers) const {
-    const bool on_input = plan.weight_on == WeightOn::input;
     auto in = workers.shared().template matrix<Scalar>(d_model(), plan.num_slots());
 
     workers.for_each(num_experts(), [&](Index e, Scratch& scratch) {
       const Index first = plan.first(e), count = plan.count(e);
       if (count == 0) return;
       for (Index s = first; s < first + count; ++s) {
-        const auto slot = std::size_t(s);
-        in.col(s) = x.col(plan.token[slot]) * (on_input ? plan.weight[slot] : Scalar(1));
+        in.col(s) = plan.input_weight(s) * x.col(plan.token[std::size_t(s)]);
       }
       // What an expert does with many tokens is its own affair; with one at a time, no other token has a say.
       const Index at_once = workers.numerics().batch_invariant ? 1 : count;
@@ -60,17 +57,15 @@ class ExpertList {
 
     workers.for_each_band(d_model(), Scratch::alignment / sizeof(Scalar), [&](Index first, Index last, Scratch&) {
       for (Index s = 0; s < plan.num_slots(); ++s) {
-        const auto slot = std::size_t(s);
-        y.col(plan.token[slot]).segment(first, last - first) +=
-            (on_input ? Scalar(1) : plan.weight[slot]) * out.col(s).segment(first, last - first);
+        y.col(plan.token[std::size_t(s)]).segment(first, last - first) +=
+            plan.output_weight(s) * out.col(s).segment(first, last - first);
       }
     });
   }
 
-  /// visit.in(number, expert) for each.
   template <class Visit>
   void visit_parameters(Visit& visit) {
-    for (std::size_t e = 0; e < experts_.size(); ++e) visit.in(std::to_string(e), experts_[e]);
+    for (Index e = 0; e < num_experts(); ++e) visit.expert(e, (*this)[e]);
   }
 
  private:

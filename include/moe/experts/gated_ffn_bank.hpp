@@ -97,6 +97,17 @@ class GatedFfnBank {
   struct ExpertParameters {
     Eigen::Map<Weight<W>> w_gate, w_up, w_down;
     Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, 1>> b_gate, b_up, b_down;
+
+    /// Under the names that most checkpoints use.
+    template <class Visit>
+    void visit_parameters(Visit& visit) {
+      visit("gate_proj.weight", w_gate);
+      visit("gate_proj.bias", b_gate);
+      visit("up_proj.weight", w_up);
+      visit("up_proj.bias", b_up);
+      visit("down_proj.weight", w_down);
+      visit("down_proj.bias", b_down);
+    }
   };
 
   /// @throws std::invalid_argument if weights are mapped.
@@ -110,18 +121,11 @@ class GatedFfnBank {
             column(biases_.gate),  column(biases_.up),  column(biases_.down)};
   }
 
-  /// Under the names that most checkpoints use.
   template <class Visit>
   void visit_parameters(Visit& visit) {
     for (Index e = 0; e < num_experts(); ++e) {
-      const std::string name = std::to_string(e);
       ExpertParameters expert = (*this)[e];
-      visit(name + ".gate_proj.weight", expert.w_gate);
-      visit(name + ".gate_proj.bias", expert.b_gate);
-      visit(name + ".up_proj.weight", expert.w_up);
-      visit(name + ".up_proj.bias", expert.b_up);
-      visit(name + ".down_proj.weight", expert.w_down);
-      visit(name + ".down_proj.bias", expert.b_down);
+      visit.expert(e, expert);
     }
   }
 

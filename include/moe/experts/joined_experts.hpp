@@ -2,8 +2,10 @@
 #pragma once
 
 #include <concepts>
+#include <cstddef>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 
 #include "moe/check.hpp"
@@ -25,13 +27,13 @@ class JoinedExperts {
 
   /// @throws std::invalid_argument if the groups differ in d_model.
   explicit JoinedExperts(First first, Others... others) : groups_(std::move(first), std::move(others)...) {
-    for_each_group([&](const auto& group, Index first_expert) {
-      require_equal(group.d_model(), d_model(),
+    for_each_group([&](auto i, Index first_expert) {
+      require_equal(group<i>().d_model(), d_model(),
                     "JoinedExperts: d_model of the group from expert " + std::to_string(first_expert) + " on");
     });
   }
 
-  Index d_model() const { return std::get<0>(groups_).d_model(); }
+  Index d_model() const { return group<0>().d_model(); }
   Index num_experts() const {
     return std::apply([](const auto&... group) { return (Index(group.num_experts()) + ...); }, groups_);
   }
@@ -39,25 +41,35 @@ class JoinedExperts {
   const auto& group() const {
     return std::get<i>(groups_);
   }
+  template <std::size_t i>
+  auto& group() {
+    return std::get<i>(groups_);
+  }
 
   void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
              Workers& workers) const {
-    for_each_group([&](const auto& group, Index first_expert) {
-      group.apply(x, plan.experts(first_expert, group.num_experts(), workers.shared()), y, workers);
+    for_each_group([&](auto i, Index first_expert) {
+      group<i>().apply(x, plan.experts(first_expert, group<i>().num_experts(), workers.shared()), y, workers);
     });
   }
 
- private:
-  template <class F>
-  void for_each_group(const F& f) const {
-    Index first_expert = 0;
-    const auto visit = [&](const auto& group) {
-      f(group, first_expert);
-      first_expert += group.num_experts();
-    };
-    std::apply([&](const auto&... group) { (visit(group), ...); }, groups_);
+  /// Experts of all groups are numbered in one row.
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    for_each_group([&](auto i, Index first_expert) { visit.from(first_expert, group<i>()); });
   }
 
+  /// f(i, its first expert) for each group<i>(), where i is an std::integral_constant.
+  template <class F>
+  void for_each_group(const F& f) const {
+    [&]<std::size_t... i>(std::index_sequence<i...>) {
+      Index first = 0;
+      ((f(std::integral_constant<std::size_t, i>{}, first), first += group<i>().num_experts()), ...);
+    }
+    (std::index_sequence_for<First, Others...>{});
+  }
+
+ private:
   std::tuple<First, Others...> groups_;
 };
 

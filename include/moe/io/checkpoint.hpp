@@ -72,11 +72,13 @@ class LayerLoader {
     AnyRouter<Scalar> its_router = router();  // first, for its complaints are the clearest
     MoeLayer layer(std::move(its_router), experts<W>());
     if (shape_.d_ff_shared > 0) return WithSharedExpert(std::move(layer), shared<W>(), shared_gate().transpose());
-    if (names_.output_bias.empty() && names_.output_scale == nullptr) return layer;
-    const double scale = names_.output_scale ? names_.output_scale(config_) : 1;
-    return AffineOutput(std::move(layer), Scalar(scale),
-                        vector_if(!names_.output_bias.empty(), names_.output_bias, {d()}));
+    if (!has_affine_output()) return layer;
+    return AffineOutput(std::move(layer), output_scale(), output_bias());
   }
+
+  bool has_affine_output() const { return !names_.output_bias.empty() || names_.output_scale != nullptr; }
+  Scalar output_scale() const { return names_.output_scale ? Scalar(names_.output_scale(config_)) : Scalar(1); }
+  Vector output_bias() const { return vector_if(!names_.output_bias.empty(), names_.output_bias, {d()}); }
 
   AnyRouter<Scalar> router() const {
     if (const auto* const mixer = std::get_if<SparseMixerOptions>(&shape_.router)) {

@@ -5,6 +5,7 @@
 #include <iterator>
 #include <numeric>
 #include <span>
+#include <type_traits>
 
 #include "moe/check.hpp"
 #include "moe/types.hpp"
@@ -30,9 +31,9 @@ struct BiasUpdateOptions {
 /// @param load  (num_experts) routes of each expert, those of all micro-batches and ranks added up
 /// @param bias  (num_experts) added to the scores when choosing, as LinearTopK's selection_bias
 /// @throws std::invalid_argument if the sizes differ.
-template <class Scalar>
-void update_bias(std::span<const Index> load, Eigen::Matrix<Scalar, Eigen::Dynamic, 1>& bias,
-                 const BiasUpdateOptions& options = {}) {
+template <class Bias>
+void update_bias(std::span<const Index> load, Bias&& bias, const BiasUpdateOptions& options = {}) {
+  using Scalar = typename std::remove_cvref_t<Bias>::Scalar;
   require_equal(std::ssize(load), bias.size(), "update_bias: load.size()");
   const Index num_experts = bias.size(), total = std::accumulate(load.begin(), load.end(), Index(0));
   for (Index e = 0; e < num_experts; ++e) {

@@ -43,6 +43,7 @@ class BaseRouter {
   /// With the expert that returns its input, where there is one.
   Index num_experts() const { return weight_.rows() + options_.residual; }
   const Weight<Scalar>& weight() const { return weight_; }
+  Eigen::Map<Weight<Scalar>> weight() { return {weight_.data(), weight_.rows(), weight_.cols()}; }  // to write
   const BaseOptions& options() const { return options_; }
 
   void route(const ConstMatrixRef<Scalar>& x, Routing<Scalar>& routing, Workers& workers) const {
@@ -59,6 +60,11 @@ class BaseRouter {
       assign_greedily(logits, expert, workers);
     }
     write_routes(logits, expert, routing);
+  }
+
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    visit("weight", weight_);
   }
 
  private:

@@ -40,6 +40,11 @@ class CarriedTopK {
   const TopKOptions& options() const { return choice_.options(); }
   const Weight<Scalar>& weight() const { return weight_; }
   const Weight<Scalar>& carry() const { return carry_; }
+  const TopKChoice<Scalar>& choice() const { return choice_; }
+
+  /// To write.
+  Eigen::Map<Weight<Scalar>> weight() { return {weight_.data(), weight_.rows(), weight_.cols()}; }
+  Eigen::Map<Weight<Scalar>> carry() { return {carry_.data(), carry_.rows(), carry_.cols()}; }
 
   /// @throws std::invalid_argument if there are logits of the layer before, but not one for each of its experts and
   /// each token, or if they are those of `routing`.
@@ -58,6 +63,12 @@ class CarriedTopK {
       logits += carried;
     }
     choice_.route(logits, routing, workers);
+  }
+
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    visit("weight", weight_);
+    visit("carry.weight", carry_);
   }
 
  private:

@@ -11,18 +11,10 @@
 #include "moe/routers/top_k.hpp"
 #include "moe/routing.hpp"
 #include "moe/types.hpp"
+#include "moe/unit_length.hpp"
 #include "moe/workers.hpp"
 
 namespace moe {
-
-/// v / ‖v‖ for vectors of any finite length, however small or large; 0 stays 0.
-template <class V>
-void to_unit_length(V& v) {
-  const auto largest = v.cwiseAbs().maxCoeff();  // taken out first, so that no square over- or underflows
-  if (!(largest > 0)) return;
-  v /= largest;
-  v /= v.norm();
-}
 
 /// logits_e = τ · cos(P·x, s_e), where τ = exp(min(log_scale, ln 100)), and a vector of zeros has cosine 0 with any;
 /// then TopKChoice. Chi et al. 2022, arXiv:2204.09179; with this bound on τ: Tutel.
@@ -38,16 +30,10 @@ class CosineTopK {
   CosineTopK(Weight<Scalar> projection, Weight<Scalar> experts, const TopKOptions& options, double log_scale)
       : projection_(std::move(projection)),
         experts_(std::move(experts)),
-        log_scale_(log_scale),
+        log_scale_(static_cast<Scalar>(log_scale)),
         choice_(experts_.rows(), options, {}, "CosineTopK") {
     require(projection_.rows() >= 1, "CosineTopK: projection.rows() is 0, expected 1 or more");
     require_equal(experts_.cols(), projection_.rows(), "CosineTopK: experts.cols()");
-    scaled_directions_.resize(experts_.rows(), experts_.cols());
-    for (Index e = 0; e < num_experts(); ++e) {
-      Vector direction = experts_.row(e);
-      to_unit_length(direction);
-      scaled_directions_.row(e) = static_cast<Scalar>(scale()) * direction;
-    }
   }
 
   Index d_model() const { return projection_.cols(); }
@@ -56,31 +42,51 @@ class CosineTopK {
   const TopKOptions& options() const { return choice_.options(); }
   const Weight<Scalar>& projection() const { return projection_; }
   const Weight<Scalar>& experts() const { return experts_; }
-  double log_scale() const { return log_scale_; }
+  Scalar log_scale() const { return log_scale_.value(); }
+  const TopKChoice<Scalar>& choice() const { return choice_; }
+
+  /// To write.
+  Eigen::Map<Weight<Scalar>> projection() { return {projection_.data(), projection_.rows(), projection_.cols()}; }
+  Eigen::Map<Weight<Scalar>> experts() { return {experts_.data(), experts_.rows(), experts_.cols()}; }
+  Scalar& log_scale() { return log_scale_(0); }
 
   /// τ
-  double scale() const { return std::exp(std::min(log_scale_, std::log(100.0))); }
+  Scalar scale() const { return std::exp(std::min(log_scale(), highest_log_scale())); }
+  static Scalar highest_log_scale() { return std::log(Scalar(100)); }
 
   void route(const ConstMatrixRef<Scalar>& x, Routing<Scalar>& routing, Workers& workers) const {
+    const auto tokens = token_directions(x, workers), experts = expert_directions(workers);
+    LogitsMap<Scalar> logits = make_logits(num_experts(), x.cols(), routing);
+    kernels::matmul<Scalar, Scalar>(experts.rows(), tokens.columns, logits, workers);
+    logits *= scale();
+    choice_.route(logits, routing, workers);
+  }
+
+  /// Of P·x, (d_projected × n_tokens), in memory of the workers.
+  Directions<Scalar> token_directions(const ConstMatrixRef<Scalar>& x, Workers& workers) const {
     auto projected = workers.shared().matrix<Scalar>(projection_.rows(), x.cols());
     kernels::matmul<Scalar, Scalar>(map_of(projection_), x, projected, workers);
-    workers.for_each_band(x.cols(), tokens_a_task, [&](Index first, Index last, Scratch& scratch) {
-      Eigen::Map<Vector> direction(scratch.array<Scalar>(projected.rows()), projected.rows());  // sums: aligned alike
-      for (Index t = first; t < last; ++t) {
-        direction = projected.col(t);
-        to_unit_length(direction);
-        projected.col(t) = direction;
-      }
-    });
-    choice_.route(linear_logits(scaled_directions_, Vector(), projected, routing, workers), routing, workers);
+    return directions<Scalar>(projected, workers);
+  }
+
+  /// Of s, (d_projected × num_experts), in memory of the workers.
+  Directions<Scalar> expert_directions(Workers& workers) const {
+    auto all = workers.shared().matrix<Scalar>(experts_.cols(), num_experts());
+    all = experts_.transpose();
+    return directions<Scalar>(all, workers);
+  }
+
+  /// Under Tutel's names, whose sim_matrix is the transposed of this one.
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    visit("cosine_projector.weight", projection_);
+    visit("sim_matrix", experts_);
+    visit("temperature", log_scale_);
   }
 
  private:
-  static constexpr Index tokens_a_task = 16;
-
   Weight<Scalar> projection_, experts_;
-  double log_scale_;
-  Weight<Scalar> scaled_directions_;  // τ · s_e / ‖s_e‖
+  Eigen::Matrix<Scalar, 1, 1> log_scale_;
   TopKChoice<Scalar> choice_;
 };
 

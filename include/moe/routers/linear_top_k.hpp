@@ -44,12 +44,13 @@ class LinearTopK {
   /// To write.
   Eigen::Map<Weight<Scalar>> weight() { return {weight_.data(), weight_.rows(), weight_.cols()}; }
   Eigen::Map<Vector> bias() { return {bias_.data(), bias_.size()}; }
+  Eigen::Map<Vector> selection_bias() { return choice_.selection_bias(); }
 
   void route(const ConstMatrixRef<Scalar>& x, Routing<Scalar>& routing, Workers& workers) const {
     choice_.route(linear_logits(weight_, bias_, x, routing, workers), routing, workers);
   }
 
-  /// The selection bias is not learnt by gradients.
+  /// The selection bias is not learnt by gradients: losses/bias_update.hpp.
   template <class Visit>
   void visit_parameters(Visit& visit) {
     visit("weight", weight_);

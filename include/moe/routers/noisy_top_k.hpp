@@ -55,20 +55,39 @@ class NoisyTopK {
   const TopKOptions& options() const { return choice_.options(); }
   const Weight<Scalar>& weight() const { return weight_; }
   const Weight<Scalar>& noise_weight() const { return noise_weight_; }
+  const TopKChoice<Scalar>& choice() const { return choice_; }
+
+  /// To write.
+  Eigen::Map<Weight<Scalar>> weight() { return {weight_.data(), weight_.rows(), weight_.cols()}; }
+  Eigen::Map<Weight<Scalar>> noise_weight() {
+    return {noise_weight_.data(), noise_weight_.rows(), noise_weight_.cols()};
+  }
 
   /// @throws std::invalid_argument if there is noise, but not a number for each expert of each token.
   void route(const Tokens<Scalar>& tokens, Routing<Scalar>& routing, Workers& workers) const {
     LogitsMap<Scalar> logits = linear_logits(weight_, Vector(), tokens.x, routing, workers);
+    with_noise(tokens, [&](const auto& noise) {
+      auto sigma = workers.shared().matrix<Scalar>(num_experts(), tokens.count());
+      stddev(tokens.x, sigma, workers);
+      for_each_logit(tokens.count(), workers, [&](Index e, Index t) { logits(e, t) += noise(e, t) * sigma(e, t); });
+    });
+    choice_.route(logits, routing, workers);
+  }
+
+  /// f(noise), where noise(e, t) is ε of expert e for token t; nothing where no noise is added.
+  /// @throws std::invalid_argument if there is noise, but not a number for each expert of each token.
+  template <class F>
+  void with_noise(const Tokens<Scalar>& tokens, const F& f) const {
     const std::span<const Scalar> noise = tokens.side.noise;
     const std::optional<std::uint64_t> seed = tokens.side.seed;
     if (!noise.empty()) {
-      require_equal(std::ssize(noise), logits.size(), "NoisyTopK: side.noise.size()");
-      add_noise([&](Index i) { return noise[std::size_t(i)]; }, tokens.x, logits, workers);
+      require_equal(std::ssize(noise), num_experts() * tokens.count(), "NoisyTopK: side.noise.size()");
+      f([&](Index e, Index t) { return noise[std::size_t(t * num_experts() + e)]; });
     } else if (seed) {
-      const auto drawn = [&](Index i) { return static_cast<Scalar>(normal_number(*seed, std::uint64_t(i))); };
-      add_noise(drawn, tokens.x, logits, workers);
+      f([&](Index e, Index t) {
+        return static_cast<Scalar>(normal_number(*seed, std::uint64_t(t * num_experts() + e)));
+      });
     }
-    choice_.route(logits, routing, workers);
   }
 
   /// σ, the standard deviation of each logit: what a smooth load is made of.
@@ -87,18 +106,14 @@ class NoisyTopK {
                    [&](Index e, Index t) { sigma(e, t) = softplus(Scalar(sigma(e, t))) + min_stddev_; });
   }
 
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    visit("weight", weight_);
+    visit("noise.weight", noise_weight_);
+  }
+
  private:
   static constexpr Index tokens_a_task = 16;
-
-  /// noise(i) is the number of expert i % num_experts for token i / num_experts.
-  template <class Noise>
-  void add_noise(const Noise& noise, const ConstMatrixRef<Scalar>& x, LogitsMap<Scalar>& logits,
-                 Workers& workers) const {
-    auto sigma = workers.shared().matrix<Scalar>(num_experts(), x.cols());
-    stddev(x, sigma, workers);
-    for_each_logit(x.cols(), workers,
-                   [&](Index e, Index t) { logits(e, t) += noise(t * num_experts() + e) * sigma(e, t); });
-  }
 
   template <class F>
   void for_each_logit(Index num_tokens, Workers& workers, const F& f) const {

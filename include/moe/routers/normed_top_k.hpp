@@ -26,14 +26,14 @@ class NormedTopK {
   /// @param norm_scale    γ, (d_model)
   /// @param expert_scale  α, (num_experts)
   /// @throws std::invalid_argument unless the sizes fit, norm_epsilon ≥ 0 and TopKChoice takes the options.
-  NormedTopK(Weight<Scalar> weight, const Vector& norm_scale, Vector expert_scale, const TopKOptions& options,
+  NormedTopK(Weight<Scalar> weight, Vector norm_scale, Vector expert_scale, const TopKOptions& options,
              double norm_epsilon = 1e-6)
       : weight_(std::move(weight)),
-        input_scale_(norm_scale / std::sqrt(static_cast<Scalar>(weight_.cols()))),
+        norm_scale_(std::move(norm_scale)),
         expert_scale_(std::move(expert_scale)),
         norm_epsilon_(static_cast<Scalar>(norm_epsilon)),
         choice_(weight_.rows(), options, {}, "NormedTopK") {
-    require_equal(norm_scale.size(), d_model(), "NormedTopK: norm_scale.size()");
+    require_equal(norm_scale_.size(), d_model(), "NormedTopK: norm_scale.size()");
     require_equal(expert_scale_.size(), num_experts(), "NormedTopK: expert_scale.size()");
     require(norm_epsilon >= 0, "NormedTopK: norm_epsilon is " + std::to_string(norm_epsilon) + ", expected 0 or more");
   }
@@ -43,28 +43,55 @@ class NormedTopK {
   Index top_k() const { return choice_.top_k(); }
   const TopKOptions& options() const { return choice_.options(); }
   const Weight<Scalar>& weight() const { return weight_; }
+  const Vector& norm_scale() const { return norm_scale_; }
   const Vector& expert_scale() const { return expert_scale_; }
+  const TopKChoice<Scalar>& choice() const { return choice_; }
+
+  /// To write.
+  Eigen::Map<Weight<Scalar>> weight() { return {weight_.data(), weight_.rows(), weight_.cols()}; }
+  Eigen::Map<Vector> norm_scale() { return {norm_scale_.data(), norm_scale_.size()}; }
+  Eigen::Map<Vector> expert_scale() { return {expert_scale_.data(), expert_scale_.size()}; }
 
   void route(const ConstMatrixRef<Scalar>& x, Routing<Scalar>& routing, Workers& workers) const {
+    choice_.route(linear_logits(weight_, Vector(), normalize(x, workers), routing, workers), routing, workers);
+    for (std::size_t r = 0; r < routing.expert.size(); ++r) routing.weight[r] *= expert_scale_(routing.expert[r]);
+  }
+
+  /// x̂, (d_model × n_tokens), in memory of the workers.
+  Eigen::Map<Matrix<Scalar>, Eigen::Aligned64> normalize(const ConstMatrixRef<Scalar>& x, Workers& workers) const {
     auto normed = workers.shared().matrix<Scalar>(d_model(), x.cols());
     workers.for_each_band(x.cols(), tokens_a_task, [&](Index first, Index last, Scratch& scratch) {
       Eigen::Map<Vector> token(scratch.array<Scalar>(d_model()), d_model());  // sums: aligned alike
+      Eigen::Map<Vector> scale(scratch.array<Scalar>(d_model()), d_model());
+      scale = norm_scale_ / std::sqrt(static_cast<Scalar>(d_model()));
       for (Index t = first; t < last; ++t) {
         token = x.col(t);
-        const Scalar mean_square = token.squaredNorm() / static_cast<Scalar>(d_model());
-        const Scalar rms = std::sqrt(mean_square + norm_epsilon_);
-        normed.col(t) = token.cwiseProduct(input_scale_) / (rms == 0 ? Scalar(1) : rms);  // 0 stays 0
+        normed.col(t) = token.cwiseProduct(scale) / divisor(token);
       }
     });
-    choice_.route(linear_logits(weight_, Vector(), normed, routing, workers), routing, workers);
-    for (std::size_t r = 0; r < routing.expert.size(); ++r) routing.weight[r] *= expert_scale_(routing.expert[r]);
+    return normed;
+  }
+
+  /// √(mean(x²) + norm_epsilon) of a token; 1 where that is 0, so that 0 stays 0.
+  template <class Token>
+  Scalar divisor(const Token& token) const {
+    const Scalar rms = std::sqrt(token.squaredNorm() / static_cast<Scalar>(d_model()) + norm_epsilon_);
+    return rms == 0 ? Scalar(1) : rms;
+  }
+
+  /// Under Gemma's names.
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    visit("proj.weight", weight_);
+    visit("scale", norm_scale_);
+    visit("per_expert_scale", expert_scale_);
   }
 
  private:
   static constexpr Index tokens_a_task = 16;
 
   Weight<Scalar> weight_;
-  Vector input_scale_;  // γ · d_model^-½
+  Vector norm_scale_;
   Vector expert_scale_;
   Scalar norm_epsilon_;
   TopKChoice<Scalar> choice_;

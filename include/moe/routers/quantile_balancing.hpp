@@ -126,7 +126,9 @@ class QuantileBalanced {
   Index top_k() const { return choice_.top_k(); }
   Index rounds() const { return rounds_; }
   const Weight<Scalar>& weight() const { return weight_; }
-  const TopKOptions& choice() const { return choice_.options(); }
+  Eigen::Map<Weight<Scalar>> weight() { return {weight_.data(), weight_.rows(), weight_.cols()}; }  // to write
+  const TopKOptions& options() const { return choice_.options(); }
+  const TopKChoice<Scalar>& choice() const { return choice_; }
 
   void route(const ConstMatrixRef<Scalar>& x, Routing<Scalar>& routing, Workers& workers) const {
     route_logits(linear_logits(weight_, Vector(), x, routing, workers), routing, workers);
@@ -136,7 +138,7 @@ class QuantileBalanced {
   void route_logits(const ConstMatrixRef<Scalar>& logits, Routing<Scalar>& routing, Workers& workers) const {
     auto scores = aligned_columns<Scalar>(num_experts(), logits.cols(), workers.shared());
     workers.for_each_band(logits.cols(), items_a_task(num_experts()), [&](Index first, Index last, Scratch&) {
-      for (Index t = first; t < last; ++t) score_logits(choice().score, logits.col(t), scores.col(t));
+      for (Index t = first; t < last; ++t) score_logits(options().score, logits.col(t), scores.col(t));
     });
     auto beta = workers.shared().template matrix<Scalar>(num_experts(), 1);
     beta.setZero();
@@ -152,6 +154,11 @@ class QuantileBalanced {
       }
     });
     choice_.weigh(logits, routing, workers, [&](Index t) { return expert + t * top_k(); });
+  }
+
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    visit("weight", weight_);
   }
 
  private:

@@ -38,6 +38,9 @@ class RandomRouter {
     });
   }
 
+  template <class Visit>
+  void visit_parameters(Visit&) {}
+
  private:
   Index d_model_, num_experts_, top_k_;
   std::uint64_t seed_;

@@ -36,11 +36,21 @@ class ReluRouter {
   const Weight<Scalar>& weight() const { return weight_; }
   const Vector& bias() const { return bias_; }
 
+  /// To write.
+  Eigen::Map<Weight<Scalar>> weight() { return {weight_.data(), weight_.rows(), weight_.cols()}; }
+  Eigen::Map<Vector> bias() { return {bias_.data(), bias_.size()}; }
+
   void route(const ConstMatrixRef<Scalar>& x, Routing<Scalar>& routing, Workers& workers) const {
     const auto logits = linear_logits(weight_, bias_, x, routing, workers);
     route_varying(x.cols(), num_experts(), routing, workers, [&](Scratch&) {
       return [&](Index t, Index* expert, Scalar* weight) { return choose(logits.col(t), expert, weight); };
     });
+  }
+
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    visit("weight", weight_);
+    visit("bias", bias_);
   }
 
  private:

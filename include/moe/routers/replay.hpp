@@ -27,6 +27,7 @@ class Replay {
   Index top_k() const requires requires(const R& r) { r.top_k(); }
   { return router_.top_k(); }
   const R& router() const { return router_; }
+  R& router() { return router_; }
 
   /// @throws std::invalid_argument if a recorded route leads nowhere or lacks a part, or if `recorded` is `routing`.
   void route(const Tokens<Scalar>& tokens, Routing<Scalar>& routing, Workers& workers) const {
@@ -35,6 +36,11 @@ class Replay {
     require(recorded != &routing, "Replay: side.recorded is the routing that is being written");
     require_routes(*recorded, tokens.count(), num_experts());
     routing = *recorded;
+  }
+
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    visit.in("", router_);
   }
 
  private:

@@ -92,12 +92,18 @@ class WithSecondExpert {
   Index top_k() const requires requires(const R& r) { r.top_k(); }
   { return router_.top_k(); }
   const R& router() const { return router_; }
+  R& router() { return router_; }
   const SecondExpertOptions& options() const { return options_; }
 
   /// @throws std::invalid_argument if there is no seed for random numbers.
   void route(const Tokens<Scalar>& tokens, Routing<Scalar>& routing, Workers& workers) const {
     router_.route(tokens, routing, workers);
     drop_second_experts(routing, tokens.count(), num_experts(), tokens.side.seed, options_, workers.shared());
+  }
+
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    visit.in("", router_);
   }
 
  private:

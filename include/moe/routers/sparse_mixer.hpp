@@ -48,13 +48,14 @@ class SparseMixer {
   Index num_experts() const { return weight_.rows(); }
   Index top_k() const { return options_.top_k; }
   const Weight<Scalar>& weight() const { return weight_; }
+  Eigen::Map<Weight<Scalar>> weight() { return {weight_.data(), weight_.rows(), weight_.cols()}; }  // to write
   const SparseMixerOptions& options() const { return options_; }
 
   void route(const ConstMatrixRef<Scalar>& x, Routing<Scalar>& routing, Workers& workers) const {
     const LogitsMap<Scalar> logits = linear_logits(weight_, {}, x, routing, workers);
     routing.resize(top_k() * x.cols());
     workers.for_each_band(x.cols(), tokens_a_task, [&](Index first, Index last, Scratch& scratch) {
-      Eigen::Map<Vector> near(scratch.matrix<Scalar>(num_experts(), 1).data(), num_experts());
+      Eigen::Map<Vector> shares(scratch.matrix<Scalar>(num_experts(), 1).data(), num_experts());
       bool* const taken = scratch.array<bool>(num_experts());
       for (Index t = first; t < last; ++t) {
         std::fill_n(taken, num_experts(), false);
@@ -63,11 +64,33 @@ class SparseMixer {
           const auto route = std::size_t(t * top_k() + k);
           routing.token[route] = t;
           routing.expert[route] = e;
-          routing.weight[route] = weight_in_round(logits.col(t), taken, e, near);
+          routing.weight[route] = shares(share_out(logits.col(t), taken, e, shares));
           taken[e] = true;
         }
       }
     });
+  }
+
+  /// The round in which `best` is taken, of those that are not taken yet.
+  /// @param shares  (num_experts) written: for each of these, in order, its part of the softmax; 0 if it is masked
+  /// @return the place of `best` among them
+  template <class Logits>
+  Index share_out(const Logits& logits, const bool* taken, Index best, Eigen::Map<Vector>& shares) const {
+    const Scalar m = logits(best), margin = Scalar(2 * options_.jitter);
+    Index count = 0, place = 0;
+    for (Index e = 0; e < logits.size(); ++e) {
+      if (taken[e]) continue;
+      const bool masked = (m - logits(e)) / std::max(std::abs(logits(e)), m) > margin;
+      if (e == best) place = count;
+      shares(count++) = masked ? -std::numeric_limits<Scalar>::infinity() : logits(e);
+    }
+    softmax(shares.head(count), shares.head(count));
+    return place;
+  }
+
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    visit("weight", weight_);
   }
 
  private:
@@ -82,21 +105,6 @@ class SparseMixer {
       if (best < 0 || logits(e) > logits(best) || (std::isnan(logits(best)) && !std::isnan(logits(e)))) best = e;
     }
     return best;
-  }
-
-  /// The softmax, at the best, of those not taken that lie near it.
-  template <class Logits>
-  Scalar weight_in_round(const Logits& logits, const bool* taken, Index best, Eigen::Map<Vector>& near) const {
-    const Scalar m = logits(best), margin = Scalar(2 * options_.jitter);
-    Index count = 0, place = 0;
-    for (Index e = 0; e < logits.size(); ++e) {
-      if (taken[e]) continue;
-      const bool masked = (m - logits(e)) / std::max(std::abs(logits(e)), m) > margin;
-      if (e == best) place = count;
-      near(count++) = masked ? -std::numeric_limits<Scalar>::infinity() : logits(e);
-    }
-    softmax(near.head(count), near.head(count));
-    return near(place);
   }
 
   Weight<Scalar> weight_;

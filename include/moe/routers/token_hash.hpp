@@ -65,9 +65,14 @@ class TokenHash {
   Index num_experts() const { return choice_.num_experts(); }
   Index top_k() const { return choice_.top_k(); }
   const TopKOptions& options() const { return choice_.options(); }
+  const TopKChoice<Scalar>& choice() const { return choice_; }
   const HashTable& table() const { return table_; }
   const Weight<Scalar>& weight() const { return weight_; }
   const Vector& bias() const { return bias_; }
+
+  /// To write.
+  Eigen::Map<Weight<Scalar>> weight() { return {weight_.data(), weight_.rows(), weight_.cols()}; }
+  Eigen::Map<Vector> bias() { return {bias_.data(), bias_.size()}; }
 
   /// @throws std::invalid_argument unless there is an id for each token, and the table has it.
   void route(const Tokens<Scalar>& tokens, Routing<Scalar>& routing, Workers& workers) const {
@@ -79,6 +84,12 @@ class TokenHash {
       route_equally(tokens.count(), top_k(), routing, workers,
                     [&](Index t, Index* expert) { std::copy_n(expert_of(t), top_k(), expert); });
     }
+  }
+
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    visit("weight", weight_);
+    visit("bias", bias_);
   }
 
  private:

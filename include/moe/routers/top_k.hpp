@@ -78,6 +78,7 @@ class TopKChoice {
   Index top_k() const { return options_.top_k; }
   const TopKOptions& options() const { return options_; }
   const Vector& selection_bias() const { return selection_bias_; }
+  Eigen::Map<Vector> selection_bias() { return {selection_bias_.data(), selection_bias_.size()}; }  // to write
 
   /// Writes top_k routes for each token, side by side, best first.
   /// @param logits  (num_experts × n_tokens)
@@ -99,11 +100,10 @@ class TopKChoice {
   }
 
  private:
-  static constexpr Index tokens_a_task = 16;
-
   Index group_size() const { return num_experts_ / options_.num_groups; }
 
-  /// One worker's memory for choosing, token after token.
+ public:
+  /// One worker's memory for choosing, token after token: read() a token's logits first.
   class Choice {
    public:
     Choice(const TopKChoice& rule, Scratch& scratch)
@@ -142,6 +142,7 @@ class TopKChoice {
       std::copy_n(best_.items(), rule_.top_k(), expert);
     }
 
+    /// The weights of top_k experts.
     void weigh(const Index* expert, Scalar* weight) {
       const TopKOptions& options = rule_.options_;
       for (Index k = 0; k < options.top_k; ++k) weight_(k) = score_(expert[k]);
@@ -180,6 +181,9 @@ class TopKChoice {
     Index* group_;
     BestK<Scalar> best_, best_groups_, best_in_group_;
   };
+
+ private:
+  static constexpr Index tokens_a_task = 16;
 
   template <class Choose>
   void for_each_token(const ConstMatrixRef<Scalar>& logits, Routing<Scalar>& routing, Workers& workers,

@@ -53,6 +53,10 @@ class TopP {
   const Weight<Scalar>& weight() const { return weight_; }
   const Vector& bias() const { return bias_; }
 
+  /// To write.
+  Eigen::Map<Weight<Scalar>> weight() { return {weight_.data(), weight_.rows(), weight_.cols()}; }
+  Eigen::Map<Vector> bias() { return {bias_.data(), bias_.size()}; }
+
   void route(const ConstMatrixRef<Scalar>& x, Routing<Scalar>& routing, Workers& workers) const {
     const auto logits = linear_logits(weight_, bias_, x, routing, workers);
     const Index most = std::min(options_.max_experts, num_experts());
@@ -61,6 +65,12 @@ class TopP {
         return choice.choose(logits.col(t), most, expert, weight);
       };
     });
+  }
+
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    visit("weight", weight_);
+    visit("bias", bias_);
   }
 
  private:

@@ -40,7 +40,7 @@ void backward(const WithCapacity<R>& limited, const Tokens<Scalar>& tokens, cons
     const Scalar divisor = at_floor ? floor : sum[t];
     d_before[r] = divisor == 0 ? d_weight[r] : (d_weight[r] - (at_floor ? Scalar(0) : along[t])) / divisor;
   });
-  backward(limited.router(), tokens, routing, std::span<const Scalar>(d_before), d_logits, d_x, gradient.router(),
+  backward(limited.router(), tokens, before, std::span<const Scalar>(d_before), d_logits, d_x, gradient.router(),
            workers);
 }
 

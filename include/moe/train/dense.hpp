@@ -1,14 +1,13 @@
 /// @file  Gradients of the dense equivalents.
 #pragma once
 
-#include <span>
 #include <utility>
-#include <vector>
 
 #include "moe/check.hpp"
 #include "moe/dense.hpp"
 #include "moe/dispatch.hpp"
 #include "moe/executors/serial.hpp"
+#include "moe/train/dispatch.hpp"
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 #include "moe/workspace.hpp"
@@ -20,7 +19,6 @@ template <class Scalar, class ExpertsTape>
 struct DenseLayerTape {
   Workspace<Scalar> ws;
   ExpertsTape expert;
-  std::vector<Scalar> d_weight;  // of no use: every answer counts for 1
 
   Workspace<Scalar>& workspace() { return ws; }
   Eigen::Map<Matrix<Scalar>> logit_gradient() { return {nullptr, 0, 0}; }
@@ -48,8 +46,8 @@ void backward(const DenseLayer<G>& layer, const ConstMatrixRef<Scalar>& x, const
   require_columns(x, d_x, layer.d_model(), "backward: d_x beside x");
   require_columns(d_y, d_x, layer.d_model(), "backward: d_x beside d_y");
   Workers workers(executor, tape.ws.scratch, tape.ws.numerics);
-  tape.d_weight.assign(std::size_t(x.cols()), Scalar(0));
-  backward(layer.expert(), x, tape.ws.plan.view(), d_y, std::as_const(tape.expert), std::span(tape.d_weight), d_x,
+  const auto plan = tape.ws.plan.view();
+  backward(layer.expert(), x, plan, d_y, std::as_const(tape.expert), unread_weights(plan, workers.shared()), d_x,
            gradient.expert(), workers);
 }
 

@@ -1,6 +1,10 @@
 /// @file  Gradients of the slots of a plan back to the tokens that filled them.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
+#include <span>
+
 #include "moe/dispatch.hpp"
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
@@ -19,6 +23,14 @@ void add_slots_to_tokens(const Slots& d_slots, const DispatchPlan<Scalar>& plan,
       d_x.col(plan.token[std::size_t(s)]).segment(first, last - first) += d_slots.col(s).segment(first, last - first);
     }
   });
+}
+
+/// ∂L/∂weight of each route, where weights are constants: written by backward() of the experts, and read by nobody.
+template <class Scalar>
+std::span<Scalar> unread_weights(const DispatchPlan<Scalar>& plan, Scratch& scratch) {
+  auto* const d_weight = scratch.array<Scalar>(plan.num_slots());
+  std::fill_n(d_weight, plan.num_slots(), Scalar(0));
+  return {d_weight, std::size_t(plan.num_slots())};
 }
 
 }  // namespace moe

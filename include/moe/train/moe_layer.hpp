@@ -25,15 +25,13 @@ struct MoeLayerTape {
   std::vector<Scalar> d_weight;  // ∂L/∂weight of each route
   std::vector<Scalar> d_logits;  // see logit_gradient()
 
-  Index num_tokens = 0;
+  Index num_tokens = 0, num_logits = 0;  // num_logits of each token
   ExpertsTape experts;
 
   Workspace<Scalar>& workspace() { return ws; }
 
   /// (num_experts × n_tokens) ∂L/∂logits.
-  Eigen::Map<Matrix<Scalar>> logit_gradient() {
-    return {d_logits.data(), num_tokens > 0 ? Index(d_logits.size()) / num_tokens : 0, num_tokens};
-  }
+  Eigen::Map<Matrix<Scalar>> logit_gradient() { return {d_logits.data(), num_logits, num_tokens}; }
 };
 
 template <class R, class G>
@@ -57,6 +55,7 @@ void forward(const MoeLayer<R, G>& layer, const ConstMatrixRef<Scalar>& x, Matri
   tape.d_weight.assign(ws.routing.weight.size(), Scalar(0));
   tape.d_logits.assign(ws.routing.logits.size(), Scalar(0));
   tape.num_tokens = x.cols();
+  tape.num_logits = x.cols() > 0 ? Index(tape.d_logits.size()) / x.cols() : layer.num_experts();
 }
 
 /// From ∂L/∂y back to all that y depends on, once for the last forward() on this tape, with the same x.

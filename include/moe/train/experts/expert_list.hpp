@@ -65,11 +65,10 @@ void backward(const ExpertList<E>& list, const ConstMatrixRef<Scalar>& x, const 
     if (count == 0) return;
     for (Index s = first; s < first + count; ++s) {
       const auto slot = std::size_t(s);
-      const auto weight = plan.weight[slot];
       const auto d_answer = d_y.col(plan.token[slot]);
       if (!on_input) d_weight[std::size_t(plan.route[slot])] += answers.col(s).dot(d_answer);
-      in.col(s) = x.col(plan.token[slot]) * (on_input ? weight : Scalar(1));
-      d_out.col(s) = d_answer * (on_input ? Scalar(1) : weight);
+      in.col(s) = plan.input_weight(s) * x.col(plan.token[slot]);
+      d_out.col(s) = plan.output_weight(s) * d_answer;
     }
     backward(list[e], in.middleCols(first, count), d_out.middleCols(first, count), d_in.middleCols(first, count),
              gradient[e], scratch);

@@ -87,7 +87,6 @@ class BankBackward {
 
  private:
   bool on_input() const { return plan_.weight_on == WeightOn::input; }
-  Scalar weight(Index slot) const { return plan_.weight[std::size_t(slot)]; }
 
   Slots slots(Index rows) {
     const Index stride = GatedFfnBankTape<Scalar>::stride(rows);
@@ -116,7 +115,7 @@ class BankBackward {
 
   void gather(const ConstMatrixRef<Scalar>& x, const ConstMatrixRef<Scalar>& d_y) {
     for_each_slot([&](Index s, Index token) {
-      in_.col(s) = x.col(token) * (on_input() ? weight(s) : Scalar(1));
+      in_.col(s) = plan_.input_weight(s) * x.col(token);
       d_out_.col(s) = d_y.col(token);
     });
   }
@@ -143,7 +142,7 @@ class BankBackward {
   /// From here on, g is weighted, and hidden_ is h.
   void through_activation(std::span<Scalar> d_weight) {
     for_each_slot([&](Index s, Index) {
-      const Scalar w = on_input() ? Scalar(1) : weight(s);
+      const Scalar w = plan_.output_weight(s);
       Scalar d_w = 0;
       for (Index i = 0; i < bank_.d_ff(); i += chunk) {
         const auto part = [&](auto& all) { return all.col(s).segment(i, std::min(chunk, bank_.d_ff() - i)).array(); };
@@ -204,7 +203,7 @@ class BankBackward {
     if (on_input()) {
       for_each_slot([&](Index s, Index token) {
         d_weight[std::size_t(plan_.route[std::size_t(s)])] += x.col(token).dot(d_in_.col(s));
-        d_in_.col(s) *= weight(s);
+        d_in_.col(s) *= plan_.input_weight(s);
       });
     }
     add_slots_to_tokens(d_in_, plan_, d_x, workers_);

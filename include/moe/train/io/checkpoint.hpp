@@ -5,13 +5,17 @@
 #include <string>
 #include <utility>
 #include <variant>
+#include <vector>
 
+#include "moe/affine_output.hpp"
 #include "moe/capacity.hpp"
 #include "moe/experts/expert_list.hpp"
 #include "moe/experts/gated_ffn_bank.hpp"
+#include "moe/experts/joined_experts.hpp"
+#include "moe/experts/zero_compute.hpp"
 #include "moe/io/checkpoint.hpp"
-#include "moe/io/error.hpp"
 #include "moe/moe_layer.hpp"
+#include "moe/routers/sparse_mixer.hpp"
 #include "moe/shared.hpp"
 #include "moe/train.hpp"
 #include "moe/types.hpp"
@@ -29,34 +33,42 @@ class TrainableLayerLoader : LayerLoader<Scalar> {
 
   TrainableLayer<Scalar> load() const {
     const auto& names = Base::names_;
-    if (!std::holds_alternative<TopKOptions>(Base::shape_.router) || Base::shape_.num_zero_experts > 0 ||
-        names.output_scale != nullptr || !names.output_bias.empty()) {
-      fail(Base::config_.file(), ": layers of ", names.model_type, " cannot be trained yet");
-    }
     if (names.layout == ExpertLayout::plain) {
       auto experts = ExpertList(Base::template plain<Scalar>());
-      if (names.capacity == nullptr) return with(std::move(experts));
-      return TrainableLayer<Scalar>(
-          MoeLayer(WithCapacity(Base::top_k(), names.capacity(Base::config_)), std::move(experts)));
+      if (names.capacity == nullptr) return finish(MoeLayer(Base::top_k(), std::move(experts)));
+      return finish(MoeLayer(WithCapacity(Base::top_k(), names.capacity(Base::config_)), std::move(experts)));
     }
-    if (names.layout == ExpertLayout::interleaved) return with(owned(Base::template interleaved<Scalar>()));
-    return with(owned(Base::template gated<Scalar>()));
+    if (names.layout == ExpertLayout::interleaved) {
+      return finish(MoeLayer(Base::top_k(), owned(Base::template interleaved<Scalar>())));
+    }
+    auto experts = owned(Base::template gated<Scalar>());
+    if (const auto* const mixer = std::get_if<SparseMixerOptions>(&Base::shape_.router)) {
+      return finish(MoeLayer(SparseMixer<Scalar>(Base::router_weight(), *mixer), std::move(experts)));
+    }
+    if (const Index copies = Base::shape_.num_zero_experts; copies > 0) {
+      ExpertList zero(std::vector(std::size_t(copies), CopyExpert<Scalar>{Base::d()}));
+      return finish(MoeLayer(Base::top_k(), JoinedExperts(std::move(experts), std::move(zero))));
+    }
+    return finish(MoeLayer(Base::top_k(), std::move(experts)));
   }
 
  private:
-  template <class G>
-  TrainableLayer<Scalar> with(G experts) const {
-    MoeLayer layer(Base::top_k(), std::move(experts));
-    if (Base::shape_.d_ff_shared == 0) return TrainableLayer<Scalar>(std::move(layer));
-    return TrainableLayer<Scalar>(
-        WithSharedExpert(std::move(layer), owned(Base::template shared<Scalar>()), Base::shared_gate().transpose()));
+  /// With what stands around the sparse layer.
+  template <class L>
+  TrainableLayer<Scalar> finish(L layer) const {
+    if (Base::shape_.d_ff_shared > 0) {
+      return TrainableLayer<Scalar>(
+          WithSharedExpert(std::move(layer), owned(Base::template shared<Scalar>()), Base::shared_gate().transpose()));
+    }
+    if (!Base::has_affine_output()) return TrainableLayer<Scalar>(std::move(layer));
+    return TrainableLayer<Scalar>(AffineOutput(std::move(layer), Base::output_scale(), Base::output_bias()));
   }
 };
 
 }  // namespace detail
 
 /// As load_layer(), with a copy of all weights, to write. They must be stored in Scalar.
-/// @throws Error as load_layer(), and for models whose routers or outputs have no gradients here yet.
+/// @throws Error as load_layer(), and if they are stored otherwise.
 template <class Scalar = float>
 TrainableLayer<Scalar> load_trainable_layer(const std::filesystem::path& folder, const std::string& prefix) {
   return detail::with_block(folder, prefix,

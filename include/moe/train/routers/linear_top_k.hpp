@@ -26,7 +26,8 @@ void backward(const LinearTopK<Scalar>& router, const Tokens<Scalar>& tokens, co
               LinearTopK<Scalar>& gradient, Workers& workers) {
   backward(router.choice(), logits_of(routing, router.num_experts(), tokens.count()), routing, d_weight, d_logits,
            workers);
-  linear_backward<Scalar>(router.weight(), tokens.x, d_logits, d_x, gradient.weight(), gradient.bias(), workers);
+  linear_backward<Scalar>(map_of(router.weight()), tokens.x, d_logits, d_x, gradient.weight(), gradient.bias(),
+                          workers);
 }
 
 }  // namespace moe

@@ -9,21 +9,37 @@
 
 namespace moe {
 
-/// Through logits = W·x + bias:  ∂L/∂x += Wᵀ·∂L/∂logits,  ∂L/∂W += ∂L/∂logits·xᵀ,  ∂L/∂bias += Σ ∂L/∂logits.
+/// Through logits = W·x:  ∂L/∂x += Wᵀ·∂L/∂logits.
+template <class Scalar>
+void linear_backward_to_input(const WeightMap<Scalar>& weight, const ConstMatrixRef<Scalar>& d_logits,
+                              MatrixRef<Scalar> d_x, Workers& workers) {
+  workers.for_each_band(weight.cols(), 2 * kernels::lanes<Scalar>, [&](Index first, Index last, Scratch& scratch) {
+    kernels::add_transposed<Scalar, Scalar>(kernels::columns_of_weight(weight, first, last), d_logits,
+                                            d_x.middleRows(first, last - first),
+                                            kernels::make_product_room<Scalar>(scratch));
+  });
+}
+
+/// Through logits = W·x:  ∂L/∂W += ∂L/∂logits·xᵀ.
+template <class Scalar>
+void linear_backward_to_weight(const ConstMatrixRef<Scalar>& x, const ConstMatrixRef<Scalar>& d_logits,
+                               Eigen::Map<Weight<Scalar>> d_weight, Workers& workers) {
+  workers.for_each_band(x.rows(), 2 * kernels::lanes<Scalar>, [&](Index first, Index last, Scratch& scratch) {
+    kernels::add_outer<Scalar>(d_logits, x.middleRows(first, last - first), d_weight.middleCols(first, last - first),
+                               kernels::make_product_room<Scalar>(scratch));
+  });
+}
+
+/// Through logits = W·x + bias: both, and ∂L/∂bias += Σ ∂L/∂logits.
 /// @param weight, d_weight  (num_experts × d_model)
 /// @param d_bias            (num_experts), or empty
 template <class Scalar>
-void linear_backward(const Weight<Scalar>& weight, const ConstMatrixRef<Scalar>& x,
+void linear_backward(const WeightMap<Scalar>& weight, const ConstMatrixRef<Scalar>& x,
                      const ConstMatrixRef<Scalar>& d_logits, MatrixRef<Scalar> d_x, Eigen::Map<Weight<Scalar>> d_weight,
                      Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, 1>> d_bias, Workers& workers) {
-  workers.for_each_band(weight.cols(), 2 * kernels::lanes<Scalar>, [&](Index first, Index last, Scratch& scratch) {
-    Scalar* const room = kernels::make_product_room<Scalar>(scratch);
-    kernels::add_transposed<Scalar, Scalar>(kernels::columns_of_weight(map_of(weight), first, last), d_logits,
-                                            d_x.middleRows(first, last - first), room);
-    kernels::add_outer<Scalar>(d_logits, x.middleRows(first, last - first), d_weight.middleCols(first, last - first),
-                               room);
-  });
-  if (d_bias.size() > 0) d_bias += d_logits.rowwise().sum();
+  linear_backward_to_input<Scalar>(weight, d_logits, d_x, workers);
+  linear_backward_to_weight<Scalar>(x, d_logits, d_weight, workers);
+  if (d_bias.size() > 0) kernels::add_columns(d_logits, d_bias);
 }
 
 }  // namespace moe

@@ -21,7 +21,7 @@ void backward(const Sinkhorn<Scalar>& router, const Tokens<Scalar>& tokens, cons
               Sinkhorn<Scalar>& gradient, Workers& workers) {
   backward(router.choice(), logits_of(routing, router.num_experts(), tokens.count()), routing, d_weight, d_logits,
            workers);
-  linear_backward<Scalar>(router.weight(), tokens.x, d_logits, d_x, gradient.weight(), {nullptr, 0}, workers);
+  linear_backward<Scalar>(map_of(router.weight()), tokens.x, d_logits, d_x, gradient.weight(), {nullptr, 0}, workers);
 }
 
 }  // namespace moe

@@ -1,7 +1,6 @@
 /// @file  Gradients from the weights of chosen experts back to logits.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <span>
 
@@ -37,22 +36,6 @@ void renormalize_backward(const Scores& s, Scalar p, Scalar epsilon, Scalar floo
   }
 }
 
-/// Through scores s of all logits, where only those of `chosen` experts count: adds to d_logits.
-template <class Logits, class Scores, class Scalar = typename Scores::Scalar>
-void score_backward(Score score, const Logits& logits, const Scores& s, std::span<const Index> chosen,
-                    const Scalar* d_score, Scalar* d_logits) {
-  if (score != Score::softmax) {
-    for (std::size_t k = 0; k < chosen.size(); ++k) {
-      d_logits[chosen[k]] += score_slope(score, logits(chosen[k]), s(chosen[k])) * d_score[k];
-    }
-    return;
-  }
-  Scalar mean = 0;  // dl = s ⊙ (ds − Σ s·ds)
-  for (std::size_t k = 0; k < chosen.size(); ++k) mean += s(chosen[k]) * d_score[k];
-  for (Index e = 0; e < s.size(); ++e) d_logits[e] -= s(e) * mean;
-  for (std::size_t k = 0; k < chosen.size(); ++k) d_logits[chosen[k]] += s(chosen[k]) * d_score[k];
-}
-
 /// The choice is constant; its weights are differentiated.
 /// @param logits    (num_experts × n_tokens), as choice.route() had them
 /// @param d_weight  ∂L/∂weight of each route
@@ -65,6 +48,7 @@ void backward(const TopKChoice<Scalar>& choice, const ConstMatrixRef<Scalar>& lo
   const Index top_k = options.top_k;
   workers.for_each_band(logits.cols(), 16, [&](Index first, Index last, Scratch& scratch) {
     Eigen::Map<Vector> all(scratch.array<Scalar>(logits.rows()), logits.rows());
+    Eigen::Map<Vector> d_all(scratch.array<Scalar>(logits.rows()), logits.rows());
     Eigen::Map<Vector> s(scratch.array<Scalar>(top_k), top_k), d(scratch.array<Scalar>(top_k), top_k);
     for (Index t = first; t < last; ++t) {
       const auto route = std::size_t(t * top_k);
@@ -76,12 +60,11 @@ void backward(const TopKChoice<Scalar>& choice, const ConstMatrixRef<Scalar>& lo
       if (options.renormalize) {
         renormalize_backward(s, Scalar(options.norm), Scalar(options.epsilon), Scalar(options.floor), d, d);
       }
-      if (options.score == Score::softmax_of_chosen) {
-        const Scalar mean = s.dot(d);
-        for (Index k = 0; k < top_k; ++k) d_logits(chosen[std::size_t(k)], t) += s(k) * (d(k) - mean);
-      } else {
-        score_backward(options.score, logits.col(t), all, chosen, d.data(), &d_logits(0, t));
-      }
+      if (options.score == Score::softmax_of_chosen) softmax_backward(s, d);
+      d_all.setZero();
+      for (Index k = 0; k < top_k; ++k) d_all(chosen[std::size_t(k)]) = d(k);
+      score_backward(options.score, logits.col(t), all, d_all);
+      d_logits.col(t) += d_all;
     }
   });
 }

@@ -1,0 +1,68 @@
+/// @file  Gradients of the linear router that normalises what it reads.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <span>
+#include <type_traits>
+
+#include "moe/routers/logits.hpp"
+#include "moe/routers/normed_top_k.hpp"
+#include "moe/routers/top_k.hpp"
+#include "moe/routing.hpp"
+#include "moe/scratch.hpp"
+#include "moe/tokens.hpp"
+#include "moe/train/kernels/add_product.hpp"
+#include "moe/train/routers/logits.hpp"
+#include "moe/train/routers/top_k.hpp"
+#include "moe/types.hpp"
+#include "moe/workers.hpp"
+
+namespace moe {
+
+/// As backward() of LinearTopK. With r = √(mean(x²) + norm_epsilon), g = γ · d_model^-½ and a = g ⊙ ∂L/∂x̂,
+///   ∂L/∂x = a/r − x (x·a) / (d_model r³),  ∂L/∂γ = Σ ∂L/∂x̂ ⊙ x/r · d_model^-½,
+/// and, where TopKChoice would weigh a route w, its weight is α·w:  ∂L/∂α = Σ w ∂L/∂weight.
+template <class Scalar>
+void backward(const NormedTopK<Scalar>& router, const Tokens<Scalar>& tokens, const Routing<Scalar>& routing,
+              std::span<const std::type_identity_t<Scalar>> d_weight, MatrixRef<Scalar> d_logits, MatrixRef<Scalar> d_x,
+              NormedTopK<Scalar>& gradient, Workers& workers) {
+  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
+  constexpr Index tokens_a_task = 16;
+  const Index top_k = router.top_k(), d = router.d_model();
+  const auto logits = logits_of(routing, router.num_experts(), tokens.count());
+  const std::span<Scalar> d_choice(workers.shared().template array<Scalar>(routing.size()), d_weight.size());
+  Scalar* const weight = workers.shared().template array<Scalar>(routing.size());
+  workers.for_each_band(tokens.count(), tokens_a_task, [&](Index first, Index last, Scratch& scratch) {
+    typename TopKChoice<Scalar>::Choice choice(router.choice(), scratch);
+    for (Index t = first; t < last; ++t) {
+      choice.read(logits.col(t));
+      choice.weigh(&routing.expert[std::size_t(t * top_k)], weight + t * top_k);
+    }
+  });
+  for (std::size_t r = 0; r < d_choice.size(); ++r) {
+    const Index e = routing.expert[r];
+    d_choice[r] = d_weight[r] * router.expert_scale()(e);
+    gradient.expert_scale()(e) += d_weight[r] * weight[r];
+  }
+  backward<Scalar>(router.choice(), logits, routing, d_choice, d_logits, workers);
+
+  auto d_normed = workers.shared().template matrix<Scalar>(d, tokens.count());
+  d_normed.setZero();
+  linear_backward<Scalar>(map_of(router.weight()), router.normalize(tokens.x, workers), d_logits, d_normed,
+                          gradient.weight(), {nullptr, 0}, workers);
+  const Scalar shrink = 1 / std::sqrt(Scalar(d));
+  workers.for_each_band(tokens.count(), tokens_a_task, [&](Index first, Index last, Scratch& scratch) {
+    Eigen::Map<Vector> x(scratch.array<Scalar>(d), d), a(scratch.array<Scalar>(d), d);
+    for (Index t = first; t < last; ++t) {
+      x = tokens.x.col(t);
+      const Scalar r = router.divisor(x);
+      a = d_normed.col(t).cwiseProduct(router.norm_scale()) * shrink;
+      d_normed.col(t) = d_normed.col(t).cwiseProduct(x) * (shrink / r);
+      d_x.col(t) += a / r - x * (x.dot(a) / (Scalar(d) * r * r * r));
+    }
+  });
+  kernels::add_columns(d_normed, gradient.norm_scale());
+}
+
+}  // namespace moe

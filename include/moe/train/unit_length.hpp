@@ -1,0 +1,33 @@
+/// @file  Gradients through a vector's direction.
+#pragma once
+
+#include <type_traits>
+
+#include "moe/scratch.hpp"
+#include "moe/types.hpp"
+#include "moe/unit_length.hpp"
+#include "moe/workers.hpp"
+
+namespace moe {
+
+/// Through u = v / ‖v‖: turns ∂L/∂u into ∂L/∂v = (∂L/∂u − u (u·∂L/∂u)) / ‖v‖; 0 where v is.
+/// @param norm  ‖v‖, as to_length() returns it
+template <class U, class Gradient, class Scalar = typename U::Scalar>
+void unit_length_backward(const U& u, std::type_identity_t<Scalar> norm, Gradient&& d) {
+  if (norm == 0) {
+    d.setZero();
+  } else {
+    const Scalar along = u.dot(d);
+    d = (d - along * u) / norm;
+  }
+}
+
+/// The same for each column.
+template <class Scalar>
+void directions_backward(const Directions<Scalar>& u, MatrixRef<Scalar> d, Workers& workers) {
+  workers.for_each_band(d.cols(), 16, [&](Index first, Index last, Scratch&) {
+    for (Index c = first; c < last; ++c) unit_length_backward(u.columns.col(c), u.length[c], d.col(c));
+  });
+}
+
+}  // namespace moe

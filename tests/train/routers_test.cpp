@@ -1,0 +1,341 @@
+// Every router's gradients against central differences in double, in a layer.
+#include "allocations.hpp"
+
+#include "moe/train.hpp"
+
+#include <utility>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "compare.hpp"
+#include "errors.hpp"
+#include "laws/gradient_laws.hpp"
+#include "moe/moe.hpp"
+#include "pools.hpp"
+#include "random.hpp"
+
+namespace moe {
+namespace {
+
+using laws::expect_true_gradients;
+using laws::gradients_of;
+using test::random_matrix;
+using test::same_bits;
+
+constexpr Index token_counts[] = {0, 1, 9, 40};
+
+template <class Scalar = double>
+Weight<Scalar> random_rows(Index rows, Index cols, unsigned seed) {
+  return random_matrix<Weight<Scalar>>(rows, cols, seed);
+}
+
+template <class Scalar = double>
+auto random_vector(Index size, unsigned seed) {
+  return random_matrix<Eigen::Matrix<Scalar, Eigen::Dynamic, 1>>(size, 1, seed);
+}
+
+/// The router in front of experts of its number and width.
+template <class Router, class Scalar = typename Router::Scalar>
+auto layer_of(Router router) {
+  auto experts = random_bank<Scalar>(router.num_experts(), router.d_model(), 5, 99);
+  return MoeLayer(std::move(router), std::move(experts));
+}
+
+template <class Router>
+void expect_true_gradients_of(const Router& router, const SideInputs<double>& side = {}) {
+  for (const Index tokens : token_counts) expect_true_gradients(layer_of(router), tokens, 1, 40, side);
+}
+
+/// The same, where there is a side input for each token: side_of(number of tokens).
+template <class Router, class SideOf>
+void expect_true_gradients_with(const Router& router, const SideOf& side_of) {
+  for (const Index tokens : token_counts) expect_true_gradients(layer_of(router), tokens, 1, 40, side_of(tokens));
+}
+
+LinearTopK<double> renormalizing(unsigned seed) { return {random_rows(5, 7, seed), {.top_k = 2, .renormalize = true}}; }
+
+TEST(RouterGradients, OfNoisyTopK) {
+  const NoisyTopK<double> shazeer(random_rows(5, 7, 2), random_rows(5, 7, 3), {.top_k = 2, .renormalize = true});
+  const NoisyTopK<double> v_moe(random_rows(5, 7, 2), {}, {.top_k = 2}, 1.0 / 5);
+  for (const auto& router : {shazeer, v_moe}) {
+    expect_true_gradients_of(router);
+    expect_true_gradients_of(router, {.seed = 4});
+    expect_true_gradients_with(router, [](Index tokens) {
+      static Matrix<double> noise;
+      noise = random_matrix<Matrix<double>>(5, tokens, 5);
+      return SideInputs<double>{.noise = {noise.data(), std::size_t(noise.size())}};
+    });
+  }
+}
+
+TEST(RouterGradients, OfSparseMixer) {
+  for (const Index top_k : {1, 2, 5}) {
+    for (const double jitter : {0.0, 0.1, 10.0}) {
+      expect_true_gradients_of(SparseMixer<double>(random_rows(5, 7, 6), {.top_k = top_k, .jitter = jitter}));
+    }
+  }
+}
+
+TEST(RouterGradients, OfTopP) {
+  for (const bool renormalize : {false, true}) {
+    for (const double top_p : {0.01, 0.6, 1.0}) {
+      const TopPOptions options{.top_p = top_p, .renormalize = renormalize};
+      expect_true_gradients_of(TopP<double>(random_rows(5, 7, 7), options));
+      expect_true_gradients_of(TopP<double>(random_rows(5, 7, 7), options, random_vector(5, 8)));
+    }
+  }
+}
+
+TEST(RouterGradients, OfReluRouter) {
+  expect_true_gradients_of(ReluRouter<double>(random_rows(5, 7, 9)));
+  expect_true_gradients_of(ReluRouter<double>(random_rows(5, 7, 9), random_vector(5, 10)));
+}
+
+TEST(RouterGradients, OfCosineTopK) {
+  for (const double log_scale : {-1.0, 1.5, 9.0}) {  // the last one beyond its bound
+    for (const Index projected : {1, 4, 9}) {
+      expect_true_gradients_of(CosineTopK<double>(random_rows(projected, 7, 11), random_rows(5, projected, 12),
+                                                  {.top_k = 2, .score = Score::sigmoid}, log_scale));
+    }
+  }
+}
+
+TEST(RouterGradients, OfCosinesWithZerosAreZero) {
+  auto experts = random_rows(5, 4, 12);
+  experts.row(2).setZero();
+  const auto layer = layer_of(CosineTopK<double>(random_rows(4, 7, 11), experts, {.top_k = 5}, 1));
+  auto x = random_matrix<Matrix<double>>(7, 6, 13);
+  x.col(1).setZero();
+  auto gradients = gradients_of(layer, x, random_matrix<Matrix<double>>(7, 6, 14));
+  EXPECT_TRUE(gradients.of_parameters.router().experts().row(2).isZero(0));
+  EXPECT_FALSE(gradients.of_parameters.router().experts().row(1).isZero());
+  EXPECT_TRUE(gradients.of_x.allFinite());
+}
+
+TEST(RouterGradients, OfNormedTopK) {
+  for (const double epsilon : {0.0, 0.1}) {
+    for (const TopKOptions& options :
+         {TopKOptions{.top_k = 3, .score = Score::softmax_of_chosen}, TopKOptions{.top_k = 2, .renormalize = true}}) {
+      auto expert_scale = random_vector(5, 17);
+      expert_scale(3) = 0;
+      expect_true_gradients_of(
+          NormedTopK<double>(random_rows(5, 7, 15), random_vector(7, 16), expert_scale, options, epsilon));
+    }
+  }
+}
+
+TEST(RouterGradients, OfCarriedTopK) {
+  const CarriedTopK<double> router(random_rows(5, 7, 18), random_rows(5, 3, 19), {.top_k = 2});
+  expect_true_gradients_of(router);
+  expect_true_gradients_with(router, [](Index tokens) {
+    static Matrix<double> previous;
+    previous = random_matrix<Matrix<double>>(3, tokens, 20);
+    return SideInputs<double>{.previous_logits = {previous.data(), std::size_t(previous.size())}};
+  });
+}
+
+/// Two layers, of which the second one's router hears the first one's.
+struct Carrying {
+  using Scalar = double;
+  using Layer = decltype(layer_of(std::declval<CarriedTopK<double>>()));
+
+  Layer first, second;
+
+  Index d_model() const { return first.d_model(); }
+  void forward(const ConstMatrixRef<double>& x, MatrixRef<double> y, Workspace<double>& ws) const {
+    Workspace<double> of_first;
+    Matrix<double> between(x.rows(), x.cols());
+    first.forward(x, between, of_first);
+    ws.side.previous_logits = of_first.routing.logits;
+    second.forward(between, y, ws);
+  }
+};
+void visit_parameters(Carrying& layer, ParameterVisitor<double>& visit) {
+  visit.in("first", layer.first);
+  visit.in("second", layer.second);
+}
+
+struct CarryingTape {
+  decltype(tape_of(std::declval<const Carrying::Layer&>())) first, second;
+  Matrix<double> between;
+  Workspace<double>& workspace() { return second.ws; }
+};
+CarryingTape tape_of(const Carrying&) { return {}; }
+
+void forward(const Carrying& layer, const ConstMatrixRef<double>& x, MatrixRef<double> y, CarryingTape& tape,
+             ExecutorRef executor) {
+  tape.between.resize(x.rows(), x.cols());
+  forward(layer.first, x, tape.between, tape.first, executor);
+  tape.second.ws.side.previous_logits = tape.first.ws.routing.logits;
+  forward(layer.second, tape.between, y, tape.second, executor);
+}
+void backward(const Carrying& layer, const ConstMatrixRef<double>& x, const ConstMatrixRef<double>& d_y,
+              CarryingTape& tape, MatrixRef<double> d_x, Carrying& gradient, ExecutorRef executor) {
+  Matrix<double> d_between = Matrix<double>::Zero(x.rows(), x.cols());
+  backward(layer.second, tape.between, d_y, tape.second, d_between, gradient.second, executor);
+  Workers workers(executor, tape.second.ws.scratch);
+  carried_backward<double>(layer.second.router(), tape.second.logit_gradient(), tape.first.logit_gradient(), workers);
+  backward(layer.first, x, d_between, tape.first, d_x, gradient.first, executor);
+}
+
+TEST(RouterGradients, OfLogitsThatTheNextLayerCarries) {
+  const CarriedTopK<double> first(random_rows(5, 7, 21), random_rows(5, 5, 22), {.top_k = 2});
+  const CarriedTopK<double> second(random_rows(5, 7, 23), random_rows(5, 5, 24), {.top_k = 2});
+  for (const Index tokens : token_counts)
+    expect_true_gradients(Carrying{layer_of(first), layer_of(second)}, tokens, 25);
+}
+
+TEST(Tape, OfAnEmptyBatchTakesLossesAsAnyOther) {
+  const auto layer = layer_of(renormalizing(45));
+  auto tape = tape_of(layer);
+  Matrix<double> x(7, 0), y(7, 0);
+  forward(layer, x, y, tape);
+  const auto shares = measure_shares(tape.ws.routing, 0, 5);
+  EXPECT_EQ(test::error_of([&] {
+              add_load_balancing_gradient<double>(tape.ws.routing, {}, shares, 0.01, tape.logit_gradient());
+              add_z_loss_gradient(logits_of(tape.ws.routing, 5, 0), 0.01, tape.logit_gradient());
+            }),
+            "no error");
+}
+
+TEST(CarriedBackward, RefusesWhatDoesNotFit) {
+  const CarriedTopK<double> router(random_rows(5, 7, 18), random_rows(5, 3, 19), {.top_k = 2});
+  std::vector<Scratch> scratch;
+  const Serial serial;
+  Workers workers(serial, scratch);
+  const auto error = [&](Index rows, Index previous_rows, Index previous_cols) {
+    return test::error_of([&] {
+      Matrix<double> d = Matrix<double>::Zero(rows, 4), d_previous = Matrix<double>::Zero(previous_rows, previous_cols);
+      carried_backward<double>(router, d, d_previous, workers);
+    });
+  };
+  EXPECT_EQ(error(5, 3, 4), "no error");
+  EXPECT_EQ(error(6, 3, 4), "carried_backward: d_logits.rows() is 6, expected 5");
+  EXPECT_EQ(error(5, 5, 4), "carried_backward: d_previous.rows() is 5, expected 3");
+  EXPECT_EQ(error(5, 3, 9), "carried_backward: d_previous.cols() is 9, expected 4");
+}
+
+TEST(RouterGradients, OfBaseLayers) {
+  for (const bool balance : {false, true}) {
+    for (const bool residual : {false, true}) {
+      expect_true_gradients_of(BaseRouter<double>(random_rows(4, 7, 26), {.balance = balance, .residual = residual}));
+    }
+  }
+}
+
+TEST(RouterGradients, OfQuantileBalancing) {
+  for (const Score score : {Score::softmax, Score::sigmoid, Score::softmax_of_chosen}) {
+    expect_true_gradients_of(QuantileBalanced<double>(random_rows(5, 7, 27), {.choice = {.top_k = 2, .score = score}}));
+  }
+}
+
+TEST(RouterGradients, OfATableOfTokens) {
+  const auto table = random_hash_table(/*vocabulary=*/11, /*num_experts=*/5, /*top_k=*/2, 28);
+  const auto ids = [](Index tokens) {
+    static std::vector<Index> all;
+    all.clear();
+    for (Index t = 0; t < tokens; ++t) all.push_back(t * 7 % 11);
+    return SideInputs<double>{.token_ids = all};
+  };
+  expect_true_gradients_with(TokenHash<double>(7, 5, table), ids);
+  for (const Score score : {Score::softmax, Score::sqrt_softplus}) {
+    const TopKOptions options{.top_k = 2, .score = score, .renormalize = true, .scale = 1.5};
+    expect_true_gradients_with(TokenHash<double>(random_rows(5, 7, 29), options, table), ids);
+    expect_true_gradients_with(TokenHash<double>(random_rows(5, 7, 29), options, table, random_vector(5, 30)), ids);
+  }
+}
+
+TEST(RouterGradients, OfARouterThatKnowsNothing) { expect_true_gradients_of(RandomRouter<double>(7, 5, 2, 31)); }
+
+TEST(RouterGradients, OfSecondExpertsThatMayBeDropped) {
+  for (const KeepSecond keep :
+       {KeepSecond::always, KeepSecond::never, KeepSecond::above_threshold, KeepSecond::at_random}) {
+    expect_true_gradients_of(WithSecondExpert(renormalizing(32), {.keep = keep, .threshold = 0.3}), {.seed = 33});
+  }
+}
+
+TEST(RouterGradients, OfReplay) {
+  expect_true_gradients_of(Replay(renormalizing(34)));
+  expect_true_gradients_with(Replay(renormalizing(34)), [](Index tokens) {
+    static Routing<double> recorded;
+    recorded.clear();
+    for (Index t = 0; t < tokens; ++t) recorded.add(t, t * 3 % 5, 0.5 + 0.1 * double(t % 4));
+    return SideInputs<double>{.recorded = &recorded};
+  });
+}
+
+TEST(RouterGradients, OfRoutersWhoseWeightsAreNotTheirLast) {
+  const CapacityOptions limited{.capacity = fixed_capacity(6), .renormalize = true};
+  expect_true_gradients_of(
+      WithCapacity(TopP<double>(random_rows(5, 7, 35), {.top_p = 0.6, .renormalize = true}), limited));
+  expect_true_gradients_of(WithCapacity(SparseMixer<double>(random_rows(5, 7, 36)), limited));
+  expect_true_gradients_of(WithCapacity(
+      NormedTopK<double>(random_rows(5, 7, 37), random_vector(7, 38), random_vector(5, 39).cwiseAbs(), {.top_k = 2}),
+      limited));
+}
+
+/// f(router in float, side inputs) for every router, with 70 tokens.
+template <class F>
+void for_each_router(const F& f) {
+  const auto rows = [](unsigned seed) { return random_rows<float>(6, 40, seed); };
+  static std::vector<Index> ids;
+  ids.clear();
+  for (Index t = 0; t < 70; ++t) ids.push_back(t * 7 % 11);
+  static const auto previous = random_matrix<Matrix<float>>(3, 70, 40);
+  f(NoisyTopK<float>(rows(1), rows(2), {.top_k = 2}), SideInputs<float>{.seed = 3});
+  f(SparseMixer<float>(rows(4)), {});
+  f(TopP<float>(rows(5), {}), {});
+  f(TopP<float>(rows(5), {.renormalize = true}), {});
+  f(ReluRouter<float>(rows(6), random_vector<float>(6, 7)), {});
+  f(CosineTopK<float>(random_rows<float>(9, 40, 8), random_rows<float>(6, 9, 9), {.top_k = 2}, 1), {});
+  f(NormedTopK<float>(rows(10), random_vector<float>(40, 11), random_vector<float>(6, 12), {.top_k = 2}), {});
+  f(CarriedTopK<float>(rows(13), random_rows<float>(6, 3, 14), {.top_k = 2}),
+    {.previous_logits = {previous.data(), std::size_t(previous.size())}});
+  f(BaseRouter<float>(rows(15)), {});
+  f(QuantileBalanced<float>(rows(16), {.choice = {.top_k = 2}}), {});
+  f(ExpertChoice<float>(rows(17)), {});
+  f(Sinkhorn<float>(rows(18), {.top_k = 2}), {});
+  f(TokenHash<float>(rows(19), {.top_k = 2}, random_hash_table(11, 6, 2, 20)), {.token_ids = ids});
+  f(RandomRouter<float>(40, 6, 2, 21), {});
+  f(WithSecondExpert(LinearTopK<float>(rows(22), {.top_k = 2, .renormalize = true}), {}), {.seed = 23});
+  f(Replay(LinearTopK<float>(rows(24), {.top_k = 2})), {});
+}
+
+TEST(RouterGradients, AreTheSameBitsForAnyNumberOfThreads) {
+  for_each_router([](const auto& router, const SideInputs<float>& side) {
+    const auto layer = layer_of(router);
+    const auto x = random_matrix<Matrix<float>>(40, 70, 41), c = random_matrix<Matrix<float>>(40, 70, 42);
+    auto alone = gradients_of(layer, x, c, Serial{}, side);
+    for (const Index threads : {2, 5}) {
+      test::OwnThreads pool{threads};
+      auto together = gradients_of(layer, x, c, pool, side);
+      EXPECT_TRUE(same_bits(together.of_x, alone.of_x)) << threads;
+      const auto expected = parameters(alone.of_parameters), got = parameters(together.of_parameters);
+      for (std::size_t p = 0; p < expected.size(); ++p) {
+        EXPECT_TRUE(same_bits(got[p].matrix(), expected[p].matrix())) << got[p].name << ", " << threads;
+      }
+    }
+  });
+}
+
+TEST(RouterGradients, AWarmStepAllocatesNothing) {
+  for_each_router([](const auto& router, const SideInputs<float>& side) {
+    const auto layer = layer_of(router);
+    auto gradient = zeros_like(layer);
+    auto tape = tape_of(layer);
+    tape.workspace().side = side;
+    const auto x = random_matrix<Matrix<float>>(40, 70, 43), d_y = random_matrix<Matrix<float>>(40, 70, 44);
+    Matrix<float> y(40, 70), d_x = Matrix<float>::Zero(40, 70);
+    const auto step = [&] {
+      forward(layer, x, y, tape);
+      backward(layer, x, d_y, tape, d_x, gradient);
+    };
+    step();
+    step();
+    EXPECT_EQ(test::allocations_in(step), 0) << parameters(gradient).front().name;
+  });
+}
+
+}  // namespace
+}  // namespace moe
