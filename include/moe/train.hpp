@@ -20,6 +20,7 @@
 #include "moe/train/moe_layer.hpp"
 #include "moe/train/optimisers/adamw.hpp"
 #include "moe/train/optimisers/clip_gradients.hpp"
+#include "moe/train/optimisers/parameter_groups.hpp"
 #include "moe/train/optimisers/schedule.hpp"
 #include "moe/train/optimisers/sgd.hpp"
 #include "moe/train/routers/expert_choice.hpp"

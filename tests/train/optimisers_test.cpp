@@ -87,6 +87,67 @@ TEST(Sgd, IsItsFormula) {
   }
 }
 
+/// A group's parameters go as they would alone with options of their own; the others as if there were no group.
+template <class Optimiser, class Options>
+void expect_groups_are_options(const Options& base) {
+  Options other = base;
+  other.learning_rate *= 0.5;
+  other.weight_decay = 0;
+  Problem grouped, plain, apart;
+  Optimiser with_group(grouped.parameters(), base,
+                       {{.patterns = {"*bias"}, .learning_rate = 0.5}, {.patterns = {"b*"}, .weight_decay = 0}});
+  Optimiser without(plain.parameters(), base), with_others(apart.parameters(), other);
+  for (unsigned step = 0; step < 5; ++step) {
+    with_group.step(grouped.gradients(step));
+    without.step(plain.gradients(step));
+    with_others.step(apart.gradients(step));
+  }
+  EXPECT_TRUE(test::same_bits(grouped.w, plain.w));
+  EXPECT_TRUE(test::same_bits(grouped.b, apart.b));
+  EXPECT_FALSE(test::same_bits(grouped.b, plain.b));
+}
+
+TEST(ParameterGroup, IsAnOptimiserWithOptionsOfItsOwn) {
+  expect_groups_are_options<AdamW<double>>(AdamWOptions{.learning_rate = 0.1, .weight_decay = 0.2});
+  expect_groups_are_options<Sgd<double>>(SgdOptions{.learning_rate = 0.1, .momentum = 0.9, .weight_decay = 0.2});
+}
+
+TEST(ParameterGroup, FollowsTheSchedule) {
+  Problem grouped, plain;
+  AdamW<double> with_group(grouped.parameters(), {.learning_rate = 1}, {{.patterns = {"bias"}, .learning_rate = 0.25}});
+  AdamW<double> without(plain.parameters(), {.learning_rate = 1});
+  for (unsigned step = 0; step < 3; ++step) {
+    with_group.options().learning_rate = 0.1 * (step + 1);
+    without.options().learning_rate = 0.025 * (step + 1);
+    with_group.step(grouped.gradients(step));
+    without.step(plain.gradients(step));
+  }
+  EXPECT_TRUE(test::is_close(grouped.b, plain.b));
+}
+
+TEST(ParameterGroup, OfRateZeroStays) {
+  Problem problem;
+  const Problem before = problem;
+  AdamW<double> adam(problem.parameters(), {}, {{.patterns = {"weight"}, .learning_rate = 0}});
+  adam.step(problem.gradients(1));
+  EXPECT_TRUE(test::same_bits(problem.w, before.w));
+  EXPECT_FALSE(test::same_bits(problem.b, before.b));
+}
+
+TEST(ParameterGroup, RefusesAPatternThatFitsNothingAndBadFactors) {
+  Problem problem;
+  const auto error_with = [&](const ParameterGroup& group) {
+    const std::string of_adam = error_of([&] { AdamW<double>(problem.parameters(), {}, {group}); });
+    EXPECT_EQ(error_of([&] { Sgd<double>(problem.parameters(), {}, {group}); }), of_adam);
+    return of_adam;
+  };
+  EXPECT_EQ(error_with({{"weight", "norm*"}}), "matching: no parameter of 2 fits \"norm*\"");
+  EXPECT_EQ(error_with({.patterns = {"*"}, .learning_rate = -1}),
+            "ParameterGroup: learning_rate is -1.000000, expected 0 or more");
+  EXPECT_EQ(error_with({.patterns = {"*"}, .weight_decay = std::numeric_limits<double>::quiet_NaN()}),
+            "ParameterGroup: weight_decay is nan, expected 0 or more");
+}
+
 TEST(Optimisers, RefuseWhatIsNotFiniteAndWriteNothing) {
   for (const double bad : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
     Problem problem;

@@ -12,6 +12,7 @@
 #include "moe/executors/serial.hpp"
 #include "moe/parameters.hpp"
 #include "moe/task.hpp"
+#include "moe/train/optimisers/parameter_groups.hpp"
 #include "moe/train/optimisers/require_alike.hpp"
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
@@ -36,8 +37,11 @@ class AdamW {
   using Array = Eigen::Array<Scalar, Eigen::Dynamic, 1>;
 
   /// @param parameters  what is to learn; they stay where they are as long as this lives
-  explicit AdamW(std::vector<Parameter<Scalar>> parameters, const AdamWOptions& options = {})
-      : parameters_(std::move(parameters)), options_(options) {
+  /// @param groups      those of them that learn at another rate, or decay otherwise
+  /// @throws std::invalid_argument as group_factors().
+  explicit AdamW(std::vector<Parameter<Scalar>> parameters, const AdamWOptions& options = {},
+                 const std::vector<ParameterGroup>& groups = {})
+      : parameters_(std::move(parameters)), options_(options), factors_(group_factors(parameters_, groups)) {
     for (std::size_t p = 0; p < parameters_.size(); ++p) {
       const Index size = parameters_[p].size();
       mean_.push_back(Array::Zero(size));
@@ -69,11 +73,13 @@ class AdamW {
     require_finite(gradients);
     steps_(0) += 1;
     const auto b1 = Scalar(options_.beta1), b2 = Scalar(options_.beta2), epsilon = Scalar(options_.epsilon);
-    const auto rate = Scalar(options_.learning_rate / (1 - std::pow(options_.beta1, double(steps_(0)))));
+    const double unbias_mean = 1 - std::pow(options_.beta1, double(steps_(0)));
     const auto unbias = Scalar(1 / (1 - std::pow(options_.beta2, double(steps_(0)))));
-    const auto kept = Scalar(1 - options_.learning_rate * options_.weight_decay);
     const auto update = [&](Index i, Index) {
       const auto& [p, first, size] = pieces_[std::size_t(i)];
+      const double learning_rate = options_.learning_rate * factors_[p].learning_rate;
+      const auto rate = Scalar(learning_rate / unbias_mean);
+      const auto kept = Scalar(1 - learning_rate * options_.weight_decay * factors_[p].weight_decay);
       const Eigen::Map<const Array> g(gradients[p].data + first, size);
       Eigen::Map<Array> mean(mean_[p].data() + first, size), square(square_[p].data() + first, size);
       Eigen::Map<Array> value(parameters_[p].data + first, size);
@@ -94,6 +100,7 @@ class AdamW {
 
   std::vector<Parameter<Scalar>> parameters_;
   AdamWOptions options_;
+  std::vector<GroupFactors> factors_;  // of each parameter
   std::vector<Array> mean_, square_;
   std::vector<Piece> pieces_;
   Array steps_ = Array::Zero(1);  // a Scalar, to lie in a file beside the others; exact up to 2^24

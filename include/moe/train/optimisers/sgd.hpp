@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "moe/parameters.hpp"
+#include "moe/train/optimisers/parameter_groups.hpp"
 #include "moe/train/optimisers/require_alike.hpp"
 #include "moe/types.hpp"
 
@@ -25,9 +26,10 @@ class Sgd {
   using Scalar = Scalar_;
   using Array = Eigen::Array<Scalar, Eigen::Dynamic, 1>;
 
-  /// @param parameters  what is to learn; they stay where they are as long as this lives
-  explicit Sgd(std::vector<Parameter<Scalar>> parameters, const SgdOptions& options = {})
-      : parameters_(std::move(parameters)), options_(options) {
+  /// As AdamW's.
+  explicit Sgd(std::vector<Parameter<Scalar>> parameters, const SgdOptions& options = {},
+               const std::vector<ParameterGroup>& groups = {})
+      : parameters_(std::move(parameters)), options_(options), factors_(group_factors(parameters_, groups)) {
     for (const auto& parameter : parameters_) velocity_.push_back(Array::Zero(parameter.size()));
   }
 
@@ -49,15 +51,17 @@ class Sgd {
     require_finite(gradients);
     for (std::size_t p = 0; p < parameters_.size(); ++p) {
       auto value = parameters_[p].array();
-      velocity_[p] =
-          Scalar(options_.momentum) * velocity_[p] + gradients[p].array() + Scalar(options_.weight_decay) * value;
-      value -= Scalar(options_.learning_rate) * velocity_[p];
+      const auto rate = Scalar(options_.learning_rate * factors_[p].learning_rate);
+      const auto decay = Scalar(options_.weight_decay * factors_[p].weight_decay);
+      velocity_[p] = Scalar(options_.momentum) * velocity_[p] + gradients[p].array() + decay * value;
+      value -= rate * velocity_[p];
     }
   }
 
  private:
   std::vector<Parameter<Scalar>> parameters_;
   SgdOptions options_;
+  std::vector<GroupFactors> factors_;  // of each parameter
   std::vector<Array> velocity_;
 };
 
