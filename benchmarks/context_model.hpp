@@ -65,7 +65,7 @@ class ContextModel {
     run(examples, executor);
     const double bits = bits_of(examples);
     const Index n = Index(examples.next.size());
-    set_to_zero(gradients());
+    set_to_zero(gradients(), executor);
     for (auto& block : blocks_) add_losses(block);
 
     Matrix<float>& d_logits = logits_;  // softmax − what came

@@ -98,7 +98,7 @@ Run train(const Kind& kind, const Corpus& corpus, const Options& o, std::uint64_
     const Examples batch = corpus.batch(o.batch, seed, std::uint64_t(step));
     seconds += seconds_of([&] {
       model.learn(batch, executor, keep_balance);
-      moe::clip_gradients(model.gradients(), 1.0);
+      moe::clip_gradients(model.gradients(), 1.0, executor);
       adam.options().learning_rate = o.learning_rate * rate(step);
       adam.step(model.gradients(), executor);
     });

@@ -6,10 +6,12 @@
 #include <utility>
 #include <vector>
 
+#include "moe/executors/serial.hpp"
 #include "moe/parameters.hpp"
 #include "moe/train/optimisers/parameter_groups.hpp"
 #include "moe/train/optimisers/require_alike.hpp"
 #include "moe/types.hpp"
+#include "moe/workers.hpp"
 
 namespace moe {
 
@@ -46,16 +48,18 @@ class Sgd {
   }
 
   /// As AdamW::step().
-  void step(const std::vector<Parameter<Scalar>>& gradients) {
+  void step(const std::vector<Parameter<Scalar>>& gradients, ExecutorRef executor = Serial{}) {
     require_alike(parameters_, gradients);
-    require_finite(gradients);
-    for (std::size_t p = 0; p < parameters_.size(); ++p) {
-      auto value = parameters_[p].array();
+    require_finite(gradients, executor);
+    for_each_piece(parameters_, executor, [&](Index, std::size_t p, Index first, Index size) {
+      const auto g = gradients[p].array().segment(first, size);
+      auto value = parameters_[p].array().segment(first, size);
+      auto velocity = velocity_[p].segment(first, size);
       const auto rate = Scalar(options_.learning_rate * factors_[p].learning_rate);
       const auto decay = Scalar(options_.weight_decay * factors_[p].weight_decay);
-      velocity_[p] = Scalar(options_.momentum) * velocity_[p] + gradients[p].array() + decay * value;
-      value -= rate * velocity_[p];
-    }
+      velocity = Scalar(options_.momentum) * velocity + g + decay * value;
+      value -= rate * velocity;
+    });
   }
 
  private:
