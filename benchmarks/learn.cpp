@@ -81,7 +81,10 @@ moe::TrainableLayer<float> make_block(const Kind& kind, const Options& o, std::u
 
 ContextModel make_model(const Kind& kind, const Options& o, std::uint64_t seed) {
   std::vector<moe::TrainableLayer<float>> blocks;
-  for (Index b = 0; b < o.blocks; ++b) blocks.push_back(make_block(kind, o, 100 * seed + 10 * std::uint64_t(b)));
+  for (Index b = 0; b < o.blocks; ++b) {
+    blocks.push_back(make_block(kind, o, 100 * seed + 10 * std::uint64_t(b)));
+    for (const auto& matrix : blocks.back().parameters()) matrix.array() /= std::sqrt(3.0f);  // as ContextModel's
+  }
   return {o.shape, std::move(blocks), seed};
 }
 
