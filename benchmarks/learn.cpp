@@ -261,7 +261,11 @@ int main(int argc, char** argv) try {
         }
       }
       progress.clear();
-      for (const Learner& learner : learners) runs.push_back(learner.run());
+      for (const Learner& learner : learners) {
+        runs.push_back(learner.run());
+        if (by_time)
+          runs.back().seconds_a_step = runs[0].seconds_a_step;  // timed in turn with those it is held against
+      }
     }
     for (const Run& run : runs) print(run, runs[0]);
     seeds.push_back(std::move(runs));

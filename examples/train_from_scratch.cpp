@@ -53,7 +53,6 @@ struct Training {
     adam.step(parameters(gradient));
     return bits;
   }
-
   std::vector<Parameter<float>> state() {
     auto all = parameters(model);
     for (const auto& memory : adam.state()) all.push_back(memory);
