@@ -23,7 +23,7 @@ struct ContextModelShape {
 };
 
 /// h = W_in · [embeddings of the bytes]; then h += FFN(norm(h)) for each block; logits = W_out · norm(h), where
-/// norm(h) = √d · h / ‖h‖.
+/// norm(h) = √d · h / ‖h‖. Matrices begin with the deviation of PyTorch's Linear, 1 / √(3 · columns).
 class ContextModel {
  public:
   ContextModel(const ContextModelShape& shape, std::vector<TrainableLayer<float>> blocks, std::uint64_t seed)
@@ -37,8 +37,8 @@ class ContextModel {
     };
     const Index width = shape.context * shape.embedding;
     table_ = random(256, shape.embedding, 1, 0);
-    in_ = random(shape.d_model, width, 1 / std::sqrt(double(width)), 1);
-    out_ = random(256, shape.d_model, 1 / std::sqrt(double(shape.d_model)), 2);
+    in_ = random(shape.d_model, width, 1 / std::sqrt(3 * double(width)), 1);
+    out_ = random(256, shape.d_model, 1 / std::sqrt(3 * double(shape.d_model)), 2);
     d_table_ = Weight<float>::Zero(table_.rows(), table_.cols());
     d_in_ = Weight<float>::Zero(in_.rows(), in_.cols());
     d_out_ = Weight<float>::Zero(out_.rows(), out_.cols());
@@ -65,7 +65,7 @@ class ContextModel {
     run(examples, executor);
     const double bits = bits_of(examples);
     const Index n = Index(examples.next.size());
-    set_to_zero(gradients());
+    set_to_zero(gradients(), executor);
     for (auto& block : blocks_) add_losses(block);
 
     Matrix<float>& d_logits = logits_;  // softmax − what came

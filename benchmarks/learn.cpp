@@ -2,11 +2,12 @@
 ///        equal active size, with the same data in the same order.
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <exception>
 #include <fstream>
-#include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <CLI/CLI.hpp>
@@ -26,7 +27,7 @@ using moe::Index;
 
 struct Options {
   std::string text, json;
-  Index steps = 1000, batch = 1024, seeds = 3, threads = moe::OpenMp().workers(), active = 256, blocks = 2;
+  Index steps = 1500, batch = 1024, seeds = 3, threads = moe::OpenMp().workers(), active = 256, blocks = 2;
   double learning_rate = 2e-3, balance = 0.01;
   ContextModelShape shape;
 };
@@ -44,14 +45,27 @@ struct Kind {
 
 struct Point {
   Index step;
-  double seconds, bits;
+  double bits;
 };
 
+/// What a model has learnt, and what that took.
 struct Run {
+  Kind kind;
+  std::uint64_t seed = 0;
   std::vector<Point> curve;
-  double flops_a_step = 0;  // forward and backward
+  double flops_a_step = 0;    // forward and backward
+  double seconds_a_step = 0;  // the median
   Index numbers = 0;
-  double busiest = 0;  // load of the busiest expert, in even shares, at the end
+  std::vector<std::vector<double>> loads;  // of each block: routes to each expert in the end, in even shares
+
+  double bits() const { return curve.back().bits; }
+  Index steps() const { return curve.back().step; }
+  double seconds() const { return double(steps()) * seconds_a_step; }
+  double busiest() const {
+    double most = 0;
+    for (const auto& of_block : loads) most = std::max(most, *std::max_element(of_block.begin(), of_block.end()));
+    return most;
+  }
 };
 
 moe::TrainableLayer<float> make_block(const Kind& kind, const Options& o, std::uint64_t seed) {
@@ -65,6 +79,15 @@ moe::TrainableLayer<float> make_block(const Kind& kind, const Options& o, std::u
                     moe::random_bank<float>(kind.experts, d, o.active / kind.top_k, seed)));
 }
 
+ContextModel make_model(const Kind& kind, const Options& o, std::uint64_t seed) {
+  std::vector<moe::TrainableLayer<float>> blocks;
+  for (Index b = 0; b < o.blocks; ++b) {
+    blocks.push_back(make_block(kind, o, 100 * seed + 10 * std::uint64_t(b)));
+    for (const auto& matrix : blocks.back().parameters()) matrix.array() /= std::sqrt(3.0f);  // as ContextModel's
+  }
+  return {o.shape, std::move(blocks), seed};
+}
+
 double flops_a_step(const Kind& kind, const Options& o) {
   const auto d = double(o.shape.d_model);
   const double ffn = 3 * d * double(o.active * kind.width) + (kind.is_dense() ? 0 : d * double(kind.experts));
@@ -72,57 +95,108 @@ double flops_a_step(const Kind& kind, const Options& o) {
   return 6 * double(o.batch) * (double(o.blocks) * ffn + around);
 }
 
-Run train(const Kind& kind, const Corpus& corpus, const Options& o, std::uint64_t seed,
-          const std::function<void(double)>& progress) {
-  const moe::OpenMp executor(o.threads);
-  std::vector<moe::TrainableLayer<float>> blocks;
-  for (Index b = 0; b < o.blocks; ++b) blocks.push_back(make_block(kind, o, 100 * seed + 10 * std::uint64_t(b)));
-  ContextModel model(o.shape, std::move(blocks), seed);
-  moe::AdamW<float> adam(model.parameters(), {.weight_decay = 0.01});
-  const moe::WarmUpCosine rate{.warm_up = o.steps / 20, .steps = o.steps, .lowest = 0.1};
-  const Examples held_out = corpus.held_out(8192);
+/// A model on its way through its steps.
+class Learner {
+ public:
+  Learner(Kind kind, Index steps, const Corpus& corpus, const Options& o, std::uint64_t seed)
+      : run_{.kind = std::move(kind), .seed = seed, .curve = {}, .loads = {}},
+        steps_(steps),
+        corpus_(corpus),
+        o_(o),
+        executor_(o.threads),
+        model_(make_model(run_.kind, o, seed)),
+        adam_(model_.parameters(), {.weight_decay = 0.01}) {
+    run_.flops_a_step = flops_a_step(run_.kind, o);
+    run_.numbers = moe::count_numbers(model_.parameters());
+  }
 
-  const auto keep_balance = [&](moe::TrainableLayer<float>& block) {
-    if (kind.balance == 0) return;
+  /// One of `rounds` equal parts of the way. Others have their turn in between, so that what disturbs the clock
+  /// disturbs all alike.
+  void learn(Index round, Index rounds, const Examples& held_out) {
+    const moe::WarmUpCosine rate{.warm_up = steps_ / 20, .steps = steps_, .lowest = 0.1};
+    const Index last = steps_ * (round + 1) / rounds;
+    if (last == step_) return;
+    for (; step_ < last; ++step_) {
+      const Examples batch = corpus_.batch(o_.batch, run_.seed, std::uint64_t(step_));
+      seconds_.push_back(seconds_of([&] {
+        model_.learn(batch, executor_, [&](auto& block) { keep_balance(block); });
+        moe::clip_gradients(model_.gradients(), 1.0, executor_);
+        adam_.options().learning_rate = o_.learning_rate * rate(step_);
+        adam_.step(model_.gradients(), executor_);
+      }));
+    }
+    run_.curve.push_back({step_, model_.bits(held_out, executor_)});
+    run_.seconds_a_step = median(seconds_);
+    measure_loads();
+  }
+
+  const Run& run() const { return run_; }
+
+ private:
+  void keep_balance(moe::TrainableLayer<float>& block) const {
+    if (run_.kind.balance == 0) return;
     const auto& routing = block.workspace().routing;
     const moe::LoadBalancingOptions options;
-    const auto shares = moe::measure_shares(routing, o.batch, kind.experts, options);
-    moe::add_load_balancing_gradient<float>(routing, options, shares, kind.balance, block.logit_gradient());
-  };
-  Run run;
-  run.flops_a_step = flops_a_step(kind, o);
-  run.numbers = moe::count_numbers(model.parameters());
-  double seconds = 0;
-  const Index look = std::max<Index>(1, o.steps / 20);
-  for (Index step = 0; step < o.steps; ++step) {
-    const Examples batch = corpus.batch(o.batch, seed, std::uint64_t(step));
-    seconds += seconds_of([&] {
-      model.learn(batch, executor, keep_balance);
-      moe::clip_gradients(model.gradients(), 1.0);
-      adam.options().learning_rate = o.learning_rate * rate(step);
-      adam.step(model.gradients(), executor);
-    });
-    if ((step + 1) % look == 0) run.curve.push_back({step + 1, seconds, model.bits(held_out, executor)});
-    progress(double(step + 1) / double(o.steps));
+    const auto shares = moe::measure_shares(routing, o_.batch, run_.kind.experts, options);
+    moe::add_load_balancing_gradient<float>(routing, options, shares, run_.kind.balance, block.logit_gradient());
   }
-  for (auto& block : model.blocks()) {
-    if (kind.is_dense()) break;
-    std::vector<double> load(std::size_t(kind.experts), 0);
-    for (const Index e : block.workspace().routing.expert) load[std::size_t(e)] += 1;
-    const double even = double(block.workspace().routing.size()) / double(kind.experts);
-    run.busiest = std::max(run.busiest, *std::max_element(load.begin(), load.end()) / even);
-  }
-  return run;
-}
 
-void print(const Kind& kind, const Run& run, const Run& dense, std::uint64_t seed) {
-  const double bits = run.curve.back().bits, against = dense.curve.back().bits;
-  std::printf("%4d  %-34s %9.2f M %9.3g %8.1f s %8.4f %+7.1f %%", int(seed), kind.name.c_str(),
-              1e-6 * double(run.numbers), run.flops_a_step * double(run.curve.back().step), run.curve.back().seconds,
-              bits, 100 * (bits / against - 1));
-  if (run.busiest > 0) std::printf("   busiest expert %.1f", run.busiest);
+  /// Of the held-out text, which went through the model last.
+  void measure_loads() {
+    if (run_.kind.is_dense()) return;
+    run_.loads.clear();
+    for (auto& block : model_.blocks()) {
+      const auto& routing = block.workspace().routing;
+      auto& load = run_.loads.emplace_back(std::size_t(run_.kind.experts), 0.0);
+      for (const Index e : routing.expert) load[std::size_t(e)] += double(run_.kind.experts) / double(routing.size());
+    }
+  }
+
+  Run run_;
+  Index steps_, step_ = 0;
+  const Corpus& corpus_;
+  const Options& o_;
+  moe::OpenMp executor_;
+  ContextModel model_;
+  moe::AdamW<float> adam_;
+  std::vector<double> seconds_;  // of each step
+};
+
+const char* const head =
+    "seed  FFNs                                parameters     FLOPs    a step      time bits/byte  to dense";
+
+void print(const Run& run, const Run& dense) {
+  std::printf("%4d  %-34s %9.2f M %9.3g %6.1f ms %7.1f s %9.4f %+7.1f %%", int(run.seed), run.kind.name.c_str(),
+              1e-6 * double(run.numbers), run.flops_a_step * double(run.steps()), 1e3 * run.seconds_a_step,
+              run.seconds(), run.bits(), 100 * (run.bits() / dense.bits() - 1));
+  if (run.busiest() > 0) std::printf("   busiest expert %.1f", run.busiest());
   std::printf("\n");
   std::fflush(stdout);
+}
+
+/// By how much a model is ahead of another one, in each seed: the mean, and the seed in which it is least so.
+void print_verdict(const std::vector<std::vector<Run>>& seeds, std::size_t which, std::size_t against) {
+  double sum = 0, worst = -1;
+  for (const auto& runs : seeds) {
+    const double off = runs[which].bits() / runs[against].bits() - 1;
+    sum += off;
+    worst = std::max(worst, off);
+  }
+  const auto& runs = seeds.front();
+  std::printf("%-34s %+5.1f %% bits per byte, %+5.1f %% in its worst seed, to %s\n", runs[which].kind.name.c_str(),
+              100 * sum / double(seeds.size()), 100 * worst, runs[against].kind.name.c_str());
+}
+
+nlohmann::json record_of(const Run& run) {
+  nlohmann::json curve = nlohmann::json::array();
+  for (const auto& [step, bits] : run.curve) {
+    curve.push_back({{"step", step},
+                     {"flops", double(step) * run.flops_a_step},
+                     {"seconds", double(step) * run.seconds_a_step},
+                     {"held_out_bits_per_byte", bits}});
+  }
+  return {{"ffns", run.kind.name},       {"seed", run.seed},   {"parameters", run.numbers},
+          {"balance", run.kind.balance}, {"loads", run.loads}, {"curve", curve}};
 }
 
 void read_options(CLI::App& app, Options& o) {
@@ -150,6 +224,7 @@ int main(int argc, char** argv) try {
   Eigen::setNbThreads(int(o.threads));
 
   const Corpus corpus(o.text.empty() ? read_headers(EIGEN_FOLDER) : read_text(o.text), o.shape.context);
+  const Examples held_out = corpus.held_out(8192);
   const std::vector<Kind> kinds{{"dense, equal active size"},
                                 {"8 experts, top 2", 8, 2, 1, o.balance},
                                 {"16 experts, top 1", 16, 1, 1, o.balance},
@@ -157,39 +232,53 @@ int main(int argc, char** argv) try {
                                 {"dense, 4 times as large", 1, 1, 4},
                                 {"dense, the time of 8 top 2", 1, 1, 1, 0, 1},
                                 {"dense, the time of 16 top 1", 1, 1, 1, 0, 2}};
-  std::printf("%s, %.2f MB, every tenth chunk held out; %d steps of %d bytes, %d threads\n",
+  std::printf("%s, %.2f MB, every tenth chunk held out; %d steps of %d bytes, %d threads\n%s\n",
               o.text.empty() ? "Headers of Eigen" : o.text.c_str(), 1e-6 * double(corpus.size()), int(o.steps),
-              int(o.batch), int(o.threads));
-  std::printf("%4s  %-34s %11s %9s %10s %8s %9s\n", "seed", "FFNs", "parameters", "FLOPs", "time", "bits/byte",
-              "to dense");
-  nlohmann::json records = nlohmann::json::array();
+              int(o.batch), int(o.threads), head);
+  std::fflush(stdout);
+  constexpr Index rounds = 20;
+  std::vector<std::vector<Run>> seeds;
   Progress progress;
   double done = 0;
   for (std::uint64_t seed = 1; seed <= std::uint64_t(o.seeds); ++seed) {
     std::vector<Run> runs;
-    for (const Kind& kind : kinds) {
-      Options its = o;
-      if (kind.as_long_as >= 0) {  // more steps, on a schedule of their own, as many as take as long
-        const auto seconds = [&](std::size_t of) { return runs[of].curve.back().seconds; };
-        its.steps = std::lround(double(o.steps) * seconds(std::size_t(kind.as_long_as)) / seconds(0));
+    for (const bool by_time : {false, true}) {  // first those of equal steps, whose time the others take
+      std::vector<Learner> learners;
+      for (const Kind& kind : kinds) {
+        if ((kind.as_long_as >= 0) != by_time) continue;
+        Index steps = o.steps;
+        if (by_time) {
+          const Run& model = runs[std::size_t(kind.as_long_as)];
+          steps = std::max(1l, std::lround(double(steps) * model.seconds_a_step / runs[0].seconds_a_step));
+        }
+        learners.emplace_back(kind, steps, corpus, o, seed);
       }
-      runs.push_back(train(kind, corpus, its, seed, [&](double share) {
-        progress.show((done + share) / double(kinds.size() * std::size_t(o.seeds)), kind.name);
-      }));
-      done += 1;
+      for (Index round = 0; round < rounds; ++round) {
+        for (Learner& learner : learners) {
+          progress.show(done / double(kinds.size() * std::size_t(rounds * o.seeds)), learner.run().kind.name);
+          learner.learn(round, rounds, held_out);
+          done += 1;
+        }
+      }
       progress.clear();
-      print(kind, runs.back(), runs.front(), seed);
-      nlohmann::json curve = nlohmann::json::array();
-      for (const auto& [step, seconds, bits] : runs.back().curve) {
-        curve.push_back({{"step", step},
-                         {"flops", double(step) * runs.back().flops_a_step},
-                         {"seconds", seconds},
-                         {"held_out_bits_per_byte", bits}});
+      for (const Learner& learner : learners) {
+        runs.push_back(learner.run());
+        if (by_time)
+          runs.back().seconds_a_step = runs[0].seconds_a_step;  // timed in turn with those it is held against
       }
-      records.push_back({{"ffns", kind.name}, {"seed", seed}, {"parameters", runs.back().numbers}, {"curve", curve}});
     }
+    for (const Run& run : runs) print(run, runs[0]);
+    seeds.push_back(std::move(runs));
+  }
+  std::printf("\n");
+  for (const auto& [which, against] : {std::pair<std::size_t, std::size_t>{1, 0}, {2, 0}, {1, 5}, {2, 6}}) {
+    print_verdict(seeds, which, against);
   }
   if (!o.json.empty()) {
+    nlohmann::json records = nlohmann::json::array();
+    for (const auto& runs : seeds) {
+      for (const Run& run : runs) records.push_back(record_of(run));
+    }
     std::ofstream file(o.json);
     file << records.dump(1) << '\n';
     if (!file) throw std::runtime_error(o.json + ": cannot be written");

@@ -3,6 +3,8 @@
 
 usage: plot.py results.json  out.svg|out.png   time per token against tokens, a panel for each type of weights:
                                                what moe_compare --json wrote; needs matplotlib
+       plot.py learn.json    out.svg|out.png   what models learn against FLOPs and time, and the load of their experts:
+                                               what learn --json wrote; needs matplotlib
        plot.py routing.jsonl out.svg           load of each expert (across) in each layer (down), at its last step:
                                                what moe::to_json_line wrote
 """
@@ -21,6 +23,16 @@ LINES = {
 }
 GREY = "#848d97"
 
+# What learn calls its models: colour, line style.
+LEARNT = {
+    "dense, equal active size": ("#2da44e", "-"),
+    "8 experts, top 2": ("#388bfd", "-"),
+    "8 experts, top 2, no balance loss": ("#388bfd", ":"),
+    "16 experts, top 1": ("#9a7fd1", "-"),
+    "dense, 4 times as large": ("#e5534b", "-"),
+    "dense, the time of 8 top 2": ("#2da44e", "--"),
+    "dense, the time of 16 top 1": ("#2da44e", "-."),
+}
 
 # Load relative to an even share, from an eighth to eight times; an expert without tokens has a colour of its own.
 COLOURS = ["#2362ad", "#4a90d0", "#85b9e2", "#c6dcf0", "#f7f4ee", "#fdcc8a", "#fc8d59", "#d7301f", "#7f0000"]
@@ -46,6 +58,19 @@ def curve(records, kind, milliseconds=lambda r: r["ms"]):
     return [tokens for tokens, _ in rows], [1e3 * ms / tokens for tokens, ms in rows]
 
 
+def tidy(axes):
+    axes.minorticks_off()
+    axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
+    axes.tick_params(colors=GREY, length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def save(figure, out):
+    undated = {"Date": None} if out.endswith(".svg") else None  # the same results give the same file
+    figure.savefig(out, transparent=True, dpi=160, metadata=undated)
+
+
 def draw_panel(axes, weights, records):
     for kind, (label, colour, width, opacity) in LINES.items():
         axes.plot(*curve(records, kind), label=label, color=colour, linewidth=width, alpha=opacity,
@@ -58,12 +83,8 @@ def draw_panel(axes, weights, records):
     axes.set_xlabel("tokens in a call", color=GREY)
     tokens = sorted({r["tokens"] for r in records})
     axes.set_xticks(tokens, [str(t) for t in tokens])
-    axes.minorticks_off()
     axes.yaxis.set_major_formatter(lambda us, _: f"{us / 1e3:g} ms" if us >= 1e3 else f"{us:g} µs")
-    axes.grid(color=GREY, alpha=0.25, linewidth=0.6)
-    axes.tick_params(colors=GREY, length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    tidy(axes)
 
 
 def draw(plt, records, out):
@@ -79,8 +100,55 @@ def draw(plt, records, out):
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="lower center", ncol=3 if len(types) > 1 else 1,
                   frameon=False, labelcolor=GREY, fontsize=9)
     figure.tight_layout(rect=(0, 0.11 if len(types) > 1 else 0.24, 1, 1))
-    undated = {"Date": None} if out.endswith(".svg") else None  # the same results give the same file
-    figure.savefig(out, transparent=True, dpi=160, metadata=undated)
+    save(figure, out)
+
+
+def mean_curve(curves, of):
+    """The mean over seeds. The first points, with all still to learn, are left out."""
+    mean = lambda key: [sum(column) / len(column) for column in zip(*([p[key] for p in c[2:]] for c in curves))]
+    return mean(of), mean("held_out_bits_per_byte")
+
+
+def draw_learning(axes, records, of, what):
+    for name, (colour, style) in LEARNT.items():
+        curves = [r["curve"] for r in records if r["ffns"] == name]
+        if curves and (of == "seconds" or "the time of" not in name):
+            axes.plot(*mean_curve(curves, of), color=colour, linestyle=style, linewidth=1.6, label=name)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    ticks = [digit * 10**power for power in range(0, 16) for digit in (1, 2, 5)]
+    low, high = axes.get_xlim()
+    axes.set_xticks([t for t in ticks if low <= t <= high], [f"{t:g}" for t in ticks if low <= t <= high])
+    axes.set_yticks([1.6, 1.8, 2, 2.5, 3], ["1.6", "1.8", "2", "2.5", "3"])
+    axes.set_xlabel(what, color=GREY)
+    axes.set_title("held-out bits per byte", color=GREY, fontsize=10, loc="left")
+    tidy(axes)
+
+
+def draw_loads(axes, records):
+    """Experts from the busiest to the idlest, in even shares: the mean over blocks and seeds."""
+    for name, (colour, style) in LEARNT.items():
+        loads = [sorted(block, reverse=True) for r in records if r["ffns"] == name for block in r["loads"]]
+        if loads:
+            mean = [sum(column) / len(loads) for column in zip(*loads)]
+            axes.step([i / len(mean) for i in range(len(mean) + 1)], mean + mean[-1:], where="post", color=colour,
+                      linestyle=style, linewidth=1.6)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("experts, from the busiest on", color=GREY)
+    axes.set_xticks([0, 0.5, 1], ["", "half", "all"])
+    axes.set_title("load, in even shares", color=GREY, fontsize=10, loc="left")
+    tidy(axes)
+
+
+def draw_what_was_learnt(plt, records, out):
+    figure, (by_flops, by_time, loads) = plt.subplots(1, 3, figsize=(11, 4.2), gridspec_kw={"width_ratios": (3, 3, 2)})
+    draw_learning(by_flops, records, "flops", "training FLOPs")
+    draw_learning(by_time, records, "seconds", "seconds of training")
+    draw_loads(loads, records)
+    figure.legend(*by_time.get_legend_handles_labels(), loc="lower center", ncol=4, frameon=False, labelcolor=GREY,
+                  fontsize=9)
+    figure.tight_layout(rect=(0, 0.13, 1, 1))
+    save(figure, out)
 
 
 def last_of_each_layer(records):
@@ -186,7 +254,7 @@ def draw_heat_map(records, out):
         file.write(heat_map(last_of_each_layer(records)))
 
 
-def draw_chart(records, out):
+def draw_chart(draw_on, records, out):
     try:
         import matplotlib
     except ImportError:
@@ -195,7 +263,7 @@ def draw_chart(records, out):
     matplotlib.rcParams["svg.hashsalt"] = "eigen-moe"
     import matplotlib.pyplot as plt
 
-    draw(plt, records, out)
+    draw_on(plt, records, out)
 
 
 def main():
@@ -207,10 +275,12 @@ def main():
         if records and all(isinstance(r, dict) and "expert_routes" in r for r in records):
             draw_heat_map(records, out)
         elif isinstance(records, list) and any(isinstance(r, dict) and r.get("kind") == "moe" for r in records):
-            draw_chart(records, out)
+            draw_chart(draw, records, out)
+        elif records and all(isinstance(r, dict) and "ffns" in r for r in records):
+            draw_chart(draw_what_was_learnt, records, out)
         else:
-            sys.exit(f"plot.py: {path} has neither records of a sparse layer (moe_compare --json) nor of its routing "
-                     "(moe::to_json_line)")
+            sys.exit(f"plot.py: {path} has neither records of a sparse layer (moe_compare --json), nor of learning "
+                     "(learn --json), nor of routing (moe::to_json_line)")
     except OSError as error:
         sys.exit(f"plot.py: {error}")
 

@@ -29,6 +29,7 @@
 #include "moe/routers/cosine_top_k.hpp"
 #include "moe/routers/expert_choice.hpp"
 #include "moe/routers/linear_top_k.hpp"
+#include "moe/routers/merged.hpp"
 #include "moe/routers/noisy_top_k.hpp"
 #include "moe/routers/normed_top_k.hpp"
 #include "moe/routers/quantile_balancing.hpp"

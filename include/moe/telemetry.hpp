@@ -2,6 +2,7 @@
 #pragma once
 
 #include "moe/telemetry/csv.hpp"
+#include "moe/telemetry/drift.hpp"
 #include "moe/telemetry/json_lines.hpp"
 #include "moe/telemetry/open_metrics.hpp"
 #include "moe/telemetry/readings.hpp"

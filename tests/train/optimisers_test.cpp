@@ -2,6 +2,7 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -56,21 +57,43 @@ TEST(AdamW, IsItsFormula) {
   EXPECT_EQ(adam.steps(), 5);
 }
 
-TEST(AdamW, GivesTheSameBitsOnAnyNumberOfThreads) {
-  Weight<float> alone = random_matrix<Weight<float>>(70, 90, 1), together = alone, gradient = alone;
-  const auto list = [](Weight<float>& w) {
-    std::vector<Parameter<float>> all;
-    ParameterVisitor<float> visit(all);
-    visit("w", w);
-    return all;
-  };
+std::vector<Parameter<float>> list(Weight<float>& w) {
+  std::vector<Parameter<float>> all;
+  ParameterVisitor<float> visit(all);
+  visit("w", w);
+  return all;
+}
+
+TEST(Optimisers, GiveTheSameBitsOnAnyNumberOfThreads) {
+  Weight<float> alone = random_matrix<Weight<float>>(170, 90, 1), together = alone;
   AdamW<float> one(list(alone)), many(list(together));
+  Sgd<float> sgd_one(list(alone), {.momentum = 0.9}), sgd_many(list(together), {.momentum = 0.9});
   test::OwnThreads pool{3};
   for (unsigned step = 0; step < 3; ++step) {
-    gradient = random_matrix<Weight<float>>(70, 90, 2 + step);
+    Weight<float> gradient = random_matrix<Weight<float>>(170, 90, 2 + step), same = gradient;
+    EXPECT_EQ(clip_gradients(list(gradient), 1), clip_gradients(list(same), 1, pool));
+    EXPECT_TRUE(test::same_bits(same, gradient));
     one.step(list(gradient));
     many.step(list(gradient), pool);
+    sgd_one.step(list(gradient));
+    sgd_many.step(list(gradient), pool);
     EXPECT_TRUE(test::same_bits(together, alone));
+  }
+}
+
+TEST(ForEachPiece, MeetsEachNumberOnce) {
+  test::OwnThreads pool{3};
+  for (const Index size : {0, 1, 15, 64, 65, 2047, 2049, 64 * 64 - 1, 64 * 64 + 1, 300000}) {
+    std::vector<float> first(std::size_t(size), 1), second(7, 1), third(std::size_t(size), 1);
+    const std::vector<Parameter<float>> all{{"first", first.data(), 1, size},
+                                            {"none", nullptr, 0, 0},
+                                            {"second", second.data(), 7, 1},
+                                            {"third", third.data(), size, 1}};
+    for_each_piece(all, pool,
+                   [&](Index, std::size_t p, Index begin, Index count) { all[p].array().segment(begin, count) += 1; });
+    for (const auto& parameter : all) EXPECT_TRUE((parameter.array() == 2).all()) << parameter.name << " of " << size;
+    set_to_zero(all, pool);
+    for (const auto& parameter : all) EXPECT_TRUE((parameter.array() == 0).all()) << parameter.name << " of " << size;
   }
 }
 
@@ -87,6 +110,67 @@ TEST(Sgd, IsItsFormula) {
   }
 }
 
+/// A group's parameters go as they would alone with options of their own; the others as if there were no group.
+template <class Optimiser, class Options>
+void expect_groups_are_options(const Options& base) {
+  Options other = base;
+  other.learning_rate *= 0.5;
+  other.weight_decay = 0;
+  Problem grouped, plain, apart;
+  Optimiser with_group(grouped.parameters(), base,
+                       {{.patterns = {"*bias"}, .learning_rate = 0.5}, {.patterns = {"b*"}, .weight_decay = 0}});
+  Optimiser without(plain.parameters(), base), with_others(apart.parameters(), other);
+  for (unsigned step = 0; step < 5; ++step) {
+    with_group.step(grouped.gradients(step));
+    without.step(plain.gradients(step));
+    with_others.step(apart.gradients(step));
+  }
+  EXPECT_TRUE(test::same_bits(grouped.w, plain.w));
+  EXPECT_TRUE(test::same_bits(grouped.b, apart.b));
+  EXPECT_FALSE(test::same_bits(grouped.b, plain.b));
+}
+
+TEST(ParameterGroup, IsAnOptimiserWithOptionsOfItsOwn) {
+  expect_groups_are_options<AdamW<double>>(AdamWOptions{.learning_rate = 0.1, .weight_decay = 0.2});
+  expect_groups_are_options<Sgd<double>>(SgdOptions{.learning_rate = 0.1, .momentum = 0.9, .weight_decay = 0.2});
+}
+
+TEST(ParameterGroup, FollowsTheSchedule) {
+  Problem grouped, plain;
+  AdamW<double> with_group(grouped.parameters(), {.learning_rate = 1}, {{.patterns = {"bias"}, .learning_rate = 0.25}});
+  AdamW<double> without(plain.parameters(), {.learning_rate = 1});
+  for (unsigned step = 0; step < 3; ++step) {
+    with_group.options().learning_rate = 0.1 * (step + 1);
+    without.options().learning_rate = 0.025 * (step + 1);
+    with_group.step(grouped.gradients(step));
+    without.step(plain.gradients(step));
+  }
+  EXPECT_TRUE(test::is_close(grouped.b, plain.b));
+}
+
+TEST(ParameterGroup, OfRateZeroStays) {
+  Problem problem;
+  const Problem before = problem;
+  AdamW<double> adam(problem.parameters(), {}, {{.patterns = {"weight"}, .learning_rate = 0}});
+  adam.step(problem.gradients(1));
+  EXPECT_TRUE(test::same_bits(problem.w, before.w));
+  EXPECT_FALSE(test::same_bits(problem.b, before.b));
+}
+
+TEST(ParameterGroup, RefusesAPatternThatFitsNothingAndBadFactors) {
+  Problem problem;
+  const auto error_with = [&](const ParameterGroup& group) {
+    const std::string of_adam = error_of([&] { AdamW<double>(problem.parameters(), {}, {group}); });
+    EXPECT_EQ(error_of([&] { Sgd<double>(problem.parameters(), {}, {group}); }), of_adam);
+    return of_adam;
+  };
+  EXPECT_EQ(error_with({{"weight", "norm*"}}), "matching: no parameter of 2 fits \"norm*\"");
+  EXPECT_EQ(error_with({.patterns = {"*"}, .learning_rate = -1}),
+            "ParameterGroup: learning_rate is -1.000000, expected 0 or more");
+  EXPECT_EQ(error_with({.patterns = {"*"}, .weight_decay = std::numeric_limits<double>::quiet_NaN()}),
+            "ParameterGroup: weight_decay is nan, expected 0 or more");
+}
+
 TEST(Optimisers, RefuseWhatIsNotFiniteAndWriteNothing) {
   for (const double bad : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
     Problem problem;
@@ -99,6 +183,20 @@ TEST(Optimisers, RefuseWhatIsNotFiniteAndWriteNothing) {
     EXPECT_EQ(error_of([&] { sgd.step(gradients); }), "optimiser: the gradient of bias is not finite");
     EXPECT_EQ(problem.w, before);
     EXPECT_EQ(adam.steps(), 0);
+  }
+}
+
+TEST(Optimisers, FindWhatIsNotFiniteWhereverItIs) {
+  test::OwnThreads pool{3};
+  Weight<float> gradient = random_matrix<Weight<float>>(70, 90, 1, 1e30);
+  const auto all = list(gradient);
+  require_finite(all, pool);
+  for (const Index place : {Index(0), Index(63), Index(64), Index(3001), gradient.size() - 1}) {
+    for (const float bad : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
+      const float good = std::exchange(gradient.data()[place], bad);
+      EXPECT_EQ(error_of([&] { require_finite(all, pool); }), "optimiser: the gradient of w is not finite") << place;
+      gradient.data()[place] = good;
+    }
   }
 }
 

@@ -48,14 +48,6 @@ std::vector<Parameter<Scalar>> matching(const std::vector<Parameter<Scalar>>& pa
   return found;
 }
 
-/// How many numbers.
-template <class Scalar>
-Index count_numbers(const std::vector<Parameter<Scalar>>& parameters) {
-  Index count = 0;
-  for (const auto& parameter : parameters) count += parameter.size();
-  return count;
-}
-
 /// A line for each parameter, whether it learns, and a last one with the totals.
 /// @param learning  some of `all`, such as matching(all, …)
 template <class Scalar>

@@ -1,17 +1,15 @@
 /// @file  AdamW: Adam with decay that is not mixed into the gradient.
 #pragma once
 
-#include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <iterator>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "moe/executors/serial.hpp"
 #include "moe/parameters.hpp"
-#include "moe/task.hpp"
+#include "moe/train/optimisers/parameter_groups.hpp"
 #include "moe/train/optimisers/require_alike.hpp"
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
@@ -36,13 +34,14 @@ class AdamW {
   using Array = Eigen::Array<Scalar, Eigen::Dynamic, 1>;
 
   /// @param parameters  what is to learn; they stay where they are as long as this lives
-  explicit AdamW(std::vector<Parameter<Scalar>> parameters, const AdamWOptions& options = {})
-      : parameters_(std::move(parameters)), options_(options) {
-    for (std::size_t p = 0; p < parameters_.size(); ++p) {
-      const Index size = parameters_[p].size();
-      mean_.push_back(Array::Zero(size));
-      square_.push_back(Array::Zero(size));
-      for (Index i = 0; i < size; i += piece_size) pieces_.push_back({p, i, std::min(piece_size, size - i)});
+  /// @param groups      those of them that learn at another rate, or decay otherwise
+  /// @throws std::invalid_argument as group_factors().
+  explicit AdamW(std::vector<Parameter<Scalar>> parameters, const AdamWOptions& options = {},
+                 const std::vector<ParameterGroup>& groups = {})
+      : parameters_(std::move(parameters)), options_(options), factors_(group_factors(parameters_, groups)) {
+    for (const auto& parameter : parameters_) {
+      mean_.push_back(Array::Zero(parameter.size()));
+      square_.push_back(Array::Zero(parameter.size()));
     }
   }
 
@@ -66,36 +65,29 @@ class AdamW {
   /// nothing has been written.
   void step(const std::vector<Parameter<Scalar>>& gradients, ExecutorRef executor = Serial{}) {
     require_alike(parameters_, gradients);
-    require_finite(gradients);
+    require_finite(gradients, executor);
     steps_(0) += 1;
     const auto b1 = Scalar(options_.beta1), b2 = Scalar(options_.beta2), epsilon = Scalar(options_.epsilon);
-    const auto rate = Scalar(options_.learning_rate / (1 - std::pow(options_.beta1, double(steps_(0)))));
+    const double unbias_mean = 1 - std::pow(options_.beta1, double(steps_(0)));
     const auto unbias = Scalar(1 / (1 - std::pow(options_.beta2, double(steps_(0)))));
-    const auto kept = Scalar(1 - options_.learning_rate * options_.weight_decay);
-    const auto update = [&](Index i, Index) {
-      const auto& [p, first, size] = pieces_[std::size_t(i)];
+    for_each_piece(parameters_, executor, [&](Index, std::size_t p, Index first, Index size) {
+      const double learning_rate = options_.learning_rate * factors_[p].learning_rate;
+      const auto rate = Scalar(learning_rate / unbias_mean);
+      const auto kept = Scalar(1 - learning_rate * options_.weight_decay * factors_[p].weight_decay);
       const Eigen::Map<const Array> g(gradients[p].data + first, size);
       Eigen::Map<Array> mean(mean_[p].data() + first, size), square(square_[p].data() + first, size);
       Eigen::Map<Array> value(parameters_[p].data + first, size);
       mean = b1 * mean + (1 - b1) * g;
       square = b2 * square + (1 - b2) * g.square();
       value = kept * value - rate * mean / ((unbias * square).sqrt() + epsilon);
-    };
-    executor.for_each(std::ssize(pieces_), Task(update));
+    });
   }
 
  private:
-  /// Part of a parameter: what one task updates, in cache.
-  struct Piece {
-    std::size_t parameter;
-    Index first, size;
-  };
-  static constexpr Index piece_size = 2048;
-
   std::vector<Parameter<Scalar>> parameters_;
   AdamWOptions options_;
+  std::vector<GroupFactors> factors_;  // of each parameter
   std::vector<Array> mean_, square_;
-  std::vector<Piece> pieces_;
   Array steps_ = Array::Zero(1);  // a Scalar, to lie in a file beside the others; exact up to 2^24
 };
 

@@ -6,9 +6,12 @@
 #include <utility>
 #include <vector>
 
+#include "moe/executors/serial.hpp"
 #include "moe/parameters.hpp"
+#include "moe/train/optimisers/parameter_groups.hpp"
 #include "moe/train/optimisers/require_alike.hpp"
 #include "moe/types.hpp"
+#include "moe/workers.hpp"
 
 namespace moe {
 
@@ -25,9 +28,10 @@ class Sgd {
   using Scalar = Scalar_;
   using Array = Eigen::Array<Scalar, Eigen::Dynamic, 1>;
 
-  /// @param parameters  what is to learn; they stay where they are as long as this lives
-  explicit Sgd(std::vector<Parameter<Scalar>> parameters, const SgdOptions& options = {})
-      : parameters_(std::move(parameters)), options_(options) {
+  /// As AdamW's.
+  explicit Sgd(std::vector<Parameter<Scalar>> parameters, const SgdOptions& options = {},
+               const std::vector<ParameterGroup>& groups = {})
+      : parameters_(std::move(parameters)), options_(options), factors_(group_factors(parameters_, groups)) {
     for (const auto& parameter : parameters_) velocity_.push_back(Array::Zero(parameter.size()));
   }
 
@@ -44,20 +48,24 @@ class Sgd {
   }
 
   /// As AdamW::step().
-  void step(const std::vector<Parameter<Scalar>>& gradients) {
+  void step(const std::vector<Parameter<Scalar>>& gradients, ExecutorRef executor = Serial{}) {
     require_alike(parameters_, gradients);
-    require_finite(gradients);
-    for (std::size_t p = 0; p < parameters_.size(); ++p) {
-      auto value = parameters_[p].array();
-      velocity_[p] =
-          Scalar(options_.momentum) * velocity_[p] + gradients[p].array() + Scalar(options_.weight_decay) * value;
-      value -= Scalar(options_.learning_rate) * velocity_[p];
-    }
+    require_finite(gradients, executor);
+    for_each_piece(parameters_, executor, [&](Index, std::size_t p, Index first, Index size) {
+      const auto g = gradients[p].array().segment(first, size);
+      auto value = parameters_[p].array().segment(first, size);
+      auto velocity = velocity_[p].segment(first, size);
+      const auto rate = Scalar(options_.learning_rate * factors_[p].learning_rate);
+      const auto decay = Scalar(options_.weight_decay * factors_[p].weight_decay);
+      velocity = Scalar(options_.momentum) * velocity + g + decay * value;
+      value -= rate * velocity;
+    });
   }
 
  private:
   std::vector<Parameter<Scalar>> parameters_;
   SgdOptions options_;
+  std::vector<GroupFactors> factors_;  // of each parameter
   std::vector<Array> velocity_;
 };
 

@@ -1,0 +1,53 @@
+/// @file  Parameters that learn at another rate, or decay otherwise.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "moe/check.hpp"
+#include "moe/parameters.hpp"
+#include "moe/train/freeze.hpp"
+
+namespace moe {
+
+/// The parameters whose names fit a pattern, and what multiplies the optimiser's options for them, whatever a schedule
+/// makes of these: no decay of biases {.patterns = {"*.bias"}, .weight_decay = 0}, a slower router {{"gate.*"}, 0.1}.
+/// A parameter in several groups has the factors of all, one in none learns by the options as they are.
+struct ParameterGroup {
+  std::vector<std::string> patterns;  // as those of matching()
+  double learning_rate = 1;           // times that of the options
+  double weight_decay = 1;            // times that of the options
+};
+
+/// What all groups together make of one parameter.
+struct GroupFactors {
+  double learning_rate = 1, weight_decay = 1;
+};
+
+/// For each of the parameters, in their order.
+/// @throws std::invalid_argument naming a pattern that fits none, or a factor that is negative or not finite.
+template <class Scalar>
+std::vector<GroupFactors> group_factors(const std::vector<Parameter<Scalar>>& parameters,
+                                        const std::vector<ParameterGroup>& groups) {
+  std::vector<GroupFactors> factors(parameters.size());
+  for (const auto& [patterns, learning_rate, weight_decay] : groups) {
+    const auto require_factor = [](double factor, const std::string& what) {
+      require(factor >= 0 && std::isfinite(factor),
+              "ParameterGroup: " + what + " is " + std::to_string(factor) + ", expected 0 or more");
+    };
+    require_factor(learning_rate, "learning_rate");
+    require_factor(weight_decay, "weight_decay");
+    const auto members = matching(parameters, patterns);
+    for (std::size_t p = 0, next = 0; p < parameters.size() && next < members.size(); ++p) {
+      if (members[next].data != parameters[p].data) continue;
+      factors[p].learning_rate *= learning_rate;
+      factors[p].weight_decay *= weight_decay;
+      ++next;
+    }
+  }
+  return factors;
+}
+
+}  // namespace moe
