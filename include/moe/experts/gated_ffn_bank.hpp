@@ -72,9 +72,25 @@ class GatedFfnBank {
   /// @param kept  where each slot's gate and up are kept, if anywhere
   void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y, Workers& workers,
              const kernels::Kept<Scalar>& kept = {}) const {
+    apply(x, plan, y, workers, kept, nullptr, [] {});
+  }
+
+  /// The same, with products of low rank beside its own.
+  /// @param low_ranks  of each expert, or null
+  /// @param between    called when all of low_ranks may be read but U of down, which it writes: now kept.hidden is
+  /// there
+  template <class Between>
+  void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y, Workers& workers,
+             const kernels::Kept<Scalar>& kept, const kernels::LowRanks<Scalar>* low_ranks,
+             const Between& between) const {
     if (plan.num_slots() == 0) return;
     kernels::with_arithmetic<W>(workers.numerics(), [&]<class A>(A) {
-      const kernels::TokenBatches<A> batches(x, plan, y, d_ff(), workers, kept);
+      kernels::TokenBatches<A> batches(x, plan, y, d_ff(), workers, kept);
+      for (auto& batch : batches) {
+        if (low_ranks == nullptr) break;
+        batch.low_ranks = low_ranks[batch.expert];
+        if (batch.low_ranks.down.rank == 0) batch.kept.hidden = nullptr;
+      }
       const std::size_t bytes = kernels::scratch_bytes<A>(d_model(), d_ff(), plan.num_slots());
 
       workers.for_each_band(d_ff(), A::step, [&](Index first, Index last, Scratch& scratch) {
@@ -84,6 +100,7 @@ class GatedFfnBank {
                               act_, scratch);
         }
       });
+      between();
       workers.for_each_band(d_model(), A::step, [&](Index first, Index last, Scratch& scratch) {
         for (const auto& batch : batches) {
           scratch.reset(bytes);
@@ -114,14 +131,18 @@ class GatedFfnBank {
   template <class Visit>
   void visit_parameters(Visit& visit) {
     for (Index e = 0; e < num_experts(); ++e) {
+      const auto both = [&](const std::string& name, WeightStack<W>& weights, Matrix<Scalar>& bias) {
+        if (weights.is_owned()) {
+          visit(name + ".weight", weights.owned(e));
+        } else {
+          visit(name + ".weight", std::as_const(weights)[e]);
+        }
+        if (bias.size() > 0) visit(name + ".bias", bias.col(e));
+      };
       const std::string name = std::to_string(e);
-      ExpertParameters expert = (*this)[e];
-      visit(name + ".gate_proj.weight", expert.w_gate);
-      visit(name + ".gate_proj.bias", expert.b_gate);
-      visit(name + ".up_proj.weight", expert.w_up);
-      visit(name + ".up_proj.bias", expert.b_up);
-      visit(name + ".down_proj.weight", expert.w_down);
-      visit(name + ".down_proj.bias", expert.b_down);
+      both(name + ".gate_proj", w_gate_, biases_.gate);
+      both(name + ".up_proj", w_up_, biases_.up);
+      both(name + ".down_proj", w_down_, biases_.down);
     }
   }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "moe/kernels/lanes.hpp"
+#include "moe/kernels/low_rank.hpp"
 #include "moe/kernels/products.hpp"
 #include "moe/kernels/rows.hpp"
 #include "moe/kernels/token_batch.hpp"
@@ -61,6 +62,15 @@ void keep_pairs(const Kept<S>& kept, Index hidden_row, Index num_rows, Index col
   }
 }
 
+/// Keeps a tile of hidden rows, if anyone asks for them.
+template <class S>
+void keep_hidden(const Kept<S>& kept, Index hidden_row, Index num_rows, Index columns, const S* tile, Index width) {
+  if (kept.hidden == nullptr) return;
+  for (Index c = 0; c < columns; ++c) {
+    for (Index r = 0; r < num_rows; ++r) kept.from(c).hidden[hidden_row + r] = tile[r * width + c];
+  }
+}
+
 /// gate_up() for columns in blocks. A tile holds pairs of rows (gate, up), each as wide as the block.
 template <class A, class S, class Act>
 void gate_up_blocks(const WeightMap<typename A::Weight>& w_gate, const WeightMap<typename A::Weight>& w_up,
@@ -70,6 +80,8 @@ void gate_up_blocks(const WeightMap<typename A::Weight>& w_gate, const WeightMap
               [&](Index row, Index num_rows, Index column, Index columns, S* tile, Index width) {
                 const Index hidden_row = first + row / 2;
                 for (Index r = 0; r < num_rows; ++r) {
+                  const LowRank<S>& low_rank = (r & 1) ? batch.low_ranks.up : batch.low_ranks.gate;
+                  add_low_rank(low_rank, hidden_row + r / 2, column, columns, tile + r * width);
                   const S* const b = (r & 1) ? bias.up : bias.gate;
                   if (b == nullptr) continue;
                   for (Index c = 0; c < width; ++c) tile[r * width + c] += b[hidden_row + r / 2];
@@ -78,6 +90,7 @@ void gate_up_blocks(const WeightMap<typename A::Weight>& w_gate, const WeightMap
                 for (Index r = 0; r < num_rows; r += 2) {
                   activate(tile + r * width, tile + (r + 1) * width, tile + r / 2 * width, width, act);
                 }
+                keep_hidden(batch.kept.from(column), hidden_row, num_rows / 2, columns, tile, width);
                 A::put_rows(tile, num_rows / 2, width, hidden_row, batch.hidden.block(column));
               });
   const Index depth = batch.hidden.depth, numbers = A::num_units(depth) * A::step / (A::parts * A::L);
@@ -101,17 +114,19 @@ MOE_KERNEL void gate_up_columns(const WeightMap<typename A::Weight>& w_gate, con
   auto up = scratch.matrix<S>(height, batch.count());
   for (Index top = first; top < last; top += height) {
     const Index rows = std::min(height, last - top), padded = round_up(rows, A::step);
-    const auto multiply = [&](const WeightMap<typename A::Weight>& w, const S* b, auto& out) {
+    const auto multiply = [&](const WeightMap<typename A::Weight>& w, const LowRank<S>& low_rank, const S* b,
+                              auto& out) {
       products<A>(rows_of(w, top, top + rows), batch.x, room,
-                  [&](Index row, Index num_rows, Index column, Index columns, const S* tile, Index stride) {
+                  [&](Index row, Index num_rows, Index column, Index columns, S* tile, Index stride) {
                     for (Index r = 0; r < num_rows; ++r) {
+                      add_low_rank(low_rank, top + row + r, column, columns, tile + r * stride);
                       const S added = b ? b[top + row + r] : S(0);
                       for (Index c = 0; c < columns; ++c) out(row + r, column + c) = tile[r * stride + c] + added;
                     }
                   });
     };
-    multiply(w_gate, bias.gate, gate);
-    multiply(w_up, bias.up, up);
+    multiply(w_gate, batch.low_ranks.gate, bias.gate, gate);
+    multiply(w_up, batch.low_ranks.up, bias.up, up);
     for (Index c = 0; c < batch.count(); ++c) {
       if (batch.kept.gate) {
         std::copy_n(gate.data() + c * height, rows, batch.kept.from(c).gate + top);
@@ -119,6 +134,7 @@ MOE_KERNEL void gate_up_columns(const WeightMap<typename A::Weight>& w_gate, con
       }
       S* const hidden = gate.data() + c * height;
       activate(hidden, up.data() + c * height, hidden, padded, act);
+      if (batch.kept.hidden) std::copy_n(hidden, rows, batch.kept.from(c).hidden + top);
       std::fill(hidden + rows, hidden + padded, S(0));
       auto* to = batch.hidden.registers + c * batch.hidden.stride() + top / A::step * A::parts;
       for (Index k = 0; k < padded; k += A::step, to += A::parts) A::arrange(hidden + k, to);
@@ -180,7 +196,10 @@ void down(const WeightMap<typename A::Weight>& w_down, const Biases<S>& bias, In
           const TokenBatch<A>& batch, Scratch& scratch) {
   const auto weight_of = [&](Index c) { return batch.weight ? batch.weight[c] : S(1); };
   products<A>(rows_of(w_down, first, last), batch.hidden, make_room<A>(batch.hidden.depth, scratch),
-              [&](Index row, Index num_rows, Index column, Index columns, const S* tile, Index stride) {
+              [&](Index row, Index num_rows, Index column, Index columns, S* tile, Index stride) {
+                for (Index r = 0; r < num_rows; ++r) {
+                  add_low_rank(batch.low_ranks.down, first + row + r, column, columns, tile + r * stride);
+                }
                 if (batch.hidden.in_blocks) {
                   const S* weight = batch.weight ? batch.weight + column : nullptr;
                   detail::add_turned<panel_rows<A>>(tile, num_rows, stride, columns, weight, batch.y + column,

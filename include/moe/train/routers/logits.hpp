@@ -10,8 +10,9 @@
 namespace moe {
 
 /// Through logits = W·x + bias:  ∂L/∂x += Wᵀ·∂L/∂logits,  ∂L/∂W += ∂L/∂logits·xᵀ,  ∂L/∂bias += Σ ∂L/∂logits.
-/// @param weight, d_weight  (num_experts × d_model)
-/// @param d_bias            (num_experts), or empty
+/// @param weight    (num_experts × d_model)
+/// @param d_weight  (num_experts × d_model), or empty for one that does not learn
+/// @param d_bias    (num_experts), or empty
 template <class Scalar>
 void linear_backward(const Weight<Scalar>& weight, const ConstMatrixRef<Scalar>& x,
                      const ConstMatrixRef<Scalar>& d_logits, MatrixRef<Scalar> d_x, Eigen::Map<Weight<Scalar>> d_weight,
@@ -20,6 +21,7 @@ void linear_backward(const Weight<Scalar>& weight, const ConstMatrixRef<Scalar>&
     Scalar* const room = kernels::make_product_room<Scalar>(scratch);
     kernels::add_transposed<Scalar, Scalar>(kernels::columns_of_weight(map_of(weight), first, last), d_logits,
                                             d_x.middleRows(first, last - first), room);
+    if (d_weight.size() == 0) return;
     kernels::add_outer<Scalar>(d_logits, x.middleRows(first, last - first), d_weight.middleCols(first, last - first),
                                room);
   });
