@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,10 +28,12 @@ struct Gradients {
   Matrix<Scalar> of_x;
 };
 
+/// @param step  SideInputs::seed, for layers that draw something at random while they learn
 template <class Layer, class Scalar = typename Layer::Scalar>
 Gradients<Layer> gradients_of(const Layer& layer, const Matrix<Scalar>& x, const Matrix<Scalar>& c,
-                              ExecutorRef executor = Serial{}) {
+                              ExecutorRef executor = Serial{}, std::optional<std::uint64_t> step = {}) {
   auto tape = tape_of(layer);
+  tape.workspace().side.seed = step;
   Matrix<Scalar> y(x.rows(), x.cols());
   Gradients<Layer> gradients{zeros_like(layer), Matrix<Scalar>::Zero(x.rows(), x.cols())};
   forward(layer, x, y, tape, executor);
@@ -39,24 +43,32 @@ Gradients<Layer> gradients_of(const Layer& layer, const Matrix<Scalar>& x, const
 
 /// Every gradient of a layer agrees with central differences, at up to `most` numbers of each parameter and of x.
 template <class Layer>
-void expect_true_gradients(Layer layer, Index num_tokens, unsigned seed, Index most = 40) {
+void expect_true_gradients(Layer layer, Index num_tokens, unsigned seed, Index most = 40,
+                           std::optional<std::uint64_t> step = {}) {
   static_assert(std::is_same_v<typename Layer::Scalar, double>, "differences need double");
   Matrix<double> x = test::random_matrix<Matrix<double>>(layer.d_model(), num_tokens, seed);
   const Matrix<double> c = test::random_matrix<Matrix<double>>(layer.d_model(), num_tokens, seed + 1);
-  auto gradients = gradients_of(layer, x, c);
-  const auto loss = [&] { return layer.forward(x).cwiseProduct(c).sum(); };
+  auto gradients = gradients_of(layer, x, c, Serial{}, step);
+  const auto loss = [&] {
+    if (!step) return layer.forward(x).cwiseProduct(c).sum();
+    auto tape = tape_of(layer);
+    tape.workspace().side.seed = step;
+    Matrix<double> y(x.rows(), x.cols());
+    forward(layer, x, y, tape);
+    return y.cwiseProduct(c).sum();
+  };
 
   const auto check = [&](const std::string& name, double* numbers, const double* gradient, Index size) {
     const Index stride = std::max<Index>(1, size / most);
     for (Index i = 0; i < size; i += stride) {
-      constexpr double step = 1e-5;
+      constexpr double h = 1e-5;
       const double was = numbers[i];
-      numbers[i] = was + step;
+      numbers[i] = was + h;
       const double above = loss();
-      numbers[i] = was - step;
+      numbers[i] = was - h;
       const double below = loss();
       numbers[i] = was;
-      const double expected = (above - below) / (2 * step);
+      const double expected = (above - below) / (2 * h);
       EXPECT_NEAR(gradient[i], expected, 1e-7 * (1 + std::abs(expected))) << name << '[' << i << "] of " << size;
     }
   };

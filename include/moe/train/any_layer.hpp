@@ -55,6 +55,9 @@ class TrainableLayer {
   const std::vector<Parameter<Scalar>>& parameters() const { return held_->parameters; }
   const std::vector<Parameter<Scalar>>& gradients() const { return held_->gradients; }
 
+  /// What the layer holds beside, that never learns.
+  const std::vector<FrozenParameter>& frozen_parameters() const { return held_->frozen; }
+
   /// Side inputs and numerics to set; the routing of the last forward() to read.
   Workspace<Scalar>& workspace() { return held_->workspace(); }
 
@@ -72,6 +75,7 @@ class TrainableLayer {
     virtual Eigen::Map<Matrix<Scalar>> logit_gradient() = 0;
 
     std::vector<Parameter<Scalar>> parameters, gradients;
+    std::vector<FrozenParameter> frozen;
   };
 
   template <class L>
@@ -79,6 +83,7 @@ class TrainableLayer {
     explicit Held(L its_layer) : layer(std::move(its_layer)), gradient(zeros_like(layer)), tape(tape_of(layer)) {
       Interface::parameters = moe::parameters(layer);
       Interface::gradients = moe::parameters(gradient);
+      Interface::frozen = moe::frozen_parameters(layer);
     }
     Index d_model() const override { return layer.d_model(); }
     void forward(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, ExecutorRef executor) override {
