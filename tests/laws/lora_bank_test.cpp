@@ -20,7 +20,7 @@ struct LoraBanks {
       const Index rank = seed % 4;
       const auto make = [&](Index out, Index in) {
         return Adapter<Scalar>{random.matrix<Weight<Scalar>>(rank, in, 1 / std::sqrt(double(in))),
-                               random.matrix<Weight<Scalar>>(out, rank), Scalar(0.7)};
+                               random.matrix<Weight<Scalar>>(out, rank), 0.7};
       };
       auto gate = make(d_ff, d_model), up = make(d_ff, d_model), down = make(d_model, d_ff);
       adapters.push_back({std::move(gate), std::move(up), std::move(down)});

@@ -103,7 +103,7 @@ TEST(LoraGradients, WithDropout) {
   const auto bank = bank_with_lora<double>(4, 9, 17, {.expert_ranks = mixed_ranks, .dropout = 0.4}, 18);
   const auto shared = bank_with_lora<double>(1, 9, 5, {.rank = 3, .dropout = 0.2}, 19);
   for (const Index tokens : {1, 9, 40}) {
-    for (const std::uint64_t step : {0, 1}) {
+    for (const std::uint64_t step : {0u, 1u}) {
       expect_true_gradients(WithSharedExpert(MoeLayer(router, bank), shared), tokens, 20, 40, step);
     }
     expect_true_gradients(DenseLayer(shared), tokens, 20, 40, 1);
@@ -119,7 +119,7 @@ auto naive_twin(const LoraBank<W>& bank) {
     for (Index e = 0; e < weights.num_experts(); ++e) {
       const Adapter<Scalar>& adapter = bank.adapters()[std::size_t(e)][matrix];
       sum.owned(e) = weights[e].template cast<Scalar>();
-      for (Index k = 0; k < adapter.rank(); ++k) sum.owned(e) += adapter.scale * adapter.b.col(k) * adapter.a.row(k);
+      for (Index k = 0; k < adapter.rank(); ++k) sum.owned(e) += adapter.scale() * adapter.b.col(k) * adapter.a.row(k);
     }
     return sum;
   };
@@ -142,7 +142,8 @@ TYPED_TEST(LoraBanks, ComputeWhatWeightsWithTheirDeltasDo) {
       const auto router = router_of<Scalar>(4, d_model, 21, weight_on);
       const auto bank =
           bank_with_lora<TypeParam>(4, d_model, 2 * d_model + 1, {.expert_ranks = mixed_ranks, .alpha = 3}, 22);
-      const MoeLayer adapted(router, bank), expected(router, naive_twin(bank));
+      const MoeLayer adapted(router, bank);
+      const MoeLayer expected(router, naive_twin(bank));
       for (const Index tokens : token_counts) {
         const auto x = random_matrix<Matrix<Scalar>>(d_model, tokens, 23);
         EXPECT_TRUE(is_close(adapted.forward(x), expected.forward(x))) << d_model << ", " << tokens;

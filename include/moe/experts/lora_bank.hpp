@@ -168,15 +168,21 @@ class LoraBank {
     });
   }
 
-  /// The adapters alone learn; under the names that most checkpoints use.
-  template <class Visit>
-  void visit_parameters(Visit& visit) {
+  /// f(name of a matrix, its adapter, outputs, inputs) for each, under the names that most checkpoints use.
+  template <class F>
+  void for_each_adapter(const F& f) {
     for (std::size_t e = 0; e < adapters_.size(); ++e) {
       const std::string name = std::to_string(e);
-      visit.in(name + ".gate_proj", adapters_[e].gate);
-      visit.in(name + ".up_proj", adapters_[e].up);
-      visit.in(name + ".down_proj", adapters_[e].down);
+      f(name + ".gate_proj", adapters_[e].gate, d_ff(), d_model());
+      f(name + ".up_proj", adapters_[e].up, d_ff(), d_model());
+      f(name + ".down_proj", adapters_[e].down, d_model(), d_ff());
     }
+  }
+
+  /// The adapters alone learn.
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    for_each_adapter([&](const std::string& name, auto& adapter, Index, Index) { visit.in(name, adapter); });
     visit.frozen("", *base_);
   }
 

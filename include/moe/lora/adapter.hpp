@@ -12,15 +12,18 @@
 
 namespace moe {
 
-/// y = W·x + scale·B·A·x, beside W (out × in). Of rank 0, it is none.
+/// y = W·x + α/rank · B·A·x, beside W (out × in). Of rank 0, it is none.
 /// Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", arXiv:2106.09685.
 template <class Scalar>
 struct Adapter {
   Weight<Scalar> a{};  // (rank × in)
   Weight<Scalar> b{};  // (out × rank)
-  Scalar scale = 1;    // α / rank
+  double alpha = 1;
 
   Index rank() const { return a.rows(); }
+
+  /// α / rank.
+  Scalar scale() const { return Scalar(alpha / double(rank())); }
 
   /// Under the names that Hugging Face's PEFT uses.
   template <class Visit>
@@ -45,7 +48,7 @@ template <class Scalar>
 Adapter<Scalar> make_adapter(Index out, Index in, Index rank, double alpha, std::uint64_t seed) {
   require_between(0, rank, std::numeric_limits<Index>::max(), "LoRA: rank");
   if (rank == 0) return {};
-  Adapter<Scalar> adapter{Weight<Scalar>(rank, in), Weight<Scalar>::Zero(out, rank), Scalar(alpha / double(rank))};
+  Adapter<Scalar> adapter{Weight<Scalar>(rank, in), Weight<Scalar>::Zero(out, rank), alpha};
   for (Index i = 0; i < adapter.a.size(); ++i) {
     adapter.a.data()[i] = static_cast<Scalar>(random_number(seed, std::uint64_t(i)) / std::sqrt(double(in)));
   }
@@ -56,7 +59,7 @@ Adapter<Scalar> make_adapter(Index out, Index in, Index rank, double alpha, std:
 template <class W, class Scalar>
 void add_adapter(const Adapter<Scalar>& adapter, Scalar times, Eigen::Map<Weight<W>> w) {
   if (adapter.rank() == 0) return;
-  const Weight<Scalar> delta = (times * adapter.scale) * (adapter.b * adapter.a);
+  const Weight<Scalar> delta = (times * adapter.scale()) * (adapter.b * adapter.a);
   w = (w.template cast<Scalar>() + delta).template cast<W>();
 }
 

@@ -42,6 +42,7 @@ void project(const Adapter<Scalar>& adapter, const Dropout& dropout, const Token
   using A = kernels::Exact<Scalar>;
   constexpr Index at_once = 32;
   const Index depth = adapter.a.cols();
+  const Scalar scale = adapter.scale();
   scratch.reserve(kernels::columns_bytes<A>(depth, at_once) + std::size_t(depth) * sizeof(Scalar) +
                   std::size_t(kernels::room_registers<A>(depth)) * sizeof(typename A::Register) +
                   3 * Scratch::alignment);
@@ -61,7 +62,7 @@ void project(const Adapter<Scalar>& adapter, const Dropout& dropout, const Token
                            Scalar* const to = u + row * row_step + (first + column) * column_step;
                            for (Index r = 0; r < rows; ++r) {
                              for (Index c = 0; c < n; ++c) {
-                               to[r * row_step + c * column_step] = adapter.scale * tile[r * stride + c];
+                               to[r * row_step + c * column_step] = scale * tile[r * stride + c];
                              }
                            }
                          });

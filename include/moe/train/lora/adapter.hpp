@@ -17,7 +17,7 @@ template <class Scalar>
 void back_to_rank(const Adapter<Scalar>& adapter, const ConstMatrixRef<Scalar>& d, MatrixRef<Scalar> t, Scalar* room) {
   t.setZero();
   kernels::add_transposed<Scalar, Scalar>(map_of(adapter.b), d, t, room);
-  t *= adapter.scale;
+  t *= adapter.scale();
 }
 
 /// d_x += D·Aᵀ·t, for rows [first, first + d_x.rows()) of x.
