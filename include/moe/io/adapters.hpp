@@ -1,11 +1,8 @@
 /// @file  Adapters to a folder as Hugging Face's PEFT writes it, and back.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <filesystem>
-#include <regex>
 #include <span>
 #include <string>
 #include <utility>
@@ -14,10 +11,9 @@
 #include <nlohmann/json.hpp>
 
 #include "moe/io/atomic_file.hpp"
-#include "moe/io/config.hpp"
 #include "moe/io/error.hpp"
-#include "moe/io/json.hpp"
 #include "moe/io/parameters.hpp"
+#include "moe/io/peft_config.hpp"
 #include "moe/io/safetensors.hpp"
 #include "moe/io/tensor.hpp"
 #include "moe/io/weight_tensors.hpp"
@@ -33,8 +29,6 @@ struct AdapterFileOptions {
 };
 
 namespace detail {
-
-inline const std::string peft_prefix = "base_model.model.";
 
 /// What adapter_config.json says of adapters, one of which is of a rank above 0. Each matrix is named in full.
 template <class Scalar>
@@ -62,49 +56,6 @@ nlohmann::json peft_config(const std::vector<NamedAdapter<Scalar>>& adapters, co
   }
   return config;
 }
-
-/// What a pattern of PEFT's says of a matrix: the value at a regular expression that its name ends with, after a dot.
-inline double value_for(const nlohmann::json& patterns, const std::string& matrix, double otherwise,
-                        const std::string& where) {
-  for (const auto& [pattern, value] : patterns.items()) {
-    try {
-      if (!std::regex_match(matrix, std::regex("(.*\\.)?(" + pattern + ")"))) continue;
-    } catch (const std::regex_error& error) {
-      fail(where, ": \"", pattern, "\" is no regular expression: ", error.what());
-    }
-    if (!value.is_number()) fail(where, ": \"", pattern, "\" is ", describe(value), ", expected a number");
-    return value.get<double>();
-  }
-  return otherwise;
-}
-
-/// What adapter_config.json says of α.
-class PeftConfig {
- public:
-  /// @throws Error if the file cannot be read, or asks for what is not LoRA as we know it.
-  explicit PeftConfig(const std::filesystem::path& path) : config_(Config::open(path)), json_(read_json(path)) {
-    const std::string type = config_.text("peft_type");
-    if (type != "LORA") fail(config_.file(), ": peft_type is \"", type, "\", expected \"LORA\"");
-    for (const char* const unknown : {"use_dora", "fan_in_fan_out", "lora_bias"}) {
-      if (config_.flag(unknown, false)) fail(config_.file(), ": ", unknown, " is true, expected false");
-    }
-    const std::string bias = config_.text("bias", "none");
-    if (bias != "none") fail(config_.file(), ": bias is \"", bias, "\", expected \"none\"");
-  }
-
-  /// Of a matrix. Where its B·A is multiplied by α / √rank, as much more.
-  double alpha(const std::string& matrix, Index rank) const {
-    double alpha = config_.number("lora_alpha");
-    if (const auto patterns = json_.find("alpha_pattern"); patterns != json_.end()) {
-      alpha = value_for(*patterns, matrix, alpha, config_.file() + ": alpha_pattern");
-    }
-    return config_.flag("use_rslora", false) ? alpha * std::sqrt(double(rank)) : alpha;
-  }
-
- private:
-  Config config_;
-  nlohmann::json json_;
-};
 
 /// Reads adapters into memory of their own.
 template <class Scalar>
