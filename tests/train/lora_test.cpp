@@ -267,6 +267,22 @@ TEST(LoraBank, RefusesWhatDoesNotFit) {
             "LoraRouter: lora_B.rows() is 4, expected 3");
 }
 
+TEST(LoraGradients, RefuseAdaptersOfOtherRanks) {
+  const auto router = router_of<float>(3, 6, 59);
+  const auto bank = random_bank<float>(3, 6, 5, 60);
+  const MoeLayer layer(with_lora(router, {.rank = 2}), with_lora(bank, {.rank = 2}));
+  auto wider = zeros_like(MoeLayer(with_lora(router, {.rank = 2}), with_lora(bank, {.expert_ranks = {2, 3, 2}})));
+  auto other = zeros_like(MoeLayer(with_lora(router, {.rank = 1}), with_lora(bank, {.rank = 2})));
+  auto tape = tape_of(layer);
+  const auto x = random_matrix<Matrix<float>>(6, 9, 61);
+  Matrix<float> y(6, 9), d_x = Matrix<float>::Zero(6, 9);
+  forward(layer, x, y, tape);
+  EXPECT_EQ(error_of([&] { backward(layer, x, y, tape, d_x, wider); }),
+            "backward: the rank of an adapter in the gradient is 3, expected 2");
+  EXPECT_EQ(error_of([&] { backward(layer, x, y, tape, d_x, other); }),
+            "backward: the rank of an adapter in the gradient is 1, expected 2");
+}
+
 auto float_layer(double dropout = 0) {
   const auto bank = bank_with_lora<float>(6, 70, 90, {.expert_ranks = {0, 1, 8, 3, 2, 0}, .dropout = dropout}, 38);
   const auto shared = bank_with_lora<bfloat16>(1, 70, 50, {.rank = 4, .dropout = dropout}, 39);

@@ -77,8 +77,7 @@ class GatedFfnBank {
 
   /// The same, with products of low rank beside its own.
   /// @param low_ranks  of each expert, or null
-  /// @param between    called when all of low_ranks may be read but U of down, which it writes: now kept.hidden is
-  /// there
+  /// @param between    is called when kept.hidden has been written, and U of down has not been read
   template <class Between>
   void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y, Workers& workers,
              const kernels::Kept<Scalar>& kept, const kernels::LowRanks<Scalar>* low_ranks,
@@ -86,10 +85,11 @@ class GatedFfnBank {
     if (plan.num_slots() == 0) return;
     kernels::with_arithmetic<W>(workers.numerics(), [&]<class A>(A) {
       kernels::TokenBatches<A> batches(x, plan, y, d_ff(), workers, kept);
-      for (auto& batch : batches) {
-        if (low_ranks == nullptr) break;
-        batch.low_ranks = low_ranks[batch.expert];
-        if (batch.low_ranks.down.rank == 0) batch.kept.hidden = nullptr;
+      if (low_ranks != nullptr) {
+        for (auto& batch : batches) {
+          batch.low_ranks = low_ranks[batch.expert];
+          if (batch.low_ranks.down.rank == 0) batch.kept.hidden = nullptr;
+        }
       }
       const std::size_t bytes = kernels::scratch_bytes<A>(d_model(), d_ff(), plan.num_slots());
 

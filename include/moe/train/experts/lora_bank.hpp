@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <span>
 
+#include "moe/check.hpp"
 #include "moe/dispatch.hpp"
 #include "moe/experts/lora_bank.hpp"
 #include "moe/train/experts/gated_ffn_bank.hpp"
@@ -44,8 +45,13 @@ class LoraBackward {
         gradient_(gradient),
         workers_(workers),
         dropout_(bank.dropout(), bank.seed(), workers.seed()) {
+    require_equal(gradient.num_experts(), bank.num_experts(), "backward: gradient.num_experts()");
     for (Index m = 0; m < 3; ++m) {
-      for (const auto& its : bank.adapters()) rank_[m] = std::max(rank_[m], its[m].rank());
+      for (Index e = 0; e < bank.num_experts(); ++e) {
+        const Index rank = adapter(e, m).rank(), its = gradient.adapters()[std::size_t(e)][m].rank();
+        require_equal(its, rank, "backward: the rank of an adapter in the gradient");
+        rank_[m] = std::max(rank_[m], rank);
+      }
       u_[m] = workers.shared().template array<Scalar>(rank_[m] * plan.num_slots());
       t_[m] = workers.shared().template array<Scalar>(rank_[m] * plan.num_slots());
     }
@@ -163,7 +169,8 @@ class LoraBackward {
 
 /// As backward() of a bank. The bank beside the adapters has no gradient.
 /// @param workers   with the same seed as in forward, if there is one
-/// @param gradient  only its adapters are added to
+/// @param gradient  of the same shape; only its adapters are added to
+/// @throws std::invalid_argument naming both ranks if those of an adapter and of its gradient differ.
 template <class W, class Act, class Scalar = ActivationScalar<W>>
 void backward(const LoraBank<W, Act>& bank, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
               const ConstMatrixRef<Scalar>& d_y, const GatedFfnBankTape<Scalar>& tape, std::span<Scalar> d_weight,

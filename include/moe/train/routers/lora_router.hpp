@@ -4,6 +4,7 @@
 #include <span>
 #include <type_traits>
 
+#include "moe/check.hpp"
 #include "moe/routers/lora_router.hpp"
 #include "moe/routing.hpp"
 #include "moe/tokens.hpp"
@@ -17,12 +18,14 @@ namespace moe {
 
 /// As backward() of LinearTopK. The router beside the adapter has no gradient.
 /// @param tokens    with the same seed as in forward, if there is one
-/// @param gradient  only its adapter is added to
+/// @param gradient  of the same shape; only its adapter is added to
+/// @throws std::invalid_argument naming both ranks if those of the adapter and of its gradient differ.
 template <class Scalar>
 void backward(const LoraRouter<Scalar>& router, const Tokens<Scalar>& tokens, const Routing<Scalar>& routing,
               std::span<const std::type_identity_t<Scalar>> d_weight, MatrixRef<Scalar> d_logits, MatrixRef<Scalar> d_x,
               LoraRouter<Scalar>& gradient, Workers& workers) {
   const Index n = tokens.count();
+  require_equal(gradient.adapter().rank(), router.adapter().rank(), "backward: the rank of an adapter in the gradient");
   backward(router.base().choice(), logits_of(routing, router.num_experts(), n), routing, d_weight, d_logits, workers);
   linear_backward<Scalar>(router.base().weight(), tokens.x, d_logits, d_x, {nullptr, 0, 0}, {nullptr, 0}, workers);
 
