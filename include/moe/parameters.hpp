@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "moe/check.hpp"
 #include "moe/executors/serial.hpp"
 #include "moe/task.hpp"
 #include "moe/types.hpp"
@@ -28,21 +29,38 @@ struct Parameter {
   Eigen::Map<Eigen::Array<Scalar, Eigen::Dynamic, 1>> array() const { return {data, size()}; }
 };
 
-/// What walks over the parts of a layer: each calls visit("name", its matrix) or visit.in("part", its part), and a
-/// group visit.expert(number, its expert).
+/// One that does not learn, of whatever type.
+struct FrozenParameter {
+  std::string name;
+  Index rows, cols;
+
+  Index size() const { return rows * cols; }
+};
+
+/// What walks over the parts of a layer: each calls visit("name", its matrix), visit.in("part", its part) or
+/// visit.frozen("part", its part) for one that does not learn, and a group visit.expert(number, its expert).
 template <class Scalar>
 class ParameterVisitor {
  public:
-  explicit ParameterVisitor(std::vector<Parameter<Scalar>>& found) : found_(found) {}
+  /// @param frozen  where those that do not learn are listed, if anywhere
+  explicit ParameterVisitor(std::vector<Parameter<Scalar>>& found, std::vector<FrozenParameter>* frozen = nullptr)
+      : found_(found), frozen_(frozen) {}
 
   /// A matrix or vector, owned or mapped; an empty one is none. A column-major matrix is seen as it lies in memory: as
   /// its transposed.
+  /// @throws std::invalid_argument naming it if it learns, but is mapped or of another type.
   template <class M>
   void operator()(std::string_view name, M&& matrix) {
-    using Plain = typename std::remove_reference_t<M>::PlainObject;
-    static_assert(std::is_same_v<typename Plain::Scalar, Scalar>);
     if (matrix.size() == 0) return;
-    found_.push_back({scope_ + std::string(name), matrix.data(), matrix.outerSize(), matrix.innerSize()});
+    const Index rows = matrix.outerSize(), cols = matrix.innerSize();
+    std::string whole_name = scope_ + std::string(name);
+    if (in_frozen_) {
+      frozen_->push_back({std::move(whole_name), rows, cols});
+    } else if constexpr (std::is_same_v<decltype(matrix.data()), Scalar*>) {
+      found_.push_back({std::move(whole_name), matrix.data(), rows, cols});
+    } else {
+      require(false, "parameters: " + whole_name + " cannot learn: it is mapped, or narrower than activations");
+    }
   }
 
   /// Visits the parameters of a part, whose names begin with "scope.", unless that is empty.
@@ -72,6 +90,15 @@ class ParameterVisitor {
     with({}, numbers_.shown ? std::to_string(numbers_.first + e) : "", expert);
   }
 
+  /// The same for a part that does not learn.
+  template <class Part>
+  void frozen(std::string_view scope, Part& part) {
+    if (frozen_ == nullptr) return;
+    const bool was = std::exchange(in_frozen_, true);
+    in(scope, part);
+    in_frozen_ = was;
+  }
+
  private:
   struct Numbers {
     bool shown = true;
@@ -86,8 +113,10 @@ class ParameterVisitor {
   }
 
   std::vector<Parameter<Scalar>>& found_;
+  std::vector<FrozenParameter>* frozen_;
   std::string scope_;
   Numbers numbers_;
+  bool in_frozen_ = false;
 };
 
 /// A part says what it has learnt: a class in a member visit_parameters(visit), a struct of yours in a free function
@@ -97,13 +126,23 @@ template <class Part, class Scalar>
 void visit_parameters(Part& part, ParameterVisitor<Scalar>& visit) { part.visit_parameters(visit); }
 
 /// All parameters of a layer, always in the same order. They are good as long as the layer neither moves nor dies.
-/// @throws std::invalid_argument if weights are mapped, and so cannot be written.
+/// @throws std::invalid_argument naming one that is mapped or of another type, and so cannot be written.
 template <class Layer>
 std::vector<Parameter<typename Layer::Scalar>> parameters(Layer& layer) {
   std::vector<Parameter<typename Layer::Scalar>> found;
   ParameterVisitor<typename Layer::Scalar> visit(found);
   visit_parameters(layer, visit);
   return found;
+}
+
+/// What a layer holds that does not learn, such as what adapters lie beside.
+template <class Layer>
+std::vector<FrozenParameter> frozen_parameters(Layer& layer) {
+  std::vector<Parameter<typename Layer::Scalar>> found;
+  std::vector<FrozenParameter> frozen;
+  ParameterVisitor<typename Layer::Scalar> visit(found, &frozen);
+  visit_parameters(layer, visit);
+  return frozen;
 }
 
 /// How many numbers.

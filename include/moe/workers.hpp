@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
+#include <optional>
 #include <type_traits>
 #include <vector>
 
@@ -38,8 +40,10 @@ class ExecutorRef {
 class Workers {
  public:
   /// @param scratch  kept by the caller from call to call, so that a warm call allocates nothing
-  Workers(ExecutorRef executor, std::vector<Scratch>& scratch, const Numerics& numerics = {})
-      : executor_(executor), scratch_(scratch), numerics_(numerics) {
+  /// @param seed     see seed()
+  Workers(ExecutorRef executor, std::vector<Scratch>& scratch, const Numerics& numerics = {},
+          std::optional<std::uint64_t> seed = {})
+      : executor_(executor), scratch_(scratch), numerics_(numerics), seed_(seed) {
     const auto needed = std::size_t(executor_.workers()) + 1;
     if (scratch_.size() < needed) scratch_.resize(needed);
     shared().reset();
@@ -53,6 +57,9 @@ class Workers {
 
   /// What the caller has chosen for this call.
   const Numerics& numerics() const { return numerics_; }
+
+  /// For what is drawn at random while a layer learns, another one for each step: SideInputs::seed.
+  std::optional<std::uint64_t> seed() const { return seed_; }
 
   /// Memory that all workers may see; it lives as long as this call. Take from it outside of for_each().
   Scratch& shared() { return scratch_[0]; }
@@ -86,6 +93,7 @@ class Workers {
   ExecutorRef executor_;
   std::vector<Scratch>& scratch_;
   Numerics numerics_;
+  std::optional<std::uint64_t> seed_;
 };
 
 }  // namespace moe

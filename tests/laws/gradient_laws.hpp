@@ -49,24 +49,24 @@ void expect_true_gradients(Layer layer, Index num_tokens, unsigned seed, Index m
   const Matrix<double> c = test::random_matrix<Matrix<double>>(layer.d_model(), num_tokens, seed + 1);
   auto gradients = gradients_of(layer, x, c, Serial{}, side);
   Matrix<double> y(x.rows(), x.cols());
-  Workspace<double> ws;
-  ws.side = side;
   const auto loss = [&] {
-    layer.forward(x, y, ws);
+    auto tape = tape_of(layer);
+    tape.workspace().side = side;
+    forward(layer, x, y, tape);
     return y.cwiseProduct(c).sum();
   };
 
   const auto check = [&](const std::string& name, double* numbers, const double* gradient, Index size) {
     const Index stride = std::max<Index>(1, size / most);
     for (Index i = 0; i < size; i += stride) {
-      constexpr double step = 1e-5;
+      constexpr double h = 1e-5;
       const double was = numbers[i];
-      numbers[i] = was + step;
+      numbers[i] = was + h;
       const double above = loss();
-      numbers[i] = was - step;
+      numbers[i] = was - h;
       const double below = loss();
       numbers[i] = was;
-      const double expected = (above - below) / (2 * step);
+      const double expected = (above - below) / (2 * h);
       EXPECT_NEAR(gradient[i], expected, 1e-7 * (1 + std::abs(expected))) << name << '[' << i << "] of " << size;
     }
   };

@@ -72,9 +72,25 @@ class GatedFfnBank {
   /// @param kept  where each slot's gate and up are kept, if anywhere
   void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y, Workers& workers,
              const kernels::Kept<Scalar>& kept = {}) const {
+    apply(x, plan, y, workers, kept, nullptr, [] {});
+  }
+
+  /// The same, with products of low rank beside its own.
+  /// @param low_ranks  of each expert, or null
+  /// @param between    is called when kept.hidden has been written, and U of down has not been read
+  template <class Between>
+  void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y, Workers& workers,
+             const kernels::Kept<Scalar>& kept, const kernels::LowRanks<Scalar>* low_ranks,
+             const Between& between) const {
     if (plan.num_slots() == 0) return;
     kernels::with_arithmetic<W>(workers.numerics(), [&]<class A>(A) {
-      const kernels::TokenBatches<A> batches(x, plan, y, d_ff(), workers, kept);
+      kernels::TokenBatches<A> batches(x, plan, y, d_ff(), workers, kept);
+      if (low_ranks != nullptr) {
+        for (auto& batch : batches) {
+          batch.low_ranks = low_ranks[batch.expert];
+          if (batch.low_ranks.down.rank == 0) batch.kept.hidden = nullptr;
+        }
+      }
       const std::size_t bytes = kernels::scratch_bytes<A>(d_model(), d_ff(), plan.num_slots());
 
       workers.for_each_band(d_ff(), A::step, [&](Index first, Index last, Scratch& scratch) {
@@ -84,6 +100,7 @@ class GatedFfnBank {
                               act_, scratch);
         }
       });
+      between();
       workers.for_each_band(d_model(), A::step, [&](Index first, Index last, Scratch& scratch) {
         for (const auto& batch : batches) {
           scratch.reset(bytes);
@@ -97,17 +114,6 @@ class GatedFfnBank {
   struct ExpertParameters {
     Eigen::Map<Weight<W>> w_gate, w_up, w_down;
     Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, 1>> b_gate, b_up, b_down;
-
-    /// Under the names that most checkpoints use.
-    template <class Visit>
-    void visit_parameters(Visit& visit) {
-      visit("gate_proj.weight", w_gate);
-      visit("gate_proj.bias", b_gate);
-      visit("up_proj.weight", w_up);
-      visit("up_proj.bias", b_up);
-      visit("down_proj.weight", w_down);
-      visit("down_proj.bias", b_down);
-    }
   };
 
   /// @throws std::invalid_argument if weights are mapped.
@@ -124,12 +130,33 @@ class GatedFfnBank {
   template <class Visit>
   void visit_parameters(Visit& visit) {
     for (Index e = 0; e < num_experts(); ++e) {
-      ExpertParameters expert = (*this)[e];
+      NamedExpert expert{*this, e};
       visit.expert(e, expert);
     }
   }
 
  private:
+  /// Under the names that most checkpoints use.
+  struct NamedExpert {
+    GatedFfnBank& bank;
+    Index expert;
+
+    template <class Visit>
+    void visit_parameters(Visit& visit) {
+      const auto both = [&](const std::string& name, WeightStack<W>& weights, Matrix<Scalar>& bias) {
+        if (weights.is_owned()) {
+          visit(name + ".weight", weights.owned(expert));
+        } else {
+          visit(name + ".weight", std::as_const(weights)[expert]);
+        }
+        if (bias.size() > 0) visit(name + ".bias", bias.col(expert));
+      };
+      both("gate_proj", bank.w_gate_, bank.biases_.gate);
+      both("up_proj", bank.w_up_, bank.biases_.up);
+      both("down_proj", bank.w_down_, bank.biases_.down);
+    }
+  };
+
   void require_bias(const Matrix<Scalar>& bias, Index rows, const char* which) const {
     if (bias.size() == 0) return;
     const std::string name = std::string("GatedFfnBank: biases.") + which;

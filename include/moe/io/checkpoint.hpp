@@ -52,21 +52,27 @@ class LayerLoader {
       : tensors_(tensors), config_(config), names_(architecture), shape_(shape) {}
 
   AnyLayer<Scalar> load() const {
-    const std::string type = dtype();
-    if constexpr (std::is_same_v<Scalar, double>) {
-      return load_as<double>();
-    } else {
-      if (type == dtype_name<bfloat16> || type == mxfp4) return load_as<bfloat16>();
-      if (type == dtype_name<float16>) return load_as<float16>();
-      if (type == dtype_name<float>) return load_as<float>();
-      fail(to_string(tensors_.at(first_expert_tensor())), " has dtype ", type, ", expected F32, BF16 or F16");
-    }
+    return with_weight_type([&]<class W>(W) { return load_as<W>(); });
   }
 
   /// Of the experts' weights; the first one's, and load() holds the others to it.
   std::string dtype() const { return is_mxfp4() ? mxfp4 : tensors_.at(first_expert_tensor()).dtype; }
 
  protected:
+  /// f(W()), where the experts' weights are of type W.
+  template <class F>
+  auto with_weight_type(const F& f) const {
+    const std::string type = dtype();
+    if constexpr (std::is_same_v<Scalar, double>) {
+      return f(double());
+    } else {
+      if (type == dtype_name<bfloat16> || type == mxfp4) return f(bfloat16());
+      if (type == dtype_name<float16>) return f(float16());
+      if (type == dtype_name<float>) return f(float());
+      fail(to_string(tensors_.at(first_expert_tensor())), " has dtype ", type, ", expected F32, BF16 or F16");
+    }
+  }
+
   template <class W>
   AnyLayer<Scalar> load_as() const {
     AnyRouter<Scalar> its_router = router();  // first, for its complaints are the clearest

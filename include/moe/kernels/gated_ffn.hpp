@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "moe/kernels/lanes.hpp"
+#include "moe/kernels/low_rank.hpp"
 #include "moe/kernels/products.hpp"
 #include "moe/kernels/rows.hpp"
 #include "moe/kernels/token_batch.hpp"
@@ -61,6 +62,15 @@ void keep_pairs(const Kept<S>& kept, Index hidden_row, const Tile<S>& tile) {
   }
 }
 
+/// Keeps the first rows of a tile, which are hidden ones, if anyone asks for them.
+template <class S>
+void keep_hidden(const Kept<S>& kept, Index hidden_row, Index num_rows, const Tile<S>& tile) {
+  if (kept.hidden == nullptr) return;
+  for (Index c = 0; c < tile.num_columns; ++c) {
+    for (Index r = 0; r < num_rows; ++r) kept.from(tile.column(c)).hidden[hidden_row + r] = tile(r, c);
+  }
+}
+
 /// gate_up() for columns in blocks. A tile holds pairs of rows (gate, up), each as wide as the block.
 template <class A, class S, class Act>
 void gate_up_blocks(const WeightMap<typename A::Weight>& w_gate, const WeightMap<typename A::Weight>& w_up,
@@ -70,6 +80,8 @@ void gate_up_blocks(const WeightMap<typename A::Weight>& w_gate, const WeightMap
               [&](const Tile<S>& tile) {
                 const Index hidden_row = first + tile.first_row / 2, width = tile.stride;
                 for (Index r = 0; r < tile.num_rows; ++r) {
+                  const LowRank<S>& low_rank = (r & 1) ? batch.low_ranks.up : batch.low_ranks.gate;
+                  add_low_rank(low_rank, hidden_row + r / 2, tile.first_column, tile.num_columns, &tile(r, 0));
                   const S* const b = (r & 1) ? bias.up : bias.gate;
                   if (b == nullptr) continue;
                   for (Index c = 0; c < width; ++c) tile(r, c) += b[hidden_row + r / 2];
@@ -77,6 +89,7 @@ void gate_up_blocks(const WeightMap<typename A::Weight>& w_gate, const WeightMap
                 keep_pairs(batch.kept, hidden_row, tile);
                 for (Index r = 0; r < tile.num_rows; r += 2)
                   activate(&tile(r, 0), &tile(r + 1, 0), &tile(r / 2, 0), width, act);
+                keep_hidden(batch.kept, hidden_row, tile.num_rows / 2, tile);
                 A::put_rows(tile.numbers, tile.num_rows / 2, width, hidden_row, batch.hidden.block(tile.first_column));
               });
   const Index depth = batch.hidden.depth, numbers = A::num_units(depth) * A::step / (A::parts * A::L);
@@ -100,17 +113,19 @@ MOE_KERNEL void gate_up_columns(const WeightMap<typename A::Weight>& w_gate, con
   auto up = scratch.matrix<S>(height, batch.count());
   for (Index top = first; top < last; top += height) {
     const Index rows = std::min(height, last - top), padded = round_up(rows, A::step);
-    const auto multiply = [&](const WeightMap<typename A::Weight>& w, const S* b, auto& out) {
+    const auto multiply = [&](const WeightMap<typename A::Weight>& w, const LowRank<S>& low_rank, const S* b,
+                              auto& out) {
       products<A>(rows_of(w, top, top + rows), batch.x, room, [&](const Tile<S>& tile) {
         for (Index r = 0; r < tile.num_rows; ++r) {
           const Index row = tile.row(r);
+          add_low_rank(low_rank, top + row, tile.first_column, tile.num_columns, &tile(r, 0));
           const S added = b ? b[top + row] : S(0);
           for (Index c = 0; c < tile.num_columns; ++c) out(row, tile.column(c)) = tile(r, c) + added;
         }
       });
     };
-    multiply(w_gate, bias.gate, gate);
-    multiply(w_up, bias.up, up);
+    multiply(w_gate, batch.low_ranks.gate, bias.gate, gate);
+    multiply(w_up, batch.low_ranks.up, bias.up, up);
     for (Index c = 0; c < batch.count(); ++c) {
       if (batch.kept.gate) {
         std::copy_n(gate.data() + c * height, rows, batch.kept.from(c).gate + top);
@@ -118,6 +133,7 @@ MOE_KERNEL void gate_up_columns(const WeightMap<typename A::Weight>& w_gate, con
       }
       S* const hidden = gate.data() + c * height;
       activate(hidden, up.data() + c * height, hidden, padded, act);
+      if (batch.kept.hidden) std::copy_n(hidden, rows, batch.kept.from(c).hidden + top);
       std::fill(hidden + rows, hidden + padded, S(0));
       auto* to = batch.hidden.registers + c * batch.hidden.stride() + top / A::step * A::parts;
       for (Index k = 0; k < padded; k += A::step, to += A::parts) A::arrange(hidden + k, to);
@@ -178,20 +194,23 @@ template <class A, class S>
 void down(const WeightMap<typename A::Weight>& w_down, const Biases<S>& bias, Index first, Index last,
           const TokenBatch<A>& batch, Scratch& scratch) {
   const auto weight_of = [&](Index c) { return batch.weight ? batch.weight[c] : S(1); };
-  products<A>(rows_of(w_down, first, last), batch.hidden, make_room<A>(batch.hidden.depth, scratch),
-              [&](const Tile<S>& tile) {
-                S* const* const y = batch.y + tile.first_column;
-                if (batch.hidden.in_blocks) {
-                  const S* const weight = batch.weight ? batch.weight + tile.first_column : nullptr;
-                  detail::add_turned<panel_rows<A>>(tile.numbers, tile.num_rows, tile.stride, tile.num_columns, weight,
-                                                    y, first + tile.first_row);
-                  return;
-                }
-                for (Index c = 0; c < tile.num_columns; ++c) {
-                  const S weight = weight_of(tile.column(c));
-                  for (Index r = 0; r < tile.num_rows; ++r) y[c][first + tile.row(r)] += weight * tile(r, c);
-                }
-              });
+  products<A>(
+      rows_of(w_down, first, last), batch.hidden, make_room<A>(batch.hidden.depth, scratch), [&](const Tile<S>& tile) {
+        for (Index r = 0; r < tile.num_rows; ++r) {
+          add_low_rank(batch.low_ranks.down, first + tile.row(r), tile.first_column, tile.num_columns, &tile(r, 0));
+        }
+        S* const* const y = batch.y + tile.first_column;
+        if (batch.hidden.in_blocks) {
+          const S* const weight = batch.weight ? batch.weight + tile.first_column : nullptr;
+          detail::add_turned<panel_rows<A>>(tile.numbers, tile.num_rows, tile.stride, tile.num_columns, weight, y,
+                                            first + tile.first_row);
+          return;
+        }
+        for (Index c = 0; c < tile.num_columns; ++c) {
+          const S weight = weight_of(tile.column(c));
+          for (Index r = 0; r < tile.num_rows; ++r) y[c][first + tile.row(r)] += weight * tile(r, c);
+        }
+      });
   if (bias.down == nullptr) return;
   for (Index c = 0; c < batch.count(); ++c) {
     const S weight = weight_of(c);

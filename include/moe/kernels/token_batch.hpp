@@ -5,6 +5,7 @@
 
 #include "moe/dispatch.hpp"
 #include "moe/kernels/columns.hpp"
+#include "moe/kernels/low_rank.hpp"
 #include "moe/kernels/products.hpp"
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
@@ -12,16 +13,24 @@
 
 namespace moe::kernels {
 
-/// Where the numbers are kept that an activation reads, a token's side by side, for whoever asks for them; null for
-/// nowhere.
+/// Where the numbers are kept that an activation reads, and those that it makes of them, a token's side by side, for
+/// whoever asks for them; null for nowhere.
 template <class Scalar>
 struct Kept {
   Scalar* gate = nullptr;
   Scalar* up = nullptr;
   Index stride = 0;  // between tokens
+  Scalar* hidden = nullptr;
 
-  Kept from(Index slot) const { return gate ? Kept{gate + slot * stride, up + slot * stride, stride} : Kept{}; }
+  Kept from(Index slot) const {
+    const auto at = [&](Scalar* first) { return first ? first + slot * stride : nullptr; };
+    return {at(gate), at(up), stride, at(hidden)};
+  }
 };
+
+/// Numbers between tokens: whole registers and cache lines, one line more than needed, or tokens that are 4 KB long
+/// would collide in L1.
+constexpr Index kept_stride(Index rows) { return round_up(rows, 16) + 16; }
 
 /// What an expert reads (x), what it makes of it (hidden), and where its answers are added (y).
 template <class A>
@@ -34,6 +43,7 @@ struct TokenBatch {
   const Scalar* weight = nullptr;  // of each token's answer; null where all are 1
   Scalar* const* y = nullptr;      // a column of d_model numbers for each token
   Kept<Scalar> kept{};             // d_ff numbers of each for each token
+  LowRanks<Scalar> low_ranks{};    // what is added to its products
 
   Index count() const { return x.count; }
 };
@@ -92,6 +102,8 @@ class TokenBatches {
 
   const TokenBatch<A>* begin() const { return batches_; }
   const TokenBatch<A>* end() const { return batches_ + size_; }
+  TokenBatch<A>* begin() { return batches_; }
+  TokenBatch<A>* end() { return batches_ + size_; }
 
  private:
   struct Part {

@@ -3,10 +3,12 @@
 
 #include <concepts>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "moe/executors/serial.hpp"
+#include "moe/lora/named_adapters.hpp"
 #include "moe/parameters.hpp"
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
@@ -55,6 +57,13 @@ class TrainableLayer {
   const std::vector<Parameter<Scalar>>& parameters() const { return held_->parameters; }
   const std::vector<Parameter<Scalar>>& gradients() const { return held_->gradients; }
 
+  /// What the layer holds beside, that never learns.
+  const std::vector<FrozenParameter>& frozen_parameters() const { return held_->frozen; }
+
+  /// Its adapters, to be saved or loaded.
+  /// @param name  of the layer in its model: "model.layers.3.mlp"
+  std::vector<NamedAdapter<Scalar>> named_adapters(const std::string& name) { return held_->named_adapters(name); }
+
   /// Side inputs and numerics to set; the routing of the last forward() to read.
   Workspace<Scalar>& workspace() { return held_->workspace(); }
 
@@ -70,8 +79,10 @@ class TrainableLayer {
                           ExecutorRef executor) = 0;
     virtual Workspace<Scalar>& workspace() = 0;
     virtual Eigen::Map<Matrix<Scalar>> logit_gradient() = 0;
+    virtual std::vector<NamedAdapter<Scalar>> named_adapters(const std::string& name) = 0;
 
     std::vector<Parameter<Scalar>> parameters, gradients;
+    std::vector<FrozenParameter> frozen;
   };
 
   template <class L>
@@ -79,6 +90,7 @@ class TrainableLayer {
     explicit Held(L its_layer) : layer(std::move(its_layer)), gradient(zeros_like(layer)), tape(tape_of(layer)) {
       Interface::parameters = moe::parameters(layer);
       Interface::gradients = moe::parameters(gradient);
+      Interface::frozen = moe::frozen_parameters(layer);
     }
     Index d_model() const override { return layer.d_model(); }
     void forward(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, ExecutorRef executor) override {
@@ -90,6 +102,9 @@ class TrainableLayer {
     }
     Workspace<Scalar>& workspace() override { return tape.workspace(); }
     Eigen::Map<Matrix<Scalar>> logit_gradient() override { return tape.logit_gradient(); }
+    std::vector<NamedAdapter<Scalar>> named_adapters(const std::string& name) override {
+      return moe::named_adapters(name, layer);
+    }
 
     L layer, gradient;
     decltype(tape_of(std::declval<const L&>())) tape;

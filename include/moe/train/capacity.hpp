@@ -15,10 +15,10 @@ namespace moe {
 
 /// Routes that were dropped have no gradient; the others have the router's, through w = v / max(Σ v, floor) of the kept
 /// ones if they are renormalised.
-template <class R, class Scalar = typename R::Scalar>
+template <class R, class Gradient, class Scalar = typename R::Scalar>
 void backward(const WithCapacity<R>& limited, const Tokens<Scalar>& tokens, const Routing<Scalar>& routing,
               std::span<const std::type_identity_t<Scalar>> d_weight, MatrixRef<Scalar> d_logits, MatrixRef<Scalar> d_x,
-              WithCapacity<R>& gradient, Workers& workers) {
+              Gradient& gradient, Workers& workers) {
   if (!limited.options().renormalize) {
     return backward(limited.router(), tokens, routing, d_weight, d_logits, d_x, gradient.router(), workers);
   }

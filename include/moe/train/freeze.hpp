@@ -48,20 +48,45 @@ std::vector<Parameter<Scalar>> matching(const std::vector<Parameter<Scalar>>& pa
   return found;
 }
 
+namespace detail {
+
+template <class P>
+std::string report_line(const char* what, const P& parameter) {
+  return std::string(what) + "  " + parameter.name + " [" + std::to_string(parameter.rows) + ", " +
+         std::to_string(parameter.cols) + "]\n";
+}
+
+}  // namespace detail
+
 /// A line for each parameter, whether it learns, and a last one with the totals.
 /// @param learning  some of `all`, such as matching(all, …)
+/// @param frozen    what can never learn: frozen_parameters(layer)
 template <class Scalar>
-std::string training_report(const std::vector<Parameter<Scalar>>& all, const std::vector<Parameter<Scalar>>& learning) {
+std::string training_report(const std::vector<Parameter<Scalar>>& all, const std::vector<Parameter<Scalar>>& learning,
+                            const std::vector<FrozenParameter>& frozen = {}) {
   std::string report;
   std::size_t next = 0;
   for (const auto& parameter : all) {
     const bool learns = next < learning.size() && learning[next].data == parameter.data;
     next += learns;
-    report += (learns ? "learns  " : "frozen  ") + parameter.name + " [" + std::to_string(parameter.rows) + ", " +
-              std::to_string(parameter.cols) + "]\n";
+    report += detail::report_line(learns ? "learns" : "frozen", parameter);
   }
-  return report + std::to_string(learning.size()) + " of " + std::to_string(all.size()) + " parameters learn, " +
-         std::to_string(count_numbers(learning)) + " of " + std::to_string(count_numbers(all)) + " numbers\n";
+  Index numbers = count_numbers(all);
+  for (const auto& parameter : frozen) {
+    report += detail::report_line("frozen", parameter);
+    numbers += parameter.size();
+  }
+  return report + std::to_string(learning.size()) + " of " + std::to_string(all.size() + frozen.size()) +
+         " parameters learn, " + std::to_string(count_numbers(learning)) + " of " + std::to_string(numbers) +
+         " numbers\n";
+}
+
+/// The same for all of a layer, whose learning parameters fit one of these patterns.
+/// @throws std::invalid_argument as matching().
+template <class Layer>
+std::string training_report(Layer& layer, const std::vector<std::string>& learning = {"*"}) {
+  const auto all = parameters(layer);
+  return training_report(all, matching(all, learning), frozen_parameters(layer));
 }
 
 }  // namespace moe

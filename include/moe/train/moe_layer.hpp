@@ -46,7 +46,7 @@ void forward(const MoeLayer<R, G>& layer, const ConstMatrixRef<Scalar>& x, Matri
              MoeLayerTape<Scalar, T>& tape, ExecutorRef executor = Serial{}) {
   require_columns(x, y, layer.d_model(), "forward");
   Workspace<Scalar>& ws = tape.ws;
-  Workers workers(executor, ws.scratch, ws.numerics);
+  Workers workers(executor, ws.scratch, ws.numerics, ws.side.seed);
   ws.routing.clear();
   y.setZero();
   layer.router().route(Tokens(x, ws.side), ws.routing, workers);
@@ -71,7 +71,7 @@ void backward(const MoeLayer<R, G>& layer, const ConstMatrixRef<Scalar>& x, cons
   require_columns(d_y, d_x, layer.d_model(), "backward: d_x beside d_y");
   require_equal(x.cols(), tape.num_tokens, "backward: x.cols(), against that of forward(),");
   Workspace<Scalar>& ws = tape.ws;
-  Workers workers(executor, ws.scratch, ws.numerics);
+  Workers workers(executor, ws.scratch, ws.numerics, ws.side.seed);
   backward(layer.experts(), x, ws.plan.view(), d_y, std::as_const(tape.experts), std::span(tape.d_weight), d_x,
            gradient.experts(), workers);
   backward(layer.router(), Tokens(x, ws.side), ws.routing, std::span<const Scalar>(tape.d_weight),

@@ -39,7 +39,7 @@ template <class Layer, class G, class Tape, class Scalar = typename G::Scalar>
 void forward(const WithSharedExpert<Layer, G>& layer, const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Tape& tape,
              ExecutorRef executor = Serial{}) {
   forward(layer.layer(), x, y, tape.layer, executor);
-  Workers workers(executor, tape.workspace().scratch, tape.workspace().numerics);
+  Workers workers(executor, tape.workspace().scratch, tape.workspace().numerics, tape.workspace().side.seed);
   plan_all_to(0, x.cols(), 1, tape.shared_plan);
   layer.weigh_shared(x, tape.shared_plan.weight);
   apply(layer.shared(), x, tape.shared_plan.view(), y, tape.shared, workers);
@@ -51,7 +51,7 @@ void backward(const WithSharedExpert<Layer, G>& layer, const ConstMatrixRef<Scal
               const ConstMatrixRef<Scalar>& d_y, Tape& tape, MatrixRef<Scalar> d_x, GradientLayer& gradient,
               ExecutorRef executor = Serial{}) {
   backward(layer.layer(), x, d_y, tape.layer, d_x, gradient.layer(), executor);
-  Workers workers(executor, tape.workspace().scratch, tape.workspace().numerics);
+  Workers workers(executor, tape.workspace().scratch, tape.workspace().numerics, tape.workspace().side.seed);
   tape.d_weight.assign(std::size_t(x.cols()), Scalar(0));
   backward(layer.shared(), x, tape.shared_plan.view(), d_y, std::as_const(tape.shared), std::span(tape.d_weight), d_x,
            gradient.shared(), workers);

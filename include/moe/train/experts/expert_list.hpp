@@ -48,11 +48,11 @@ void apply(const ExpertList<E>& list, const ConstMatrixRef<Scalar>& x, const Dis
   list.apply(x, plan, y, Eigen::Map<Matrix<Scalar>>(tape.answers.data(), list.d_model(), plan.num_slots()), workers);
 }
 
-/// As backward() of a bank: experts/gated_ffn_bank.hpp.
-template <TrainableExpert E, class Scalar = typename E::Scalar>
+/// As backward() of a bank: experts/gated_ffn_bank.hpp. A Frozen list calls that of its experts with a NoGradient.
+template <TrainableExpert E, class Gradient, class Scalar = typename E::Scalar>
 void backward(const ExpertList<E>& list, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
               const ConstMatrixRef<Scalar>& d_y, const ExpertListTape<Scalar>& tape, std::span<Scalar> d_weight,
-              MatrixRef<Scalar> d_x, ExpertList<E>& gradient, Workers& workers) {
+              MatrixRef<Scalar> d_x, Gradient& gradient, Workers& workers) {
   const bool on_input = plan.weight_on == WeightOn::input;
   const Index d = list.d_model(), slots = plan.num_slots();
   const Eigen::Map<const Matrix<Scalar>> answers(tape.answers.data(), d, slots);

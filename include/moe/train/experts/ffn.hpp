@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "moe/experts/ffn.hpp"
 #include "moe/kernels/matmul.hpp"
@@ -9,6 +10,7 @@
 #include "moe/scratch.hpp"
 #include "moe/train/activation.hpp"
 #include "moe/train/kernels/add_product.hpp"
+#include "moe/train/no_gradient.hpp"
 #include "moe/types.hpp"
 
 namespace moe {
@@ -23,10 +25,10 @@ void visit_parameters(Ffn<Scalar, Act>& expert, ParameterVisitor<Scalar>& visit)
 
 /// Of y = W_out·h + b_out, h = act(a), a = W_in·x + b_in:  ∂L/∂a = W_outᵀ·∂L/∂y ⊙ act'(a), ∂L/∂x = W_inᵀ·∂L/∂a.
 /// @param d_x       (d_model × n) written
-/// @param gradient  added to
-template <class Scalar, class Act>
+/// @param gradient  an Ffn, added to; or NoGradient
+template <class Scalar, class Act, class Gradient>
 void backward(const Ffn<Scalar, Act>& expert, const ConstMatrixRef<Scalar>& x, const ConstMatrixRef<Scalar>& d_y,
-              MatrixRef<Scalar> d_x, Ffn<Scalar, Act>& gradient, Scratch& scratch) {
+              MatrixRef<Scalar> d_x, Gradient& gradient, Scratch& scratch) {
   auto hidden = scratch.matrix<Scalar>(expert.d_ff(), x.cols()),
        d_hidden = scratch.matrix<Scalar>(expert.d_ff(), x.cols());
   Scalar* const room = kernels::make_product_room<Scalar>(scratch);
@@ -42,10 +44,12 @@ void backward(const Ffn<Scalar, Act>& expert, const ConstMatrixRef<Scalar>& x, c
     d_hidden.reshaped().segment(i, n).array() *= slope(expert.act, Array(a));
     a = expert.act(Array(a)).eval();
   }
-  kernels::add_outer<Scalar>(d_y, hidden, gradient.w_out, room);
-  kernels::add_outer<Scalar>(d_hidden, x, gradient.w_in, room);
-  if (gradient.b_out.size() > 0) gradient.b_out += d_y.rowwise().sum();
-  if (gradient.b_in.size() > 0) gradient.b_in += d_hidden.rowwise().sum();
+  if constexpr (!std::is_same_v<Gradient, NoGradient<Scalar>>) {
+    kernels::add_outer<Scalar>(d_y, hidden, gradient.w_out, room);
+    kernels::add_outer<Scalar>(d_hidden, x, gradient.w_in, room);
+    if (gradient.b_out.size() > 0) gradient.b_out += d_y.rowwise().sum();
+    if (gradient.b_in.size() > 0) gradient.b_in += d_hidden.rowwise().sum();
+  }
   d_x.setZero();
   kernels::add_transposed<Scalar, Scalar>(map_of(expert.w_in), d_hidden, d_x, room);
 }

@@ -11,6 +11,7 @@
 #include "moe/train/activation.hpp"
 #include "moe/train/dispatch.hpp"
 #include "moe/train/kernels/add_product.hpp"
+#include "moe/train/no_gradient.hpp"
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
@@ -21,9 +22,13 @@ template <class Scalar>
 struct GatedFfnBankTape {
   std::vector<Scalar> gate, up;  // a slot after the other
 
-  /// Numbers between slots: whole registers and cache lines, one line more than needed, or slots
-  /// that are 4 KB long would collide in L1.
-  static Index stride(Index rows) { return kernels::round_up(rows, 16) + 16; }
+  /// Room for so many slots.
+  kernels::Kept<Scalar> keep(Index d_ff, Index num_slots) {
+    const Index stride = kernels::kept_stride(d_ff);
+    gate.resize(std::size_t(stride * num_slots));
+    up.resize(std::size_t(stride * num_slots));
+    return {gate.data(), up.data(), stride};
+  }
 };
 
 template <class W, class Act>
@@ -35,13 +40,23 @@ GatedFfnBankTape<ActivationScalar<W>> tape_of(const GatedFfnBank<W, Act>&) {
 template <class W, class Act, class Scalar = ActivationScalar<W>>
 void apply(const GatedFfnBank<W, Act>& bank, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
            MatrixRef<Scalar> y, GatedFfnBankTape<Scalar>& tape, Workers& workers) {
-  const Index stride = tape.stride(bank.d_ff());
-  tape.gate.resize(std::size_t(stride * plan.num_slots()));
-  tape.up.resize(std::size_t(stride * plan.num_slots()));
-  bank.apply(x, plan, y, workers, {tape.gate.data(), tape.up.data(), stride});
+  bank.apply(x, plan, y, workers, tape.keep(bank.d_ff(), plan.num_slots()));
 }
 
 namespace detail {
+
+/// Some numbers of each slot, (rows × num_slots).
+template <class Scalar>
+using SlotsMap = Eigen::Map<Matrix<Scalar>, Eigen::Aligned64, Eigen::OuterStride<>>;
+
+/// What is added to a backward pass where nothing lies beside the weights of a bank.
+template <class Scalar>
+struct NothingBeside {
+  using Slots = SlotsMap<Scalar>;
+  void to_hidden(const Slots&, Slots&) {}
+  void to_input(Slots&) {}
+  void add_gradients(const Slots&, const Slots&, const Slots&, const Slots&, const Slots&) {}
+};
 
 /// One backward pass of a bank. For each slot, with x what its expert has read, g = ∂L/∂(expert's answer) and
 /// h = act(a, b) of a = W_gate·x + b_gate, b = W_up·x + b_up:
@@ -56,7 +71,7 @@ class BankBackward {
   using Scalar = ActivationScalar<W>;
   static constexpr Index chunk = 64;
   using Chunk = Eigen::Array<Scalar, Eigen::Dynamic, 1, Eigen::ColMajor, chunk, 1>;  // on the stack
-  using Slots = Eigen::Map<Matrix<Scalar>, Eigen::Aligned64, Eigen::OuterStride<>>;
+  using Slots = SlotsMap<Scalar>;
   using Kept = Eigen::Map<const Matrix<Scalar>, Eigen::Unaligned, Eigen::OuterStride<>>;
 
  public:
@@ -74,14 +89,19 @@ class BankBackward {
         d_gate_(slots(bank.d_ff())),
         d_up_(slots(bank.d_ff())) {}
 
+  /// @param beside  what lies beside the weights, such as adapters
+  template <class Gradient, class Beside>
   void run(const ConstMatrixRef<Scalar>& x, const ConstMatrixRef<Scalar>& d_y, std::span<Scalar> d_weight,
-           MatrixRef<Scalar> d_x, GatedFfnBank<Scalar, Act>& gradient) {
+           MatrixRef<Scalar> d_x, Gradient& gradient, Beside&& beside) {
     if (plan_.num_slots() == 0) return;
     gather(x, d_y);
     through_down();
+    beside.to_hidden(d_out_, d_gate_);
     through_activation(d_weight);
     add_gradients(gradient);
+    beside.add_gradients(in_, hidden_, d_gate_, d_up_, d_out_);
     through_gate_and_up();
+    beside.to_input(d_in_);
     add_to_tokens(x, d_weight, d_x);
   }
 
@@ -89,13 +109,12 @@ class BankBackward {
   bool on_input() const { return plan_.weight_on == WeightOn::input; }
 
   Slots slots(Index rows) {
-    const Index stride = GatedFfnBankTape<Scalar>::stride(rows);
+    const Index stride = kernels::kept_stride(rows);
     return {workers_.shared().template array<Scalar>(stride * plan_.num_slots()), rows, plan_.num_slots(),
             Eigen::OuterStride<>(stride)};
   }
   Kept kept(const std::vector<Scalar>& numbers) const {
-    return {numbers.data(), bank_.d_ff(), plan_.num_slots(),
-            Eigen::OuterStride<>(GatedFfnBankTape<Scalar>::stride(bank_.d_ff()))};
+    return {numbers.data(), bank_.d_ff(), plan_.num_slots(), Eigen::OuterStride<>(kernels::kept_stride(bank_.d_ff()))};
   }
 
   template <class F>
@@ -166,6 +185,8 @@ class BankBackward {
     return std::upper_bound(plan_.offset.begin(), plan_.offset.end(), slot) - plan_.offset.begin() - 1;
   }
 
+  void add_gradients(NoGradient<Scalar>&) {}
+
   void add_gradients(GatedFfnBank<Scalar, Act>& gradient) {
     for_each_band(bank_.d_ff(), [&](Index e, Index slot, Index count, Index first, Index rows, Scalar* room) {
       const auto x = in_.middleCols(slot, count);
@@ -223,12 +244,13 @@ class BankBackward {
 /// @param d_y       (d_model × n_tokens) ∂L/∂y
 /// @param d_weight  ∂L/∂weight of each route; added to
 /// @param d_x       (d_model × n_tokens) ∂L/∂x; added to
-/// @param gradient  ∂L/∂ each parameter; added to
-template <class W, class Act, class Scalar = ActivationScalar<W>>
+/// @param gradient  ∂L/∂ each parameter, of a bank of the same shape, added to; or NoGradient
+template <class W, class Act, class Gradient, class Scalar = ActivationScalar<W>>
 void backward(const GatedFfnBank<W, Act>& bank, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
               const ConstMatrixRef<Scalar>& d_y, const GatedFfnBankTape<Scalar>& tape, std::span<Scalar> d_weight,
-              MatrixRef<Scalar> d_x, GatedFfnBank<Scalar, Act>& gradient, Workers& workers) {
-  detail::BankBackward<W, Act>(bank, plan, tape, workers).run(x, d_y, d_weight, d_x, gradient);
+              MatrixRef<Scalar> d_x, Gradient& gradient, Workers& workers) {
+  detail::BankBackward<W, Act>(bank, plan, tape, workers)
+      .run(x, d_y, d_weight, d_x, gradient, detail::NothingBeside<Scalar>());
 }
 
 }  // namespace moe

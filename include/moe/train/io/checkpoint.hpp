@@ -12,15 +12,25 @@
 #include "moe/experts/expert_list.hpp"
 #include "moe/experts/gated_ffn_bank.hpp"
 #include "moe/experts/joined_experts.hpp"
+#include "moe/experts/lora_bank.hpp"
 #include "moe/experts/zero_compute.hpp"
 #include "moe/io/checkpoint.hpp"
+#include "moe/io/error.hpp"
 #include "moe/moe_layer.hpp"
+#include "moe/routers/lora_router.hpp"
 #include "moe/routers/sparse_mixer.hpp"
 #include "moe/shared.hpp"
 #include "moe/train.hpp"
 #include "moe/types.hpp"
 
 namespace moe::io {
+
+/// Which adapters lie beside the parts of a layer; of rank 0, none.
+struct LoraLayerOptions {
+  LoraOptions router{.rank = 0};
+  LoraBankOptions experts{};
+  LoraBankOptions shared{.rank = 0};
+};
 
 namespace detail {
 
@@ -52,16 +62,39 @@ class TrainableLayerLoader : LayerLoader<Scalar> {
     return finish(MoeLayer(Base::top_k(), std::move(experts)));
   }
 
+  TrainableLayer<Scalar> load_with_lora(const LoraLayerOptions& options) const {
+    if (!std::holds_alternative<TopKOptions>(Base::shape_.router) || Base::shape_.num_zero_experts > 0) {
+      fail(Base::config_.file(), ": layers of ", Base::names_.model_type, " take no adapters yet");
+    }
+    return Base::with_weight_type([&]<class W>(W) {
+      if (Base::names_.layout == ExpertLayout::interleaved) {
+        return with_adapters<W>(Base::template interleaved<W>(), options);
+      }
+      return with_adapters<W>(Base::template gated<W>(), options);
+    });
+  }
+
  private:
-  /// With what stands around the sparse layer.
-  template <class L>
-  TrainableLayer<Scalar> finish(L layer) const {
+  /// With what stands around the sparse layer; shared_expert() makes the one beside it.
+  template <class L, class Shared>
+  TrainableLayer<Scalar> finish(L layer, const Shared& shared_expert) const {
     if (Base::shape_.d_ff_shared > 0) {
       return TrainableLayer<Scalar>(
-          WithSharedExpert(std::move(layer), owned(Base::template shared<Scalar>()), Base::shared_gate().transpose()));
+          WithSharedExpert(std::move(layer), shared_expert(), Base::shared_gate().transpose()));
     }
     if (!Base::has_affine_output()) return TrainableLayer<Scalar>(std::move(layer));
     return TrainableLayer<Scalar>(AffineOutput(std::move(layer), Base::output_scale(), Base::output_bias()));
+  }
+
+  template <class L>
+  TrainableLayer<Scalar> finish(L layer) const {
+    return finish(std::move(layer), [&] { return owned(Base::template shared<Scalar>()); });
+  }
+
+  template <class W, class Bank>
+  TrainableLayer<Scalar> with_adapters(Bank bank, const LoraLayerOptions& options) const {
+    return finish(MoeLayer(with_lora(Base::top_k(), options.router), with_lora(std::move(bank), options.experts)),
+                  [&] { return with_lora(Base::template shared<W>(), options.shared); });
   }
 };
 
@@ -73,6 +106,17 @@ template <class Scalar = float>
 TrainableLayer<Scalar> load_trainable_layer(const std::filesystem::path& folder, const std::string& prefix) {
   return detail::with_block(folder, prefix,
                             [](const auto&... block) { return detail::TrainableLayerLoader<Scalar>(block...).load(); });
+}
+
+/// As load_layer(), with adapters that learn beside weights that stay in the mapped file. Of a shared expert's gate
+/// there is a copy, which learns too.
+/// @throws Error as load_trainable_layer(), but for weights of other types.
+template <class Scalar = float>
+TrainableLayer<Scalar> load_lora_layer(const std::filesystem::path& folder, const std::string& prefix,
+                                       const LoraLayerOptions& options = {}) {
+  return detail::with_block(folder, prefix, [&](const auto&... block) {
+    return detail::TrainableLayerLoader<Scalar>(block...).load_with_lora(options);
+  });
 }
 
 }  // namespace moe::io

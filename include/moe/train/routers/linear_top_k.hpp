@@ -19,11 +19,11 @@ namespace moe {
 /// @param d_weight  ∂L/∂weight of each route; 0 for one that was dropped
 /// @param d_logits  (num_experts × n_tokens) ∂L/∂logits by other ways, such as losses; its own part is added
 /// @param d_x       (d_model × n_tokens) ∂L/∂x; added to
-/// @param gradient  ∂L/∂ each parameter; added to
-template <class Scalar>
+/// @param gradient  ∂L/∂ each parameter, of a router of the same shape, added to; or NoGradient
+template <class Scalar, class Gradient>
 void backward(const LinearTopK<Scalar>& router, const Tokens<Scalar>& tokens, const Routing<Scalar>& routing,
               std::span<const std::type_identity_t<Scalar>> d_weight, MatrixRef<Scalar> d_logits, MatrixRef<Scalar> d_x,
-              LinearTopK<Scalar>& gradient, Workers& workers) {
+              Gradient& gradient, Workers& workers) {
   backward(router.choice(), logits_of(routing, router.num_experts(), tokens.count()), routing, d_weight, d_logits,
            workers);
   linear_backward<Scalar>(map_of(router.weight()), tokens.x, d_logits, d_x, gradient.weight(), gradient.bias(),

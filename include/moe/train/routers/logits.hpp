@@ -31,14 +31,15 @@ void linear_backward_to_weight(const ConstMatrixRef<Scalar>& x, const ConstMatri
 }
 
 /// Through logits = W·x + bias: both, and ∂L/∂bias += Σ ∂L/∂logits.
-/// @param weight, d_weight  (num_experts × d_model)
-/// @param d_bias            (num_experts), or empty
+/// @param weight    (num_experts × d_model)
+/// @param d_weight  (num_experts × d_model), or empty for one that does not learn
+/// @param d_bias    (num_experts), or empty
 template <class Scalar>
 void linear_backward(const WeightMap<Scalar>& weight, const ConstMatrixRef<Scalar>& x,
                      const ConstMatrixRef<Scalar>& d_logits, MatrixRef<Scalar> d_x, Eigen::Map<Weight<Scalar>> d_weight,
                      Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, 1>> d_bias, Workers& workers) {
   linear_backward_to_input<Scalar>(weight, d_logits, d_x, workers);
-  linear_backward_to_weight<Scalar>(x, d_logits, d_weight, workers);
+  if (d_weight.size() > 0) linear_backward_to_weight<Scalar>(x, d_logits, d_weight, workers);
   if (d_bias.size() > 0) kernels::add_columns(d_logits, d_bias);
 }
 

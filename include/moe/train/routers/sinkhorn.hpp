@@ -15,10 +15,10 @@
 namespace moe {
 
 /// As backward() of LinearTopK: the balance decides who is chosen, which is constant.
-template <class Scalar>
+template <class Scalar, class Gradient>
 void backward(const Sinkhorn<Scalar>& router, const Tokens<Scalar>& tokens, const Routing<Scalar>& routing,
               std::span<const std::type_identity_t<Scalar>> d_weight, MatrixRef<Scalar> d_logits, MatrixRef<Scalar> d_x,
-              Sinkhorn<Scalar>& gradient, Workers& workers) {
+              Gradient& gradient, Workers& workers) {
   backward(router.choice(), logits_of(routing, router.num_experts(), tokens.count()), routing, d_weight, d_logits,
            workers);
   linear_backward<Scalar>(map_of(router.weight()), tokens.x, d_logits, d_x, gradient.weight(), {nullptr, 0}, workers);

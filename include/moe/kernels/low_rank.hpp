@@ -1,0 +1,34 @@
+/// @file  A product of low rank that is added to another one.
+#pragma once
+
+#include "moe/kernels/lanes.hpp"
+#include "moe/types.hpp"
+
+namespace moe::kernels {
+
+/// B·U, beside a product of (rows × columns): B (rows × rank) row-major, U (rank × columns) row-major.
+template <class S>
+struct LowRank {
+  const S* b = nullptr;
+  Index rank = 0;  // 0 for nothing
+  const S* u = nullptr;
+  Index u_stride = 0;
+};
+
+/// What is added to gate and up, and to the expert's answer.
+template <class S>
+struct LowRanks {
+  LowRank<S> gate, up, down;
+};
+
+/// tile[c] += (B·U)(row, column + c) for so many columns: one row of a tile.
+template <class S>
+MOE_KERNEL void add_low_rank(const LowRank<S>& added, Index row, Index column, Index columns, S* tile) {
+  for (Index k = 0; k < added.rank; ++k) {
+    const S b = added.b[row * added.rank + k];
+    const S* const u = added.u + k * added.u_stride + column;
+    for (Index c = 0; c < columns; ++c) tile[c] += b * u[c];
+  }
+}
+
+}  // namespace moe::kernels

@@ -1,0 +1,66 @@
+/// @file  What is learnt beside a matrix that stays as it is.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <string>
+
+#include "moe/check.hpp"
+#include "moe/random_number.hpp"
+#include "moe/types.hpp"
+
+namespace moe {
+
+/// y = W·x + α/rank · B·A·x, beside W (out × in). Of rank 0, it is none.
+/// Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", arXiv:2106.09685.
+template <class Scalar>
+struct Adapter {
+  Weight<Scalar> a{};  // (rank × in)
+  Weight<Scalar> b{};  // (out × rank)
+  double alpha = 1;
+
+  Index rank() const { return a.rows(); }
+
+  /// α / rank.
+  Scalar scale() const { return Scalar(alpha / double(rank())); }
+
+  /// Under the names that Hugging Face's PEFT uses.
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    visit("lora_A.weight", a);
+    visit("lora_B.weight", b);
+  }
+};
+
+/// @throws std::invalid_argument naming both numbers unless it fits beside W (out × in).
+template <class Scalar>
+void require_fit(const Adapter<Scalar>& adapter, Index out, Index in, const std::string& who) {
+  if (adapter.rank() == 0 && adapter.b.size() == 0) return;
+  require_equal(adapter.a.cols(), in, who + ": lora_A.cols()");
+  require_equal(adapter.b.rows(), out, who + ": lora_B.rows()");
+  require_equal(adapter.b.cols(), adapter.rank(), who + ": lora_B.cols()");
+}
+
+/// One that adds nothing yet: B is 0, A uniform within ±1/√in, as PEFT begins.
+/// @throws std::invalid_argument if the rank is below 0.
+template <class Scalar>
+Adapter<Scalar> make_adapter(Index out, Index in, Index rank, double alpha, std::uint64_t seed) {
+  require_between(0, rank, std::numeric_limits<Index>::max(), "LoRA: rank");
+  if (rank == 0) return {};
+  Adapter<Scalar> adapter{Weight<Scalar>(rank, in), Weight<Scalar>::Zero(out, rank), alpha};
+  for (Index i = 0; i < adapter.a.size(); ++i) {
+    adapter.a.data()[i] = static_cast<Scalar>(random_number(seed, std::uint64_t(i)) / std::sqrt(double(in)));
+  }
+  return adapter;
+}
+
+/// w += times · scale · B·A, summed in Scalar: a narrower w is rounded once.
+template <class W, class Scalar>
+void add_adapter(const Adapter<Scalar>& adapter, Scalar times, Eigen::Map<Weight<W>> w) {
+  if (adapter.rank() == 0) return;
+  const Weight<Scalar> delta = (times * adapter.scale()) * (adapter.b * adapter.a);
+  w = (w.template cast<Scalar>() + delta).template cast<W>();
+}
+
+}  // namespace moe

@@ -1,0 +1,40 @@
+/// @file  Layers with adapters as layers without.
+#pragma once
+
+#include "moe/capacity.hpp"
+#include "moe/dense.hpp"
+#include "moe/experts/lora_bank.hpp"
+#include "moe/moe_layer.hpp"
+#include "moe/routers/lora_router.hpp"
+#include "moe/shared.hpp"
+
+namespace moe {
+
+/// The same layer, router or group of experts with its adapters added into weights of its own: it computes the same, to
+/// rounding, at the cost of one that never had any. What has no adapters is copied.
+template <class Part>
+Part merged(const Part& part) {
+  return part;
+}
+
+template <class R>
+auto merged(const WithCapacity<R>& limited) {
+  return WithCapacity(merged(limited.router()), limited.options());
+}
+
+template <class R, class G>
+auto merged(const MoeLayer<R, G>& layer) {
+  return MoeLayer(merged(layer.router()), merged(layer.experts()));
+}
+
+template <class Layer, class G>
+auto merged(const WithSharedExpert<Layer, G>& layer) {
+  return WithSharedExpert(merged(layer.layer()), merged(layer.shared()), layer.gate());
+}
+
+template <class G>
+auto merged(const DenseLayer<G>& layer) {
+  return DenseLayer(merged(layer.expert()));
+}
+
+}  // namespace moe

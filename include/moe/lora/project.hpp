@@ -1,0 +1,71 @@
+/// @file  What an adapter's A makes of the tokens that it reads.
+#pragma once
+
+#include <algorithm>
+
+#include "moe/kernels/columns.hpp"
+#include "moe/kernels/products.hpp"
+#include "moe/lora/adapter.hpp"
+#include "moe/lora/dropout.hpp"
+#include "moe/scratch.hpp"
+#include "moe/types.hpp"
+
+namespace moe {
+
+/// Tokens wherever they lie, as an adapter reads them.
+template <class Scalar>
+struct TokensRead {
+  const Scalar* const* x;          // the numbers of each
+  const Index* token;              // the number of each, by which dropout knows it
+  const Scalar* factor = nullptr;  // that each is multiplied by, or null
+
+  TokensRead from(Index first) const { return {x + first, token + first, factor ? factor + first : nullptr}; }
+};
+
+/// The columns of x.
+template <class Scalar>
+TokensRead<Scalar> columns_read(const ConstMatrixRef<Scalar>& x, Scratch& scratch) {
+  auto** const numbers = scratch.array<const Scalar*>(x.cols());
+  auto* const token = scratch.array<Index>(x.cols());
+  for (Index t = 0; t < x.cols(); ++t) {
+    numbers[t] = x.data() + t * x.outerStride();
+    token[t] = t;
+  }
+  return {numbers, token};
+}
+
+/// U = scale · A · x for `count` tokens: U(k, c) = u[k · row_step + c · column_step].
+/// A token's numbers do not depend, by a single bit, on the tokens beside it.
+template <class Scalar>
+void project(const Adapter<Scalar>& adapter, const Dropout& dropout, const TokensRead<Scalar>& tokens, Index count,
+             Scalar* u, Index row_step, Index column_step, Scratch& scratch) {
+  using A = kernels::Exact<Scalar>;
+  constexpr Index at_once = 32;
+  const Index depth = adapter.a.cols();
+  const Scalar scale = adapter.scale();
+  scratch.reserve(kernels::columns_bytes<A>(depth, at_once) + std::size_t(depth) * sizeof(Scalar) +
+                  std::size_t(kernels::room_registers<A>(depth)) * sizeof(typename A::Register) +
+                  3 * Scratch::alignment);
+  auto columns = kernels::make_columns<A>(depth, at_once, /*in_blocks=*/false, scratch);
+  auto masked = scratch.matrix<Scalar>(depth, 1);
+  auto* const room = kernels::make_room<A>(depth, scratch);
+
+  for (Index first = 0; first < count; first += at_once) {
+    columns.count = std::min(at_once, count - first);
+    for (Index c = 0; c < columns.count; ++c) {
+      const auto [x, token, factor] = tokens.from(first + c);
+      if (!dropout.is_off()) dropout.copy(*token, 0, Eigen::Map<const Matrix<Scalar>>(*x, depth, 1), masked);
+      kernels::put_column<A>(dropout.is_off() ? *x : masked.data(), factor ? *factor : Scalar(1), columns, c);
+    }
+    kernels::products<A>(kernels::rows_of(map_of(adapter.a), 0, adapter.rank()), columns, room,
+                         [&](const kernels::Tile<Scalar>& tile) {
+                           for (Index r = 0; r < tile.num_rows; ++r) {
+                             for (Index c = 0; c < tile.num_columns; ++c) {
+                               u[tile.row(r) * row_step + (first + tile.column(c)) * column_step] = scale * tile(r, c);
+                             }
+                           }
+                         });
+  }
+}
+
+}  // namespace moe

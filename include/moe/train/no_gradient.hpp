@@ -1,0 +1,18 @@
+/// @file  Stands where a gradient would, of what does not learn.
+#pragma once
+
+#include "moe/types.hpp"
+
+namespace moe {
+
+/// A backward pass that finds it computes no gradient of parameters, and goes on to those of x and of weights of
+/// routes. Every part of it is one too, or empty.
+template <class Scalar>
+struct NoGradient {
+  Eigen::Map<Weight<Scalar>> weight() const { return {nullptr, 0, 0}; }
+  Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, 1>> bias() const { return {nullptr, 0}; }
+  NoGradient& operator[](Index) { return *this; }
+  NoGradient& router() { return *this; }
+};
+
+}  // namespace moe
