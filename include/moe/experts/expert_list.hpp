@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "moe/check.hpp"
+#include "moe/combine.hpp"
 #include "moe/concepts.hpp"
 #include "moe/dispatch.hpp"
 #include "moe/types.hpp"
@@ -58,13 +59,7 @@ class ExpertList {
       }
     });
 
-    workers.for_each_band(d_model(), Scratch::alignment / sizeof(Scalar), [&](Index first, Index last, Scratch&) {
-      for (Index s = 0; s < plan.num_slots(); ++s) {
-        const auto slot = std::size_t(s);
-        y.col(plan.token[slot]).segment(first, last - first) +=
-            (on_input ? Scalar(1) : plan.weight[slot]) * out.col(s).segment(first, last - first);
-      }
-    });
+    combine(out, plan, y, workers);
   }
 
   /// visit.in(number, expert) for each.

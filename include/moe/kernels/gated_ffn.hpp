@@ -178,9 +178,11 @@ MOE_KERNEL void add_turned(const S* tile, Index num_rows, Index stride, Index co
 template <class A, class S>
 void down(const WeightMap<typename A::Weight>& w_down, const Biases<S>& bias, Index first, Index last,
           const TokenBatch<A>& batch, Scratch& scratch) {
-  const auto weight_of = [&](Index c) { return batch.weight ? batch.weight[c] : S(1); };
   products<A>(rows_of(w_down, first, last), batch.hidden, make_room<A>(batch.hidden.depth, scratch),
-              [&](Index row, Index num_rows, Index column, Index columns, const S* tile, Index stride) {
+              [&](Index row, Index num_rows, Index column, Index columns, S* tile, Index stride) {
+                for (Index r = 0; bias.down && r < num_rows; ++r) {
+                  for (Index c = 0; c < columns; ++c) tile[r * stride + c] += bias.down[first + row + r];
+                }
                 if (batch.hidden.in_blocks) {
                   const S* weight = batch.weight ? batch.weight + column : nullptr;
                   detail::add_turned<panel_rows<A>>(tile, num_rows, stride, columns, weight, batch.y + column,
@@ -189,15 +191,10 @@ void down(const WeightMap<typename A::Weight>& w_down, const Biases<S>& bias, In
                 }
                 for (Index c = 0; c < columns; ++c) {
                   S* y = batch.y[column + c] + first + row;
-                  const S weight = weight_of(column + c);
+                  const S weight = batch.weight ? batch.weight[column + c] : S(1);
                   for (Index r = 0; r < num_rows; ++r) y[r] += weight * tile[r * stride + c];
                 }
               });
-  if (bias.down == nullptr) return;
-  for (Index c = 0; c < batch.count(); ++c) {
-    const S weight = weight_of(c);
-    for (Index r = first; r < last; ++r) batch.y[c][r] += weight * bias.down[r];
-  }
 }
 
 }  // namespace moe::kernels
