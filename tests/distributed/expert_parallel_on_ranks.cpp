@@ -10,6 +10,7 @@
 #include "errors.hpp"
 #include "expert_factories.hpp"
 #include "moe/any_layer.hpp"
+#include "moe/distributed/telemetry.hpp"
 #include "moe/experts/any_experts.hpp"
 #include "moe/moe_layer.hpp"
 
@@ -197,6 +198,13 @@ TEST(ExpertParallel, GoesWhereAnyGroupGoes) {
   EXPECT_TRUE(same_bits(invariant_forward(layer, x), invariant_forward(MoeLayer(router, whole), x)));
 }
 
+/// "8 on ranks 1, 2", or however many there are beside rank 0.
+std::string others_have(const std::string& value) {
+  std::string text = value + (num_ranks() == 2 ? " on rank 1" : " on ranks 1");
+  for (int rank = 2; rank < num_ranks(); ++rank) text += ", " + std::to_string(rank);
+  return text;
+}
+
 /// Token t of a rank to these experts, each with its weight.
 Routing<float> routing_of(int rank, Index num_tokens, Index num_experts) {
   if (num_tokens == 0) return {};
@@ -248,6 +256,39 @@ TEST(ExpertParallel, SendsAColumnOnceToARankHoweverManyOfItsExpertsAskForIt) {
   }
 }
 
+TEST(Telemetry, OfAllRanksIsTheSumOfEachOnes) {
+  const Index num_experts = 7, num_tokens = 20;
+  const auto add = [&](RoutingStats& stats, int rank) {
+    auto routing = routing_of(rank, num_tokens, num_experts);
+    const auto logits = random_matrix<Matrix<float>>(num_experts, num_tokens, 50 + unsigned(rank));
+    routing.logits.assign(logits.data(), logits.data() + logits.size());
+    stats.add(routing, num_tokens);
+  };
+  RoutingStats own(num_experts), all(num_experts);
+  add(own, my_rank());
+  for (int rank = 0; rank < num_ranks(); ++rank) add(all, rank);
+  merge_over_ranks(own, MPI_COMM_WORLD);
+  EXPECT_EQ(own.num_tokens(), num_ranks() * num_tokens);
+  for (Index e = 0; e < num_experts; ++e) EXPECT_EQ(own.load(e), all.load(e));
+  EXPECT_EQ(own.pairs(1, 2), all.pairs(1, 2));
+  EXPECT_EQ(own.min_margin(), all.min_margin());
+  EXPECT_NEAR(own.mean_entropy(), all.mean_entropy(), 1e-12);  // sums of double in another order
+  EXPECT_EQ(place_by_load(own, 3), place_by_load(all, 3));
+
+  RoutingStats of_others(my_rank() == 0 ? 3 : 2);
+  EXPECT_EQ(test::error_of([&] { merge_over_ranks(of_others, MPI_COMM_WORLD); }),
+            num_ranks() == 1
+                ? "no error"
+                : "merge_over_ranks: ranks disagree on stats.num_experts(): " + others_have("2") + "; 3 on rank 0");
+
+  const auto traffic = traffic_of_ranks({.calls = 1 + my_rank(), .seconds_in_experts = 0.5}, MPI_COMM_WORLD);
+  ASSERT_EQ(std::ssize(traffic), num_ranks());
+  for (int rank = 0; rank < num_ranks(); ++rank) {
+    EXPECT_EQ(traffic[std::size_t(rank)].calls, 1 + rank);
+    EXPECT_EQ(traffic[std::size_t(rank)].seconds_in_experts, 0.5);
+  }
+}
+
 /// Answers x; where told so, throws at the first token that is not zero.
 struct Fragile {
   using Scalar = float;
@@ -282,14 +323,7 @@ TEST(ExpertParallel, AnErrorOfOneRanksExpertsIsAnErrorOfAllAfterWhichTheyGoOn) {
   }
 }
 
-// Each rank throws the same. With one rank there is nobody to disagree with.
-
-std::string others_have(const std::string& value) {
-  std::string text = value + (num_ranks() == 2 ? " on rank 1" : " on ranks 1");
-  for (int rank = 2; rank < num_ranks(); ++rank) text += ", " + std::to_string(rank);
-  return text;
-}
-
+/// With one rank there is nobody to disagree with.
 std::string expected_of(const std::string& what, const std::string& of_first, const std::string& of_others,
                         bool first_is_less) {
   if (num_ranks() == 1) return "no error";
