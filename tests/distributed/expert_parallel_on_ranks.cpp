@@ -124,6 +124,43 @@ TYPED_TEST(ExpertParallelOf, AddsWhatAnyRoutingAsksForInTheOrderOfThePlan) {
   }
 }
 
+TYPED_TEST(ExpertParallelOf, HalvedNumbersOnTheWireAreRoundedTokensAndRoundedAnswers) {
+  using S = typename TestFixture::Scalar;
+  const auto rounded = [](const Matrix<S>& m) { return Matrix<S>(m.template cast<bfloat16>().template cast<S>()); };
+  const Index d_model = 17, num_experts = 5, num_tokens = tokens_of(my_rank(), 30);
+  const auto group = this->whole(d_model, num_experts);
+  const auto shared_out =
+      this->shared_out(d_model, dealt(num_experts, num_ranks()), {.chunks = 2, .wire = Wire::bfloat16});
+  const auto x = this->tokens(d_model, num_tokens);
+  for (const WeightOn weight_on : {WeightOn::output, WeightOn::input}) {
+    Routing<S> routing;
+    if (num_tokens > 0) routing = laws::random_routing<S>(num_tokens, num_experts, 3 * num_tokens, 5);
+    routing.weight_on = weight_on;
+    PlanMemory<S> memory, one_memory;
+    const auto plan = plan_dispatch(routing, num_tokens, num_experts, memory);
+    std::vector<Scratch> scratch;
+    Matrix<S> y = Matrix<S>::Zero(d_model, num_tokens), expected = y;
+    {
+      Workers workers(Serial{}, scratch, {.batch_invariant = true});
+      shared_out.apply(x, plan, y, workers);
+    }
+    for (Index e = 0; e < num_experts; ++e) {
+      for (Index s = plan.first(e); s < plan.first(e) + plan.count(e); ++s) {
+        const Index t = plan.token[std::size_t(s)];
+        const S weight = plan.weight[std::size_t(s)];
+        Routing<S> one;  // the answer of this slot alone, not weighted on the output
+        one.add(0, e, weight_on == WeightOn::input ? weight : S(1));
+        one.weight_on = weight_on;
+        Matrix<S> answer = Matrix<S>::Zero(d_model, 1);
+        Workers workers(Serial{}, scratch, {.batch_invariant = true});
+        group.apply(rounded(x.col(t)), plan_dispatch(one, 1, num_experts, one_memory), answer, workers);
+        expected.col(t) += (weight_on == WeightOn::input ? S(1) : weight) * rounded(answer);
+      }
+    }
+    EXPECT_TRUE(test::is_close(y, expected));  // the last sum may be fused or not
+  }
+}
+
 TYPED_TEST(ExpertParallelOf, WithoutInvariantNumericsEqualsOneProcessToRounding) {
   const Index d_model = 33, num_experts = 4;
   const auto router = router_for<typename TestFixture::Scalar>(d_model, num_experts, 2);
@@ -176,7 +213,7 @@ TEST(ExpertParallel, NeedsNoPlacementForContiguousBlocks) {
   held[0] = 1;
   const Index first = std::accumulate(held.begin(), held.begin() + my_rank(), Index(0));
   const Index num_experts = std::accumulate(held.begin(), held.end(), Index(0));
-  std::vector<Index> own(std::size_t(held[std::size_t(my_rank())]));
+  std::vector<Index> own(static_cast<std::size_t>(held[std::size_t(my_rank())]));
   std::iota(own.begin(), own.end(), first);
 
   const ExpertParallel group(local_group<Bank>(d_model, own), MPI_COMM_WORLD);
@@ -213,11 +250,11 @@ Routing<float> routing_of(int rank, Index num_tokens, Index num_experts) {
 
 TEST(ExpertParallel, SendsAColumnOnceToARankHoweverManyOfItsExpertsAskForIt) {
   const Index d_model = 24, num_experts = 7;
-  for (const int chunks : {1, 3}) {
+  for (const auto& [chunks, wire] : {std::pair(1, Wire::exact), {3, Wire::exact}, {1, Wire::bfloat16}}) {
     const auto placement = dealt(num_experts, num_ranks());
     Traffic traffic;
     const ExpertParallel group(local_group<Bank>(d_model, placement.experts_of(my_rank())), placement, MPI_COMM_WORLD,
-                               {.chunks = chunks, .traffic = &traffic});
+                               {.chunks = chunks, .wire = wire, .traffic = &traffic});
     for (const Index most : {0, 1, 50}) {
       Index columns = 0, answers = 0, routes = 0;
       for (int rank = 0; rank < num_ranks(); ++rank) {
@@ -232,8 +269,8 @@ TEST(ExpertParallel, SendsAColumnOnceToARankHoweverManyOfItsExpertsAskForIt) {
         }
         if (rank == my_rank()) columns = Index(to.size());
       }
-      const Index expected = 4 * d_model * (columns + answers)  // floats
-                             + 12 * routes                      // expert, column, factor
+      const Index expected = (wire == Wire::exact ? 4 : 2) * d_model * (columns + answers) +
+                             12 * routes                        // expert, column, factor
                              + 8 * chunks * (num_ranks() - 1);  // how many columns and routes
 
       const Index num_tokens = tokens_of(my_rank(), most);

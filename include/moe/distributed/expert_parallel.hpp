@@ -6,6 +6,7 @@
 #include <limits>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -30,10 +31,19 @@
 
 namespace moe::distributed {
 
+/// How numbers travel.
+enum class Wire {
+  exact,     // as they are
+  bfloat16,  // rounded (half an ulp, 2^-9 of each), tokens and answers, also those that stay on their rank
+};
+
 struct ExpertParallelOptions {
   /// A rank's tokens travel in so many parts: while the experts work on one, the next is on its way. Alike on all
   /// ranks.
   int chunks = 1;
+
+  /// Alike on all ranks.
+  Wire wire = Wire::exact;
 
   /// A rank that waits longer than this for the others says so and ends them all. More than the slowest call of the
   /// slowest rank, and whatever it does between two calls.
@@ -62,13 +72,42 @@ class ExpertParallel {
   /// @throws std::invalid_argument on all ranks, naming the values and who claims them, if ranks disagree on d_model,
   ///         Scalar or options; or if no rank holds an expert.
   ExpertParallel(std::optional<G> local, MPI_Comm comm, const ExpertParallelOptions& options = {})
-      : ExpertParallel(std::move(local), Placement{}, false, comm, options) {}
+      : ExpertParallel(std::move(local), Placement{}, comm, options) {}
 
-  /// Collective. Expert e is on rank placement.rank_of[e]; a rank's local group has its experts in ascending order.
+  /// Collective. Expert e is on rank placement.rank_of[e]; a rank's local group has its experts in ascending order. An
+  /// empty placement is none.
   /// @throws std::invalid_argument on all ranks, also if they disagree on the placement, or one of them holds another
   ///         number of experts than it says.
   ExpertParallel(std::optional<G> local, Placement placement, MPI_Comm comm, const ExpertParallelOptions& options = {})
-      : ExpertParallel(std::move(local), std::move(placement), true, comm, options) {}
+      : local_(std::move(local)), placement_(std::move(placement)), comm_(comm, options.patience), options_(options) {
+    const std::string who = "ExpertParallel";
+    const Claim claims[] = {{"d_model", local_ ? std::int64_t(local_->d_model()) : no_opinion},
+                            {"sizeof(Scalar)", sizeof(Scalar)},
+                            {"options.chunks", options_.chunks},
+                            {"options.wire", std::int64_t(options_.wire)},
+                            {"placement.num_experts()", placement_.num_experts()}};
+    d_model_ = Index(require_agreement(comm_, claims, who)[0]);
+    require(d_model_ != no_opinion, who + ": no rank holds an expert");
+    require_between(1, options_.chunks, std::numeric_limits<int>::max(), who + ": options.chunks");
+
+    const std::int64_t held[] = {num_local()};
+    const auto held_by = gather(comm_, held, "say how many experts each holds");
+    if (num_experts() > 0) {
+      require_same_placement(who);
+    } else {
+      for (int rank = 0; rank < comm_.size(); ++rank) {
+        placement_.rank_of.insert(placement_.rank_of.end(), std::size_t(held_by[std::size_t(rank)]), rank);
+      }
+    }
+    for (int rank = 0; rank < comm_.size(); ++rank) {
+      experts_of_.push_back(placement_.experts_of(rank));
+      require_equal(held_by[std::size_t(rank)], std::ssize(experts_of_.back()),
+                    who + ": experts held by rank " + std::to_string(rank));
+    }
+    require_between(1, num_experts(), std::numeric_limits<std::int32_t>::max(), who + ": experts of all ranks");
+    column_ = column_type(d_model_ * bytes_of_number());
+    order_ = column_type(sizeof(Order<Scalar>));
+  }
 
   Index d_model() const { return d_model_; }
   Index num_experts() const { return placement_.num_experts(); }
@@ -79,59 +118,7 @@ class ExpertParallel {
   /// @throws what this rank's experts throw; std::runtime_error if those of another rank throw, or MPI fails.
   void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
              Workers& workers) const {
-    Stopwatch stopwatch;
-    Scratch& scratch = workers.shared();
-    const auto out = address(plan, experts_of_, x.cols(), options_.chunks, scratch);
-    const Parcels in = exchange_parcels(out.parcels, scratch);
-    const Order<Scalar>* const orders = exchange_orders(out, in, scratch);
-
-    auto sent = scratch.matrix<Scalar>(d_model(), out.parcels.total().columns);
-    auto columns = scratch.matrix<Scalar>(d_model(), in.total().columns);
-    auto tokens = scratch.matrix<Scalar>(d_model(), in.total().slots);  // a column for each of the orders
-    auto answered = scratch.matrix<Scalar>(d_model(), in.total().slots);
-    auto answers = scratch.matrix<Scalar>(d_model(), out.parcels.total().slots);
-    auto* const tokens_travel = scratch.array<MPI_Request>(options_.chunks);
-    auto* const answers_travel = scratch.array<MPI_Request>(options_.chunks);
-
-    const auto send_tokens = [&](int chunk) {
-      workers.for_each(comm_.size(), [&](Index rank, Scratch&) {
-        const int first = out.parcels.first(int(rank), chunk).columns;
-        for (int i = first; i < first + out.parcels(int(rank), chunk).columns; ++i) sent.col(i) = x.col(out.token[i]);
-      });
-      tokens_travel[chunk] =
-          start_exchange(comm_, *column_, sent.data(), out.parcels.counts(&Parcel::columns, chunk, scratch),
-                         columns.data(), in.counts(&Parcel::columns, chunk, scratch));
-    };
-    const auto answer = [&](int chunk) {
-      workers.for_each(comm_.size(), [&](Index rank, Scratch&) {
-        const Parcel& first = in.first(int(rank), chunk);
-        for (int i = first.slots; i < first.slots + in(int(rank), chunk).slots; ++i) {
-          tokens.col(i) = columns.col(first.columns + orders[i].column);
-          answered.col(i).setZero();
-        }
-      });
-      const auto plan_here = plan_orders(in, orders, chunk, num_local(), scratch);
-      if (local_) local_->apply(tokens, plan_here, answered, workers);
-    };
-    const auto send_answers = [&](int chunk) {
-      answers_travel[chunk] =
-          start_exchange(comm_, *column_, answered.data(), in.counts(&Parcel::slots, chunk, scratch), answers.data(),
-                         out.parcels.counts(&Parcel::slots, chunk, scratch));
-    };
-
-    SharedError error(comm_);
-    send_tokens(0);
-    for (int chunk = 0; chunk < options_.chunks; ++chunk) {
-      if (chunk + 1 < options_.chunks) send_tokens(chunk + 1);  // to travel while the experts work
-      comm_.wait(tokens_travel[chunk], "exchange tokens");
-      stopwatch.in_experts([&] { error.run([&] { answer(chunk); }); });
-      send_answers(chunk);
-    }
-    error.ask();
-    for (int chunk = 0; chunk < options_.chunks; ++chunk) comm_.wait(answers_travel[chunk], "exchange answers");
-    error.rethrow();
-    combine(answers, plan, y, workers, out.place);
-    if (options_.traffic) *options_.traffic += traffic(out.parcels, in, stopwatch);
+    options_.wire == Wire::exact ? apply_over<Scalar>(x, plan, y, workers) : apply_over<bfloat16>(x, plan, y, workers);
   }
 
  private:
@@ -157,37 +144,6 @@ class ExpertParallel {
     double experts_ = 0;
   };
 
-  ExpertParallel(std::optional<G> local, Placement placement, bool is_placed, MPI_Comm comm,
-                 const ExpertParallelOptions& options)
-      : local_(std::move(local)), placement_(std::move(placement)), comm_(comm, options.patience), options_(options) {
-    const std::string who = "ExpertParallel";
-    const Claim claims[] = {{"d_model", local_ ? std::int64_t(local_->d_model()) : no_opinion},
-                            {"sizeof(Scalar)", sizeof(Scalar)},
-                            {"options.chunks", options_.chunks},
-                            {"placement.num_experts()", placement_.num_experts()}};
-    d_model_ = Index(require_agreement(comm_, claims, who)[0]);
-    require(d_model_ != no_opinion, who + ": no rank holds an expert");
-    require_between(1, options_.chunks, std::numeric_limits<int>::max(), who + ": options.chunks");
-
-    const std::int64_t held[] = {num_local()};
-    const auto held_by = gather(comm_, held, "say how many experts each holds");
-    if (is_placed) {
-      require_same_placement(who);
-    } else {
-      for (int rank = 0; rank < comm_.size(); ++rank) {
-        placement_.rank_of.insert(placement_.rank_of.end(), std::size_t(held_by[std::size_t(rank)]), rank);
-      }
-    }
-    for (int rank = 0; rank < comm_.size(); ++rank) {
-      experts_of_.push_back(placement_.experts_of(rank));
-      require_equal(held_by[std::size_t(rank)], std::ssize(experts_of_.back()),
-                    who + ": experts held by rank " + std::to_string(rank));
-    }
-    require_between(1, num_experts(), std::numeric_limits<std::int32_t>::max(), who + ": experts of all ranks");
-    column_ = column_type(d_model_ * Index(sizeof(Scalar)));
-    order_ = column_type(sizeof(Order<Scalar>));
-  }
-
   void require_same_placement(const std::string& who) const {
     std::vector<Claim> claims;
     for (Index e = 0; e < num_experts(); ++e) {
@@ -198,6 +154,87 @@ class ExpertParallel {
   }
 
   Index num_local() const { return local_ ? Index(local_->num_experts()) : 0; }
+
+  Index bytes_of_number() const { return options_.wire == Wire::exact ? sizeof(Scalar) : sizeof(bfloat16); }
+
+  /// Memory for what `columns` hold as To: their own, if they do already.
+  template <class To, class Map>
+  static auto room_for(Map& columns, Scratch& scratch) {
+    if constexpr (std::is_same_v<typename Map::Scalar, To>) {
+      return Map(columns.data(), columns.rows(), columns.cols());
+    } else {
+      return scratch.matrix<To>(columns.rows(), columns.cols());
+    }
+  }
+
+  /// Fills that memory with the slots of a chunk.
+  template <class From, class To>
+  static void convert(const From& from, To& to, const Parcels& parcels, int chunk, Workers& workers) {
+    if constexpr (!std::is_same_v<From, To>) {
+      parcels.for_each(&Parcel::slots, chunk, workers,
+                       [&](Parcel, int i) { to.col(i) = from.col(i).template cast<typename To::Scalar>(); });
+    }
+  }
+
+  /// apply(), where T travels.
+  template <class T>
+  void apply_over(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
+                  Workers& workers) const {
+    Stopwatch stopwatch;
+    Scratch& scratch = workers.shared();
+    const auto out = address(plan, experts_of_, x.cols(), options_.chunks, scratch);
+    const Parcels in = exchange_parcels(out.parcels, scratch);
+    const Order<Scalar>* const orders = exchange_orders(out, in, scratch);
+
+    auto sent = scratch.matrix<T>(d_model(), out.parcels.total().columns);
+    auto received = scratch.matrix<T>(d_model(), in.total().columns);
+    auto tokens = scratch.matrix<Scalar>(d_model(), in.total().slots);  // a column for each of the orders
+    auto answers = scratch.matrix<Scalar>(d_model(), in.total().slots);
+    auto sent_back = room_for<T>(answers, scratch);
+    auto received_back = scratch.matrix<T>(d_model(), out.parcels.total().slots);
+    auto answers_to_own = room_for<Scalar>(received_back, scratch);
+    auto* const tokens_travel = scratch.array<MPI_Request>(options_.chunks);
+    auto* const answers_travel = scratch.array<MPI_Request>(options_.chunks);
+
+    const auto send_tokens = [&](int chunk) {
+      out.parcels.for_each(&Parcel::columns, chunk, workers,
+                           [&](Parcel, int i) { sent.col(i) = x.col(out.token[i]).template cast<T>(); });
+      tokens_travel[chunk] =
+          start_exchange(comm_, *column_, sent.data(), out.parcels.counts(&Parcel::columns, chunk, scratch),
+                         received.data(), in.counts(&Parcel::columns, chunk, scratch));
+    };
+    const auto run_experts = [&](int chunk) {
+      in.for_each(&Parcel::slots, chunk, workers, [&](Parcel first, int i) {
+        tokens.col(i) = received.col(first.columns + orders[i].column).template cast<Scalar>();
+        answers.col(i).setZero();
+      });
+      const auto plan_here = plan_orders(in, orders, chunk, num_local(), scratch);
+      if (local_) local_->apply(tokens, plan_here, answers, workers);
+    };
+    const auto send_answers = [&](int chunk) {
+      convert(answers, sent_back, in, chunk, workers);
+      answers_travel[chunk] =
+          start_exchange(comm_, *column_, sent_back.data(), in.counts(&Parcel::slots, chunk, scratch),
+                         received_back.data(), out.parcels.counts(&Parcel::slots, chunk, scratch));
+    };
+
+    SharedError error(comm_);
+    send_tokens(0);
+    for (int chunk = 0; chunk < options_.chunks; ++chunk) {
+      if (chunk + 1 < options_.chunks) send_tokens(chunk + 1);  // to travel while the experts work
+      comm_.wait(tokens_travel[chunk], "exchange tokens");
+      stopwatch.in_experts([&] { error.run([&] { run_experts(chunk); }); });
+      send_answers(chunk);
+    }
+    error.ask();
+    for (int chunk = 0; chunk < options_.chunks; ++chunk) {
+      comm_.wait(answers_travel[chunk], "exchange answers");
+      convert(received_back, answers_to_own, out.parcels, chunk, workers);
+    }
+    error.rethrow();
+    combine(answers_to_own, plan, y, workers, out.place);
+    if (options_.traffic) *options_.traffic += traffic(out.parcels, in, stopwatch);
+  }
 
   Parcels exchange_parcels(const Parcels& out, Scratch& scratch) const {
     const Parcels in(comm_.size(), options_.chunks, scratch);
@@ -229,7 +266,7 @@ class ExpertParallel {
         orders += out(rank, chunk).slots;
       }
     }
-    sum.bytes = (sum.columns + sum.answers) * d_model_ * Index(sizeof(Scalar)) + orders * Index(sizeof(Order<Scalar>)) +
+    sum.bytes = (sum.columns + sum.answers) * d_model_ * bytes_of_number() + orders * Index(sizeof(Order<Scalar>)) +
                 Index(comm_.size() - 1) * options_.chunks * Index(sizeof(Parcel));
     return sum;
   }

@@ -11,6 +11,7 @@
 #include "moe/distributed/exchange.hpp"
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
+#include "moe/workers.hpp"
 
 namespace moe::distributed {
 
@@ -51,6 +52,15 @@ class Parcels {
       require_between(0, slots, std::numeric_limits<int>::max(), "ExpertParallel: routes to one rank");
       first_[i + 1] = {first_[i].columns + parcels_[i].columns, int(slots)};
     }
+  }
+
+  /// use(first of its parcel, i) for each of the columns or slots of one chunk.
+  template <class F>
+  void for_each(int Parcel::*what, int chunk, Workers& workers, const F& use) const {
+    workers.for_each(num_ranks_, [&](Index rank, Scratch&) {
+      const Parcel& begin = first(int(rank), chunk);
+      for (int i = begin.*what; i < begin.*what + (*this)(int(rank), chunk).*what; ++i) use(begin, i);
+    });
   }
 
   /// Parcel::columns or Parcel::slots of one chunk.
