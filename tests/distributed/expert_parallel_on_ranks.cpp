@@ -4,6 +4,7 @@
 #include <set>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 
 #include "distributed/measured_bytes.hpp"
 #include "distributed/ranks.hpp"
@@ -161,6 +162,28 @@ TYPED_TEST(ExpertParallelOf, HalvedNumbersOnTheWireAreRoundedTokensAndRoundedAns
   }
 }
 
+TYPED_TEST(ExpertParallelOf, SumsOfRanksAreEqualToRounding) {
+  using S = typename TestFixture::Scalar;
+  const Index d_model = 17, num_experts = 7;
+  for (const WeightOn weight_on : {WeightOn::output, WeightOn::input}) {
+    const auto router = router_for<S>(d_model, num_experts, 4, weight_on);
+    const MoeLayer whole(router, this->whole(d_model, num_experts));
+    for (const int chunks : {1, 3}) {
+      const MoeLayer layer(router, this->shared_out(d_model, dealt(num_experts, num_ranks()),
+                                                    {.chunks = chunks, .answers = Answers::summed}));
+      for (const Index most : {0, 1, 40}) {
+        const auto x = this->tokens(d_model, tokens_of(my_rank(), most));
+        const auto y = invariant_forward(layer, x), expected = invariant_forward(whole, x);
+        EXPECT_TRUE(test::is_close(y, expected)) << chunks << " chunks, " << x.cols() << " tokens";
+        EXPECT_TRUE(same_bits(invariant_forward(layer, x, OpenMp(3)), y));
+        if (num_ranks() == 1) {
+          EXPECT_TRUE(same_bits(y, expected)) << "one sum in one order";
+        }
+      }
+    }
+  }
+}
+
 TYPED_TEST(ExpertParallelOf, WithoutInvariantNumericsEqualsOneProcessToRounding) {
   const Index d_model = 33, num_experts = 4;
   const auto router = router_for<typename TestFixture::Scalar>(d_model, num_experts, 2);
@@ -250,27 +273,32 @@ Routing<float> routing_of(int rank, Index num_tokens, Index num_experts) {
 
 TEST(ExpertParallel, SendsAColumnOnceToARankHoweverManyOfItsExpertsAskForIt) {
   const Index d_model = 24, num_experts = 7;
-  for (const auto& [chunks, wire] : {std::pair(1, Wire::exact), {3, Wire::exact}, {1, Wire::bfloat16}}) {
+  const auto each = Answers::each, summed = Answers::summed;
+  for (const auto& [chunks, wire, come_back] : {std::tuple(1, Wire::exact, each),
+                                                {3, Wire::exact, each},
+                                                {1, Wire::bfloat16, each},
+                                                {1, Wire::exact, summed}}) {
     const auto placement = dealt(num_experts, num_ranks());
     Traffic traffic;
     const ExpertParallel group(local_group<Bank>(d_model, placement.experts_of(my_rank())), placement, MPI_COMM_WORLD,
-                               {.chunks = chunks, .wire = wire, .traffic = &traffic});
+                               {.chunks = chunks, .wire = wire, .answers = come_back, .traffic = &traffic});
     for (const Index most : {0, 1, 50}) {
       Index columns = 0, answers = 0, routes = 0;
       for (int rank = 0; rank < num_ranks(); ++rank) {
         const auto routing = routing_of(rank, tokens_of(rank, most), num_experts);
         std::set<std::pair<Index, int>> to;  // (token, rank) that rank sends
+        std::set<Index> asked;               // tokens of that rank that this one answers
         for (std::size_t r = 0; r < routing.token.size(); ++r) {
           const int holder = placement.rank_of[std::size_t(routing.expert[r])];
           if (holder == rank) continue;
           to.insert({routing.token[r], holder});
           if (rank == my_rank()) ++routes;
-          if (holder == my_rank()) ++answers;
+          if (holder == my_rank() && (come_back == each || asked.insert(routing.token[r]).second)) ++answers;
         }
         if (rank == my_rank()) columns = Index(to.size());
       }
       const Index expected = (wire == Wire::exact ? 4 : 2) * d_model * (columns + answers) +
-                             12 * routes                        // expert, column, factor
+                             16 * routes                        // expert, column, factor, weight
                              + 8 * chunks * (num_ranks() - 1);  // how many columns and routes
 
       const Index num_tokens = tokens_of(my_rank(), most);
@@ -377,6 +405,14 @@ TEST(ExpertParallel, ToldOnEveryRankThatTheyDisagree) {
   EXPECT_EQ(
       test::error_of([&] { ExpertParallel(*local_group<Bank>(4, own), MPI_COMM_WORLD, {.chunks = is_first ? 1 : 2}); }),
       expected_of("options.chunks", "1", "2", true));
+  EXPECT_EQ(test::error_of([&] {
+              ExpertParallel(*local_group<Bank>(4, own), MPI_COMM_WORLD,
+                             {.wire = is_first ? Wire::bfloat16 : Wire::exact,
+                              .answers = is_first ? Answers::each : Answers::summed});
+            }),
+            num_ranks() == 1 ? "no error"
+                             : expected_of("options.wire", "1", "0", false) +
+                                   ", and on options.answers: 0 on rank 0; " + others_have("1"));
   EXPECT_EQ(test::error_of([&] {
               ExpertParallel(*local_group<Bank>(4, own), place_in_blocks(num_ranks() + (is_first ? 1 : 0), num_ranks()),
                              MPI_COMM_WORLD);

@@ -37,6 +37,13 @@ enum class Wire {
   bfloat16,  // rounded (half an ulp, 2^-9 of each), tokens and answers, also those that stay on their rank
 };
 
+/// What travels back to a token's rank.
+enum class Answers {
+  each,    // every expert's, to be added at home
+  summed,  // weight · answer, summed over the experts of a rank: fewer, but sums round otherwise than those of one
+           // process
+};
+
 struct ExpertParallelOptions {
   /// A rank's tokens travel in so many parts: while the experts work on one, the next is on its way. Alike on all
   /// ranks.
@@ -44,6 +51,9 @@ struct ExpertParallelOptions {
 
   /// Alike on all ranks.
   Wire wire = Wire::exact;
+
+  /// Alike on all ranks.
+  Answers answers = Answers::each;
 
   /// A rank that waits longer than this for the others says so and ends them all. More than the slowest call of the
   /// slowest rank, and whatever it does between two calls.
@@ -85,6 +95,7 @@ class ExpertParallel {
                             {"sizeof(Scalar)", sizeof(Scalar)},
                             {"options.chunks", options_.chunks},
                             {"options.wire", std::int64_t(options_.wire)},
+                            {"options.answers", std::int64_t(options_.answers)},
                             {"placement.num_experts()", placement_.num_experts()}};
     d_model_ = Index(require_agreement(comm_, claims, who)[0]);
     require(d_model_ != no_opinion, who + ": no rank holds an expert");
@@ -159,19 +170,20 @@ class ExpertParallel {
 
   /// Memory for what `columns` hold as To: their own, if they do already.
   template <class To, class Map>
-  static auto room_for(Map& columns, Scratch& scratch) {
+  static auto room_for(const Map& columns, Scratch& scratch) {
     if constexpr (std::is_same_v<typename Map::Scalar, To>) {
-      return Map(columns.data(), columns.rows(), columns.cols());
+      return Map(columns);
     } else {
       return scratch.matrix<To>(columns.rows(), columns.cols());
     }
   }
 
-  /// Fills that memory with the slots of a chunk.
+  /// Fills that memory with what comes back in a chunk.
   template <class From, class To>
-  static void convert(const From& from, To& to, const Parcels& parcels, int chunk, Workers& workers) {
+  static void convert(const From& from, To& to, const Parcels& parcels, int Parcel::*back, int chunk,
+                      Workers& workers) {
     if constexpr (!std::is_same_v<From, To>) {
-      parcels.for_each(&Parcel::slots, chunk, workers,
+      parcels.for_each(back, chunk, workers,
                        [&](Parcel, int i) { to.col(i) = from.col(i).template cast<typename To::Scalar>(); });
     }
   }
@@ -185,13 +197,17 @@ class ExpertParallel {
     const auto out = address(plan, experts_of_, x.cols(), options_.chunks, scratch);
     const Parcels in = exchange_parcels(out.parcels, scratch);
     const Order<Scalar>* const orders = exchange_orders(out, in, scratch);
+    const bool summed = options_.answers == Answers::summed;
+    const auto back = summed ? &Parcel::columns : &Parcel::slots;
 
     auto sent = scratch.matrix<T>(d_model(), out.parcels.total().columns);
     auto received = scratch.matrix<T>(d_model(), in.total().columns);
-    auto tokens = scratch.matrix<Scalar>(d_model(), in.total().slots);  // a column for each of the orders
+    auto* const column_of = scratch.array<Index>(in.total().slots);     // of each order, among those received
+    auto tokens = scratch.matrix<Scalar>(d_model(), in.total().slots);  // of each order
     auto answers = scratch.matrix<Scalar>(d_model(), in.total().slots);
-    auto sent_back = room_for<T>(answers, scratch);
-    auto received_back = scratch.matrix<T>(d_model(), out.parcels.total().slots);
+    auto sums = scratch.matrix<Scalar>(d_model(), summed ? in.total().columns : 0);
+    auto sent_back = room_for<T>(summed ? sums : answers, scratch);
+    auto received_back = scratch.matrix<T>(d_model(), out.parcels.total().*back);
     auto answers_to_own = room_for<Scalar>(received_back, scratch);
     auto* const tokens_travel = scratch.array<MPI_Request>(options_.chunks);
     auto* const answers_travel = scratch.array<MPI_Request>(options_.chunks);
@@ -205,17 +221,20 @@ class ExpertParallel {
     };
     const auto run_experts = [&](int chunk) {
       in.for_each(&Parcel::slots, chunk, workers, [&](Parcel first, int i) {
-        tokens.col(i) = received.col(first.columns + orders[i].column).template cast<Scalar>();
+        column_of[i] = first.columns + orders[i].column;
+        tokens.col(i) = received.col(column_of[i]).template cast<Scalar>();
         answers.col(i).setZero();
       });
       const auto plan_here = plan_orders(in, orders, chunk, num_local(), scratch);
       if (local_) local_->apply(tokens, plan_here, answers, workers);
+      if (!summed) return;
+      in.for_each(&Parcel::columns, chunk, workers, [&](Parcel, int i) { sums.col(i).setZero(); });
+      combine(answers, plan_sums(plan_here, orders, column_of, scratch), sums, workers, plan_here.token.data());
     };
     const auto send_answers = [&](int chunk) {
-      convert(answers, sent_back, in, chunk, workers);
-      answers_travel[chunk] =
-          start_exchange(comm_, *column_, sent_back.data(), in.counts(&Parcel::slots, chunk, scratch),
-                         received_back.data(), out.parcels.counts(&Parcel::slots, chunk, scratch));
+      convert(summed ? sums : answers, sent_back, in, back, chunk, workers);
+      answers_travel[chunk] = start_exchange(comm_, *column_, sent_back.data(), in.counts(back, chunk, scratch),
+                                             received_back.data(), out.parcels.counts(back, chunk, scratch));
     };
 
     SharedError error(comm_);
@@ -229,11 +248,15 @@ class ExpertParallel {
     error.ask();
     for (int chunk = 0; chunk < options_.chunks; ++chunk) {
       comm_.wait(answers_travel[chunk], "exchange answers");
-      convert(received_back, answers_to_own, out.parcels, chunk, workers);
+      convert(received_back, answers_to_own, out.parcels, back, chunk, workers);
     }
     error.rethrow();
-    combine(answers_to_own, plan, y, workers, out.place);
-    if (options_.traffic) *options_.traffic += traffic(out.parcels, in, stopwatch);
+    if (summed) {
+      combine(answers_to_own, plan_columns(out), y, workers);
+    } else {
+      combine(answers_to_own, plan, y, workers, out.place);
+    }
+    if (options_.traffic) *options_.traffic += traffic(out.parcels, in, back, stopwatch);
   }
 
   Parcels exchange_parcels(const Parcels& out, Scratch& scratch) const {
@@ -256,13 +279,13 @@ class ExpertParallel {
     return orders;
   }
 
-  Traffic traffic(const Parcels& out, const Parcels& in, const Stopwatch& stopwatch) const {
+  Traffic traffic(const Parcels& out, const Parcels& in, int Parcel::*back, const Stopwatch& stopwatch) const {
     Traffic sum{.calls = 1, .seconds_in_experts = stopwatch.experts(), .seconds_in_exchange = stopwatch.exchange()};
     Index orders = 0;
     for (int rank = 0; rank < comm_.size(); ++rank) {
       for (int chunk = 0; rank != comm_.rank() && chunk < options_.chunks; ++chunk) {
         sum.columns += out(rank, chunk).columns;
-        sum.answers += in(rank, chunk).slots;
+        sum.answers += in(rank, chunk).*back;
         orders += out(rank, chunk).slots;
       }
     }

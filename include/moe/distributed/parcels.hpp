@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <vector>
@@ -89,12 +90,13 @@ class Parcels {
   Parcel* first_;
 };
 
-/// What a slot asks of the rank that holds its expert: expert(factor · column).
+/// What a slot asks of the rank that holds its expert: expert(factor · column), which counts for `weight` in a sum.
 template <class Scalar>
 struct Order {
   std::int32_t expert;  // as that rank numbers its own
   std::int32_t column;  // of its parcel
-  Scalar factor;        // the route's weight where it counts on the input, else 1
+  Scalar factor;        // the route's weight where that counts on the input, else 1
+  Scalar weight;        // the route's weight where that counts on the output, else 1
 };
 
 /// A plan, addressed: a view of memory in a scratch.
@@ -152,12 +154,22 @@ Outgoing<Scalar> address(const DispatchPlan<Scalar>& plan, const std::vector<std
         out.token[first.columns + column_of[t]] = t;
       }
       const int place = first.slots + full.slots++;
-      out.orders[place] = {expert, column_of[t],
-                           plan.weight_on == WeightOn::input ? plan.weight[std::size_t(s)] : Scalar(1)};
+      const Scalar weight = plan.weight[std::size_t(s)];
+      out.orders[place] = plan.weight_on == WeightOn::input ? Order<Scalar>{expert, column_of[t], weight, 1}
+                                                            : Order<Scalar>{expert, column_of[t], 1, weight};
       out.place[s] = place;
     });
   }
   return out;
+}
+
+/// Where the sums of ranks belong: each to the token whose column was sent.
+template <class Scalar>
+DispatchPlan<Scalar> plan_columns(const Outgoing<Scalar>& out) {
+  DispatchPlan<Scalar> plan;
+  plan.token = {out.token, std::size_t(out.parcels.total().columns)};
+  plan.weight_on = WeightOn::input;  // weighted already
+  return plan;
 }
 
 /// The orders of one chunk from all ranks, grouped by expert; inside an expert rank by rank, each in its own order. The
@@ -187,6 +199,23 @@ DispatchPlan<Scalar> plan_orders(const Parcels& parcels, const Order<Scalar>* or
   });
   const auto size = std::size_t(slots);
   return {{offset, std::size_t(num_experts) + 1}, {token, size}, {weight, size}, {token, size}, WeightOn::input};
+}
+
+/// Where the answers to planned orders are summed: weight · answer into the column that each order is of.
+template <class Scalar>
+DispatchPlan<Scalar> plan_sums(DispatchPlan<Scalar> planned, const Order<Scalar>* orders, const Index* column_of,
+                               Scratch& scratch) {
+  const auto slots = planned.token.size();
+  auto* const column = scratch.array<Index>(planned.num_slots());
+  auto* const weight = scratch.array<Scalar>(planned.num_slots());
+  for (std::size_t s = 0; s < slots; ++s) {
+    column[s] = column_of[planned.token[s]];
+    weight[s] = orders[planned.token[s]].weight;
+  }
+  planned.token = {column, slots};
+  planned.weight = {weight, slots};
+  planned.weight_on = WeightOn::output;
+  return planned;
 }
 
 }  // namespace moe::distributed
