@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <span>
 #include <stdexcept>
@@ -22,7 +23,7 @@ struct Claim {
 };
 
 /// A rank that has nothing to say of it.
-inline constexpr std::int64_t no_opinion = -1;
+inline constexpr std::int64_t no_opinion = std::numeric_limits<std::int64_t>::min();
 
 /// Collective. Every rank's values: those of rank r are [r · values.size(), (r + 1) · values.size()).
 inline std::vector<std::int64_t> gather(const Communicator& comm, std::span<const std::int64_t> values,

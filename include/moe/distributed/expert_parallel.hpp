@@ -40,8 +40,7 @@ enum class Wire {
 /// What travels back to a token's rank.
 enum class Answers {
   each,    // every expert's, to be added at home
-  summed,  // weight · answer, summed over the experts of a rank: fewer, but sums round otherwise than those of one
-           // process
+  summed,  // weight · answer, summed over a rank's experts: fewer, but not the bits of one process
 };
 
 struct ExpertParallelOptions {
@@ -99,7 +98,7 @@ class ExpertParallel {
                             {"placement.num_experts()", placement_.num_experts()}};
     d_model_ = Index(require_agreement(comm_, claims, who)[0]);
     require(d_model_ != no_opinion, who + ": no rank holds an expert");
-    require_between(1, options_.chunks, std::numeric_limits<int>::max(), who + ": options.chunks");
+    require_between(1, options_.chunks, most_chunks, who + ": options.chunks");
 
     const std::int64_t held[] = {num_local()};
     const auto held_by = gather(comm_, held, "say how many experts each holds");
@@ -154,6 +153,8 @@ class ExpertParallel {
     Clock::time_point start_ = Clock::now();
     double experts_ = 0;
   };
+
+  static constexpr int most_chunks = 1024;  // times ranks is an int
 
   void require_same_placement(const std::string& who) const {
     std::vector<Claim> claims;
