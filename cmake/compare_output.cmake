@@ -1,4 +1,5 @@
-# Runs PROGRAM; its output must be, to the letter, what the comment `/* Output: … */` that closes SOURCE says.
+# Runs LAUNCH (words with blanks between them, or nothing) PROGRAM; its output must be, to the letter, what the comment
+# `/* Output: … */` that closes SOURCE says.
 file(READ ${SOURCE} text)
 string(FIND "${text}" "\n/* Output:\n" start REVERSE)
 string(FIND "${text}" "*/" end REVERSE)
@@ -9,7 +10,8 @@ math(EXPR start "${start} + 12")
 math(EXPR length "${end} - ${start}")
 string(SUBSTRING "${text}" ${start} ${length} expected)
 
-execute_process(COMMAND ${PROGRAM} OUTPUT_VARIABLE printed RESULT_VARIABLE result)
+separate_arguments(LAUNCH)
+execute_process(COMMAND ${LAUNCH} ${PROGRAM} OUTPUT_VARIABLE printed RESULT_VARIABLE result)
 if(NOT result STREQUAL "0")
   message("${printed}")
   message(FATAL_ERROR "${PROGRAM} ended with ${result}")

@@ -67,6 +67,18 @@ function(moe_find_json)
   endif()
 endfunction()
 
+# MPI is the machine's, never downloaded: without it our own programs go without moe::distributed.
+function(moe_find_mpi)
+  set(MPI_CXX_SKIP_MPICXX TRUE)  # C++ bindings, which MPI has given up
+  find_package(MPI QUIET COMPONENTS CXX)
+  if(NOT TARGET MPI::MPI_CXX)
+    if(MOE_DISTRIBUTED)
+      moe_missing("MPI" libopenmpi-dev "MOE_DISTRIBUTED is on.")
+    endif()
+    message(STATUS "MPI is not installed: experts on many ranks are left out (libopenmpi-dev)")
+  endif()
+endfunction()
+
 function(moe_find_cli11)
   find_package(CLI11 QUIET)
   if(NOT TARGET CLI11::CLI11)

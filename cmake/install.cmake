@@ -1,4 +1,5 @@
-# After `cmake --install`, find_package(moe) gives moe::moe; find_package(moe COMPONENTS io) gives moe::io as well.
+# After `cmake --install`, find_package(moe) gives moe::moe; find_package(moe COMPONENTS io distributed) gives
+# moe::io and moe::distributed as well.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 set(config_dir ${CMAKE_INSTALL_LIBDIR}/cmake/moe)

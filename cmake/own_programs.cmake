@@ -38,12 +38,24 @@ if(MOE_MACHINE_HAS_AVX512)
   target_compile_options(moe_avx2 INTERFACE -mavx2 -mfma -mf16c)
 endif()
 
+# mpirun for tests: as root where need be, more ranks than cores.
+if(TARGET moe::distributed)
+  set(MOE_MPIRUN ${MPIEXEC_EXECUTABLE})
+  execute_process(COMMAND ${MPIEXEC_EXECUTABLE} --version OUTPUT_VARIABLE version ERROR_VARIABLE version)
+  if(version MATCHES "Open MPI|OpenRTE")
+    set(MOE_IS_OPEN_MPI TRUE)
+    list(APPEND MOE_MPIRUN --allow-run-as-root --oversubscribe)
+  endif()
+endif()
+
 # A test that runs a program in the project's folder and compares its output with the closing comment of its source:
 #   /* Output:
 #   one token went to expert 3
 #   */
+# Further arguments launch it: mpirun -n 4.
 function(moe_add_output_test test target source)
-  add_test(NAME ${test} COMMAND ${CMAKE_COMMAND} -D PROGRAM=$<TARGET_FILE:${target}> -D SOURCE=${source}
+  string(REPLACE ";" " " launch "${ARGN}")
+  add_test(NAME ${test} COMMAND ${CMAKE_COMMAND} -D LAUNCH=${launch} -D PROGRAM=$<TARGET_FILE:${target}> -D SOURCE=${source}
                                 -P ${PROJECT_SOURCE_DIR}/cmake/compare_output.cmake
            WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
 endfunction()

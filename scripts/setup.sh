@@ -14,6 +14,7 @@ eigen3          eigen3/Eigen/Core    libeigen3-dev       eigen3-devel           
 nlohmann_json   nlohmann/json.hpp    nlohmann-json3-dev  json-devel              nlohmann-json  nlohmann-json, for moe/io
 googletest      gtest/gtest.h        libgtest-dev        gtest-devel             gtest          GoogleTest, for the tests
 benchmark       benchmark/benchmark.h libbenchmark-dev   google-benchmark-devel  benchmark      Google Benchmark, for bench_layer
+mpi             -                    libopenmpi-dev      openmpi-devel           openmpi        MPI, for moe/distributed
 cli11           CLI/CLI.hpp          libcli11-dev        cli11-devel             cli11          CLI11, for the options of moe_compare
 '
 
@@ -52,6 +53,7 @@ has() {  # thing, header; a library that CMake has already downloaded for this p
   case $1 in
     compiler) has_compiler ;;
     cmake) has_cmake ;;
+    mpi) command -v mpicxx >/dev/null && command -v mpirun >/dev/null ;;
     make) command -v ninja >/dev/null || command -v make >/dev/null ;;
     *) has_header "$2" || [ -d "$moe_root/build/$preset/_deps/$1-src" ] ;;
   esac

@@ -93,10 +93,19 @@ TEST(Floors, InferenceNeedsEigenAlone) {
   const IncludeGraph graph = read_include_graph();
   ASSERT_TRUE(graph.contains("moe/moe.hpp"));
   for (const auto& name : reach(graph, "moe/moe.hpp")) {
-    EXPECT_FALSE(name.starts_with("moe/io/")) << "moe/moe.hpp reaches " << name;
+    EXPECT_FALSE(name.starts_with("moe/io/") || name.starts_with("moe/distributed/")) << "moe/moe.hpp reaches " << name;
     EXPECT_TRUE(is_ours(name) || is_eigen(name) || is_standard(name) || comes_with_compiler(name) ||
                 comes_with_linux(name))
         << "moe/moe.hpp reaches " << name;
+  }
+}
+
+TEST(Floors, OnlyWhatIsDistributedIncludesMpi) {
+  for (const auto& [header, includes] : read_include_graph()) {
+    for (const auto& name : includes) {
+      EXPECT_TRUE(header.starts_with("moe/distributed/") || (name != "mpi.h" && !name.starts_with("moe/distributed/")))
+          << header << " includes " << name;
+    }
   }
 }
 

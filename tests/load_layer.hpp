@@ -5,6 +5,7 @@
 
 namespace moe::io {
 
-extern template LoadedLayer<float> load_layer<float>(const std::filesystem::path&, const std::string&);
+extern template LoadedLayer<float> load_layer<float>(const std::filesystem::path&, const std::string&,
+                                                     const ExpertsAs<float>&);
 
 }  // namespace moe::io

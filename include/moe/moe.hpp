@@ -12,6 +12,7 @@
 #include "moe/experts/any_expert.hpp"
 #include "moe/experts/any_experts.hpp"
 #include "moe/experts/expert_list.hpp"
+#include "moe/experts/expert_subset.hpp"
 #include "moe/experts/ffn.hpp"
 #include "moe/experts/function_expert.hpp"
 #include "moe/experts/gated_ffn.hpp"

@@ -1,12 +1,28 @@
 #include "laws/experts_laws.hpp"
 
+#include "errors.hpp"
 #include "expert_factories.hpp"
+#include "moe/experts/expert_subset.hpp"
 
 namespace moe::laws {
 
-using Banks =
-    testing::Types<test::GatedFfnBanks<double, SwiGlu, true>, test::GatedFfnBanks<float>, test::GatedFfnBanks<bfloat16>,
-                   test::GatedFfnBanks<float16, GptOssGlu, true>, test::MappedGatedFfnBanks<bfloat16>>;
+/// Every other expert of a bank of twice as many.
+template <class Factory>
+struct SubsetsOf {
+  static auto make(Index d_model, std::span<const unsigned> seeds) {
+    std::vector<unsigned> all{99};
+    std::vector<Index> named;
+    for (const unsigned seed : seeds) {
+      named.push_back(static_cast<Index>(all.size()));
+      all.insert(all.end(), {seed, seed + 50});
+    }
+    return ExpertSubset(Factory::make(d_model, all), named);
+  }
+};
+
+using Banks = testing::Types<test::GatedFfnBanks<double, SwiGlu, true>, test::GatedFfnBanks<float>,
+                             test::GatedFfnBanks<bfloat16>, test::GatedFfnBanks<float16, GptOssGlu, true>,
+                             test::MappedGatedFfnBanks<bfloat16>, SubsetsOf<test::GatedFfnBanks<float>>>;
 INSTANTIATE_TYPED_TEST_SUITE_P(Library, ExpertsLaws, Banks);
 
 TEST(GatedFfnBank, OfOneExpertIsThatGatedFfnToTheBit) {
@@ -25,6 +41,27 @@ TEST(GatedFfnBank, OfOneExpertIsThatGatedFfnToTheBit) {
   }
 }
 
+TEST(GatedFfnBank, IsTheListOfItsExpertsToTheBit) {
+  const Numerics invariant{.batch_invariant = true};
+  for (const Index d_model : sizes) {
+    const auto seeds = seeds_from(1, 5);
+    for (const WeightOn weight_on : {WeightOn::output, WeightOn::input}) {
+      const auto router = router_for<float>(d_model, 5, 3, weight_on);
+      const MoeLayer bank(router, test::GatedFfnBanks<float, GptOssGlu, true>::make(d_model, seeds));
+      const MoeLayer list(router, ListOf<test::GatedFfns<float, GptOssGlu, true>>::make(d_model, seeds));
+      for (const Index num_tokens : token_counts) {
+        const auto x = random_matrix<Matrix<float>>(d_model, num_tokens, 1);
+        Matrix<float> y(d_model, num_tokens), expected = y;
+        Workspace<float> ws;
+        ws.numerics = invariant;
+        bank.forward(x, y, ws);
+        list.forward(x, expected, ws);
+        EXPECT_TRUE(same_bits(y, expected)) << d_model << " wide, " << num_tokens << " tokens";
+      }
+    }
+  }
+}
+
 TEST(GatedFfnBank, MappedIsTheSameAsOwnedToTheBit) {
   for (const Index d_model : sizes) {
     const auto seeds = seeds_from(1, 3);
@@ -36,6 +73,13 @@ TEST(GatedFfnBank, MappedIsTheSameAsOwnedToTheBit) {
       EXPECT_TRUE(same_bits(mapped.forward(x), owned.forward(x))) << d_model << " wide, " << num_tokens << " tokens";
     }
   }
+}
+
+TEST(ExpertSubset, RefusesWhatIsNotAscending) {
+  const auto bank = test::GatedFfnBanks<float>::make(4, seeds_from(1, 3));
+  EXPECT_EQ(ExpertSubset(bank, {}).num_experts(), 0);
+  EXPECT_EQ(test::error_of([&] { ExpertSubset(bank, {0, 3}); }), "ExpertSubset: experts[1] is 3, expected 1 to 2");
+  EXPECT_EQ(test::error_of([&] { ExpertSubset(bank, {1, 1}); }), "ExpertSubset: experts[1] is 1, expected 2 to 2");
 }
 
 TEST(GatedFfnBank, DoesNotReadAnExpertThatNobodyChose) {

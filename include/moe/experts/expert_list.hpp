@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "moe/check.hpp"
+#include "moe/combine.hpp"
 #include "moe/concepts.hpp"
 #include "moe/dispatch.hpp"
 #include "moe/types.hpp"
@@ -55,12 +56,7 @@ class ExpertList {
       }
     });
 
-    workers.for_each_band(d_model(), Scratch::alignment / sizeof(Scalar), [&](Index first, Index last, Scratch&) {
-      for (Index s = 0; s < plan.num_slots(); ++s) {
-        y.col(plan.token[std::size_t(s)]).segment(first, last - first) +=
-            plan.output_weight(s) * out.col(s).segment(first, last - first);
-      }
-    });
+    combine(out, plan, y, workers);
   }
 
   template <class Visit>

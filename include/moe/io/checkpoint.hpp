@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <filesystem>
+#include <functional>
 #include <iterator>
 #include <stdexcept>
 #include <string>
@@ -38,6 +39,10 @@
 
 namespace moe::io {
 
+/// Makes of a layer's experts the group that the layer will have.
+template <class Scalar>
+using ExpertsAs = std::function<AnyExperts<Scalar>(AnyExperts<Scalar>)>;
+
 namespace detail {
 
 /// Builds the parts of one MoE block.
@@ -48,8 +53,8 @@ class LayerLoader {
 
  public:
   LayerLoader(const WeightTensors& tensors, const Config& config, const Architecture& architecture,
-              const MoeShape& shape)
-      : tensors_(tensors), config_(config), names_(architecture), shape_(shape) {}
+              const MoeShape& shape, ExpertsAs<Scalar> experts_as = {})
+      : tensors_(tensors), config_(config), names_(architecture), shape_(shape), experts_as_(std::move(experts_as)) {}
 
   AnyLayer<Scalar> load() const {
     return with_weight_type([&]<class W>(W) { return load_as<W>(); });
@@ -76,7 +81,9 @@ class LayerLoader {
   template <class W>
   AnyLayer<Scalar> load_as() const {
     AnyRouter<Scalar> its_router = router();  // first, for its complaints are the clearest
-    MoeLayer layer(std::move(its_router), experts<W>());
+    AnyExperts<Scalar> its_experts = experts<W>();
+    if (experts_as_) its_experts = experts_as_(std::move(its_experts));
+    MoeLayer layer(std::move(its_router), std::move(its_experts));
     if (shape_.d_ff_shared > 0) return WithSharedExpert(std::move(layer), shared<W>(), shared_gate().transpose());
     if (!has_affine_output()) return layer;
     return AffineOutput(std::move(layer), output_scale(), output_bias());
@@ -245,6 +252,7 @@ class LayerLoader {
   const Config& config_;
   const Architecture& names_;
   const MoeShape& shape_;
+  ExpertsAs<Scalar> experts_as_;
 };
 
 /// What all names of a block's experts begin with: "experts." in most models.
@@ -308,14 +316,17 @@ struct LoadedLayer {
 /// transposed (Llama 4, gpt-oss, DBRX's down) or in 4 bits are turned or expanded once into memory of their own, and
 /// those of Switch and NLLB are copied. The router is copied as Scalar. Switch counts its capacity per sequence: tell
 /// it Workspace::side.sequence_length.
-/// @param prefix  e.g. "model.layers.3.mlp", with or without a last dot, or "" if names begin at the block
+/// @param prefix      e.g. "model.layers.3.mlp", with or without a last dot, or "" if names begin at the block
+/// @param experts_as  what the layer shall have instead of all experts, made of these: e.g. moe/distributed/'s
 /// @throws Error naming the file, the tensor, and both numbers, if anything is missing or does not fit.
 template <class Scalar = float>
-LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const std::string& prefix) {
+LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const std::string& prefix,
+                               const ExpertsAs<Scalar>& experts_as = {}) {
   return detail::with_block(folder, prefix,
-                            [](const auto& weights, const auto& config, const auto& architecture,
-                               const MoeShape& shape) -> LoadedLayer<Scalar> {
-                              const detail::LayerLoader<Scalar> loader(weights, config, architecture, shape);
+                            [&](const auto& weights, const auto& config, const auto& architecture,
+                                const MoeShape& shape) -> LoadedLayer<Scalar> {
+                              const detail::LayerLoader<Scalar> loader(weights, config, architecture, shape,
+                                                                       experts_as);
                               return {loader.load(), shape, std::string(architecture.model_type), loader.dtype()};
                             });
 }

@@ -193,29 +193,26 @@ MOE_KERNEL void add_turned(const S* tile, Index num_rows, Index stride, Index co
 template <class A, class S>
 void down(const WeightMap<typename A::Weight>& w_down, const Biases<S>& bias, Index first, Index last,
           const TokenBatch<A>& batch, Scratch& scratch) {
-  const auto weight_of = [&](Index c) { return batch.weight ? batch.weight[c] : S(1); };
-  products<A>(
-      rows_of(w_down, first, last), batch.hidden, make_room<A>(batch.hidden.depth, scratch), [&](const Tile<S>& tile) {
-        for (Index r = 0; r < tile.num_rows; ++r) {
-          add_low_rank(batch.low_ranks.down, first + tile.row(r), tile.first_column, tile.num_columns, &tile(r, 0));
-        }
-        S* const* const y = batch.y + tile.first_column;
-        if (batch.hidden.in_blocks) {
-          const S* const weight = batch.weight ? batch.weight + tile.first_column : nullptr;
-          detail::add_turned<panel_rows<A>>(tile.numbers, tile.num_rows, tile.stride, tile.num_columns, weight, y,
-                                            first + tile.first_row);
-          return;
-        }
-        for (Index c = 0; c < tile.num_columns; ++c) {
-          const S weight = weight_of(tile.column(c));
-          for (Index r = 0; r < tile.num_rows; ++r) y[c][first + tile.row(r)] += weight * tile(r, c);
-        }
-      });
-  if (bias.down == nullptr) return;
-  for (Index c = 0; c < batch.count(); ++c) {
-    const S weight = weight_of(c);
-    for (Index r = first; r < last; ++r) batch.y[c][r] += weight * bias.down[r];
-  }
+  products<A>(rows_of(w_down, first, last), batch.hidden, make_room<A>(batch.hidden.depth, scratch),
+              [&](const Tile<S>& tile) {
+                for (Index r = 0; r < tile.num_rows; ++r) {
+                  const Index row = first + tile.row(r);
+                  add_low_rank(batch.low_ranks.down, row, tile.first_column, tile.num_columns, &tile(r, 0));
+                  if (bias.down == nullptr) continue;
+                  for (Index c = 0; c < tile.num_columns; ++c) tile(r, c) += bias.down[row];
+                }
+                S* const* const y = batch.y + tile.first_column;
+                if (batch.hidden.in_blocks) {
+                  const S* const weight = batch.weight ? batch.weight + tile.first_column : nullptr;
+                  detail::add_turned<panel_rows<A>>(tile.numbers, tile.num_rows, tile.stride, tile.num_columns, weight,
+                                                    y, first + tile.first_row);
+                  return;
+                }
+                for (Index c = 0; c < tile.num_columns; ++c) {
+                  const S weight = batch.weight ? batch.weight[tile.column(c)] : S(1);
+                  for (Index r = 0; r < tile.num_rows; ++r) y[c][first + tile.row(r)] += weight * tile(r, c);
+                }
+              });
 }
 
 }  // namespace moe::kernels

@@ -1,0 +1,48 @@
+/// @file  Adds what experts answered to the tokens that asked.
+#pragma once
+
+#include "moe/dispatch.hpp"
+#include "moe/kernels/lanes.hpp"
+#include "moe/scratch.hpp"
+#include "moe/types.hpp"
+#include "moe/workers.hpp"
+
+namespace moe {
+
+namespace detail {
+
+/// y[i] += weight · x[i], fused where the processor can: as a bank adds its answers.
+template <class S>
+MOE_KERNEL void add_weighted(S weight, const S* x, S* y, Index size) {
+  using Register = kernels::Lanes<S>;
+  const Register weights = weight - Register{};  // the same number in each lane
+  Index i = 0;
+  for (; i + kernels::lanes<S> <= size; i += kernels::lanes<S>) {
+    auto sum = kernels::load_as<Register>(y + i);
+    sum += weights * kernels::load_as<Register>(x + i);
+    kernels::store(y + i, sum);
+  }
+  for (; i < size; ++i) y[i] += weight * x[i];
+}
+
+}  // namespace detail
+
+/// y.col(token of s) += weight of s · answers.col(place[s]) for each slot s, in the order of the plan whatever the
+/// threads do. A weight that was on the input counts for 1 here.
+/// @param y      (d_model × n_tokens)
+/// @param place  of each slot's answer; null where they lie in the order of the plan
+template <class Answers, class Scalar = typename Answers::Scalar>
+void combine(const Answers& answers, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y, Workers& workers,
+             const Index* place = nullptr) {
+  const bool on_input = plan.weight_on == WeightOn::input;
+  workers.for_each_band(y.rows(), Scratch::alignment / sizeof(Scalar), [&](Index first, Index last, Scratch&) {
+    for (Index s = 0; s < plan.num_slots(); ++s) {
+      const auto slot = std::size_t(s);
+      const Scalar* const answer = answers.data() + (place ? place[slot] : s) * answers.outerStride();
+      Scalar* const to = y.data() + plan.token[slot] * y.outerStride();
+      detail::add_weighted(on_input ? Scalar(1) : plan.weight[slot], answer + first, to + first, last - first);
+    }
+  });
+}
+
+}  // namespace moe

@@ -1,0 +1,71 @@
+/// @file  What all ranks must say alike.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <map>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <mpi.h>
+
+#include "moe/distributed/communicator.hpp"
+
+namespace moe::distributed {
+
+/// A number with the name that an error gives it.
+struct Claim {
+  std::string name;
+  std::int64_t value;
+};
+
+/// A rank that has nothing to say of it.
+inline constexpr std::int64_t no_opinion = std::numeric_limits<std::int64_t>::min();
+
+/// Collective. Every rank's values: those of rank r are [r · values.size(), (r + 1) · values.size()).
+inline std::vector<std::int64_t> gather(const Communicator& comm, std::span<const std::int64_t> values,
+                                        std::string_view purpose) {
+  std::vector<std::int64_t> all(values.size() * std::size_t(comm.size()));
+  MPI_Request request = MPI_REQUEST_NULL;
+  const int count = int(values.size());
+  check(MPI_Iallgather(values.data(), count, MPI_INT64_T, all.data(), count, MPI_INT64_T, comm.get(), &request),
+        purpose);
+  comm.wait(request, purpose);
+  return all;
+}
+
+/// Collective, with as many claims on each rank.
+/// @returns the value of each claim; no_opinion where no rank has one
+/// @throws std::invalid_argument, on every rank, naming what differs with the values and the ranks that claim each:
+///         "ExpertParallel: ranks disagree on d_model: 32 on rank 1; 64 on ranks 0, 2".
+inline std::vector<std::int64_t> require_agreement(const Communicator& comm, std::span<const Claim> claims,
+                                                   std::string_view who) {
+  std::vector<std::int64_t> values;
+  for (const Claim& claim : claims) values.push_back(claim.value);
+  const auto all = gather(comm, values, "agree on sizes");
+
+  std::string differences;
+  for (std::size_t i = 0; i < claims.size(); ++i) {
+    std::map<std::int64_t, std::vector<int>> ranks_of;
+    for (int rank = 0; rank < comm.size(); ++rank) {
+      const auto value = all[std::size_t(rank) * claims.size() + i];
+      if (value != no_opinion) ranks_of[value].push_back(rank);
+    }
+    values[i] = ranks_of.empty() ? no_opinion : ranks_of.begin()->first;
+    if (ranks_of.size() <= 1) continue;
+    differences += (differences.empty() ? " " : ", and on ") + claims[i].name;
+    const char* separator = ": ";
+    for (const auto& [value, ranks] : ranks_of) {
+      differences += separator + std::to_string(value) + (ranks.size() == 1 ? " on rank" : " on ranks");
+      for (const int rank : ranks) differences += (rank == ranks.front() ? " " : ", ") + std::to_string(rank);
+      separator = "; ";
+    }
+  }
+  if (!differences.empty()) throw std::invalid_argument(std::string(who) + ": ranks disagree on" + differences);
+  return values;
+}
+
+}  // namespace moe::distributed

@@ -1,0 +1,221 @@
+/// @file  What travels between this rank and every rank.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "moe/check.hpp"
+#include "moe/dispatch.hpp"
+#include "moe/distributed/exchange.hpp"
+#include "moe/scratch.hpp"
+#include "moe/types.hpp"
+#include "moe/workers.hpp"
+
+namespace moe::distributed {
+
+/// Columns of tokens in one chunk between two ranks, and the slots that they serve: a column travels once, however many
+/// of the receiver's experts ask for it.
+struct Parcel {
+  int columns = 0;
+  int slots = 0;
+};
+
+/// The parcels from this rank to every rank, or from every rank to this one: rank by rank, a rank's chunks side by
+/// side. A view of memory in a scratch.
+class Parcels {
+ public:
+  Parcels(int num_ranks, int num_chunks, Scratch& scratch)
+      : num_ranks_(num_ranks),
+        num_chunks_(num_chunks),
+        parcels_(scratch.array<Parcel>(num_ranks * num_chunks)),
+        first_(scratch.array<Parcel>(num_ranks * num_chunks + 1)) {
+    std::fill_n(parcels_, num_ranks * num_chunks, Parcel{});
+  }
+
+  int num_ranks() const { return num_ranks_; }
+  int num_chunks() const { return num_chunks_; }
+  Parcel* data() const { return parcels_; }
+  Parcel& operator()(int rank, int chunk) const { return parcels_[rank * num_chunks_ + chunk]; }
+
+  /// Where a parcel's columns and slots begin; known after place().
+  const Parcel& first(int rank, int chunk) const { return first_[rank * num_chunks_ + chunk]; }
+  const Parcel& total() const { return first_[num_ranks_ * num_chunks_]; }
+
+  /// @throws std::invalid_argument if all together have 2³¹ slots or more: the numbers of MPI end there.
+  void place() const {
+    Index slots = 0;
+    first_[0] = {};
+    for (int i = 0; i < num_ranks_ * num_chunks_; ++i) {
+      slots += parcels_[i].slots;
+      require_between(0, slots, std::numeric_limits<int>::max(), "ExpertParallel: routes to one rank");
+      first_[i + 1] = {first_[i].columns + parcels_[i].columns, int(slots)};
+    }
+  }
+
+  /// use(first of its parcel, i) for each of the columns or slots of one chunk.
+  template <class F>
+  void for_each(int Parcel::*what, int chunk, Workers& workers, const F& use) const {
+    workers.for_each(num_ranks_, [&](Index rank, Scratch&) {
+      const Parcel& begin = first(int(rank), chunk);
+      for (int i = begin.*what; i < begin.*what + (*this)(int(rank), chunk).*what; ++i) use(begin, i);
+    });
+  }
+
+  /// Parcel::columns or Parcel::slots of one chunk.
+  CountsOfRanks counts(int Parcel::*what, int chunk, Scratch& scratch) const {
+    auto *const count = scratch.array<int>(num_ranks_), *const begin = scratch.array<int>(num_ranks_);
+    for (int rank = 0; rank < num_ranks_; ++rank) {
+      count[rank] = (*this)(rank, chunk).*what;
+      begin[rank] = first(rank, chunk).*what;
+    }
+    return {count, begin};
+  }
+
+  /// The slots of all chunks.
+  CountsOfRanks all_slots(Scratch& scratch) const {
+    auto *const count = scratch.array<int>(num_ranks_), *const begin = scratch.array<int>(num_ranks_);
+    for (int rank = 0; rank < num_ranks_; ++rank) {
+      begin[rank] = first(rank, 0).slots;
+      count[rank] = first_[(rank + 1) * num_chunks_].slots - begin[rank];
+    }
+    return {count, begin};
+  }
+
+ private:
+  int num_ranks_, num_chunks_;
+  Parcel* parcels_;
+  Parcel* first_;
+};
+
+/// What a slot asks of the rank that holds its expert: expert(factor · column), which counts for `weight` in a sum.
+template <class Scalar>
+struct Order {
+  std::int32_t expert;  // as that rank numbers its own
+  std::int32_t column;  // of its parcel
+  Scalar factor;        // the route's weight where that counts on the input, else 1
+  Scalar weight;        // the route's weight where that counts on the output, else 1
+};
+
+/// A plan, addressed: a view of memory in a scratch.
+template <class Scalar>
+struct Outgoing {
+  Parcels parcels;
+  Index* token;           // of each column, in the order of the parcels
+  Order<Scalar>* orders;  // of each slot, in the order of the parcels
+  Index* place;           // where each slot of the plan is among them
+};
+
+/// Cuts the tokens into chunks of neighbours, and each chunk into a parcel for each rank.
+/// @param experts_of  each rank's experts, in ascending order
+template <class Scalar>
+Outgoing<Scalar> address(const DispatchPlan<Scalar>& plan, const std::vector<std::vector<Index>>& experts_of,
+                         Index num_tokens, int num_chunks, Scratch& scratch) {
+  require_between(0, plan.num_slots(), std::numeric_limits<int>::max(), "ExpertParallel: routes of one rank");
+  const int num_ranks = int(experts_of.size());
+  const auto chunk_of = [&](Index token) { return int(token * num_chunks / num_tokens); };
+  const auto for_each_slot = [&](int rank, const auto& use) {
+    const auto& experts = experts_of[std::size_t(rank)];
+    for (std::size_t i = 0; i < experts.size(); ++i) {
+      const Index first = plan.first(experts[i]);
+      for (Index s = first; s < first + plan.count(experts[i]); ++s) use(s, std::int32_t(i));
+    }
+  };
+
+  const Parcels parcels(num_ranks, num_chunks, scratch);
+  auto* const asked_by = scratch.array<int>(num_tokens);  // the last rank that a token was found to go to
+  std::fill_n(asked_by, num_tokens, -1);
+  for (int rank = 0; rank < num_ranks; ++rank) {
+    for_each_slot(rank, [&](Index s, std::int32_t) {
+      const Index t = plan.token[std::size_t(s)];
+      Parcel& parcel = parcels(rank, chunk_of(t));
+      ++parcel.slots;
+      if (asked_by[t] != rank) ++parcel.columns;
+      asked_by[t] = rank;
+    });
+  }
+  parcels.place();
+
+  const Outgoing<Scalar> out{parcels, scratch.array<Index>(parcels.total().columns),
+                             scratch.array<Order<Scalar>>(plan.num_slots()), scratch.array<Index>(plan.num_slots())};
+  const Parcels filled(num_ranks, num_chunks, scratch);
+  auto* const column_of = scratch.array<std::int32_t>(num_tokens);  // in the parcel for the rank at hand
+  std::fill_n(asked_by, num_tokens, -1);
+  for (int rank = 0; rank < num_ranks; ++rank) {
+    for_each_slot(rank, [&](Index s, std::int32_t expert) {
+      const Index t = plan.token[std::size_t(s)];
+      const Parcel& first = parcels.first(rank, chunk_of(t));
+      Parcel& full = filled(rank, chunk_of(t));
+      if (asked_by[t] != rank) {
+        asked_by[t] = rank;
+        column_of[t] = full.columns++;
+        out.token[first.columns + column_of[t]] = t;
+      }
+      const int place = first.slots + full.slots++;
+      const Scalar weight = plan.weight[std::size_t(s)];
+      out.orders[place] = plan.weight_on == WeightOn::input ? Order<Scalar>{expert, column_of[t], weight, 1}
+                                                            : Order<Scalar>{expert, column_of[t], 1, weight};
+      out.place[s] = place;
+    });
+  }
+  return out;
+}
+
+/// Where the sums of ranks belong: each to the token whose column was sent.
+template <class Scalar>
+DispatchPlan<Scalar> plan_columns(const Outgoing<Scalar>& out) {
+  DispatchPlan<Scalar> plan;
+  plan.token = {out.token, std::size_t(out.parcels.total().columns)};
+  plan.weight_on = WeightOn::input;  // weighted already
+  return plan;
+}
+
+/// The orders of one chunk from all ranks, grouped by expert; inside an expert rank by rank, each in its own order. The
+/// token of a slot is its place among all orders.
+/// @param num_experts  of this rank
+template <class Scalar>
+DispatchPlan<Scalar> plan_orders(const Parcels& parcels, const Order<Scalar>* orders, int chunk, Index num_experts,
+                                 Scratch& scratch) {
+  const auto for_each_order = [&](const auto& use) {
+    for (int rank = 0; rank < parcels.num_ranks(); ++rank) {
+      const int first = parcels.first(rank, chunk).slots;
+      for (int i = first; i < first + parcels(rank, chunk).slots; ++i) use(i);
+    }
+  };
+  auto* const offset = scratch.array<Index>(num_experts + 2);  // offset[e + 1] walks from first(e) to first(e + 1)
+  std::fill_n(offset, num_experts + 2, Index(0));
+  for_each_order([&](int i) { ++offset[orders[i].expert + 2]; });
+  for (Index e = 1; e < num_experts + 2; ++e) offset[e] += offset[e - 1];
+
+  const Index slots = offset[num_experts + 1];
+  auto* const token = scratch.array<Index>(slots);
+  auto* const weight = scratch.array<Scalar>(slots);
+  for_each_order([&](int i) {
+    const Index slot = offset[orders[i].expert + 1]++;
+    token[slot] = i;
+    weight[slot] = orders[i].factor;
+  });
+  const auto size = std::size_t(slots);
+  return {{offset, std::size_t(num_experts) + 1}, {token, size}, {weight, size}, {token, size}, WeightOn::input};
+}
+
+/// Where the answers to planned orders are summed: weight · answer into the column that each order is of.
+template <class Scalar>
+DispatchPlan<Scalar> plan_sums(DispatchPlan<Scalar> planned, const Order<Scalar>* orders, const Index* column_of,
+                               Scratch& scratch) {
+  const auto slots = planned.token.size();
+  auto* const column = scratch.array<Index>(planned.num_slots());
+  auto* const weight = scratch.array<Scalar>(planned.num_slots());
+  for (std::size_t s = 0; s < slots; ++s) {
+    column[s] = column_of[planned.token[s]];
+    weight[s] = orders[planned.token[s]].weight;
+  }
+  planned.token = {column, slots};
+  planned.weight = {weight, slots};
+  planned.weight_on = WeightOn::output;
+  return planned;
+}
+
+}  // namespace moe::distributed

@@ -1,0 +1,59 @@
+/// @file  Some of a group's experts as a group.
+#pragma once
+
+#include <limits>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "moe/check.hpp"
+#include "moe/concepts.hpp"
+#include "moe/dispatch.hpp"
+#include "moe/types.hpp"
+#include "moe/workers.hpp"
+
+namespace moe {
+
+/// The experts of `group` that are named, numbered from 0; none of the others is called. Of weights in a mapped file,
+/// only those of the named experts are ever read.
+template <Experts G>
+class ExpertSubset {
+ public:
+  using Scalar = typename G::Scalar;
+
+  /// @param experts  of the group, in ascending order; may be none
+  /// @throws std::invalid_argument unless they are that.
+  ExpertSubset(G group, std::vector<Index> experts) : group_(std::move(group)), experts_(std::move(experts)) {
+    Index lowest = 0;
+    for (std::size_t i = 0; i < experts_.size(); ++i) {
+      require_between(lowest, experts_[i], group_.num_experts() - 1,
+                      "ExpertSubset: experts[" + std::to_string(i) + "]");
+      lowest = experts_[i] + 1;
+    }
+  }
+
+  Index d_model() const { return group_.d_model(); }
+  Index num_experts() const { return static_cast<Index>(experts_.size()); }
+  const G& group() const { return group_; }
+  const std::vector<Index>& experts() const { return experts_; }
+
+  void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
+             Workers& workers) const {
+    const Index all = group_.num_experts();
+    auto* const offset = workers.shared().template array<Index>(all + 1);
+    Index next = 0;  // of those named
+    for (Index e = 0; e <= all; ++e) {
+      offset[e] = plan.offset[std::size_t(next)];
+      if (next < num_experts() && experts_[std::size_t(next)] == e) ++next;
+    }
+    DispatchPlan<Scalar> of_all = plan;
+    of_all.offset = {offset, std::size_t(all) + 1};
+    group_.apply(x, of_all, y, workers);
+  }
+
+ private:
+  G group_;
+  std::vector<Index> experts_;
+};
+
+}  // namespace moe

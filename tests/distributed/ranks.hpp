@@ -1,0 +1,66 @@
+/// @file  What the tests on many ranks use.
+#pragma once
+
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include <mpi.h>
+
+#include "moe/distributed/expert_parallel.hpp"
+#include "moe/executors/serial.hpp"
+#include "moe/workspace.hpp"
+
+namespace moe::test {
+
+inline int rank_of(MPI_Comm comm) {
+  int rank = 0;
+  MPI_Comm_rank(comm, &rank);
+  return rank;
+}
+
+inline int num_ranks(MPI_Comm comm) {
+  int size = 0;
+  MPI_Comm_size(comm, &size);
+  return size;
+}
+
+inline int my_rank() { return rank_of(MPI_COMM_WORLD); }
+inline int num_ranks() { return num_ranks(MPI_COMM_WORLD); }
+
+/// The seeds of expert 0, 1, …: expert e is made from 1 + e.
+inline std::vector<unsigned> seeds_of(const std::vector<Index>& experts) {
+  std::vector<unsigned> seeds;
+  for (const Index e : experts) seeds.push_back(static_cast<unsigned>(1 + e));
+  return seeds;
+}
+
+/// This rank's experts as a group of their own, as a factory of the laws makes it; nothing if it has none.
+template <class Factory, class Group = decltype(Factory::make(Index(1), std::span<const unsigned>{}))>
+std::optional<Group> local_group(Index d_model, const std::vector<Index>& experts) {
+  if (experts.empty()) return std::nullopt;
+  return Factory::make(d_model, seeds_of(experts));
+}
+
+/// Expert e on the rank that it would have if they were dealt like cards, the last rank first.
+inline distributed::Placement dealt(Index num_experts, int ranks) {
+  distributed::Placement placement;
+  for (Index e = 0; e < num_experts; ++e) placement.rank_of.push_back(int(ranks - 1 - e % ranks));
+  return placement;
+}
+
+/// Tokens of each rank: uneven, and none on one of them.
+inline Index tokens_of(int rank, Index most) { return most - (rank * 5 + 1) % (most + 1); }
+
+/// y = layer(x), where no token sees another.
+template <class Layer, class Scalar = typename Layer::Scalar>
+Matrix<Scalar> invariant_forward(const Layer& layer, const Matrix<Scalar>& x, ExecutorRef executor = Serial{}) {
+  Matrix<Scalar> y(x.rows(), x.cols());
+  Workspace<Scalar> ws;
+  ws.numerics.batch_invariant = true;
+  layer.forward(x, y, ws, executor);
+  return y;
+}
+
+}  // namespace moe::test
