@@ -34,13 +34,11 @@ MOE_KERNEL void add_weighted(S weight, const S* x, S* y, Index size) {
 template <class Answers, class Scalar = typename Answers::Scalar>
 void combine(const Answers& answers, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y, Workers& workers,
              const Index* place = nullptr) {
-  const bool on_input = plan.weight_on == WeightOn::input;
   workers.for_each_band(y.rows(), Scratch::alignment / sizeof(Scalar), [&](Index first, Index last, Scratch&) {
     for (Index s = 0; s < plan.num_slots(); ++s) {
-      const auto slot = std::size_t(s);
-      const Scalar* const answer = answers.data() + (place ? place[slot] : s) * answers.outerStride();
-      Scalar* const to = y.data() + plan.token[slot] * y.outerStride();
-      detail::add_weighted(on_input ? Scalar(1) : plan.weight[slot], answer + first, to + first, last - first);
+      const Scalar* const answer = answers.data() + (place ? place[s] : s) * answers.outerStride();
+      Scalar* const to = y.data() + plan.token[std::size_t(s)] * y.outerStride();
+      detail::add_weighted(plan.output_weight(s), answer + first, to + first, last - first);
     }
   });
 }
