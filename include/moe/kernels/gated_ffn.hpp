@@ -26,17 +26,23 @@ MOE_KERNEL void activate(const S* gate, const S* up, S* hidden, Index size, cons
   }
 }
 
-/// Hidden rows that are computed for all tokens before they are activated, column by column.
-inline constexpr Index hidden_in_group = rows_in_group;
+/// Numbers of the hidden rows that are computed before they are activated, column by column: those of few tokens make
+/// long streams of rows.
+inline constexpr Index hidden_numbers = 8192;
+
+template <class A>
+Index hidden_in_group(Index tokens) {
+  return round_up(std::max(rows_in_group, hidden_numbers / std::max<Index>(1, tokens)), A::step);
+}
 
 }  // namespace detail
 
 /// Bytes that gate_up() and down() take from a scratch for so many tokens or fewer.
 template <class A>
 std::size_t scratch_bytes(Index d_model, Index d_ff, Index tokens) {
-  const Index height = round_up(detail::hidden_in_group, A::step);
+  const Index numbers = std::max(rows_in_group * tokens, detail::hidden_numbers) + A::step * tokens;
   return std::size_t(room_registers<A>(std::max(d_model, d_ff))) * sizeof(typename A::Register) +
-         std::size_t(2 * height * tokens) * sizeof(typename A::Scalar) + 4 * Scratch::alignment;
+         std::size_t(2 * numbers) * sizeof(typename A::Scalar) + 4 * Scratch::alignment;
 }
 
 /// What is added to gate and up, d_ff numbers each, and to the expert's answer, d_model numbers; null for nothing.
@@ -107,7 +113,7 @@ template <class A, class S, class Act>
 MOE_KERNEL void gate_up_columns(const WeightMap<typename A::Weight>& w_gate, const WeightMap<typename A::Weight>& w_up,
                                 const Biases<S>& bias, Index first, Index last, const TokenBatch<A>& batch,
                                 const Act& act, Scratch& scratch) {
-  const Index height = round_up(hidden_in_group, A::step);
+  const Index height = hidden_in_group<A>(batch.count());
   auto* const room = make_room<A>(batch.x.depth, scratch);
   auto gate = scratch.matrix<S>(height, batch.count());
   auto up = scratch.matrix<S>(height, batch.count());
