@@ -52,7 +52,7 @@ void expect_true_gradients(Layer layer, Index num_tokens, unsigned seed, Index m
   const auto loss = [&] {
     auto tape = tape_of(layer);
     tape.workspace().side = side;
-    forward(layer, x, y, tape);
+    forward(layer, x, y, tape, Serial{});
     return y.cwiseProduct(c).sum();
   };
 
