@@ -1,7 +1,10 @@
-/// @file  What does a backward pass cost? Against the forward pass of the same layer, with and without a tape.
+/// @file  What does a backward pass cost? Against the forward pass of the same layer, with and without a tape; and
+/// against PyTorch, where it is installed.
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <functional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -24,6 +27,7 @@ struct Options {
   std::vector<Index> tokens{16, 256, 1024};
   Index threads = moe::OpenMp().workers();
   double seconds = 5;
+  std::string python = "python3";
 };
 
 /// Float weights, softmax over all experts, renormalised: Mixtral's rule, whatever the shape's own.
@@ -61,6 +65,28 @@ void measure(const char* name, const moe::MoeShape& shape, const Layer& layer, L
   std::fflush(stdout);
 }
 
+/// The same lines of PyTorch's eager form, on the same threads.
+void measure_pytorch(const Options& options) {
+  if (options.python.empty()) return;
+  const std::string python = "env -u OPENBLAS_CORETYPE " + options.python + " ";  // else it runs older kernels
+  if (std::system((python + "-c 'import torch' 2>/dev/null").c_str()) != 0) {
+    std::printf("PyTorch is not installed for %s (Debian's python3-torch)\n", options.python.c_str());
+    return;
+  }
+  std::string command = python + BENCHMARKS_FOLDER "/bench_train_torch.py --threads " +
+                        std::to_string(options.threads) + " --seconds " + std::to_string(options.seconds);
+  for (const std::string& name : options.shapes) {
+    const moe::MoeShape& shape = moe::layer_shape(name);
+    command += " --shape " + name;
+    for (const Index size : {shape.d_model, shape.d_ff, shape.num_experts, shape.top_k}) {
+      command += " " + std::to_string(size);
+    }
+  }
+  command += " --tokens";
+  for (const Index tokens : options.tokens) command += " " + std::to_string(tokens);
+  if (std::system(command.c_str()) != 0) throw std::runtime_error("PyTorch did not get through: " + command);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) try {
@@ -71,6 +97,7 @@ int main(int argc, char** argv) try {
   app.add_option("--tokens", options.tokens, "Numbers of tokens in a call")->delimiter(',');
   app.add_option("--threads", options.threads, "Default: one a core")->check(CLI::PositiveNumber);
   app.add_option("--seconds", options.seconds, "To spend on each line");
+  app.add_option("--python", options.python, "Whose PyTorch is measured afterwards, if it has one; empty for none");
   CLI11_PARSE(app, argc, argv);
 
   const Limits limits = measure_limits(options.threads);
@@ -85,6 +112,7 @@ int main(int argc, char** argv) try {
       measure(name.c_str(), shape, layer, gradient, tokens, options, limits);
     }
   }
+  measure_pytorch(options);
   return EXIT_SUCCESS;
 } catch (const std::exception& error) {
   std::fprintf(stderr, "bench_train: %s\n", error.what());

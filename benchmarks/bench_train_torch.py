@@ -2,7 +2,8 @@
 """What PyTorch takes for what bench_train measures: the layer of Mixtral in Hugging Face's eager form, which gathers each
 expert's tokens, calls it, and adds its answers by index_add_; float weights, softmax over all experts, renormalised.
 
-usage: env -u OPENBLAS_CORETYPE python3 benchmarks/bench_train_torch.py [--threads N] [--tokens 256,1024] [--seconds S]
+bench_train runs it where PyTorch is installed. By itself:
+  env -u OPENBLAS_CORETYPE python3 benchmarks/bench_train_torch.py --shape mixtral-small 1024 3584 8 2 --tokens 256 1024
 """
 
 import argparse
@@ -12,8 +13,6 @@ import time
 
 import torch
 import torch.nn.functional as F
-
-SHAPES = {"mixtral-small": (1024, 3584, 8, 2), "olmoe-1b-7b": (2048, 1024, 64, 8)}  # d_model, d_ff, experts, top_k
 
 
 class Layer:
@@ -63,18 +62,19 @@ def measure(layer, x, d_y, budget):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--shapes", default=",".join(SHAPES))
-    parser.add_argument("--tokens", default="16,256,1024")
+    parser.add_argument("--shape", nargs=5, action="append", required=True,
+                        metavar=("NAME", "D_MODEL", "D_FF", "EXPERTS", "TOP_K"))
+    parser.add_argument("--tokens", nargs="+", type=int, default=[16, 256, 1024])
     parser.add_argument("--seconds", type=float, default=5, help="to spend on each line")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(1)
     print(f"PyTorch {torch.__version__}, float, {options.threads} threads")
     print(f"{'shape':<16} {'tokens':>6}   {'forward':>11} {'with tape':>11} {'backward':>11}   ratio")
-    for name in options.shapes.split(","):
-        d_model, d_ff, experts, top_k = SHAPES[name]
+    for name, *sizes in options.shape:
+        d_model, d_ff, experts, top_k = map(int, sizes)
         layer = Layer(d_model, d_ff, experts, top_k)
-        for tokens in map(int, options.tokens.split(",")):
+        for tokens in options.tokens:
             x, d_y = torch.randn(tokens, d_model, requires_grad=True), torch.randn(tokens, d_model)
             plain, taped, back = (1e3 * s for s in measure(layer, x, d_y, options.seconds))
             print(f"{name:<16} {tokens:6}   {plain:8.2f} ms {taped:8.2f} ms {back:8.2f} ms   {back / plain:5.2f}", flush=True)

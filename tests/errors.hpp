@@ -6,12 +6,12 @@
 
 namespace moe::test {
 
-/// The message of the std::invalid_argument that f throws.
-template <class F>
+/// The message of the Error that f throws.
+template <class Error = std::invalid_argument, class F>
 std::string error_of(const F& f) {
   try {
     f();
-  } catch (const std::invalid_argument& error) {
+  } catch (const Error& error) {
     return error.what();
   }
   return "no error";

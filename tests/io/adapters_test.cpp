@@ -1,11 +1,8 @@
 // Adapters in the files of PEFT.
 #include "moe/io/adapters.hpp"
 
-#include <unistd.h>
-
 #include <filesystem>
 #include <fstream>
-#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,9 +10,11 @@
 #include <gtest/gtest.h>
 
 #include "compare.hpp"
+#include "errors.hpp"
 #include "moe/moe.hpp"
 #include "moe/train.hpp"
 #include "random.hpp"
+#include "temporary_folder.hpp"
 
 namespace moe::io {
 namespace {
@@ -24,21 +23,9 @@ namespace fs = std::filesystem;
 using test::random_matrix;
 using test::same_bits;
 
-/// A folder that goes with the test.
-struct Folder {
-  fs::path path = fs::path(testing::TempDir()) / ("moe_adapters_" + std::to_string(::getpid()));
-  Folder() { fs::create_directories(path); }
-  ~Folder() { fs::remove_all(path); }
+struct Folder : test::TemporaryFolder {
+  Folder() : TemporaryFolder("adapters") {}
 };
-
-std::string error_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 const std::string layer_name = "model.layers.3.mlp";
 
@@ -98,7 +85,7 @@ TEST(LoadAdapters, RefusesWhatDoesNotFitAndChangesNothing) {
   const auto error = [&](const std::vector<Index>& ranks, const std::string& name) {
     auto other = make_layer(ranks, 40);
     const auto before = other;
-    const std::string what = error_of([&] { load_adapters(folder.path, named_adapters(name, other)); });
+    const std::string what = test::error_of<Error>([&] { load_adapters(folder.path, named_adapters(name, other)); });
     const auto x = random_matrix<Matrix<float>>(6, 40, 5);
     EXPECT_TRUE(same_bits(other.forward(x), before.forward(x))) << what;
     return what;
@@ -119,11 +106,13 @@ TEST(LoadAdapters, RefusesWhatDoesNotFitAndChangesNothing) {
       << missing;
 
   auto other = make_layer({0, 0, 0}, 40, 0);
-  const std::string none = error_of([&] { adopt_adapters(folder.path, named_adapters("model.layers.4.mlp", other)); });
+  const std::string none =
+      test::error_of<Error>([&] { adopt_adapters(folder.path, named_adapters("model.layers.4.mlp", other)); });
   EXPECT_NE(none.find("has none of 13 adapters, such as \"model.layers.4.mlp.gate\""), none.npos) << none;
   auto empty = MoeLayer(with_lora(LinearTopK<float>(random_weight<float>(3, 6, 1), {}), {.rank = 0}),
                         random_bank<float>(3, 6, 5, 1));
-  const std::string nothing = error_of([&] { save_adapters(folder.path, named_adapters(layer_name, empty)); });
+  const std::string nothing =
+      test::error_of<Error>([&] { save_adapters(folder.path, named_adapters(layer_name, empty)); });
   EXPECT_NE(nothing.find("no adapter of a rank above 0"), nothing.npos) << nothing;
 }
 
@@ -157,7 +146,7 @@ TEST(AdoptAdapters, ReadsPatternsAndNarrowNumbers) {
   EXPECT_EQ(scale_for(R"({"peft_type": "LORA", "r": 8, "lora_alpha": 32,
                           "alpha_pattern": {"layers\\.[0-3]\\..*\\.[13]\\.up_proj": 4}})"),
             1.0f);
-  const auto error = [&](const std::string& config) { return error_of([&] { scale_for(config); }); };
+  const auto error = [&](const std::string& config) { return test::error_of<Error>([&] { scale_for(config); }); };
   const std::string file = (folder.path / "adapter_config.json").string();
   EXPECT_EQ(error(R"({"peft_type": "LOHA"})"), file + ": peft_type is \"LOHA\", expected \"LORA\"");
   EXPECT_EQ(error(R"({"peft_type": "LORA", "use_dora": true})"), file + ": use_dora is true, expected false");

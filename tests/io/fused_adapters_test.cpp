@@ -5,7 +5,6 @@
 
 #include <filesystem>
 #include <fstream>
-#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -13,6 +12,7 @@
 #include <gtest/gtest.h>
 
 #include "compare.hpp"
+#include "errors.hpp"
 #include "moe/moe.hpp"
 #include "random.hpp"
 
@@ -25,15 +25,6 @@ using test::random_matrix;
 
 const std::string experts = "model.layers.3.mlp.experts";
 constexpr Index num_experts = 3, rank = 2;
-
-std::string error_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 /// A folder with the adapters of gate_up_proj beside those of down_proj. It goes with the test.
 class Folder {
@@ -120,7 +111,7 @@ TEST(AdoptFusedAdapters, RefuseWhatDoesNotFitAndChangeNothing) {
   const Folder folder(6, 5, true);
   const auto error = [&](Index d, Index ff, const std::string& name, const FusedAdapterOptions& options = {}) {
     auto bank = bare_bank(d, ff);
-    const std::string what = error_of([&] { adopt_fused_adapters(folder.path, name, bank, options); });
+    const std::string what = test::error_of<Error>([&] { adopt_fused_adapters(folder.path, name, bank, options); });
     for (const auto& its : bank.adapters()) EXPECT_EQ(its.gate.rank() + its.up.rank() + its.down.rank(), 0);
     return what;
   };
@@ -131,7 +122,7 @@ TEST(AdoptFusedAdapters, RefuseWhatDoesNotFitAndChangeNothing) {
   EXPECT_EQ(error(6, 5, experts, {.turned = false}), file + ": adapter \"base_model.model." + experts +
                                                          ".base_layer\" is turned, unlike what was said or found");
   auto many = with_lora(random_bank<float>(4, 6, 5, 5), {.rank = 0});
-  EXPECT_EQ(error_of([&] { adopt_fused_adapters(folder.path, experts, many); }),
+  EXPECT_EQ(test::error_of<Error>([&] { adopt_fused_adapters(folder.path, experts, many); }),
             file + ": adapter \"base_model.model." + experts +
                 "\" has 6 rows in lora_A, expected a multiple of 4, one for each expert");
 }

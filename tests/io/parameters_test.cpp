@@ -2,20 +2,20 @@
 #include "moe/io/parameters.hpp"
 
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <csignal>
 #include <filesystem>
-#include <functional>
 #include <string>
 #include <vector>
 
 #include <gtest/gtest.h>
 
 #include "compare.hpp"
+#include "errors.hpp"
 #include "moe/moe.hpp"
 #include "moe/train.hpp"
 #include "random.hpp"
+#include "temporary_folder.hpp"
 
 namespace moe::io {
 namespace {
@@ -24,21 +24,9 @@ namespace fs = std::filesystem;
 using test::random_matrix;
 using test::same_bits;
 
-/// A folder that goes with the test.
-struct Folder {
-  fs::path path = fs::path(testing::TempDir()) / ("moe_parameters_" + std::to_string(::getpid()));
-  Folder() { fs::create_directories(path); }
-  ~Folder() { fs::remove_all(path); }
+struct Folder : test::TemporaryFolder {
+  Folder() : TemporaryFolder("parameters") {}
 };
-
-std::string error_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 auto make_layer(unsigned seed) {
   return MoeLayer(LinearTopK<float>(random_weight<float>(4, 6, seed), {.top_k = 2, .renormalize = true}),
@@ -104,13 +92,13 @@ TEST(LoadParameters, RefusesWhatDoesNotFitAndChangesNothing) {
 
   auto other = MoeLayer(LinearTopK<float>(random_weight<float>(4, 6, 5), {.top_k = 2}), random_bank<float>(4, 6, 9, 6));
   const auto before = parameters(other).front().matrix().eval();
-  const std::string shape = error_of([&] { load_parameters(path, parameters(other)); });
+  const std::string shape = test::error_of<Error>([&] { load_parameters(path, parameters(other)); });
   EXPECT_NE(shape.find("\"experts.0.gate_proj.weight\" has shape [8, 6], expected [9, 6]"), shape.npos) << shape;
   EXPECT_NE(shape.find(path.string()), shape.npos) << shape;
   EXPECT_TRUE(same_bits(parameters(other).front().matrix().eval(), before));
 
   AdamW<float> adam(parameters(layer));
-  const std::string missing = error_of([&] { load_parameters(path, adam.state()); });
+  const std::string missing = test::error_of<Error>([&] { load_parameters(path, adam.state()); });
   EXPECT_NE(missing.find("no tensor \"adamw.steps\""), missing.npos) << missing;
 }
 
@@ -126,7 +114,7 @@ TEST(SaveParameters, LeavesTheOldFileWholeWhenItFails) {
   const rlimit tight{1000, was.rlim_max};
   const auto handler = std::signal(SIGXFSZ, SIG_IGN);
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &tight), 0);
-  const std::string error = error_of([&] { save_parameters(path, parameters(next)); });
+  const std::string error = test::error_of<Error>([&] { save_parameters(path, parameters(next)); });
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &was), 0);
   std::signal(SIGXFSZ, handler);
 

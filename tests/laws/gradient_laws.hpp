@@ -6,13 +6,17 @@
 #include <string>
 #include <vector>
 
+#include "allocations.hpp"  // before Eigen
+
 #include <gtest/gtest.h>
 
+#include "compare.hpp"
 #include "moe/executors/serial.hpp"
 #include "moe/parameters.hpp"
 #include "moe/tokens.hpp"
 #include "moe/types.hpp"
 #include "moe/workspace.hpp"
+#include "pools.hpp"
 #include "random.hpp"
 
 namespace moe::laws {
@@ -77,6 +81,41 @@ void expect_true_gradients(Layer layer, Index num_tokens, unsigned seed, Index m
     check(values[p].name, values[p].data, slopes[p].data, values[p].size());
   }
   check("x", x.data(), gradients.of_x.data(), x.size());
+}
+
+/// Forward and backward passes give the same bits on any number of threads.
+template <class Layer>
+void expect_the_same_bits_for_any_number_of_threads(const Layer& layer, const SideInputs<float>& side = {}) {
+  const Index d = layer.d_model();
+  const auto x = test::random_matrix<Matrix<float>>(d, 70, 32), c = test::random_matrix<Matrix<float>>(d, 70, 33);
+  auto alone = gradients_of(layer, x, c, Serial{}, side);
+  for (const Index threads : {2, 3, 7}) {
+    test::OwnThreads pool{threads};
+    auto together = gradients_of(layer, x, c, pool, side);
+    EXPECT_TRUE(test::same_bits(together.of_x, alone.of_x)) << threads;
+    const auto expected = parameters(alone.of_parameters), got = parameters(together.of_parameters);
+    for (std::size_t p = 0; p < expected.size(); ++p) {
+      EXPECT_TRUE(test::same_bits(got[p].matrix(), expected[p].matrix())) << got[p].name << ", " << threads;
+    }
+  }
+}
+
+/// Once warm, forward and backward passes allocate nothing.
+template <class Layer>
+void expect_warm_steps_to_allocate_nothing(const Layer& layer, const SideInputs<float>& side = {}) {
+  auto gradient = zeros_like(layer);
+  auto tape = tape_of(layer);
+  tape.workspace().side = side;
+  const Index d = layer.d_model();
+  const auto x = test::random_matrix<Matrix<float>>(d, 70, 56), d_y = test::random_matrix<Matrix<float>>(d, 70, 57);
+  Matrix<float> y(d, 70), d_x = Matrix<float>::Zero(d, 70);
+  const auto step = [&] {
+    forward(layer, x, y, tape, Serial{});
+    backward(layer, x, d_y, tape, d_x, gradient, Serial{});
+  };
+  step();
+  step();
+  EXPECT_EQ(test::allocations_in(step), 0);
 }
 
 }  // namespace moe::laws

@@ -335,32 +335,15 @@ TEST(Tape, ForwardWithATapeIsForwardToTheLastBit) {
   check(MoeLayer(random_router<float>(6, 17, {.top_k = 2}, 84), joined_experts(17, 85)));
 }
 
-template <class Layer>
-void expect_warm_steps_to_allocate_nothing(const Layer& layer, const SideInputs<float>& side = {}) {
-  auto gradient = zeros_like(layer);
-  auto tape = tape_of(layer);
-  tape.workspace().side = side;
-  const Index d = layer.d_model();
-  const auto x = random_matrix<Matrix<float>>(d, 70, 56), d_y = random_matrix<Matrix<float>>(d, 70, 57);
-  Matrix<float> y(d, 70), d_x = Matrix<float>::Zero(d, 70);
-  const auto step = [&] {
-    forward(layer, x, y, tape);
-    backward(layer, x, d_y, tape, d_x, gradient);
-  };
-  step();
-  step();
-  EXPECT_EQ(test::allocations_in(step), 0);
-}
-
 TEST(Gradients, AWarmStepAllocatesNothing) {
-  expect_warm_steps_to_allocate_nothing(MoeLayer(random_router<float>(6, 40, {.top_k = 2, .renormalize = true}, 54),
-                                                 random_bank<float>(6, 40, 50, 55, true)));
-  expect_warm_steps_to_allocate_nothing(random_soft_moe<float>(40, 6, 2, {}, true, 54), {.sequence_length = 10});
+  laws::expect_warm_steps_to_allocate_nothing(MoeLayer(
+      random_router<float>(6, 40, {.top_k = 2, .renormalize = true}, 54), random_bank<float>(6, 40, 50, 55, true)));
+  laws::expect_warm_steps_to_allocate_nothing(random_soft_moe<float>(40, 6, 2, {}, true, 54), {.sequence_length = 10});
   const MoeLayer joined(random_router<float>(6, 40, {.top_k = 2}, 55), joined_experts(40, 56));
-  expect_warm_steps_to_allocate_nothing(joined);
-  expect_warm_steps_to_allocate_nothing(residual_moe_of(joined, 57));
-  expect_warm_steps_to_allocate_nothing(AffineOutput(joined, 0.5f, Eigen::VectorXf::Ones(40)));
-  expect_warm_steps_to_allocate_nothing(DenseLayer(random_bank<float>(1, 40, 50, 58)));
+  laws::expect_warm_steps_to_allocate_nothing(joined);
+  laws::expect_warm_steps_to_allocate_nothing(residual_moe_of(joined, 57));
+  laws::expect_warm_steps_to_allocate_nothing(AffineOutput(joined, 0.5f, Eigen::VectorXf::Ones(40)));
+  laws::expect_warm_steps_to_allocate_nothing(DenseLayer(random_bank<float>(1, 40, 50, 58)));
 }
 
 TEST(Backward, RefusesWhatDoesNotFit) {
@@ -416,33 +399,17 @@ TEST(Gradients, ExpertsWithoutTokensGetNone) {
   }
 }
 
-template <class Layer>
-void expect_the_same_bits_for_any_number_of_threads(const Layer& layer, const SideInputs<float>& side = {}) {
-  const Index d = layer.d_model();
-  const auto x = Random(32).matrix<Matrix<float>>(d, 100), c = Random(33).matrix<Matrix<float>>(d, 100);
-  auto alone = gradients_of(layer, x, c, Serial{}, side);
-  for (const Index threads : {2, 3, 7}) {
-    test::OwnThreads pool{threads};
-    auto together = gradients_of(layer, x, c, pool, side);
-    EXPECT_TRUE(same_bits(together.of_x, alone.of_x)) << threads;
-    const auto expected = parameters(alone.of_parameters), got = parameters(together.of_parameters);
-    for (std::size_t p = 0; p < expected.size(); ++p) {
-      EXPECT_TRUE(same_bits(got[p].matrix(), expected[p].matrix())) << got[p].name << ", " << threads;
-    }
-  }
-}
-
 TEST(Gradients, AreTheSameBitsForAnyNumberOfThreads) {
-  expect_the_same_bits_for_any_number_of_threads(
+  laws::expect_the_same_bits_for_any_number_of_threads(
       MoeLayer(random_router<float>(6, 70, {.top_k = 2, .renormalize = true}, 30),
                random_bank<float>(6, 70, 90, 31, true, 0.1)));
   for (const Index length : {0, 5}) {
-    expect_the_same_bits_for_any_number_of_threads(random_soft_moe<float>(70, 6, 2, {}, true, 34),
-                                                   {.sequence_length = length});
+    laws::expect_the_same_bits_for_any_number_of_threads(random_soft_moe<float>(70, 6, 2, {}, true, 34),
+                                                         {.sequence_length = length});
   }
   const MoeLayer joined(random_router<float>(6, 70, {.top_k = 2}, 35), joined_experts(70, 36));
-  expect_the_same_bits_for_any_number_of_threads(joined);
-  expect_the_same_bits_for_any_number_of_threads(residual_moe_of(joined, 37));
+  laws::expect_the_same_bits_for_any_number_of_threads(joined);
+  laws::expect_the_same_bits_for_any_number_of_threads(residual_moe_of(joined, 37));
 }
 
 }  // namespace

@@ -303,38 +303,20 @@ TEST(Lora, ForwardWithATapeIsForwardToTheLastBit) {
 
 TEST(Lora, IsTheSameBitsForAnyNumberOfThreads) {
   const auto layer = float_layer(0.2);
-  const auto x = random_matrix<Matrix<float>>(70, 100, 43), c = random_matrix<Matrix<float>>(70, 100, 44);
-  auto alone = gradients_of(layer, x, c, Serial{}, {.seed = 7});
+  laws::expect_the_same_bits_for_any_number_of_threads(layer, {.seed = 7});
+  const auto x = random_matrix<Matrix<float>>(70, 100, 43);
   const Matrix<float> y = layer.forward(x);
-  for (const Index threads : {2, 3, 7}) {
-    test::OwnThreads pool{threads};
-    EXPECT_TRUE(same_bits(layer.forward(x, pool), y)) << threads;
-    auto together = gradients_of(layer, x, c, pool, {.seed = 7});
-    EXPECT_TRUE(same_bits(together.of_x, alone.of_x)) << threads;
-    const auto expected = parameters(alone.of_parameters), got = parameters(together.of_parameters);
-    for (std::size_t p = 0; p < expected.size(); ++p) {
-      EXPECT_TRUE(same_bits(got[p].matrix(), expected[p].matrix())) << got[p].name << ", " << threads;
-    }
-  }
+  for (const Index threads : {2, 3, 7}) EXPECT_TRUE(same_bits(layer.forward(x, test::OwnThreads{threads}), y));
 }
 
 TEST(Lora, AWarmStepAllocatesNothing) {
   const auto layer = float_layer(0.2);
-  auto gradient = zeros_like(layer);
-  auto tape = tape_of(layer);
-  tape.workspace().side.seed = 3;
-  const auto x = random_matrix<Matrix<float>>(70, 80, 45), d_y = random_matrix<Matrix<float>>(70, 80, 46);
-  Matrix<float> y(70, 80), d_x = Matrix<float>::Zero(70, 80);
+  laws::expect_warm_steps_to_allocate_nothing(layer, {.seed = 3});
+  const auto x = random_matrix<Matrix<float>>(70, 80, 45);
+  Matrix<float> y(70, 80);
   Workspace<float> ws;
-  const auto step = [&] {
-    forward(layer, x, y, tape);
-    backward(layer, x, d_y, tape, d_x, gradient);
-    layer.forward(x, y, ws);
-  };
-  step();
-  step();
-  step();
-  EXPECT_EQ(test::allocations_in(step), 0);
+  layer.forward(x, y, ws);
+  EXPECT_EQ(test::allocations_in([&] { layer.forward(x, y, ws); }), 0);
 }
 
 TEST(Lora, ItsGradientHoldsAdaptersAlone) {

@@ -304,36 +304,13 @@ void for_each_router(const F& f) {
 
 TEST(RouterGradients, AreTheSameBitsForAnyNumberOfThreads) {
   for_each_router([](const auto& router, const SideInputs<float>& side) {
-    const auto layer = layer_of(router);
-    const auto x = random_matrix<Matrix<float>>(40, 70, 41), c = random_matrix<Matrix<float>>(40, 70, 42);
-    auto alone = gradients_of(layer, x, c, Serial{}, side);
-    for (const Index threads : {2, 5}) {
-      test::OwnThreads pool{threads};
-      auto together = gradients_of(layer, x, c, pool, side);
-      EXPECT_TRUE(same_bits(together.of_x, alone.of_x)) << threads;
-      const auto expected = parameters(alone.of_parameters), got = parameters(together.of_parameters);
-      for (std::size_t p = 0; p < expected.size(); ++p) {
-        EXPECT_TRUE(same_bits(got[p].matrix(), expected[p].matrix())) << got[p].name << ", " << threads;
-      }
-    }
+    laws::expect_the_same_bits_for_any_number_of_threads(layer_of(router), side);
   });
 }
 
 TEST(RouterGradients, AWarmStepAllocatesNothing) {
   for_each_router([](const auto& router, const SideInputs<float>& side) {
-    const auto layer = layer_of(router);
-    auto gradient = zeros_like(layer);
-    auto tape = tape_of(layer);
-    tape.workspace().side = side;
-    const auto x = random_matrix<Matrix<float>>(40, 70, 43), d_y = random_matrix<Matrix<float>>(40, 70, 44);
-    Matrix<float> y(40, 70), d_x = Matrix<float>::Zero(40, 70);
-    const auto step = [&] {
-      forward(layer, x, y, tape);
-      backward(layer, x, d_y, tape, d_x, gradient);
-    };
-    step();
-    step();
-    EXPECT_EQ(test::allocations_in(step), 0) << parameters(gradient).front().name;
+    laws::expect_warm_steps_to_allocate_nothing(layer_of(router), side);
   });
 }
 
