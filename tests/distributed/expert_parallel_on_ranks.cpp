@@ -30,6 +30,7 @@ INSTANTIATE_TYPED_TEST_SUITE_P(ExpertParallel, ExpertsLaws, SharedOutBanks);
 namespace moe::distributed {
 
 using laws::router_for;
+using test::copied;
 using test::dealt;
 using test::invariant_forward;
 using test::local_group;
@@ -72,12 +73,15 @@ TYPED_TEST(ExpertParallelOf, AnyPlacementGivesTheBitsOfOneProcess) {
         const MoeLayer whole(router, this->whole(d_model, num_experts));
         const MoeLayer in_blocks(router, this->shared_out(d_model, place_in_blocks(num_experts, num_ranks())));
         const MoeLayer as_dealt(router, this->shared_out(d_model, dealt(num_experts, num_ranks())));
+        const MoeLayer with_copies(router, this->shared_out(d_model, copied(num_experts, num_ranks())));
         for (const Index most : {0, 1, 40}) {
           const auto x = this->tokens(d_model, tokens_of(my_rank(), most));
           const auto expected = invariant_forward(whole, x);
           EXPECT_TRUE(same_bits(invariant_forward(in_blocks, x), expected))
               << d_model << " wide, " << top_k << " of " << num_experts << " experts, " << x.cols() << " tokens";
           EXPECT_TRUE(same_bits(invariant_forward(as_dealt, x), expected))
+              << d_model << " wide, " << top_k << " of " << num_experts << " experts, " << x.cols() << " tokens";
+          EXPECT_TRUE(same_bits(invariant_forward(with_copies, x), expected))
               << d_model << " wide, " << top_k << " of " << num_experts << " experts, " << x.cols() << " tokens";
         }
       }
@@ -289,7 +293,7 @@ TEST(ExpertParallel, SendsAColumnOnceToARankHoweverManyOfItsExpertsAskForIt) {
         std::set<std::pair<Index, int>> to;  // (token, rank) that rank sends
         std::set<Index> asked;               // tokens of that rank that this one answers
         for (std::size_t r = 0; r < routing.token.size(); ++r) {
-          const int holder = placement.rank_of[std::size_t(routing.expert[r])];
+          const int holder = placement.ranks_of[std::size_t(routing.expert[r])].front();
           if (holder == rank) continue;
           to.insert({routing.token[r], holder});
           if (rank == my_rank()) ++routes;
@@ -437,11 +441,11 @@ TEST(ExpertParallel, ToldOnEveryRankThatTheyDisagree) {
 TEST(ExpertParallel, ToldOnEveryRankThatTheyMisplacedAnExpert) {
   const std::vector<Index> own{Index(my_rank())};
   Placement placement = place_in_blocks(num_ranks(), num_ranks());
-  if (my_rank() == 0) placement.rank_of.back() = num_ranks() == 1 ? 7 : -1;
+  if (my_rank() == 0) placement.ranks_of.back().front() = num_ranks() == 1 ? 7 : -1;
   const std::string last = std::to_string(num_ranks() - 1);
   EXPECT_EQ(test::error_of([&] { ExpertParallel(*local_group<Bank>(4, own), placement, MPI_COMM_WORLD); }),
-            num_ranks() == 1 ? "ExpertParallel: placement.rank_of[0] is 7, expected 0 to 0"
-                             : expected_of("placement.rank_of[" + last + "]", "-1", last, true));
+            num_ranks() == 1 ? "ExpertParallel: placement.ranks_of[0][0] is 7, expected 0 to 0"
+                             : expected_of("placement.ranks_of[" + last + "][0]", "-1", last, true));
 
   const int last_rank = num_ranks() - 1;
   const std::vector<Index> two{0, 1};

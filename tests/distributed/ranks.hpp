@@ -46,7 +46,17 @@ std::optional<Group> local_group(Index d_model, const std::vector<Index>& expert
 /// Expert e on the rank that it would have if they were dealt like cards, the last rank first.
 inline distributed::Placement dealt(Index num_experts, int ranks) {
   distributed::Placement placement;
-  for (Index e = 0; e < num_experts; ++e) placement.rank_of.push_back(int(ranks - 1 - e % ranks));
+  for (Index e = 0; e < num_experts; ++e) placement.ranks_of.push_back({int(ranks - 1 - e % ranks)});
+  return placement;
+}
+
+/// Expert 0 on every rank, expert 1 on every second one, …, expert e on every (e + 1)-th, and so on from the start.
+inline distributed::Placement copied(Index num_experts, int ranks) {
+  distributed::Placement placement;
+  for (Index e = 0; e < num_experts; ++e) {
+    placement.ranks_of.emplace_back();
+    for (int rank = int(e % ranks); rank < ranks; rank += int(e % ranks) + 1) placement.ranks_of.back().push_back(rank);
+  }
   return placement;
 }
 

@@ -83,8 +83,8 @@ class ExpertParallel {
   ExpertParallel(std::optional<G> local, MPI_Comm comm, const ExpertParallelOptions& options = {})
       : ExpertParallel(std::move(local), Placement{}, comm, options) {}
 
-  /// Collective. Expert e is on rank placement.rank_of[e]; a rank's local group has its experts in ascending order. An
-  /// empty placement is none.
+  /// Collective. Expert e is on the ranks placement.ranks_of[e]; a rank's local group has its experts in ascending
+  /// order. An empty placement is none.
   /// @throws std::invalid_argument on all ranks, also if they disagree on the placement, or one of them holds another
   ///         number of experts than it says.
   ExpertParallel(std::optional<G> local, Placement placement, MPI_Comm comm, const ExpertParallelOptions& options = {})
@@ -106,13 +106,12 @@ class ExpertParallel {
       require_same_placement(who);
     } else {
       for (int rank = 0; rank < comm_.size(); ++rank) {
-        placement_.rank_of.insert(placement_.rank_of.end(), std::size_t(held_by[std::size_t(rank)]), rank);
+        placement_.ranks_of.insert(placement_.ranks_of.end(), std::size_t(held_by[std::size_t(rank)]), {rank});
       }
     }
-    for (int rank = 0; rank < comm_.size(); ++rank) {
-      experts_of_.push_back(placement_.experts_of(rank));
-      require_equal(held_by[std::size_t(rank)], std::ssize(experts_of_.back()),
-                    who + ": experts held by rank " + std::to_string(rank));
+    held_by_ = holdings(placement_, comm_.size());
+    for (std::size_t rank = 0; rank < held_by.size(); ++rank) {
+      require_equal(held_by[rank], std::ssize(held_by_[rank]), who + ": experts held by rank " + std::to_string(rank));
     }
     require_between(1, num_experts(), std::numeric_limits<std::int32_t>::max(), who + ": experts of all ranks");
     column_ = column_type(d_model_ * bytes_of_number());
@@ -157,12 +156,24 @@ class ExpertParallel {
   static constexpr int most_chunks = 1024;  // times ranks is an int
 
   void require_same_placement(const std::string& who) const {
-    std::vector<Claim> claims;
-    for (Index e = 0; e < num_experts(); ++e) {
-      claims.push_back({"placement.rank_of[" + std::to_string(e) + "]", placement_.rank_of[std::size_t(e)]});
+    std::vector<Claim> sizes, ranks;
+    for (std::size_t e = 0; e < placement_.ranks_of.size(); ++e) {
+      const std::string name = "placement.ranks_of[" + std::to_string(e) + "]";
+      sizes.push_back({name + ".size()", std::ssize(placement_.ranks_of[e])});
+      for (std::size_t copy = 0; copy < placement_.ranks_of[e].size(); ++copy) {
+        ranks.push_back({name + "[" + std::to_string(copy) + "]", placement_.ranks_of[e][copy]});
+      }
     }
-    require_agreement(comm_, claims, who);
-    for (const Claim& claim : claims) require_between(0, claim.value, comm_.size() - 1, who + ": " + claim.name);
+    require_agreement(comm_, sizes, who);
+    require_agreement(comm_, ranks, who);
+    for (const Claim& size : sizes) require_between(1, size.value, comm_.size(), who + ": " + size.name);
+    auto rank = ranks.begin();
+    for (const auto& its_ranks : placement_.ranks_of) {
+      for (int lowest = 0; const int its : its_ranks) {
+        require_between(lowest, its, comm_.size() - 1, who + ": " + (rank++)->name);
+        lowest = its + 1;
+      }
+    }
   }
 
   Index num_local() const { return local_ ? Index(local_->num_experts()) : 0; }
@@ -195,7 +206,7 @@ class ExpertParallel {
                   Workers& workers) const {
     Stopwatch stopwatch;
     Scratch& scratch = workers.shared();
-    const auto out = address(plan, experts_of_, x.cols(), options_.chunks, scratch);
+    const auto out = address(plan, held_by_, comm_.rank(), x.cols(), options_.chunks, scratch);
     const Parcels in = exchange_parcels(out.parcels, scratch);
     const Order<Scalar>* const orders = exchange_orders(out, in, scratch);
     const bool summed = options_.answers == Answers::summed;
@@ -300,7 +311,7 @@ class ExpertParallel {
   Communicator comm_;
   ExpertParallelOptions options_;
   Index d_model_ = 0;
-  std::vector<std::vector<Index>> experts_of_;  // of each rank
+  std::vector<std::vector<Held>> held_by_;  // each rank
   Handle<MPI_Datatype> column_, order_;
 };
 

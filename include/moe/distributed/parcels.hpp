@@ -10,6 +10,7 @@
 #include "moe/check.hpp"
 #include "moe/dispatch.hpp"
 #include "moe/distributed/exchange.hpp"
+#include "moe/distributed/placement.hpp"
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
@@ -108,19 +109,38 @@ struct Outgoing {
   Index* place;           // where each slot of the plan is among them
 };
 
-/// Cuts the tokens into chunks of neighbours, and each chunk into a parcel for each rank.
-/// @param experts_of  each rank's experts, in ascending order
+/// An expert on a rank, one of its copies.
+struct Held {
+  Index expert;
+  int copy, copies;
+};
+
+/// What each rank holds, in the order in which it numbers its experts.
+inline std::vector<std::vector<Held>> holdings(const Placement& placement, int num_ranks) {
+  std::vector<std::vector<Held>> held_by(std::size_t(num_ranks), std::vector<Held>{});
+  for (Index e = 0; e < placement.num_experts(); ++e) {
+    const auto& ranks = placement.ranks_of[std::size_t(e)];
+    for (std::size_t copy = 0; copy < ranks.size(); ++copy) {
+      held_by[std::size_t(ranks[copy])].push_back({e, int(copy), int(ranks.size())});
+    }
+  }
+  return held_by;
+}
+
+/// Cuts the tokens into chunks of neighbours, and each chunk into a parcel for each rank. The copies of an expert take
+/// its slots in turns, the first turn another one's on each rank.
 template <class Scalar>
-Outgoing<Scalar> address(const DispatchPlan<Scalar>& plan, const std::vector<std::vector<Index>>& experts_of,
+Outgoing<Scalar> address(const DispatchPlan<Scalar>& plan, const std::vector<std::vector<Held>>& held_by, int own_rank,
                          Index num_tokens, int num_chunks, Scratch& scratch) {
   require_between(0, plan.num_slots(), std::numeric_limits<int>::max(), "ExpertParallel: routes of one rank");
-  const int num_ranks = int(experts_of.size());
+  const int num_ranks = int(held_by.size());
   const auto chunk_of = [&](Index token) { return int(token * num_chunks / num_tokens); };
   const auto for_each_slot = [&](int rank, const auto& use) {
-    const auto& experts = experts_of[std::size_t(rank)];
-    for (std::size_t i = 0; i < experts.size(); ++i) {
-      const Index first = plan.first(experts[i]);
-      for (Index s = first; s < first + plan.count(experts[i]); ++s) use(s, std::int32_t(i));
+    const auto& held = held_by[std::size_t(rank)];
+    for (std::size_t i = 0; i < held.size(); ++i) {
+      const auto [expert, copy, copies] = held[i];
+      const Index first = plan.first(expert), turn = (copy + copies - own_rank % copies) % copies;
+      for (Index s = first + turn; s < first + plan.count(expert); s += copies) use(s, std::int32_t(i));
     }
   };
 
