@@ -5,6 +5,7 @@
 #include "moe/moe_layer.hpp"
 #include "moe/shared.hpp"
 
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -222,6 +223,46 @@ TEST(WithSharedExpert, AddsTheSharedExpertToTheLayer) {
       const MatrixD logit = naive::product(exact(gate), exact(x));
       for (Index t = 0; t < num_tokens; ++t) gated.col(t) += of_shared.col(t) / (1 + std::exp(-logit(0, t)));
       EXPECT_TRUE(is_close(WithSharedExpert(layer, shared, gate).forward(x), gated)) << num_tokens << " tokens";
+    }
+  }
+}
+
+/// Experts that wait for others, as those on other ranks do.
+struct Waiting {
+  using Scalar = float;
+  GatedFfnBank<float> bank;
+  bool fails = false;
+
+  Index d_model() const { return bank.d_model(); }
+  Index num_experts() const { return bank.num_experts(); }
+  void apply(const ConstMatrixRef<float>& x, const DispatchPlan<float>& plan, MatrixRef<float> y,
+             Workers& workers) const {
+    for (int i = 0; i < 2; ++i) workers.work_meanwhile();  // done once
+    if (fails) throw std::invalid_argument("lost");
+    bank.apply(x, plan, y, workers);
+  }
+};
+
+TEST(WithSharedExpert, GivesTheSameBitsWhereItIsRunWhileExpertsWait) {
+  const Index d_model = 17;
+  const auto layer = MoeLayers::make(d_model);
+  const auto shared = bank_of<float>(d_model, 1, 50), second = bank_of<float>(d_model, 1, 51);
+  const MoeLayer waiting(layer.router(), Waiting{layer.experts()}),
+      failing(layer.router(), Waiting{layer.experts(), true});
+  Workspace<float> ws;
+  for (const auto& gate : {Eigen::RowVectorXf(), random_matrix<Eigen::RowVectorXf>(1, d_model, 8)}) {
+    for (const Index num_tokens : token_counts) {
+      const auto x = random_matrix<Matrix<float>>(d_model, num_tokens, 2);
+      Matrix<float> y(d_model, num_tokens);
+      const auto expected = WithSharedExpert(layer, shared, gate).forward(x);
+      WithSharedExpert(waiting, shared, gate).forward(x, y, ws);
+      EXPECT_TRUE(same_bits(y, expected)) << num_tokens << " tokens";
+      EXPECT_EQ(ws.meanwhile, nullptr);
+      WithSharedExpert(WithSharedExpert(waiting, shared, gate), second, gate).forward(x, y, ws);
+      EXPECT_TRUE(same_bits(y, WithSharedExpert(WithSharedExpert(layer, shared, gate), second, gate).forward(x)));
+      EXPECT_EQ(error_of([&] { WithSharedExpert(failing, shared, gate).forward(x, y, ws); }), "lost");
+      waiting.forward(x, y, ws);
+      EXPECT_TRUE(same_bits(y, layer.forward(x))) << "nothing is left of a shared expert that was lost";
     }
   }
 }

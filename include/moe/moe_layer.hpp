@@ -44,7 +44,7 @@ class MoeLayer {
   void forward(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Workspace<Scalar>& ws,
                ExecutorRef executor = Serial{}) const {
     require_columns(x, y, d_model(), "MoeLayer");
-    Workers workers(executor, ws.scratch, ws.numerics);
+    Workers workers(executor, ws.scratch, ws.numerics, {}, ws.meanwhile);
     ws.routing.clear();
     y.setZero();
 

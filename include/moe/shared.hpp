@@ -4,11 +4,14 @@
 #include <cmath>
 #include <span>
 #include <utility>
+#include <vector>
 
 #include "moe/check.hpp"
+#include "moe/combine.hpp"
 #include "moe/concepts.hpp"
 #include "moe/dispatch.hpp"
 #include "moe/executors/serial.hpp"
+#include "moe/meanwhile.hpp"
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 #include "moe/workspace.hpp"
@@ -46,11 +49,21 @@ class WithSharedExpert {
   /// @throws std::invalid_argument if a shape is wrong or y overlaps x.
   void forward(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Workspace<Scalar>& ws,
                ExecutorRef executor = Serial{}) const {
-    layer_.forward(x, y, ws, executor);
+    const auto run_shared = [&](Workers& workers) {
+      const auto everyone = plan_all_to(0, x.cols(), 1, ws.shared_plan);
+      shared_.apply(x, everyone, no_answers(x, ws.shared_answers), workers);
+    };
+    const Meanwhile meanwhile(ws.meanwhile, run_shared);
+    layer_.forward(x, y, ws, executor);  // experts on other ranks let it run while tokens travel
+
     Workers workers(executor, ws.scratch, ws.numerics);
     const auto everyone = plan_all_to(0, x.cols(), 1, ws.shared_plan);
     weigh_shared(x, ws.shared_plan.weight);
-    shared_.apply(x, everyone, y, workers);
+    if (meanwhile.is_done()) {
+      combine(Eigen::Map<const Matrix<Scalar>>(ws.shared_answers.data(), x.rows(), x.cols()), everyone, y, workers);
+    } else {
+      shared_.apply(x, everyone, y, workers);
+    }
   }
 
   /// The same with memory of its own.
@@ -63,6 +76,12 @@ class WithSharedExpert {
     visit.in("", layer_);
     visit.in_only("shared_expert", shared_);
     visit("shared_expert_gate.weight", gate_);
+  }
+
+  /// Zeros of the shape of x, in this memory.
+  static Eigen::Map<Matrix<Scalar>> no_answers(const ConstMatrixRef<Scalar>& x, std::vector<Scalar>& memory) {
+    memory.assign(std::size_t(x.size()), Scalar(0));
+    return {memory.data(), x.rows(), x.cols()};
   }
 
   /// weight[t] = σ(gate · x.col(t)); without a gate it stays as it is.

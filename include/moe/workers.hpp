@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "moe/concepts.hpp"
+#include "moe/meanwhile.hpp"
 #include "moe/numerics.hpp"
 #include "moe/scratch.hpp"
 #include "moe/task.hpp"
@@ -39,11 +40,12 @@ class ExecutorRef {
 /// What one call of a layer has to work with. Routers and groups of experts get it from the layer.
 class Workers {
  public:
-  /// @param scratch  kept by the caller from call to call, so that a warm call allocates nothing
-  /// @param seed     see seed()
+  /// @param scratch    kept by the caller from call to call, so that a warm call allocates nothing
+  /// @param seed       see seed()
+  /// @param meanwhile  see work_meanwhile()
   Workers(ExecutorRef executor, std::vector<Scratch>& scratch, const Numerics& numerics = {},
-          std::optional<std::uint64_t> seed = {})
-      : executor_(executor), scratch_(scratch), numerics_(numerics), seed_(seed) {
+          std::optional<std::uint64_t> seed = {}, Meanwhile* meanwhile = nullptr)
+      : executor_(executor), scratch_(scratch), numerics_(numerics), seed_(seed), meanwhile_(meanwhile) {
     const auto needed = std::size_t(executor_.workers()) + 1;
     if (scratch_.size() < needed) scratch_.resize(needed);
     shared().reset();
@@ -60,6 +62,11 @@ class Workers {
 
   /// For what is drawn at random while a layer learns, another one for each step: SideInputs::seed.
   std::optional<std::uint64_t> seed() const { return seed_; }
+
+  /// For experts that would wait for others: does what else the layer has to do, if it has laid out something.
+  void work_meanwhile() {
+    if (meanwhile_) meanwhile_->work(*this);
+  }
 
   /// Memory that all workers may see; it lives as long as this call. Take from it outside of for_each().
   Scratch& shared() { return scratch_[0]; }
@@ -94,6 +101,7 @@ class Workers {
   std::vector<Scratch>& scratch_;
   Numerics numerics_;
   std::optional<std::uint64_t> seed_;
+  Meanwhile* meanwhile_;
 };
 
 }  // namespace moe

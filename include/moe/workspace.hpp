@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "moe/dispatch.hpp"
+#include "moe/meanwhile.hpp"
 #include "moe/numerics.hpp"
 #include "moe/routing.hpp"
 #include "moe/scratch.hpp"
@@ -21,6 +22,8 @@ struct Workspace {
   Routing<Scalar> routing;
   PlanMemory<Scalar> plan, shared_plan;  // of the routed experts; of the expert that every token sees, if there is one
   std::vector<Scratch> scratch;          // one shared, then one per worker
+  std::vector<Scalar> shared_answers;    // of the expert that every token sees, if it was run meanwhile
+  Meanwhile* meanwhile = nullptr;        // what may be done while tokens travel, during a forward pass
 };
 
 /// y = layer(x) with a workspace and y of its own: for a first try, or where a few allocations do not matter.

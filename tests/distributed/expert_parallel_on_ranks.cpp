@@ -14,6 +14,7 @@
 #include "moe/distributed/telemetry.hpp"
 #include "moe/experts/any_experts.hpp"
 #include "moe/moe_layer.hpp"
+#include "moe/shared.hpp"
 
 namespace moe::laws {
 
@@ -390,6 +391,49 @@ TEST(ExpertParallel, AnErrorOfOneRanksExpertsIsAnErrorOfAllAfterWhichTheyGoOn) {
     EXPECT_EQ(message, (my_rank() == last ? "" : "rank " + std::to_string(last) + ": ") + "a token that is not zero");
     EXPECT_TRUE(same_bits(layer.forward(zeros), zeros));
   }
+}
+
+/// Answers x, and writes down that it was asked.
+struct Witness {
+  using Scalar = float;
+  Index width;
+  char name;
+  std::string* asked;
+
+  Index d_model() const { return width; }
+  void forward(const ConstMatrixRef<float>& x, MatrixRef<float> y, Scratch&) const {
+    asked->push_back(name);
+    y = x;
+  }
+};
+
+TEST(ExpertParallel, TheSharedExpertRunsWhileTokensTravel) {
+  const Index d_model = 4;
+  std::string asked;
+  const ExpertParallel group(ExpertList(std::vector{Witness{d_model, 'e', &asked}}), MPI_COMM_WORLD);
+  const WithSharedExpert layer(MoeLayer(router_for<float>(d_model, num_ranks(), num_ranks()), group),
+                               ExpertList(std::vector{Witness{d_model, 's', &asked}}));
+  layer.forward(Matrix<float>::Ones(d_model, 5));
+  EXPECT_EQ(asked, "se");
+}
+
+TEST(ExpertParallel, AnErrorOfOneRanksSharedExpertIsAnErrorOfAll) {
+  const Index d_model = 4;
+  const int last = num_ranks() - 1;
+  const ExpertParallel group(ExpertList(std::vector{Fragile{d_model, false}}), MPI_COMM_WORLD, {.chunks = 2});
+  const WithSharedExpert layer(MoeLayer(router_for<float>(d_model, num_ranks(), 1), group),
+                               ExpertList(std::vector{Fragile{d_model, my_rank() == last}}));
+  const auto message = [&](const Matrix<float>& x) -> std::string {
+    try {
+      layer.forward(x);
+    } catch (const std::exception& error) {
+      return error.what();
+    }
+    return "no error";
+  };
+  EXPECT_EQ(message(Matrix<float>::Ones(d_model, 5)),
+            (my_rank() == last ? "" : "rank " + std::to_string(last) + ": ") + "a token that is not zero");
+  EXPECT_EQ(message(Matrix<float>::Zero(d_model, 5)), "no error");
 }
 
 /// With one rank there is nobody to disagree with.

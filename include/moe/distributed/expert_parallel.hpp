@@ -67,6 +67,8 @@ struct ExpertParallelOptions {
 /// each rank gets the bits that one process with all experts would give for its tokens. (Where it is not, an expert
 /// sees the tokens of all ranks in one batch, and may round otherwise.)
 ///
+/// While the first tokens travel, the experts do what their layer has to do besides, such as its shared expert.
+///
 /// All ranks call apply(), each with its own tokens, be they none, in the same order and with the same Numerics; one
 /// thread at a time. What a rank's experts throw is thrown there, and on all other ranks as std::runtime_error that
 /// says which rank and what; then the group may be used again. Any other exception leaves the others waiting: run()
@@ -251,6 +253,7 @@ class ExpertParallel {
 
     SharedError error(comm_);
     send_tokens(0);
+    stopwatch.in_experts([&] { error.run([&] { workers.work_meanwhile(); }); });
     for (int chunk = 0; chunk < options_.chunks; ++chunk) {
       if (chunk + 1 < options_.chunks) send_tokens(chunk + 1);  // to travel while the experts work
       comm_.wait(tokens_travel[chunk], "exchange tokens");

@@ -11,7 +11,7 @@ struct Traffic {
   Index columns = 0;  // of tokens, to ranks that hold one of their experts: one each, however many of its experts
   Index answers = 0;  // to ranks whose tokens asked: one for each route, or for each column where they are summed
   Index bytes = 0;    // of all that, and of the routes
-  double seconds_in_experts = 0;   // running this rank's experts
+  double seconds_in_experts = 0;   // running this rank's experts, and what their layer did meanwhile
   double seconds_in_exchange = 0;  // the rest: packing, waiting for others, combining
 
   Traffic& operator+=(const Traffic& other) {

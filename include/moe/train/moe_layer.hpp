@@ -46,7 +46,7 @@ void forward(const MoeLayer<R, G>& layer, const ConstMatrixRef<Scalar>& x, Matri
              MoeLayerTape<Scalar, T>& tape, ExecutorRef executor = Serial{}) {
   require_columns(x, y, layer.d_model(), "forward");
   Workspace<Scalar>& ws = tape.ws;
-  Workers workers(executor, ws.scratch, ws.numerics, ws.side.seed);
+  Workers workers(executor, ws.scratch, ws.numerics, ws.side.seed, ws.meanwhile);
   ws.routing.clear();
   y.setZero();
   layer.router().route(Tokens(x, ws.side), ws.routing, workers);

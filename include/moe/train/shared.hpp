@@ -7,8 +7,10 @@
 #include <vector>
 
 #include "moe/check.hpp"
+#include "moe/combine.hpp"
 #include "moe/dispatch.hpp"
 #include "moe/executors/serial.hpp"
+#include "moe/meanwhile.hpp"
 #include "moe/shared.hpp"
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
@@ -38,11 +40,22 @@ auto tape_of(const WithSharedExpert<Layer, G>& layer) {
 template <class Layer, class G, class Tape, class Scalar = typename G::Scalar>
 void forward(const WithSharedExpert<Layer, G>& layer, const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Tape& tape,
              ExecutorRef executor = Serial{}) {
+  Workspace<Scalar>& ws = tape.workspace();
+  const auto run_shared = [&](Workers& workers) {
+    const auto everyone = plan_all_to(0, x.cols(), 1, tape.shared_plan);
+    apply(layer.shared(), x, everyone, layer.no_answers(x, ws.shared_answers), tape.shared, workers);
+  };
+  const Meanwhile meanwhile(ws.meanwhile, run_shared);
   forward(layer.layer(), x, y, tape.layer, executor);
-  Workers workers(executor, tape.workspace().scratch, tape.workspace().numerics, tape.workspace().side.seed);
-  plan_all_to(0, x.cols(), 1, tape.shared_plan);
+
+  Workers workers(executor, ws.scratch, ws.numerics, ws.side.seed);
+  const auto everyone = plan_all_to(0, x.cols(), 1, tape.shared_plan);
   layer.weigh_shared(x, tape.shared_plan.weight);
-  apply(layer.shared(), x, tape.shared_plan.view(), y, tape.shared, workers);
+  if (meanwhile.is_done()) {
+    combine(Eigen::Map<const Matrix<Scalar>>(ws.shared_answers.data(), x.rows(), x.cols()), everyone, y, workers);
+  } else {
+    apply(layer.shared(), x, everyone, y, tape.shared, workers);
+  }
 }
 
 /// As backward() of a MoeLayer.
