@@ -124,12 +124,21 @@ class ExpertParallel {
   Index num_experts() const { return placement_.num_experts(); }
   const Placement& placement() const { return placement_; }
   const std::optional<G>& local() const { return local_; }
+  std::optional<G>& local() { return local_; }
+  const Communicator& communicator() const { return comm_; }
+  const ExpertParallelOptions& options() const { return options_; }
 
   /// Collective.
   /// @throws what this rank's experts throw; std::runtime_error if those of another rank throw, or MPI fails.
   void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
              Workers& workers) const {
     options_.wire == Wire::exact ? apply_over<Scalar>(x, plan, y, workers) : apply_over<bfloat16>(x, plan, y, workers);
+  }
+
+  /// This rank's experts, by their numbers among those of all ranks.
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    if (local_) visit.numbered(placement_.experts_of(comm_.rank()), *local_);
   }
 
  private:
