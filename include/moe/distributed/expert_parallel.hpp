@@ -6,14 +6,12 @@
 #include <limits>
 #include <optional>
 #include <string>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include <mpi.h>
 
 #include "moe/check.hpp"
-#include "moe/combine.hpp"
 #include "moe/concepts.hpp"
 #include "moe/dispatch.hpp"
 #include "moe/distributed/agreement.hpp"
@@ -22,6 +20,7 @@
 #include "moe/distributed/handle.hpp"
 #include "moe/distributed/parcels.hpp"
 #include "moe/distributed/placement.hpp"
+#include "moe/distributed/round_trip.hpp"
 #include "moe/distributed/shared_error.hpp"
 #include "moe/distributed/traffic.hpp"
 #include "moe/experts/expert_subset.hpp"
@@ -35,12 +34,6 @@ namespace moe::distributed {
 enum class Wire {
   exact,     // as they are
   bfloat16,  // rounded (half an ulp, 2^-9 of each), tokens and answers, also those that stay on their rank
-};
-
-/// What travels back to a token's rank.
-enum class Answers {
-  each,    // every expert's, to be added at home
-  summed,  // weight · answer, summed over a rank's experts: fewer, but not the bits of one process
 };
 
 struct ExpertParallelOptions {
@@ -128,11 +121,87 @@ class ExpertParallel {
   const Communicator& communicator() const { return comm_; }
   const ExpertParallelOptions& options() const { return options_; }
 
+  std::optional<G>& local() { return local_; }
+  const Communicator& communicator() const { return comm_; }
+  const ExpertParallelOptions& options() const { return options_; }
+
   /// Collective.
   /// @throws what this rank's experts throw; std::runtime_error if those of another rank throw, or MPI fails.
   void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
              Workers& workers) const {
-    options_.wire == Wire::exact ? apply_over<Scalar>(x, plan, y, workers) : apply_over<bfloat16>(x, plan, y, workers);
+    const Stopwatch stopwatch;
+    const auto itinerary = tell_ranks(plan, x.cols(), options_.chunks, Copies::all, workers.shared());
+    with_wire([&]<class T>(T) {
+      auto trip = round_trip<T>(itinerary, workers.shared(), workers.shared());
+      apply(trip, itinerary, x, plan, y, stopwatch, workers,
+            [&](const auto& plan_here) { local_->apply(trip.tokens(), plan_here, trip.answers(), workers); });
+    });
+  }
+
+  // The steps of apply(), for who keeps more of it than y.
+
+  /// Collective: all ranks learn what is asked of them.
+  Itinerary<Scalar> tell_ranks(const DispatchPlan<Scalar>& plan, Index num_tokens, int num_chunks, Copies copies,
+                               Scratch& scratch) const {
+    const auto out = address(plan, held_by_, copies, comm_.rank(), num_tokens, num_chunks, scratch);
+    const Parcels in = exchange_parcels(out.parcels, scratch);
+    return {out, in, exchange_orders(out, in, scratch), options_.answers};
+  }
+
+  /// f(a number as it travels).
+  template <class F>
+  void with_wire(const F& f) const {
+    options_.wire == Wire::exact ? f(Scalar()) : f(bfloat16());
+  }
+
+  /// As RoundTrip's constructor.
+  template <class T>
+  RoundTrip<Scalar, T> round_trip(const Itinerary<Scalar>& itinerary, Scratch& scratch, Scratch& kept) const {
+    return {comm_, *column_, d_model_, itinerary, scratch, kept};
+  }
+
+  /// Collective.
+  /// @param run_experts  of the plan that it is given: adds what they make of trip.tokens() to trip.answers()
+  template <class T, class F>
+  void apply(RoundTrip<Scalar, T>& trip, const Itinerary<Scalar>& itinerary, const ConstMatrixRef<Scalar>& x,
+             const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y, Stopwatch stopwatch, Workers& workers,
+             const F& run_experts) const {
+    const int chunks = itinerary.in.num_chunks();
+    const auto run_chunk = [&](int chunk) {
+      trip.unpack(chunk, workers);
+      const auto plan_here = trip.plan(chunk, num_local());
+      const bool weighted_at_home = options_.answers == Answers::each;
+      if (local_) run_experts(weighted_at_home ? without_output_weights(plan_here, workers.shared()) : plan_here);
+    };
+    SharedError error(comm_);
+    trip.send(0, x, workers);
+    stopwatch.in_experts([&] { error.run([&] { workers.work_meanwhile(); }); });
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      if (chunk + 1 < chunks) trip.send(chunk + 1, x, workers);  // to travel while the experts work
+      trip.receive(chunk);
+      stopwatch.in_experts([&] { error.run([&] { run_chunk(chunk); }); });
+      trip.send_back(chunk, workers);
+    }
+    error.ask();
+    for (int chunk = 0; chunk < chunks; ++chunk) trip.receive_back(chunk, workers);
+    error.rethrow();
+    trip.combine_at_home(plan, y, workers);
+    const Index told = itinerary.out.parcels.total_without(comm_.rank()).slots * Index(sizeof(Order<Scalar>)) +
+                       Index(comm_.size() - 1) * chunks * Index(sizeof(Parcel));
+    count_traffic(itinerary, told, stopwatch);
+  }
+
+  /// Counts a trip, and so many bytes beside it.
+  void count_traffic(const Itinerary<Scalar>& itinerary, Index other_bytes, const Stopwatch& stopwatch) const {
+    if (!options_.traffic) return;
+    const Index columns = itinerary.out.parcels.total_without(comm_.rank()).columns;
+    const Index answers = itinerary.in.total_without(comm_.rank()).*itinerary.back();
+    *options_.traffic += {.calls = 1,
+                          .columns = columns,
+                          .answers = answers,
+                          .bytes = (columns + answers) * d_model_ * bytes_of_number() + other_bytes,
+                          .seconds_in_experts = stopwatch.experts(),
+                          .seconds_in_exchange = stopwatch.exchange()};
   }
 
   /// This rank's experts, by their numbers among those of all ranks.
@@ -142,28 +211,6 @@ class ExpertParallel {
   }
 
  private:
-  /// Time since it was made, and the part of it that is spent in experts.
-  class Stopwatch {
-    using Clock = std::chrono::steady_clock;
-
-   public:
-    template <class F>
-    void in_experts(const F& f) {
-      const auto start = Clock::now();
-      f();
-      experts_ += seconds_since(start);
-    }
-    double experts() const { return experts_; }
-    double exchange() const { return seconds_since(start_) - experts_; }
-
-   private:
-    static double seconds_since(Clock::time_point start) {
-      return std::chrono::duration<double>(Clock::now() - start).count();
-    }
-    Clock::time_point start_ = Clock::now();
-    double experts_ = 0;
-  };
-
   static constexpr int most_chunks = 1024;  // times ranks is an int
 
   void require_same_placement(const std::string& who) const {
@@ -191,101 +238,9 @@ class ExpertParallel {
 
   Index bytes_of_number() const { return options_.wire == Wire::exact ? sizeof(Scalar) : sizeof(bfloat16); }
 
-  /// Memory for what `columns` hold as To: their own, if they do already.
-  template <class To, class Map>
-  static auto room_for(const Map& columns, Scratch& scratch) {
-    if constexpr (std::is_same_v<typename Map::Scalar, To>) {
-      return Map(columns);
-    } else {
-      return scratch.matrix<To>(columns.rows(), columns.cols());
-    }
-  }
-
-  /// Fills that memory with what comes back in a chunk.
-  template <class From, class To>
-  static void convert(const From& from, To& to, const Parcels& parcels, int Parcel::*back, int chunk,
-                      Workers& workers) {
-    if constexpr (!std::is_same_v<From, To>) {
-      parcels.for_each(back, chunk, workers,
-                       [&](Parcel, int i) { to.col(i) = from.col(i).template cast<typename To::Scalar>(); });
-    }
-  }
-
-  /// apply(), where T travels.
-  template <class T>
-  void apply_over(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
-                  Workers& workers) const {
-    Stopwatch stopwatch;
-    Scratch& scratch = workers.shared();
-    const auto out = address(plan, held_by_, comm_.rank(), x.cols(), options_.chunks, scratch);
-    const Parcels in = exchange_parcels(out.parcels, scratch);
-    const Order<Scalar>* const orders = exchange_orders(out, in, scratch);
-    const bool summed = options_.answers == Answers::summed;
-    const auto back = summed ? &Parcel::columns : &Parcel::slots;
-
-    auto sent = scratch.matrix<T>(d_model(), out.parcels.total().columns);
-    auto received = scratch.matrix<T>(d_model(), in.total().columns);
-    auto* const column_of = scratch.array<Index>(in.total().slots);     // of each order, among those received
-    auto tokens = scratch.matrix<Scalar>(d_model(), in.total().slots);  // of each order
-    auto answers = scratch.matrix<Scalar>(d_model(), in.total().slots);
-    auto sums = scratch.matrix<Scalar>(d_model(), summed ? in.total().columns : 0);
-    auto sent_back = room_for<T>(summed ? sums : answers, scratch);
-    auto received_back = scratch.matrix<T>(d_model(), out.parcels.total().*back);
-    auto answers_to_own = room_for<Scalar>(received_back, scratch);
-    auto* const tokens_travel = scratch.array<MPI_Request>(options_.chunks);
-    auto* const answers_travel = scratch.array<MPI_Request>(options_.chunks);
-
-    const auto send_tokens = [&](int chunk) {
-      out.parcels.for_each(&Parcel::columns, chunk, workers,
-                           [&](Parcel, int i) { sent.col(i) = x.col(out.token[i]).template cast<T>(); });
-      tokens_travel[chunk] =
-          start_exchange(comm_, *column_, sent.data(), out.parcels.counts(&Parcel::columns, chunk, scratch),
-                         received.data(), in.counts(&Parcel::columns, chunk, scratch));
-    };
-    const auto run_experts = [&](int chunk) {
-      in.for_each(&Parcel::slots, chunk, workers, [&](Parcel first, int i) {
-        column_of[i] = first.columns + orders[i].column;
-        tokens.col(i) = received.col(column_of[i]).template cast<Scalar>();
-        answers.col(i).setZero();
-      });
-      const auto plan_here = plan_orders(in, orders, chunk, num_local(), scratch);
-      if (local_) local_->apply(tokens, plan_here, answers, workers);
-      if (!summed) return;
-      in.for_each(&Parcel::columns, chunk, workers, [&](Parcel, int i) { sums.col(i).setZero(); });
-      combine(answers, plan_sums(plan_here, orders, column_of, scratch), sums, workers, plan_here.token.data());
-    };
-    const auto send_answers = [&](int chunk) {
-      convert(summed ? sums : answers, sent_back, in, back, chunk, workers);
-      answers_travel[chunk] = start_exchange(comm_, *column_, sent_back.data(), in.counts(back, chunk, scratch),
-                                             received_back.data(), out.parcels.counts(back, chunk, scratch));
-    };
-
-    SharedError error(comm_);
-    send_tokens(0);
-    stopwatch.in_experts([&] { error.run([&] { workers.work_meanwhile(); }); });
-    for (int chunk = 0; chunk < options_.chunks; ++chunk) {
-      if (chunk + 1 < options_.chunks) send_tokens(chunk + 1);  // to travel while the experts work
-      comm_.wait(tokens_travel[chunk], "exchange tokens");
-      stopwatch.in_experts([&] { error.run([&] { run_experts(chunk); }); });
-      send_answers(chunk);
-    }
-    error.ask();
-    for (int chunk = 0; chunk < options_.chunks; ++chunk) {
-      comm_.wait(answers_travel[chunk], "exchange answers");
-      convert(received_back, answers_to_own, out.parcels, back, chunk, workers);
-    }
-    error.rethrow();
-    if (summed) {
-      combine(answers_to_own, plan_columns(out), y, workers);
-    } else {
-      combine(answers_to_own, plan, y, workers, out.place);
-    }
-    if (options_.traffic) *options_.traffic += traffic(out.parcels, in, back, stopwatch);
-  }
-
   Parcels exchange_parcels(const Parcels& out, Scratch& scratch) const {
-    const Parcels in(comm_.size(), options_.chunks, scratch);
-    const int numbers = 2 * options_.chunks;
+    const Parcels in(comm_.size(), out.num_chunks(), scratch);
+    const int numbers = 2 * out.num_chunks();
     static_assert(sizeof(Parcel) == 2 * sizeof(int));
     MPI_Request request = MPI_REQUEST_NULL;
     check(MPI_Ialltoall(out.data(), numbers, MPI_INT, in.data(), numbers, MPI_INT, comm_.get(), &request),
@@ -301,21 +256,6 @@ class ExpertParallel {
         start_exchange(comm_, *order_, out.orders, out.parcels.all_slots(scratch), orders, in.all_slots(scratch));
     comm_.wait(request, "exchange routes");
     return orders;
-  }
-
-  Traffic traffic(const Parcels& out, const Parcels& in, int Parcel::*back, const Stopwatch& stopwatch) const {
-    Traffic sum{.calls = 1, .seconds_in_experts = stopwatch.experts(), .seconds_in_exchange = stopwatch.exchange()};
-    Index orders = 0;
-    for (int rank = 0; rank < comm_.size(); ++rank) {
-      for (int chunk = 0; rank != comm_.rank() && chunk < options_.chunks; ++chunk) {
-        sum.columns += out(rank, chunk).columns;
-        sum.answers += in(rank, chunk).*back;
-        orders += out(rank, chunk).slots;
-      }
-    }
-    sum.bytes = (sum.columns + sum.answers) * d_model_ * bytes_of_number() + orders * Index(sizeof(Order<Scalar>)) +
-                Index(comm_.size() - 1) * options_.chunks * Index(sizeof(Parcel));
-    return sum;
   }
 
   std::optional<G> local_;

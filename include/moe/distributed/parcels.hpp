@@ -45,6 +45,16 @@ class Parcels {
   const Parcel& first(int rank, int chunk) const { return first_[rank * num_chunks_ + chunk]; }
   const Parcel& total() const { return first_[num_ranks_ * num_chunks_]; }
 
+  /// Of all ranks but this one.
+  Parcel total_without(int rank) const {
+    Parcel sum = total();
+    for (int chunk = 0; chunk < num_chunks_; ++chunk) {
+      sum.columns -= (*this)(rank, chunk).columns;
+      sum.slots -= (*this)(rank, chunk).slots;
+    }
+    return sum;
+  }
+
   /// @throws std::invalid_argument if all together have 2³¹ slots or more: the numbers of MPI end there.
   void place() const {
     Index slots = 0;
@@ -91,13 +101,13 @@ class Parcels {
   Parcel* first_;
 };
 
-/// What a slot asks of the rank that holds its expert: expert(factor · column), which counts for `weight` in a sum.
+/// What a slot asks of the rank that holds its expert.
 template <class Scalar>
 struct Order {
   std::int32_t expert;  // as that rank numbers its own
   std::int32_t column;  // of its parcel
-  Scalar factor;        // the route's weight where that counts on the input, else 1
-  Scalar weight;        // the route's weight where that counts on the output, else 1
+  Scalar weight;        // the route's
+  WeightOn weight_on;
 };
 
 /// A plan, addressed: a view of memory in a scratch.
@@ -127,18 +137,24 @@ inline std::vector<std::vector<Held>> holdings(const Placement& placement, int n
   return held_by;
 }
 
-/// Cuts the tokens into chunks of neighbours, and each chunk into a parcel for each rank. The copies of an expert take
-/// its slots in turns, the first turn another one's on each rank.
+/// Which copies of an expert take its slots.
+enum class Copies {
+  all,    // in turns, the first turn another one's on each rank
+  first,  // that on the first of its ranks, which so has all tokens of the expert
+};
+
+/// Cuts the tokens into chunks of neighbours, and each chunk into a parcel for each rank.
 template <class Scalar>
-Outgoing<Scalar> address(const DispatchPlan<Scalar>& plan, const std::vector<std::vector<Held>>& held_by, int own_rank,
-                         Index num_tokens, int num_chunks, Scratch& scratch) {
+Outgoing<Scalar> address(const DispatchPlan<Scalar>& plan, const std::vector<std::vector<Held>>& held_by, Copies which,
+                         int own_rank, Index num_tokens, int num_chunks, Scratch& scratch) {
   require_between(0, plan.num_slots(), std::numeric_limits<int>::max(), "ExpertParallel: routes of one rank");
   const int num_ranks = int(held_by.size());
   const auto chunk_of = [&](Index token) { return int(token * num_chunks / num_tokens); };
   const auto for_each_slot = [&](int rank, const auto& use) {
     const auto& held = held_by[std::size_t(rank)];
     for (std::size_t i = 0; i < held.size(); ++i) {
-      const auto [expert, copy, copies] = held[i];
+      if (which == Copies::first && held[i].copy > 0) continue;
+      const Index expert = held[i].expert, copy = held[i].copy, copies = which == Copies::first ? 1 : held[i].copies;
       const Index first = plan.first(expert), turn = (copy + copies - own_rank % copies) % copies;
       for (Index s = first + turn; s < first + plan.count(expert); s += copies) use(s, std::int32_t(i));
     }
@@ -174,9 +190,7 @@ Outgoing<Scalar> address(const DispatchPlan<Scalar>& plan, const std::vector<std
         out.token[first.columns + column_of[t]] = t;
       }
       const int place = first.slots + full.slots++;
-      const Scalar weight = plan.weight[std::size_t(s)];
-      out.orders[place] = plan.weight_on == WeightOn::input ? Order<Scalar>{expert, column_of[t], weight, 1}
-                                                            : Order<Scalar>{expert, column_of[t], 1, weight};
+      out.orders[place] = {expert, column_of[t], plan.weight[std::size_t(s)], plan.weight_on};
       out.place[s] = place;
     });
   }
@@ -192,50 +206,60 @@ DispatchPlan<Scalar> plan_columns(const Outgoing<Scalar>& out) {
   return plan;
 }
 
+/// What travels back to a token's rank.
+enum class Answers {
+  each,    // every expert's, to be added at home
+  summed,  // weight · answer, summed over a rank's experts: fewer, but not the bits of one process
+};
+
 /// The orders of one chunk from all ranks, grouped by expert; inside an expert rank by rank, each in its own order. The
-/// token of a slot is its place among all orders.
+/// route of a slot is its place among all orders, and so is its token; or, for sums, the column that it is of.
 /// @param num_experts  of this rank
+/// @throws std::invalid_argument if weights count on the input for some of them, and on the output for others.
 template <class Scalar>
 DispatchPlan<Scalar> plan_orders(const Parcels& parcels, const Order<Scalar>* orders, int chunk, Index num_experts,
-                                 Scratch& scratch) {
+                                 Answers answers, Scratch& scratch) {
   const auto for_each_order = [&](const auto& use) {
     for (int rank = 0; rank < parcels.num_ranks(); ++rank) {
-      const int first = parcels.first(rank, chunk).slots;
-      for (int i = first; i < first + parcels(rank, chunk).slots; ++i) use(i);
+      const Parcel& first = parcels.first(rank, chunk);
+      for (int i = first.slots; i < first.slots + parcels(rank, chunk).slots; ++i) use(i, first.columns);
     }
   };
   auto* const offset = scratch.array<Index>(num_experts + 2);  // offset[e + 1] walks from first(e) to first(e + 1)
   std::fill_n(offset, num_experts + 2, Index(0));
-  for_each_order([&](int i) { ++offset[orders[i].expert + 2]; });
+  for_each_order([&](int i, int) { ++offset[orders[i].expert + 2]; });
   for (Index e = 1; e < num_experts + 2; ++e) offset[e] += offset[e - 1];
 
   const Index slots = offset[num_experts + 1];
   auto* const token = scratch.array<Index>(slots);
   auto* const weight = scratch.array<Scalar>(slots);
-  for_each_order([&](int i) {
+  auto* const route = scratch.array<Index>(slots);
+  Index on_input = 0;
+  for_each_order([&](int i, int first_column) {
     const Index slot = offset[orders[i].expert + 1]++;
-    token[slot] = i;
-    weight[slot] = orders[i].factor;
+    token[slot] = answers == Answers::summed ? first_column + orders[i].column : i;
+    weight[slot] = orders[i].weight;
+    route[slot] = i;
+    on_input += orders[i].weight_on == WeightOn::input;
   });
+  if (on_input > 0) require_equal(on_input, slots, "ExpertParallel: routes to one rank with weights on the input");
   const auto size = std::size_t(slots);
-  return {{offset, std::size_t(num_experts) + 1}, {token, size}, {weight, size}, {token, size}, WeightOn::input};
+  return {{offset, std::size_t(num_experts) + 1},
+          {token, size},
+          {weight, size},
+          {route, size},
+          on_input > 0 ? WeightOn::input : WeightOn::output};
 }
 
-/// Where the answers to planned orders are summed: weight · answer into the column that each order is of.
+/// The same plan, whose answers are weighted elsewhere.
 template <class Scalar>
-DispatchPlan<Scalar> plan_sums(DispatchPlan<Scalar> planned, const Order<Scalar>* orders, const Index* column_of,
-                               Scratch& scratch) {
-  const auto slots = planned.token.size();
-  auto* const column = scratch.array<Index>(planned.num_slots());
-  auto* const weight = scratch.array<Scalar>(planned.num_slots());
-  for (std::size_t s = 0; s < slots; ++s) {
-    column[s] = column_of[planned.token[s]];
-    weight[s] = orders[planned.token[s]].weight;
-  }
-  planned.token = {column, slots};
-  planned.weight = {weight, slots};
-  planned.weight_on = WeightOn::output;
-  return planned;
+DispatchPlan<Scalar> without_output_weights(DispatchPlan<Scalar> plan, Scratch& scratch) {
+  if (plan.weight_on == WeightOn::input) return plan;
+  auto* const ones = scratch.array<Scalar>(plan.num_slots());
+  std::fill_n(ones, plan.num_slots(), Scalar(1));
+  plan.weight = {ones, plan.weight.size()};
+  plan.weight_on = WeightOn::input;
+  return plan;
 }
 
 }  // namespace moe::distributed

@@ -1,11 +1,13 @@
 /// @file  What a rank sent, and where its time went.
 #pragma once
 
+#include <chrono>
+
 #include "moe/types.hpp"
 
 namespace moe::distributed {
 
-/// Sums over the calls of ExpertParallel::apply() on one rank. What a rank sends to itself does not count.
+/// Sums over the calls of ExpertParallel on one rank. What a rank sends to itself does not count.
 struct Traffic {
   Index calls = 0;
   Index columns = 0;  // of tokens, to ranks that hold one of their experts: one each, however many of its experts
@@ -23,6 +25,28 @@ struct Traffic {
     seconds_in_exchange += other.seconds_in_exchange;
     return *this;
   }
+};
+
+/// Time since it was made, and the part of it that is spent in experts.
+class Stopwatch {
+  using Clock = std::chrono::steady_clock;
+
+ public:
+  template <class F>
+  void in_experts(const F& f) {
+    const auto start = Clock::now();
+    f();
+    experts_ += seconds_since(start);
+  }
+  double experts() const { return experts_; }
+  double exchange() const { return seconds_since(start_) - experts_; }
+
+ private:
+  static double seconds_since(Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+  }
+  Clock::time_point start_ = Clock::now();
+  double experts_ = 0;
 };
 
 }  // namespace moe::distributed
