@@ -130,6 +130,12 @@ class ExpertParallel {
     options_.wire == Wire::exact ? apply_over<Scalar>(x, plan, y, workers) : apply_over<bfloat16>(x, plan, y, workers);
   }
 
+  /// This rank's experts, by their numbers among those of all ranks.
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    if (local_) visit.numbered(placement_.experts_of(comm_.rank()), *local_);
+  }
+
  private:
   /// Time since it was made, and the part of it that is spent in experts.
   class Stopwatch {
@@ -320,9 +326,8 @@ ExpertParallel(G, MPI_Comm, ExpertParallelOptions = {}) -> ExpertParallel<G>;
 template <Experts G>
 ExpertParallel(G, Placement, MPI_Comm, ExpertParallelOptions = {}) -> ExpertParallel<G>;
 
-/// Collective. Of a group that every rank has at hand, such as one in a mapped file, each rank runs its own part alone
-/// (and, of a file, reads no other): contiguous blocks, or as placed.
-///   load_layer("model", "model.layers.3.mlp", [](auto experts) { return share_experts(experts, MPI_COMM_WORLD); })
+/// Collective. Of a group that every rank has at hand, each runs its own part alone: contiguous blocks, or as placed.
+/// (For experts in files: load_layer(), of checkpoint.hpp.)
 /// @throws std::invalid_argument as ExpertParallel's constructor; and if the placement is of another number of experts.
 template <Experts G>
 ExpertParallel<ExpertSubset<G>> share_experts(G experts, Placement placement, MPI_Comm comm,
