@@ -121,10 +121,6 @@ class ExpertParallel {
   const Communicator& communicator() const { return comm_; }
   const ExpertParallelOptions& options() const { return options_; }
 
-  std::optional<G>& local() { return local_; }
-  const Communicator& communicator() const { return comm_; }
-  const ExpertParallelOptions& options() const { return options_; }
-
   /// Collective.
   /// @throws what this rank's experts throw; std::runtime_error if those of another rank throw, or MPI fails.
   void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
@@ -272,9 +268,8 @@ ExpertParallel(G, MPI_Comm, ExpertParallelOptions = {}) -> ExpertParallel<G>;
 template <Experts G>
 ExpertParallel(G, Placement, MPI_Comm, ExpertParallelOptions = {}) -> ExpertParallel<G>;
 
-/// Collective. Of a group that every rank has at hand, such as one in a mapped file, each rank runs its own part alone
-/// (and, of a file, reads no other): contiguous blocks, or as placed.
-///   load_layer("model", "model.layers.3.mlp", [](auto experts) { return share_experts(experts, MPI_COMM_WORLD); })
+/// Collective. Of a group that every rank has at hand, each runs its own part alone: contiguous blocks, or as placed.
+/// (For experts in files: load_layer(), of checkpoint.hpp.)
 /// @throws std::invalid_argument as ExpertParallel's constructor; and if the placement is of another number of experts.
 template <Experts G>
 ExpertParallel<ExpertSubset<G>> share_experts(G experts, Placement placement, MPI_Comm comm,
