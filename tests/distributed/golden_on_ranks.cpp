@@ -73,20 +73,15 @@ TEST_P(Golden, IsWhatTheReferenceComputesAndToTheBitWhatOneProcessDoes) {
 INSTANTIATE_TEST_SUITE_P(Layers, Golden, testing::ValuesIn(layer_cases()),
                          [](const auto& param) { return param.param.filename().string(); });
 
-/// What a rank says of what another one met, or it itself.
-std::string of_rank(int rank, const std::string& what) {
-  return (rank == test::my_rank() ? "" : "rank " + std::to_string(rank) + ": ") + what;
-}
-
 TEST(LoadLayer, OnAllRanksTellsWhatOneMissesInItsFiles) {
   const fs::path golden = MOE_SOURCE_DIR "/tests/golden";
   const int last = test::num_ranks() - 1;
   const fs::path folder = golden / (test::my_rank() == last ? "nowhere" : "olmoe");
   EXPECT_EQ(test::error_of<std::runtime_error>([&] { load_layer<float>(folder, "", MPI_COMM_WORLD); }),
-            of_rank(last, (golden / "nowhere/config.json").string() + ": no such file"));
+            test::told_by(last, (golden / "nowhere/config.json").string() + ": no such file"));
   EXPECT_EQ(test::error_of<std::runtime_error>(
                 [&] { load_layer<float>(golden / "olmoe", test::my_rank() == 0 ? "model.mlp" : "", MPI_COMM_WORLD); }),
-            of_rank(0, (golden / "olmoe").string() + ": no MoE block \"model.mlp\" among 1; did you mean \"\"?"));
+            test::told_by(0, (golden / "olmoe").string() + ": no MoE block \"model.mlp\" among 1; did you mean \"\"?"));
   EXPECT_NO_THROW(load_layer<float>(golden / "olmoe", "", MPI_COMM_WORLD)) << "and all is as before";
 }
 

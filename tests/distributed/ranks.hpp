@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -58,6 +59,11 @@ inline distributed::Placement copied(Index num_experts, int ranks) {
     for (int rank = int(e % ranks); rank < ranks; rank += int(e % ranks) + 1) placement.ranks_of.back().push_back(rank);
   }
   return placement;
+}
+
+/// What each rank says when one of them met an error.
+inline std::string told_by(int rank, const std::string& error) {
+  return (rank == my_rank() ? "" : "rank " + std::to_string(rank) + ": ") + error;
 }
 
 /// Tokens of each rank: uneven, and none on one of them.

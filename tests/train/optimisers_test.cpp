@@ -64,6 +64,42 @@ std::vector<Parameter<float>> list(Weight<float>& w) {
   return all;
 }
 
+template <class Optimiser, class Options>
+void expect_that_place_is_no_matter(const Options& options) {
+  using S = typename Optimiser::Scalar;
+  const Index num = 90;
+  const auto numbers = [&](unsigned seed) { return random_matrix<Eigen::Matrix<S, Eigen::Dynamic, 1>>(num, 1, seed); };
+  auto whole = numbers(1), whole_gradient = whole, parts = whole, parts_gradient = whole;
+  whole.setZero();  // so that no bit of a step is lost
+  parts.setZero();
+  std::vector<Parameter<S>> one, one_gradient, many, many_gradient;
+  one.push_back({"all", whole.data(), num, 1});
+  one_gradient.push_back({"all", whole_gradient.data(), num, 1});
+  Index first = 0;
+  for (const Index size : {1, 16, 2, 17, 3, 31, 20}) {  // no register of theirs is one of the whole's
+    many.push_back({std::to_string(first), parts.data() + first, size, 1});
+    many_gradient.push_back({std::to_string(first), parts_gradient.data() + first, size, 1});
+    first += size;
+  }
+  ASSERT_EQ(first, num);
+  Optimiser together(one, options), apart(many, options);
+  for (unsigned step = 0; step < 4; ++step) {
+    const auto gradient = numbers(2 + step);  // copied to where the others lie
+    whole_gradient = gradient;
+    parts_gradient = gradient;
+    together.step(one_gradient);
+    apart.step(many_gradient);
+    EXPECT_TRUE(test::same_bits(parts, whole)) << "step " << step;
+  }
+}
+
+TEST(Optimisers, GiveTheSameBitsWhereverANumberLies) {
+  expect_that_place_is_no_matter<AdamW<float>>(AdamWOptions{});
+  expect_that_place_is_no_matter<AdamW<double>>(AdamWOptions{});
+  expect_that_place_is_no_matter<Sgd<float>>(SgdOptions{.momentum = 0.9, .weight_decay = 0.1});
+  expect_that_place_is_no_matter<Sgd<double>>(SgdOptions{.momentum = 0.9, .weight_decay = 0.1});
+}
+
 TEST(Optimisers, GiveTheSameBitsOnAnyNumberOfThreads) {
   Weight<float> alone = random_matrix<Weight<float>>(170, 90, 1), together = alone;
   AdamW<float> one(list(alone)), many(list(together));

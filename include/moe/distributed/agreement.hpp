@@ -5,6 +5,7 @@
 #include <limits>
 #include <map>
 #include <span>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -39,29 +40,44 @@ inline std::vector<std::int64_t> gather(const Communicator& comm, std::span<cons
 }
 
 /// Collective. Every rank's text.
-/// @throws std::invalid_argument on all ranks if all together have 2³¹ bytes or more.
+/// @throws std::invalid_argument on all ranks if they have 2³¹ bytes or more together.
 inline std::vector<std::string> gather_texts(const Communicator& comm, const std::string& text,
                                              std::string_view purpose) {
-  const std::int64_t own_size[] = {std::ssize(text)};
-  std::vector<int> counts, firsts;
+  const std::int64_t own[] = {std::ssize(text)};
+  const auto sizes = gather(comm, own, purpose);
+  std::vector<int> count, first;
   std::int64_t total = 0;
-  for (const std::int64_t size : gather(comm, own_size, purpose)) {
-    firsts.push_back(int(total));
-    counts.push_back(int(size));
+  for (const auto size : sizes) {
+    first.push_back(int(total));
+    count.push_back(int(size));
     total += size;
     require_between(0, total, std::numeric_limits<int>::max(), "gather_texts: bytes of all ranks");
   }
   std::string all(std::size_t(total), ' ');
   MPI_Request request = MPI_REQUEST_NULL;
-  check(MPI_Iallgatherv(text.data(), int(text.size()), MPI_CHAR, all.data(), counts.data(), firsts.data(), MPI_CHAR,
+  check(MPI_Iallgatherv(text.data(), int(text.size()), MPI_CHAR, all.data(), count.data(), first.data(), MPI_CHAR,
                         comm.get(), &request),
-        purpose);
+        "MPI_Iallgatherv");
   comm.wait(request, purpose);
   std::vector<std::string> texts;
-  for (std::size_t rank = 0; rank < counts.size(); ++rank) {
-    texts.push_back(all.substr(std::size_t(firsts[rank]), std::size_t(counts[rank])));
+  for (std::size_t rank = 0; rank < count.size(); ++rank) {
+    texts.push_back(all.substr(std::size_t(first[rank]), std::size_t(count[rank])));
   }
   return texts;
+}
+
+/// "d_model: 32 on rank 1; 64 on ranks 0, 2"
+template <class Value>
+std::string who_says_what(const std::string& name, const std::map<Value, std::vector<int>>& ranks_of) {
+  std::ostringstream text;
+  text << name;
+  const char* separator = ": ";
+  for (const auto& [value, ranks] : ranks_of) {
+    text << separator << value << (ranks.size() == 1 ? " on rank" : " on ranks");
+    for (const int rank : ranks) text << (rank == ranks.front() ? " " : ", ") << rank;
+    separator = "; ";
+  }
+  return text.str();
 }
 
 /// Collective, with as many claims on each rank.
@@ -83,13 +99,7 @@ inline std::vector<std::int64_t> require_agreement(const Communicator& comm, std
     }
     values[i] = ranks_of.empty() ? no_opinion : ranks_of.begin()->first;
     if (ranks_of.size() <= 1) continue;
-    differences += (differences.empty() ? " " : ", and on ") + claims[i].name;
-    const char* separator = ": ";
-    for (const auto& [value, ranks] : ranks_of) {
-      differences += separator + std::to_string(value) + (ranks.size() == 1 ? " on rank" : " on ranks");
-      for (const int rank : ranks) differences += (rank == ranks.front() ? " " : ", ") + std::to_string(rank);
-      separator = "; ";
-    }
+    differences += (differences.empty() ? " " : ", and on ") + who_says_what(claims[i].name, ranks_of);
   }
   if (!differences.empty()) throw std::invalid_argument(std::string(who) + ": ranks disagree on" + differences);
   return values;

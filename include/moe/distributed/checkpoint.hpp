@@ -29,16 +29,13 @@ io::LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const st
   const Communicator ranks(comm, options.patience);
   Placement placement;
   std::optional<io::LayerParts<Scalar>> parts;
-  SharedError error(ranks);
-  error.run([&] {
+  run_together(ranks, [&] {
     const MoeShape shape = io::moe_shape(io::Config::open(folder / "config.json"));
     const Index num_experts = shape.num_experts + shape.num_zero_experts;
     placement = place(num_experts, ranks.size());
     require_equal(placement.num_experts(), num_experts, "load_layer: placement.num_experts()");
     parts = io::load_parts<Scalar>(folder, prefix, placement.experts_of(ranks.rank()));
   });
-  error.ask();
-  error.rethrow();
   ExpertParallel<AnyExperts<Scalar>> experts(std::move(parts->experts), std::move(placement), comm, options);
   return {parts->assemble(std::move(experts)), parts->shape, parts->model_type, parts->dtype};
 }

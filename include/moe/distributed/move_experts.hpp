@@ -26,13 +26,10 @@ ExpertParallel<G> move_experts(ExpertParallel<G>& group, const Placement& placem
   require_agreement(comm, {{{"placement.num_experts()", placement.num_experts()}}}, "move_experts");
   require_equal(placement.num_experts(), group.num_experts(), "move_experts: placement.num_experts()");
   std::optional<G> local;
-  SharedError error(comm);
-  error.run([&] {
+  run_together(comm, [&] {
     const Index num_local = std::ssize(placement.experts_of(comm.rank()));
     if (num_local > 0) local.emplace(make(num_local));
   });
-  error.ask();
-  error.rethrow();
   ExpertParallel<G> moved(std::move(local), placement, comm.get(), group.options());
   move_parameters(all_parameters(group), all_parameters(moved), comm.get(), group.options().patience);
   return moved;

@@ -71,4 +71,13 @@ class SharedError {
   MPI_Request request_ = MPI_REQUEST_NULL;
 };
 
+/// Collective. Calls f on every rank; if it throws on one, all throw as SharedError says.
+template <class F>
+void run_together(const Communicator& comm, const F& f) {
+  SharedError error(comm);
+  error.run(f);
+  error.ask();
+  error.rethrow();
+}
+
 }  // namespace moe::distributed

@@ -9,6 +9,7 @@
 
 #include "moe/executors/serial.hpp"
 #include "moe/parameters.hpp"
+#include "moe/train/optimisers/blocks.hpp"
 #include "moe/train/optimisers/parameter_groups.hpp"
 #include "moe/train/optimisers/require_alike.hpp"
 #include "moe/types.hpp"
@@ -74,12 +75,15 @@ class AdamW {
       const double learning_rate = options_.learning_rate * factors_[p].learning_rate;
       const auto rate = Scalar(learning_rate / unbias_mean);
       const auto kept = Scalar(1 - learning_rate * options_.weight_decay * factors_[p].weight_decay);
-      const Eigen::Map<const Array> g(gradients[p].data + first, size);
-      Eigen::Map<Array> mean(mean_[p].data() + first, size), square(square_[p].data() + first, size);
-      Eigen::Map<Array> value(parameters_[p].data + first, size);
-      mean = b1 * mean + (1 - b1) * g;
-      square = b2 * square + (1 - b2) * g.square();
-      value = kept * value - rate * mean / ((unbias * square).sqrt() + epsilon);
+      using Numbers = Block<Scalar>;
+      const auto update = [&](const Numbers& g, Numbers& mean, Numbers& square, Numbers& value) {
+        mean = b1 * mean + (1 - b1) * g;
+        square = b2 * square + (1 - b2) * g.square();
+        value = kept * value - rate * mean / ((unbias * square).sqrt() + epsilon);
+      };
+      const Scalar* const gradient = gradients[p].data + first;
+      for_each_block(size, update, gradient, mean_[p].data() + first, square_[p].data() + first,
+                     parameters_[p].data + first);
     });
   }
 

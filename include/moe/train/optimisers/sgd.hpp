@@ -8,6 +8,7 @@
 
 #include "moe/executors/serial.hpp"
 #include "moe/parameters.hpp"
+#include "moe/train/optimisers/blocks.hpp"
 #include "moe/train/optimisers/parameter_groups.hpp"
 #include "moe/train/optimisers/require_alike.hpp"
 #include "moe/types.hpp"
@@ -52,13 +53,15 @@ class Sgd {
     require_alike(parameters_, gradients);
     require_finite(gradients, executor);
     for_each_piece(parameters_, executor, [&](Index, std::size_t p, Index first, Index size) {
-      const auto g = gradients[p].array().segment(first, size);
-      auto value = parameters_[p].array().segment(first, size);
-      auto velocity = velocity_[p].segment(first, size);
       const auto rate = Scalar(options_.learning_rate * factors_[p].learning_rate);
       const auto decay = Scalar(options_.weight_decay * factors_[p].weight_decay);
-      velocity = Scalar(options_.momentum) * velocity + g + decay * value;
-      value -= rate * velocity;
+      using Numbers = Block<Scalar>;
+      const auto update = [&](const Numbers& g, Numbers& velocity, Numbers& value) {
+        velocity = Scalar(options_.momentum) * velocity + g + decay * value;
+        value -= rate * velocity;
+      };
+      const Scalar* const gradient = gradients[p].data + first;
+      for_each_block(size, update, gradient, velocity_[p].data() + first, parameters_[p].data + first);
     });
   }
 
