@@ -14,6 +14,7 @@
 #include "moe/distributed/telemetry.hpp"
 #include "moe/experts/any_experts.hpp"
 #include "moe/moe_layer.hpp"
+#include "moe/random.hpp"
 #include "moe/shared.hpp"
 
 namespace moe::laws {
@@ -448,7 +449,7 @@ std::string expected_of(const std::string& what, const std::string& of_first, co
 TEST(ExpertParallel, ToldOnEveryRankThatTheyDisagree) {
   const std::vector<Index> own{Index(my_rank())};
   const bool is_first = my_rank() == 0;
-  EXPECT_EQ(test::error_of([&] { ExpertParallel(*local_group<Bank>(is_first ? 8 : 4, own), MPI_COMM_WORLD); }),
+  EXPECT_EQ(test::error_of([&] { ExpertParallel(random_bank<float>(1, is_first ? 8 : 4, 3, 1), MPI_COMM_WORLD); }),
             expected_of("d_model", "8", "4", false));
   EXPECT_EQ(
       test::error_of([&] { ExpertParallel(*local_group<Bank>(4, own), MPI_COMM_WORLD, {.chunks = is_first ? 1 : 2}); }),
@@ -473,6 +474,14 @@ TEST(ExpertParallel, ToldOnEveryRankThatTheyDisagree) {
               if (!is_first) ExpertParallel(*local_group<test::GatedFfnBanks<double>>(4, own), MPI_COMM_WORLD);
             }),
             expected_of("sizeof(Scalar)", "4", "8", true));
+  EXPECT_EQ(test::error_of([&] { ExpertParallel(random_bank<float>(1, 4, is_first ? 5 : 3, 1), MPI_COMM_WORLD); }),
+            expected_of("d_ff", "5", "3", false));
+  const std::string of_first = typeid(GatedFfnBank<bfloat16>).name(), of_others = typeid(GatedFfnBank<float>).name();
+  EXPECT_EQ(test::error_of([&] {
+              if (is_first) ExpertParallel(random_bank<bfloat16>(1, 4, 3, 1), MPI_COMM_WORLD);
+              if (!is_first) ExpertParallel(random_bank<float>(1, 4, 3, 1), MPI_COMM_WORLD);
+            }),
+            expected_of("the type of experts", of_first, of_others, of_first < of_others));
   EXPECT_EQ(test::error_of([&] {
               share_experts(Bank::make(4, laws::seeds_from(1, is_first ? 3 : 2)), place_in_blocks(3, num_ranks()),
                             MPI_COMM_WORLD);

@@ -85,6 +85,19 @@ TEST(LoadLayer, OnAllRanksTellsWhatOneMissesInItsFiles) {
   EXPECT_NO_THROW(load_layer<float>(golden / "olmoe", "", MPI_COMM_WORLD)) << "and all is as before";
 }
 
+TEST(LoadLayer, OnAllRanksTellsThatTheyLoadOtherModels) {
+  const std::string golden = MOE_SOURCE_DIR "/tests/golden/";
+  const auto shape = [&](const std::string& model) { return io::load_layer<float>(golden + model, "").shape; };
+  const auto load = [&](const std::string& of_first, const std::string& of_others) {
+    return test::error_of(
+        [&] { load_layer<float>(golden + (test::my_rank() == 0 ? of_first : of_others), "", MPI_COMM_WORLD); });
+  };
+  ASSERT_NE(shape("olmoe").num_experts, shape("mixtral").num_experts);
+  const std::string expected = "load_layer: ranks disagree on ";
+  EXPECT_EQ(load("olmoe", "olmoe"), "no error");
+  EXPECT_EQ(load("olmoe", "mixtral").substr(0, expected.size()), test::num_ranks() > 1 ? expected : "no error");
+}
+
 TEST(LoadLayer, OnAllRanksRefusesAPlacementOfOtherExperts) {
   const fs::path folder = MOE_SOURCE_DIR "/tests/golden/olmoe";
   const Index num_experts = io::load_layer<float>(folder, "").shape.num_experts;

@@ -105,4 +105,14 @@ inline std::vector<std::int64_t> require_agreement(const Communicator& comm, std
   return values;
 }
 
+/// Collective.
+/// @throws std::invalid_argument, on every rank, naming the texts and the ranks, if they are not alike.
+inline void require_same_text(const Communicator& comm, const std::string& name, const std::string& text,
+                              std::string_view who) {
+  std::map<std::string, std::vector<int>> ranks_of;
+  const auto texts = gather_texts(comm, text, "agree on texts");
+  for (int rank = 0; rank < comm.size(); ++rank) ranks_of[texts[std::size_t(rank)]].push_back(rank);
+  require(ranks_of.size() == 1, std::string(who) + ": ranks disagree on " + who_says_what(name, ranks_of));
+}
+
 }  // namespace moe::distributed

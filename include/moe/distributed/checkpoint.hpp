@@ -9,6 +9,7 @@
 #include <mpi.h>
 
 #include "moe/check.hpp"
+#include "moe/distributed/agreement.hpp"
 #include "moe/distributed/communicator.hpp"
 #include "moe/distributed/expert_parallel.hpp"
 #include "moe/distributed/placement.hpp"
@@ -36,6 +37,15 @@ io::LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const st
     require_equal(placement.num_experts(), num_experts, "load_layer: placement.num_experts()");
     parts = io::load_parts<Scalar>(folder, prefix, placement.experts_of(ranks.rank()));
   });
+  const MoeShape& shape = parts->shape;
+  const Claim claims[] = {{"d_model", shape.d_model},
+                          {"d_ff", shape.d_ff},
+                          {"num_experts", shape.num_experts},
+                          {"num_zero_experts", shape.num_zero_experts},
+                          {"top_k", shape.top_k},
+                          {"d_ff_shared", shape.d_ff_shared}};
+  require_agreement(ranks, claims, "load_layer");
+  require_same_text(ranks, "what they load", parts->model_type + " " + parts->dtype, "load_layer");
   ExpertParallel<AnyExperts<Scalar>> experts(std::move(parts->experts), std::move(placement), comm, options);
   return {parts->assemble(std::move(experts)), parts->shape, parts->model_type, parts->dtype};
 }
@@ -46,8 +56,8 @@ io::LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const st
 /// blocks, or as placed. What stands around the experts is on every rank.
 /// @param placement  of all experts, zero-compute ones included, which come last
 /// @throws io::Error where a file is missing or does not fit, and std::runtime_error "rank 2: <what it says>" on the
-///         other ranks; std::invalid_argument if the placement is of another number of experts, and as
-///         ExpertParallel's constructor.
+///         other ranks; std::invalid_argument on all ranks if they load other shapes, types or models; if the placement
+///         is of another number of experts, and as ExpertParallel's constructor.
 template <class Scalar = float>
 io::LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const std::string& prefix,
                                    const Placement& placement, MPI_Comm comm,

@@ -6,6 +6,7 @@
 #include <limits>
 #include <optional>
 #include <string>
+#include <typeinfo>
 #include <utility>
 #include <vector>
 
@@ -73,8 +74,8 @@ class ExpertParallel {
 
   /// Collective. Rank 0 holds the first experts, rank 1 those that follow, …: as many as its local group has.
   /// @param local  this rank's experts; std::nullopt on a rank that holds none
-  /// @throws std::invalid_argument on all ranks, naming the values and who claims them, if ranks disagree on d_model,
-  ///         Scalar or options; or if no rank holds an expert.
+  /// @throws std::invalid_argument on all ranks, naming the values and who claims them, if ranks disagree on d_model, a
+  ///         bank's d_ff, the type of experts or options; or if no rank holds an expert.
   ExpertParallel(std::optional<G> local, MPI_Comm comm, const ExpertParallelOptions& options = {})
       : ExpertParallel(std::move(local), Placement{}, comm, options) {}
 
@@ -86,6 +87,7 @@ class ExpertParallel {
       : local_(std::move(local)), placement_(std::move(placement)), comm_(comm, options.patience), options_(options) {
     const std::string who = "ExpertParallel";
     const Claim claims[] = {{"d_model", local_ ? std::int64_t(local_->d_model()) : no_opinion},
+                            {"d_ff", d_ff()},
                             {"sizeof(Scalar)", sizeof(Scalar)},
                             {"options.chunks", options_.chunks},
                             {"options.wire", std::int64_t(options_.wire)},
@@ -93,6 +95,7 @@ class ExpertParallel {
                             {"placement.num_experts()", placement_.num_experts()}};
     d_model_ = Index(require_agreement(comm_, claims, who)[0]);
     require(d_model_ != no_opinion, who + ": no rank holds an expert");
+    require_same_text(comm_, "the type of experts", typeid(G).name(), who);
     require_between(1, options_.chunks, most_chunks, who + ": options.chunks");
 
     const std::int64_t held[] = {num_local()};
@@ -228,6 +231,14 @@ class ExpertParallel {
         lowest = its + 1;
       }
     }
+  }
+
+  /// Of a bank; other groups may hold experts of any sizes.
+  std::int64_t d_ff() const {
+    if constexpr (requires { local_->d_ff(); }) {
+      if (local_) return local_->d_ff();
+    }
+    return no_opinion;
   }
 
   Index num_local() const { return local_ ? Index(local_->num_experts()) : 0; }
