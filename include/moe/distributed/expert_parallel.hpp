@@ -292,7 +292,10 @@ class ExpertParallel {
   }
 
   Traffic traffic(const Parcels& out, const Parcels& in, int Parcel::*back, const Stopwatch& stopwatch) const {
-    Traffic sum{.calls = 1, .seconds_in_experts = stopwatch.experts(), .seconds_in_exchange = stopwatch.exchange()};
+    Traffic sum{.calls = 1,
+                .routes = in.total().slots,
+                .seconds_in_experts = stopwatch.experts(),
+                .seconds_in_exchange = stopwatch.exchange()};
     Index orders = 0;
     for (int rank = 0; rank < comm_.size(); ++rank) {
       for (int chunk = 0; rank != comm_.rank() && chunk < options_.chunks; ++chunk) {
