@@ -95,7 +95,9 @@ std::vector<DenseLayer<GatedFfnBank<W>>> dense_layers(const Arena<W>& arena, Ind
 /// A supply of tokens for calls that should not see the same ones again soon.
 class Tokens {
  public:
-  Tokens(Index d_model, Index max_tokens) : tokens_(random_tokens(d_model, max_tokens + 1024)) {}
+  /// @param supply  whoever draws from another one gets others
+  Tokens(Index d_model, Index max_tokens, Index supply = 0)
+      : tokens_(random_tokens(d_model, max_tokens + 1024, supply * (max_tokens + 1024))) {}
 
   /// The next `count` of them.
   auto next(Index count) {

@@ -1,10 +1,8 @@
 /// @file  What moe_compare can be told.
 #pragma once
 
-#include <algorithm>
 #include <optional>
 #include <string>
-#include <thread>
 
 #include <CLI/CLI.hpp>
 
@@ -16,9 +14,11 @@ namespace moe::bench {
 struct CommandLine {
   std::string preset = "olmoe-1b-7b", shape, checkpoint, layer, weights = "f32,bf16", tokens = "1,4,16,64,256,1024",
               json;
-  Index threads = std::max(1U, std::thread::hardware_concurrency());
+  std::optional<Index> threads;
   Patience patience;
-  bool list_presets = false;
+  bool list_presets = false, distributed = false;
+  int chunks = 1;
+  std::string wire = "exact", answers = "each";
 };
 
 /// @return the exit code if all is said: after --help, or after a mistake
@@ -34,10 +34,18 @@ inline std::optional<int> read_command_line(int argc, char** argv, CommandLine& 
   checkpoint->excludes(preset)->excludes(shape)->excludes(weights);
   add("--layer", line.layer, "What its tensors' names begin with: model.layers.3.mlp")->needs(checkpoint);
   add("--tokens", line.tokens, "Numbers of tokens in a call")->capture_default_str();
-  add("--threads", line.threads, "Default: one a core")->check(CLI::PositiveNumber);
+  add("--threads", line.threads, "Default: one a core, shared out among the ranks")->check(CLI::PositiveNumber);
   add("--json", line.json, "Write a record for each row to this file");
   add("--seconds", line.patience.each_token_count, "To spend on each number of tokens")->capture_default_str();
   add("--patience", line.patience.one_call, "Leave out what may take more seconds a call")->capture_default_str();
+  auto* distributed = app.add_flag("--distributed", line.distributed, "Under mpirun: experts on all of its ranks");
+  distributed->excludes(checkpoint);
+  const auto add_to_it = [&](const char* name, auto& value, const char* what) {
+    return add(name, value, what)->needs(distributed)->capture_default_str();
+  };
+  add_to_it("--chunks", line.chunks, "Parts in which a rank's tokens travel");
+  add_to_it("--wire", line.wire, "How numbers travel")->check(CLI::IsMember({"exact", "bfloat16"}));
+  add_to_it("--answers", line.answers, "Each expert's, or a rank's summed")->check(CLI::IsMember({"each", "summed"}));
   app.add_flag("--list-presets", line.list_presets, "Print the published shapes and their parameters");
   try {
     app.parse(argc, argv);

@@ -1,12 +1,17 @@
-/// @file  Names for the machine that a figure was measured on.
+/// @file  The machine that a figure was measured on.
 #pragma once
 
+#include <algorithm>
 #include <fstream>
 #include <string>
+#include <thread>
 
 #if defined(__linux__)
+#include <sched.h>
 #include <unistd.h>
 #endif
+
+#include "moe/types.hpp"
 
 namespace moe::bench {
 
@@ -25,6 +30,17 @@ inline std::string compiler_name() {
 #else
   return "g++ " __VERSION__;
 #endif
+}
+
+inline Index num_cores() { return std::max(1U, std::thread::hardware_concurrency()); }
+
+/// Those that this process may run on: fewer than there are where mpirun binds it.
+inline Index usable_cores() {
+#if defined(__linux__)
+  cpu_set_t cores;
+  if (sched_getaffinity(0, sizeof cores, &cores) == 0) return CPU_COUNT(&cores);
+#endif
+  return num_cores();
 }
 
 /// Bytes of the last cache; 0 where the system does not tell.

@@ -14,6 +14,7 @@
 #include "memory.hpp"
 #include "options.hpp"
 #include "progress.hpp"
+#include "ranks/compare.hpp"
 #include "records.hpp"
 #include "subject.hpp"
 #include "table.hpp"
@@ -23,17 +24,6 @@ namespace {
 
 using namespace moe::bench;
 using moe::Index;
-
-std::vector<Subject> subjects_of(const CommandLine& line) {
-  if (!line.checkpoint.empty()) return {subject_from(line.checkpoint, line.layer)};
-  const bool is_preset = line.shape.empty();
-  const moe::MoeShape shape = is_preset ? moe::layer_shape(line.preset) : parse_shape(line.shape);
-  std::vector<Subject> subjects;
-  for (const WeightType type : parse_weight_types(line.weights)) {
-    subjects.push_back({.name = is_preset ? line.preset : line.shape, .shape = shape, .weights = type});
-  }
-  return subjects;
-}
 
 Index largest(const std::vector<Index>& numbers) { return *std::max_element(numbers.begin(), numbers.end()); }
 
@@ -60,14 +50,6 @@ Limits measure_and_print_limits(Index threads) {
   return limits;
 }
 
-void print_head(const Subject& subject) {
-  const moe::MoeShape& shape = subject.shape;
-  const std::string shared = shape.d_ff_shared > 0 ? text(", shared d_ff %td", shape.d_ff_shared) : "";
-  std::printf("%s, %s weights: d_model %td, d_ff %td%s, %td experts, top %td\n%s\n%s", subject.name.c_str(),
-              name_of(subject.weights), shape.d_model, shape.d_ff, shared.c_str(), shape.num_experts, shape.top_k,
-              left_out(subject).c_str(), table_head().c_str());
-}
-
 /// Prints the table while it grows.
 template <class W>
 std::vector<Row> compare(const Subject& subject, const std::vector<Index>& token_counts, Index threads,
@@ -84,7 +66,7 @@ std::vector<Row> compare(const Subject& subject, const std::vector<Index>& token
         std::make_unique<Sparse<moe::AnyLayer<float>>>(std::vector{*subject.layer}, subject.shape, sizeof(W), threads);
   Comparison comparison(arena, std::move(sparse), largest(token_counts), limits, patience);
   progress.clear();
-  print_head(subject);
+  std::printf("%s\n%s", description(subject).c_str(), table_head().c_str());
 
   std::vector<Row> rows;
   for (std::size_t i = 0; i < token_counts.size(); ++i) {
@@ -116,7 +98,7 @@ void print_legend(bool real_weights) {
 int run(const CommandLine& line) {
   auto subjects = subjects_of(line);
   const auto token_counts = parse_numbers(line.tokens, "--tokens");
-  const Index max_tokens = largest(token_counts), threads = moe::OpenMp(line.threads).workers();
+  const Index max_tokens = largest(token_counts), threads = moe::OpenMp(line.threads.value_or(num_cores())).workers();
   const bool some_refused =
       std::erase_if(subjects, [&](const Subject& s) { return !fits_in_memory(s, max_tokens); }) > 0;
   if (subjects.empty()) return 1;
@@ -146,6 +128,7 @@ int main(int argc, char** argv) try {
     std::printf("%s", table_of_presets().c_str());
     return 0;
   }
+  if (line.distributed) return compare_on_ranks(argc, argv, line);
   return run(line);
 } catch (const std::exception& error) {
   std::fprintf(stderr, "moe_compare: %s\n", error.what());

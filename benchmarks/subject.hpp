@@ -10,10 +10,12 @@
 #include <vector>
 
 #include "arena.hpp"
+#include "command_line.hpp"
 #include "moe/any_layer.hpp"
 #include "moe/io/checkpoint.hpp"
 #include "moe/presets.hpp"
 #include "options.hpp"
+#include "text.hpp"
 
 namespace moe::bench {
 
@@ -43,6 +45,17 @@ inline Subject subject_from(const std::filesystem::path& folder, const std::stri
           .layer = loaded.layer};
 }
 
+inline std::vector<Subject> subjects_of(const CommandLine& line) {
+  if (!line.checkpoint.empty()) return {subject_from(line.checkpoint, line.layer)};
+  const bool is_preset = line.shape.empty();
+  const MoeShape shape = is_preset ? layer_shape(line.preset) : parse_shape(line.shape);
+  std::vector<Subject> subjects;
+  for (const WeightType type : parse_weight_types(line.weights)) {
+    subjects.push_back({.name = is_preset ? line.preset : line.shape, .shape = shape, .weights = type});
+  }
+  return subjects;
+}
+
 /// What the weights of a published model have and the layers made up here have not, a line each.
 inline std::string left_out(const Subject& subject) {
   std::string what;
@@ -53,6 +66,15 @@ inline std::string left_out(const Subject& subject) {
     what += "A softmax top-k stands in for its own router.\n";
   }
   return what;
+}
+
+/// The lines above its table.
+inline std::string description(const Subject& subject) {
+  const MoeShape& shape = subject.shape;
+  const std::string shared = shape.d_ff_shared > 0 ? text(", shared d_ff %td", shape.d_ff_shared) : "";
+  return text("%s, %s weights: d_model %td, d_ff %td%s, %td experts, top %td\n", subject.name.c_str(),
+              name_of(subject.weights), shape.d_model, shape.d_ff, shared.c_str(), shape.num_experts, shape.top_k) +
+         left_out(subject);
 }
 
 }  // namespace moe::bench

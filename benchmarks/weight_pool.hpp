@@ -24,10 +24,10 @@ inline float random_number(std::uint32_t i) {
   return static_cast<float>(static_cast<std::int32_t>(i ^ (i >> 16))) * 0x1p-31F;
 }
 
-/// Columns of unit variance.
-inline Matrix<float> random_tokens(Index d_model, Index count) {
+/// Columns of unit variance: [first, first + count) of all that there are.
+inline Matrix<float> random_tokens(Index d_model, Index count, Index first = 0) {
   return Matrix<float>::NullaryExpr(d_model, count, [&](Index row, Index column) {
-    return 1.73F * random_number(std::uint32_t(column * d_model + row));
+    return 1.73F * random_number(std::uint32_t((first + column) * d_model + row));
   });
 }
 

@@ -289,13 +289,14 @@ TEST(ExpertParallel, SendsAColumnOnceToARankHoweverManyOfItsExpertsAskForIt) {
     const ExpertParallel group(local_group<Bank>(d_model, placement.experts_of(my_rank())), placement, MPI_COMM_WORLD,
                                {.chunks = chunks, .wire = wire, .answers = come_back, .traffic = &traffic});
     for (const Index most : {0, 1, 50}) {
-      Index columns = 0, answers = 0, routes = 0;
+      Index columns = 0, answers = 0, routes = 0, load = 0;
       for (int rank = 0; rank < num_ranks(); ++rank) {
         const auto routing = routing_of(rank, tokens_of(rank, most), num_experts);
         std::set<std::pair<Index, int>> to;  // (token, rank) that rank sends
         std::set<Index> asked;               // tokens of that rank that this one answers
         for (std::size_t r = 0; r < routing.token.size(); ++r) {
           const int holder = placement.ranks_of[std::size_t(routing.expert[r])].front();
+          if (holder == my_rank()) ++load;
           if (holder == rank) continue;
           to.insert({routing.token[r], holder});
           if (rank == my_rank()) ++routes;
@@ -321,6 +322,7 @@ TEST(ExpertParallel, SendsAColumnOnceToARankHoweverManyOfItsExpertsAskForIt) {
       EXPECT_EQ(traffic.bytes, expected);
       EXPECT_EQ(traffic.columns, columns);
       EXPECT_EQ(traffic.answers, answers);
+      EXPECT_EQ(traffic.routes, load);
       EXPECT_EQ(traffic.calls, 1);
       EXPECT_GT(traffic.seconds_in_exchange, 0);
     }

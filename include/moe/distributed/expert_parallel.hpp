@@ -198,6 +198,7 @@ class ExpertParallel {
     *options_.traffic += {.calls = 1,
                           .columns = columns,
                           .answers = answers,
+                          .routes = itinerary.in.total().slots,
                           .bytes = (columns + answers) * d_model_ * bytes_of_number() + other_bytes,
                           .seconds_in_experts = stopwatch.experts(),
                           .seconds_in_exchange = stopwatch.exchange()};

@@ -7,11 +7,12 @@
 
 namespace moe::distributed {
 
-/// Sums over the calls of ExpertParallel on one rank. What a rank sends to itself does not count.
+/// Sums over the calls of ExpertParallel on one rank. What a rank sends to itself counts in `routes` alone.
 struct Traffic {
   Index calls = 0;
   Index columns = 0;  // of tokens, to ranks that hold one of their experts: one each, however many of its experts
   Index answers = 0;  // to ranks whose tokens asked: one for each route, or for each column where they are summed
+  Index routes = 0;   // that its experts answered, those of its own tokens among them: its share of the load
   Index bytes = 0;    // of all that, and of the routes
   double seconds_in_experts = 0;   // running this rank's experts, and what their layer did meanwhile
   double seconds_in_exchange = 0;  // the rest: packing, waiting for others, combining
@@ -20,6 +21,7 @@ struct Traffic {
     calls += other.calls;
     columns += other.columns;
     answers += other.answers;
+    routes += other.routes;
     bytes += other.bytes;
     seconds_in_experts += other.seconds_in_experts;
     seconds_in_exchange += other.seconds_in_exchange;
