@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -75,19 +76,25 @@ class ParameterVisitor {
   /// Visits a group that holds one expert, whose names do without its number: "shared_expert.up_proj.weight".
   template <class Group>
   void in_only(std::string_view scope, Group& group) {
-    with({.shown = false}, scope, group);
+    with([](Index) { return ""; }, scope, group);
   }
 
   /// Visits a group whose experts are number `first` and on among those that are visited here.
   template <class Group>
   void from(Index first, Group& group) {
-    with({numbers_.shown, numbers_.first + first}, "", group);
+    with([name = name_, first](Index e) { return name(first + e); }, "", group);
+  }
+
+  /// Visits a group whose expert e is number numbers[e] among those that are visited here.
+  template <class Group>
+  void numbered(const std::vector<Index>& numbers, Group& group) {
+    with([name = name_, &numbers](Index e) { return name(numbers[std::size_t(e)]); }, "", group);
   }
 
   /// Visits expert e of a group by its number.
   template <class E>
   void expert(Index e, E& expert) {
-    with({}, numbers_.shown ? std::to_string(numbers_.first + e) : "", expert);
+    with(by_number, name_(e), expert);
   }
 
   /// The same for a part that does not learn.
@@ -100,22 +107,21 @@ class ParameterVisitor {
   }
 
  private:
-  struct Numbers {
-    bool shown = true;
-    Index first = 0;
-  };
+  using NameOfExpert = std::function<std::string(Index)>;
+
+  static std::string by_number(Index e) { return std::to_string(e); }
 
   template <class Part>
-  void with(const Numbers& numbers, std::string_view scope, Part& part) {
-    const Numbers before = std::exchange(numbers_, numbers);
+  void with(NameOfExpert name, std::string_view scope, Part& part) {
+    const NameOfExpert before = std::exchange(name_, std::move(name));
     in(scope, part);
-    numbers_ = before;
+    name_ = before;
   }
 
   std::vector<Parameter<Scalar>>& found_;
   std::vector<FrozenParameter>* frozen_;
   std::string scope_;
-  Numbers numbers_;
+  NameOfExpert name_ = by_number;  // of those that are visited here
   bool in_frozen_ = false;
 };
 

@@ -12,6 +12,7 @@
 
 #include <mpi.h>
 
+#include "moe/check.hpp"
 #include "moe/distributed/communicator.hpp"
 
 namespace moe::distributed {
@@ -35,6 +36,33 @@ inline std::vector<std::int64_t> gather(const Communicator& comm, std::span<cons
         purpose);
   comm.wait(request, purpose);
   return all;
+}
+
+/// Collective. Every rank's text.
+/// @throws std::invalid_argument on all ranks if they have 2³¹ bytes or more together.
+inline std::vector<std::string> gather_texts(const Communicator& comm, const std::string& text,
+                                             std::string_view purpose) {
+  const std::int64_t own[] = {std::ssize(text)};
+  const auto sizes = gather(comm, own, purpose);
+  std::vector<int> count, first;
+  std::int64_t total = 0;
+  for (const auto size : sizes) {
+    first.push_back(int(total));
+    count.push_back(int(size));
+    total += size;
+    require_between(0, total, std::numeric_limits<int>::max(), "gather_texts: bytes of all ranks");
+  }
+  std::string all(std::size_t(total), ' ');
+  MPI_Request request = MPI_REQUEST_NULL;
+  check(MPI_Iallgatherv(text.data(), int(text.size()), MPI_CHAR, all.data(), count.data(), first.data(), MPI_CHAR,
+                        comm.get(), &request),
+        "MPI_Iallgatherv");
+  comm.wait(request, purpose);
+  std::vector<std::string> texts;
+  for (std::size_t rank = 0; rank < count.size(); ++rank) {
+    texts.push_back(all.substr(std::size_t(first[rank]), std::size_t(count[rank])));
+  }
+  return texts;
 }
 
 /// Collective, with as many claims on each rank.

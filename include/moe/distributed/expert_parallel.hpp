@@ -116,8 +116,8 @@ class ExpertParallel {
   Index d_model() const { return d_model_; }
   Index num_experts() const { return placement_.num_experts(); }
   const Placement& placement() const { return placement_; }
+  /// This rank's experts, if it holds any.
   const std::optional<G>& local() const { return local_; }
-
   std::optional<G>& local() { return local_; }
   const Communicator& communicator() const { return comm_; }
   const ExpertParallelOptions& options() const { return options_; }
@@ -130,9 +130,15 @@ class ExpertParallel {
     const auto itinerary = tell_ranks(plan, x.cols(), options_.chunks, Copies::all, workers.shared());
     with_wire([&]<class T>(T) {
       auto trip = round_trip<T>(itinerary, workers.shared(), workers.shared());
-      apply(trip, itinerary, x, plan, y, stopwatch, workers,
+      apply(trip, x, plan, y, stopwatch, workers,
             [&](const auto& plan_here) { local_->apply(trip.tokens(), plan_here, trip.answers(), workers); });
     });
+  }
+
+  /// This rank's experts, by their numbers among those of all ranks.
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    if (local_) visit.numbered(placement_.experts_of(comm_.rank()), *local_);
   }
 
   // The steps of apply(), for who keeps more of it than y.
@@ -160,10 +166,9 @@ class ExpertParallel {
   /// Collective.
   /// @param run_experts  of the plan that it is given: adds what they make of trip.tokens() to trip.answers()
   template <class T, class F>
-  void apply(RoundTrip<Scalar, T>& trip, const Itinerary<Scalar>& itinerary, const ConstMatrixRef<Scalar>& x,
-             const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y, Stopwatch stopwatch, Workers& workers,
-             const F& run_experts) const {
-    const int chunks = itinerary.in.num_chunks();
+  void apply(RoundTrip<Scalar, T>& trip, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
+             MatrixRef<Scalar> y, Stopwatch stopwatch, Workers& workers, const F& run_experts) const {
+    const int chunks = trip.itinerary().in.num_chunks();
     const auto run_chunk = [&](int chunk) {
       trip.unpack(chunk, workers);
       const auto plan_here = trip.plan(chunk, num_local());
@@ -183,9 +188,9 @@ class ExpertParallel {
     for (int chunk = 0; chunk < chunks; ++chunk) trip.receive_back(chunk, workers);
     error.rethrow();
     trip.combine_at_home(plan, y, workers);
-    const Index told = itinerary.out.parcels.total_without(comm_.rank()).slots * Index(sizeof(Order<Scalar>)) +
+    const Index told = trip.itinerary().out.parcels.total_without(comm_.rank()).slots * Index(sizeof(Order<Scalar>)) +
                        Index(comm_.size() - 1) * chunks * Index(sizeof(Parcel));
-    count_traffic(itinerary, told, stopwatch);
+    count_traffic(trip.itinerary(), told, stopwatch);
   }
 
   /// Counts a trip, and so many bytes beside it.

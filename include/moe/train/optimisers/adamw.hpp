@@ -9,6 +9,7 @@
 
 #include "moe/executors/serial.hpp"
 #include "moe/parameters.hpp"
+#include "moe/train/optimisers/in_blocks.hpp"
 #include "moe/train/optimisers/parameter_groups.hpp"
 #include "moe/train/optimisers/require_alike.hpp"
 #include "moe/types.hpp"
@@ -26,6 +27,7 @@ struct AdamWOptions {
 
 /// m ← β₁m + (1 − β₁)g,  v ← β₂v + (1 − β₂)g²,
 /// p ← p − η·(λp + m̂ / (√v̂ + ε)),  m̂ = m / (1 − β₁ᵗ),  v̂ = v / (1 − β₂ᵗ).
+/// The same to the last bit for any number of threads, and wherever parameters lie.
 /// Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization", arXiv:1711.05101, algorithm 2.
 template <class Scalar_>
 class AdamW {
@@ -74,12 +76,15 @@ class AdamW {
       const double learning_rate = options_.learning_rate * factors_[p].learning_rate;
       const auto rate = Scalar(learning_rate / unbias_mean);
       const auto kept = Scalar(1 - learning_rate * options_.weight_decay * factors_[p].weight_decay);
-      const Eigen::Map<const Array> g(gradients[p].data + first, size);
-      Eigen::Map<Array> mean(mean_[p].data() + first, size), square(square_[p].data() + first, size);
-      Eigen::Map<Array> value(parameters_[p].data + first, size);
-      mean = b1 * mean + (1 - b1) * g;
-      square = b2 * square + (1 - b2) * g.square();
-      value = kept * value - rate * mean / ((unbias * square).sqrt() + epsilon);
+      in_blocks(
+          size,
+          [&](const auto& g, auto& mean, auto& square, auto& value) {
+            mean = b1 * mean + (1 - b1) * g;
+            square = b2 * square + (1 - b2) * g.square();
+            value = kept * value - rate * mean / ((unbias * square).sqrt() + epsilon);
+          },
+          static_cast<const Scalar*>(gradients[p].data + first), mean_[p].data() + first, square_[p].data() + first,
+          parameters_[p].data + first);
     });
   }
 

@@ -8,6 +8,7 @@
 
 #include "moe/executors/serial.hpp"
 #include "moe/parameters.hpp"
+#include "moe/train/optimisers/in_blocks.hpp"
 #include "moe/train/optimisers/parameter_groups.hpp"
 #include "moe/train/optimisers/require_alike.hpp"
 #include "moe/types.hpp"
@@ -21,7 +22,8 @@ struct SgdOptions {
   double weight_decay = 0;
 };
 
-/// b ← μb + g + λp,  p ← p − η·b.  Polyak 1964; as PyTorch's SGD.
+/// b ← μb + g + λp,  p ← p − η·b.  Polyak 1964; as PyTorch's SGD. The same to the last bit for any number
+/// of threads, and wherever parameters lie.
 template <class Scalar_>
 class Sgd {
  public:
@@ -52,13 +54,17 @@ class Sgd {
     require_alike(parameters_, gradients);
     require_finite(gradients, executor);
     for_each_piece(parameters_, executor, [&](Index, std::size_t p, Index first, Index size) {
-      const auto g = gradients[p].array().segment(first, size);
-      auto value = parameters_[p].array().segment(first, size);
-      auto velocity = velocity_[p].segment(first, size);
       const auto rate = Scalar(options_.learning_rate * factors_[p].learning_rate);
       const auto decay = Scalar(options_.weight_decay * factors_[p].weight_decay);
-      velocity = Scalar(options_.momentum) * velocity + g + decay * value;
-      value -= rate * velocity;
+      const auto momentum = Scalar(options_.momentum);
+      in_blocks(
+          size,
+          [&](const auto& g, auto& velocity, auto& value) {
+            velocity = momentum * velocity + g + decay * value;
+            value -= rate * velocity;
+          },
+          static_cast<const Scalar*>(gradients[p].data + first), velocity_[p].data() + first,
+          parameters_[p].data + first);
     });
   }
 
