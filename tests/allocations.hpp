@@ -19,7 +19,7 @@ struct EigenAssertion : std::logic_error {
 
 [[noreturn]] inline void eigen_assertion_failed(const char* what) { throw EigenAssertion(what); }
 
-inline std::atomic<long> num_allocations{0};
+inline std::atomic<long> num_allocations{0}, num_bytes{0};
 
 }  // namespace moe::test
 
@@ -35,11 +35,13 @@ inline std::atomic<long> num_allocations{0};
 
 [[gnu::noinline]] void* operator new(std::size_t size) {
   ++moe::test::num_allocations;
+  moe::test::num_bytes += static_cast<long>(size);
   if (void* memory = std::malloc(size > 0 ? size : 1)) return memory;
   throw std::bad_alloc();
 }
 [[gnu::noinline]] void* operator new(std::size_t size, std::align_val_t alignment) {
   ++moe::test::num_allocations;
+  moe::test::num_bytes += static_cast<long>(size);
   const auto line = static_cast<std::size_t>(alignment);
   if (void* memory = std::aligned_alloc(line, (size + line - 1) / line * line)) return memory;
   throw std::bad_alloc();
@@ -63,6 +65,14 @@ long allocations_in(const F& f) {
   const Forbidden forbidden;
   f();
   return num_allocations - before;
+}
+
+/// How many bytes f asks operator new for, on any thread; what Eigen's matrices take is not among them.
+template <class F>
+long bytes_allocated_in(const F& f) {
+  const long before = num_bytes;
+  f();
+  return num_bytes - before;
 }
 
 }  // namespace moe::test

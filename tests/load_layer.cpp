@@ -2,7 +2,7 @@
 
 namespace moe::io {
 
-template LoadedLayer<float> load_layer<float>(const std::filesystem::path&, const std::string&,
-                                              const ExpertsAs<float>&);
+template LayerParts<float> load_parts<float>(const std::filesystem::path&, const std::string&,
+                                             const std::optional<std::vector<Index>>&);
 
 }  // namespace moe::io

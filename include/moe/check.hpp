@@ -29,6 +29,16 @@ inline void require(bool holds, std::string_view message) {
   if (!holds) throw std::invalid_argument(std::string(message));
 }
 
+/// @throws std::invalid_argument naming the first that is not, unless these numbers ascend within [0, end).
+template <class Numbers>
+void require_ascending(const Numbers& numbers, long long end, std::string_view what) {
+  long long lowest = 0, i = 0;
+  for (const long long number : numbers) {
+    require_between(lowest, number, end - 1, std::string(what) + "[" + std::to_string(i++) + "]");
+    lowest = number + 1;
+  }
+}
+
 /// Do two blocks of columns share a number? (Blocks of rows of one matrix interleave without sharing.)
 template <class X, class Y>
 bool overlap(const X& x, const Y& y) {

@@ -30,12 +30,16 @@ struct Parameter {
   Eigen::Map<Eigen::Array<Scalar, Eigen::Dynamic, 1>> array() const { return {data, size()}; }
 };
 
-/// One that does not learn, of whatever type.
-struct FrozenParameter {
+/// One of whatever type, whether it learns or not.
+struct AnyParameter {
   std::string name;
   Index rows, cols;
+  Index number_size;         // bytes of each number
+  const std::byte* data;     // null if its rows do not lie side by side
+  std::byte* to_write = {};  // null if it is mapped
 
   Index size() const { return rows * cols; }
+  Index bytes() const { return size() * number_size; }
 };
 
 /// What walks over the parts of a layer: each calls visit("name", its matrix), visit.in("part", its part) or
@@ -43,9 +47,11 @@ struct FrozenParameter {
 template <class Scalar>
 class ParameterVisitor {
  public:
-  /// @param frozen  where those that do not learn are listed, if anywhere
-  explicit ParameterVisitor(std::vector<Parameter<Scalar>>& found, std::vector<FrozenParameter>* frozen = nullptr)
-      : found_(found), frozen_(frozen) {}
+  /// @param frozen      where those that do not learn are listed, if anywhere
+  /// @param all_frozen  whether none is taken to learn
+  explicit ParameterVisitor(std::vector<Parameter<Scalar>>& found, std::vector<AnyParameter>* frozen = nullptr,
+                            bool all_frozen = false)
+      : found_(found), frozen_(frozen), in_frozen_(all_frozen) {}
 
   /// A matrix or vector, owned or mapped; an empty one is none. A column-major matrix is seen as it lies in memory: as
   /// its transposed.
@@ -56,7 +62,7 @@ class ParameterVisitor {
     const Index rows = matrix.outerSize(), cols = matrix.innerSize();
     std::string whole_name = scope_ + std::string(name);
     if (in_frozen_) {
-      frozen_->push_back({std::move(whole_name), rows, cols});
+      frozen_->push_back(as_any(std::move(whole_name), matrix));
     } else if constexpr (std::is_same_v<decltype(matrix.data()), Scalar*>) {
       found_.push_back({std::move(whole_name), matrix.data(), rows, cols});
     } else {
@@ -107,6 +113,16 @@ class ParameterVisitor {
   }
 
  private:
+  template <class M>
+  static AnyParameter as_any(std::string name, M& matrix) {
+    using Number = std::remove_pointer_t<decltype(matrix.data())>;
+    AnyParameter any{std::move(name), matrix.outerSize(), matrix.innerSize(), sizeof(Number), nullptr};
+    if (matrix.outerSize() > 1 && matrix.outerStride() != matrix.innerSize()) return any;
+    any.data = reinterpret_cast<const std::byte*>(matrix.data());
+    if constexpr (!std::is_const_v<Number>) any.to_write = reinterpret_cast<std::byte*>(matrix.data());
+    return any;
+  }
+
   using NameOfExpert = std::function<std::string(Index)>;
 
   static std::string by_number(Index e) { return std::to_string(e); }
@@ -119,10 +135,10 @@ class ParameterVisitor {
   }
 
   std::vector<Parameter<Scalar>>& found_;
-  std::vector<FrozenParameter>* frozen_;
+  std::vector<AnyParameter>* frozen_;
   std::string scope_;
   NameOfExpert name_ = by_number;  // of those that are visited here
-  bool in_frozen_ = false;
+  bool in_frozen_;
 };
 
 /// A part says what it has learnt: a class in a member visit_parameters(visit), a struct of yours in a free function
@@ -143,12 +159,33 @@ std::vector<Parameter<typename Layer::Scalar>> parameters(Layer& layer) {
 
 /// What a layer holds that does not learn, such as what adapters lie beside.
 template <class Layer>
-std::vector<FrozenParameter> frozen_parameters(Layer& layer) {
+std::vector<AnyParameter> frozen_parameters(Layer& layer) {
   std::vector<Parameter<typename Layer::Scalar>> found;
-  std::vector<FrozenParameter> frozen;
+  std::vector<AnyParameter> frozen;
   ParameterVisitor<typename Layer::Scalar> visit(found, &frozen);
   visit_parameters(layer, visit);
   return frozen;
+}
+
+/// All that a layer or a group holds, of whatever type.
+template <class Layer>
+std::vector<AnyParameter> all_parameters(Layer& layer) {
+  std::vector<Parameter<typename Layer::Scalar>> none;
+  std::vector<AnyParameter> all;
+  ParameterVisitor<typename Layer::Scalar> visit(none, &all, true);
+  visit_parameters(layer, visit);
+  return all;
+}
+
+/// The same of an optimiser's state, or of any other list.
+template <class Scalar>
+std::vector<AnyParameter> all_parameters(const std::vector<Parameter<Scalar>>& parameters) {
+  std::vector<AnyParameter> all;
+  for (const auto& [name, data, rows, cols] : parameters) {
+    auto* const bytes = reinterpret_cast<std::byte*>(data);
+    all.push_back({name, rows, cols, sizeof(Scalar), bytes, bytes});
+  }
+  return all;
 }
 
 /// How many numbers.

@@ -8,8 +8,10 @@
 
 #include "compare.hpp"
 #include "distributed/ranks.hpp"
+#include "errors.hpp"
 #include "golden_checks/common.hpp"
 #include "load_layer.hpp"
+#include "moe/distributed/checkpoint.hpp"
 #include "moe/io/architectures.hpp"
 
 namespace moe::distributed {
@@ -39,16 +41,22 @@ Matrix<float> forward(const AnyLayer<float>& layer, const Matrix<float>& x, Inde
   return y;
 }
 
+/// The others hold none.
+Placement only_on_rank_0(Index num_experts) { return {std::vector(std::size_t(num_experts), std::vector{0})}; }
+
 class Golden : public testing::TestWithParam<fs::path> {};
 
 TEST_P(Golden, IsWhatTheReferenceComputesAndToTheBitWhatOneProcessDoes) {
   const auto reference = golden::Case::open(GetParam());
   const Matrix<float> x = reference.columns("input");
   const auto alone = io::load_layer<float>(GetParam(), "");
-  for (const int chunks : {1, 2}) {
-    const auto shared_out = io::load_layer<float>(GetParam(), "", [&](AnyExperts<float> experts) {
-      return share_experts(std::move(experts), MPI_COMM_WORLD, {.chunks = chunks});
-    });
+  const Index num_experts = alone.shape.num_experts + alone.shape.num_zero_experts;
+  for (const auto& shared_out :
+       {load_layer<float>(GetParam(), "", MPI_COMM_WORLD),
+        load_layer<float>(GetParam(), "", test::copied(num_experts, test::num_ranks()), MPI_COMM_WORLD, {.chunks = 2}),
+        load_layer<float>(GetParam(), "", only_on_rank_0(num_experts), MPI_COMM_WORLD)}) {
+    EXPECT_EQ(shared_out.model_type, alone.model_type);
+    EXPECT_EQ(shared_out.dtype, alone.dtype);
     const Index length = reference.size("_sequence_length");
     const auto y = forward(shared_out.layer, x, length);  // all tokens on every rank
     golden::expect_close(y, reference.columns("output"), "output");
@@ -64,5 +72,31 @@ TEST_P(Golden, IsWhatTheReferenceComputesAndToTheBitWhatOneProcessDoes) {
 
 INSTANTIATE_TEST_SUITE_P(Layers, Golden, testing::ValuesIn(layer_cases()),
                          [](const auto& param) { return param.param.filename().string(); });
+
+/// What a rank says of what another one met, or it itself.
+std::string of_rank(int rank, const std::string& what) {
+  return (rank == test::my_rank() ? "" : "rank " + std::to_string(rank) + ": ") + what;
+}
+
+TEST(LoadLayer, OnAllRanksTellsWhatOneMissesInItsFiles) {
+  const fs::path golden = MOE_SOURCE_DIR "/tests/golden";
+  const int last = test::num_ranks() - 1;
+  const fs::path folder = golden / (test::my_rank() == last ? "nowhere" : "olmoe");
+  EXPECT_EQ(test::error_of<std::runtime_error>([&] { load_layer<float>(folder, "", MPI_COMM_WORLD); }),
+            of_rank(last, (golden / "nowhere/config.json").string() + ": no such file"));
+  EXPECT_EQ(test::error_of<std::runtime_error>(
+                [&] { load_layer<float>(golden / "olmoe", test::my_rank() == 0 ? "model.mlp" : "", MPI_COMM_WORLD); }),
+            of_rank(0, (golden / "olmoe").string() + ": no MoE block \"model.mlp\" among 1; did you mean \"\"?"));
+  EXPECT_NO_THROW(load_layer<float>(golden / "olmoe", "", MPI_COMM_WORLD)) << "and all is as before";
+}
+
+TEST(LoadLayer, OnAllRanksRefusesAPlacementOfOtherExperts) {
+  const fs::path folder = MOE_SOURCE_DIR "/tests/golden/olmoe";
+  const Index num_experts = io::load_layer<float>(folder, "").shape.num_experts;
+  const Placement one_more = place_in_blocks(num_experts + 1, test::num_ranks());
+  EXPECT_EQ(test::error_of([&] { load_layer<float>(folder, "", one_more, MPI_COMM_WORLD); }),
+            "load_layer: placement.num_experts() is " + std::to_string(num_experts + 1) + ", expected " +
+                std::to_string(num_experts));
+}
 
 }  // namespace moe::distributed

@@ -39,28 +39,27 @@ inline std::vector<std::int64_t> gather(const Communicator& comm, std::span<cons
 }
 
 /// Collective. Every rank's text.
-/// @throws std::invalid_argument on all ranks if they have 2³¹ bytes or more together.
+/// @throws std::invalid_argument on all ranks if all together have 2³¹ bytes or more.
 inline std::vector<std::string> gather_texts(const Communicator& comm, const std::string& text,
                                              std::string_view purpose) {
-  const std::int64_t own[] = {std::ssize(text)};
-  const auto sizes = gather(comm, own, purpose);
-  std::vector<int> count, first;
+  const std::int64_t own_size[] = {std::ssize(text)};
+  std::vector<int> counts, firsts;
   std::int64_t total = 0;
-  for (const auto size : sizes) {
-    first.push_back(int(total));
-    count.push_back(int(size));
+  for (const std::int64_t size : gather(comm, own_size, purpose)) {
+    firsts.push_back(int(total));
+    counts.push_back(int(size));
     total += size;
     require_between(0, total, std::numeric_limits<int>::max(), "gather_texts: bytes of all ranks");
   }
   std::string all(std::size_t(total), ' ');
   MPI_Request request = MPI_REQUEST_NULL;
-  check(MPI_Iallgatherv(text.data(), int(text.size()), MPI_CHAR, all.data(), count.data(), first.data(), MPI_CHAR,
+  check(MPI_Iallgatherv(text.data(), int(text.size()), MPI_CHAR, all.data(), counts.data(), firsts.data(), MPI_CHAR,
                         comm.get(), &request),
-        "MPI_Iallgatherv");
+        purpose);
   comm.wait(request, purpose);
   std::vector<std::string> texts;
-  for (std::size_t rank = 0; rank < count.size(); ++rank) {
-    texts.push_back(all.substr(std::size_t(first[rank]), std::size_t(count[rank])));
+  for (std::size_t rank = 0; rank < counts.size(); ++rank) {
+    texts.push_back(all.substr(std::size_t(firsts[rank]), std::size_t(counts[rank])));
   }
   return texts;
 }

@@ -135,12 +135,6 @@ class ExpertParallel {
     });
   }
 
-  /// This rank's experts, by their numbers among those of all ranks.
-  template <class Visit>
-  void visit_parameters(Visit& visit) {
-    if (local_) visit.numbered(placement_.experts_of(comm_.rank()), *local_);
-  }
-
   // The steps of apply(), for who keeps more of it than y.
 
   /// Collective: all ranks learn what is asked of them.
@@ -206,6 +200,12 @@ class ExpertParallel {
                           .seconds_in_exchange = stopwatch.exchange()};
   }
 
+  /// This rank's experts, by their numbers among those of all ranks.
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    if (local_) visit.numbered(placement_.experts_of(comm_.rank()), *local_);
+  }
+
  private:
   static constexpr int most_chunks = 1024;  // times ranks is an int
 
@@ -268,9 +268,8 @@ ExpertParallel(G, MPI_Comm, ExpertParallelOptions = {}) -> ExpertParallel<G>;
 template <Experts G>
 ExpertParallel(G, Placement, MPI_Comm, ExpertParallelOptions = {}) -> ExpertParallel<G>;
 
-/// Collective. Of a group that every rank has at hand, such as one in a mapped file, each rank runs its own part alone
-/// (and, of a file, reads no other): contiguous blocks, or as placed.
-///   load_layer("model", "model.layers.3.mlp", [](auto experts) { return share_experts(experts, MPI_COMM_WORLD); })
+/// Collective. Of a group that every rank has at hand, each runs its own part alone: contiguous blocks, or as placed.
+/// (For experts in files: load_layer(), of checkpoint.hpp.)
 /// @throws std::invalid_argument as ExpertParallel's constructor; and if the placement is of another number of experts.
 template <Experts G>
 ExpertParallel<ExpertSubset<G>> share_experts(G experts, Placement placement, MPI_Comm comm,

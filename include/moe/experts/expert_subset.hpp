@@ -1,8 +1,6 @@
 /// @file  Some of a group's experts as a group.
 #pragma once
 
-#include <limits>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -24,12 +22,7 @@ class ExpertSubset {
   /// @param experts  of the group, in ascending order; may be none
   /// @throws std::invalid_argument unless they are that.
   ExpertSubset(G group, std::vector<Index> experts) : group_(std::move(group)), experts_(std::move(experts)) {
-    Index lowest = 0;
-    for (std::size_t i = 0; i < experts_.size(); ++i) {
-      require_between(lowest, experts_[i], group_.num_experts() - 1,
-                      "ExpertSubset: experts[" + std::to_string(i) + "]");
-      lowest = experts_[i] + 1;
-    }
+    require_ascending(experts_, group_.num_experts(), "ExpertSubset: experts");
   }
 
   Index d_model() const { return group_.d_model(); }

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <functional>
 #include <iterator>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -17,6 +18,7 @@
 #include "moe/affine_output.hpp"
 #include "moe/any_layer.hpp"
 #include "moe/capacity.hpp"
+#include "moe/check.hpp"
 #include "moe/experts/any_expert.hpp"
 #include "moe/experts/any_experts.hpp"
 #include "moe/experts/expert_list.hpp"
@@ -39,9 +41,15 @@
 
 namespace moe::io {
 
-/// Makes of a layer's experts the group that the layer will have.
+/// A layer before it is put together: who holds its experts in another way puts it together with those.
 template <class Scalar>
-using ExpertsAs = std::function<AnyExperts<Scalar>(AnyExperts<Scalar>)>;
+struct LayerParts {
+  std::optional<AnyExperts<Scalar>> experts;  // those that were asked for, numbered from 0; nothing if none were
+  std::function<AnyLayer<Scalar>(AnyExperts<Scalar>)> assemble;  // the layer, of a group that has all of its experts
+  MoeShape shape;
+  std::string model_type;  // of config.json
+  std::string dtype;       // of the experts' weights: "F32", "BF16", …; "MXFP4" runs as bfloat16
+};
 
 namespace detail {
 
@@ -52,12 +60,22 @@ class LayerLoader {
   using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
 
  public:
+  /// @param experts  which of them, in ascending order; else all
   LayerLoader(const WeightTensors& tensors, const Config& config, const Architecture& architecture,
-              const MoeShape& shape, ExpertsAs<Scalar> experts_as = {})
-      : tensors_(tensors), config_(config), names_(architecture), shape_(shape), experts_as_(std::move(experts_as)) {}
+              const MoeShape& shape, const std::optional<std::vector<Index>>& experts = {})
+      : tensors_(experts ? tensors.only(below(shape.num_experts, *experts)) : tensors),
+        config_(config),
+        names_(architecture),
+        shape_(shape),
+        num_zero_experts_(experts ? std::ssize(*experts) - std::ssize(tensors_.experts()) : shape.num_zero_experts) {
+    if (experts) require_ascending(*experts, num_outputs(), "experts");
+  }
 
-  AnyLayer<Scalar> load() const {
-    return with_weight_type([&]<class W>(W) { return load_as<W>(); });
+  LayerParts<Scalar> load() const {
+    return with_weight_type([&]<class W>(W) {
+      auto assemble = assembly<W>();  // first, for a router's complaints are the clearest
+      return LayerParts<Scalar>{experts<W>(), std::move(assemble), shape_, std::string(names_.model_type), dtype()};
+    });
   }
 
   /// Of the experts' weights; the first one's, and load() holds the others to it.
@@ -78,15 +96,21 @@ class LayerLoader {
     }
   }
 
+  /// All that stands around the experts, waiting for them.
   template <class W>
-  AnyLayer<Scalar> load_as() const {
-    AnyRouter<Scalar> its_router = router();  // first, for its complaints are the clearest
-    AnyExperts<Scalar> its_experts = experts<W>();
-    if (experts_as_) its_experts = experts_as_(std::move(its_experts));
-    MoeLayer layer(std::move(its_router), std::move(its_experts));
-    if (shape_.d_ff_shared > 0) return WithSharedExpert(std::move(layer), shared<W>(), shared_gate().transpose());
-    if (!has_affine_output()) return layer;
-    return AffineOutput(std::move(layer), output_scale(), output_bias());
+  std::function<AnyLayer<Scalar>(AnyExperts<Scalar>)> assembly() const {
+    const auto sparse = [router = router()](AnyExperts<Scalar> experts) {
+      return MoeLayer(router, std::move(experts));
+    };
+    if (shape_.d_ff_shared > 0) {
+      return [sparse, shared = shared<W>(), gate = shared_gate()](AnyExperts<Scalar> experts) {
+        return WithSharedExpert(sparse(std::move(experts)), shared, gate.transpose());
+      };
+    }
+    if (!has_affine_output()) return sparse;
+    return [sparse, scale = output_scale(), bias = output_bias()](AnyExperts<Scalar> experts) {
+      return AffineOutput(sparse(std::move(experts)), scale, bias);
+    };
   }
 
   bool has_affine_output() const { return !names_.output_bias.empty() || names_.output_scale != nullptr; }
@@ -116,10 +140,12 @@ class LayerLoader {
   }
 
   template <class W>
-  AnyExperts<Scalar> experts() const {
-    if (shape_.num_zero_experts == 0) return computing_experts<W>();
-    const std::vector<AnyExpert<Scalar>> copies(std::size_t(shape_.num_zero_experts), CopyExpert<Scalar>{d()});
-    return JoinedExperts(computing_experts<W>(), ExpertList(copies));
+  std::optional<AnyExperts<Scalar>> experts() const {
+    const bool compute = !tensors_.experts().empty();
+    if (num_zero_experts_ == 0) return compute ? std::optional(computing_experts<W>()) : std::nullopt;
+    const ExpertList copies(std::vector<AnyExpert<Scalar>>(std::size_t(num_zero_experts_), CopyExpert<Scalar>{d()}));
+    if (!compute) return copies;
+    return JoinedExperts(computing_experts<W>(), copies);
   }
 
   template <class W>
@@ -163,13 +189,10 @@ class LayerLoader {
       return is_mxfp4() ? tensors_.expanded<W>(name, all_rows, cols, first, step, rows)
                         : tensors_.transposed<W>(name, all_rows, cols, first, step, rows);
     };
-    const Index n = shape_.num_experts;
-    const Vector both = tensors_.copy<Scalar>(names_.up_bias, {n, 2 * ff()});
-    const Vector down = tensors_.copy<Scalar>(names_.down_bias, {n, d()});
-    const Eigen::Map<const Matrix<Scalar>> columns(both.data(), 2 * ff(), n);
-    GatedFfnBiases<Scalar> biases{.gate = columns(Eigen::seqN(0, ff(), 2), Eigen::all),
-                                  .up = columns(Eigen::seqN(1, ff(), 2), Eigen::all),
-                                  .down = Eigen::Map<const Matrix<Scalar>>(down.data(), d(), n)};
+    const Matrix<Scalar> both = tensors_.columns<Scalar>(names_.up_bias, 2 * ff());
+    GatedFfnBiases<Scalar> biases{.gate = both(Eigen::seqN(0, ff(), 2), Eigen::all),
+                                  .up = both(Eigen::seqN(1, ff(), 2), Eigen::all),
+                                  .down = tensors_.columns<Scalar>(names_.down_bias, d())};
     const GptOssGlu act{.limit = float(config_.number("swiglu_limit", 7))};
     return {rows_of(names_.fused_gate_up, 2 * ff(), d(), 0, 2, ff()),
             rows_of(names_.fused_gate_up, 2 * ff(), d(), 1, 2, ff()), rows_of(names_.fused_down, d(), ff(), 0, 1, d()),
@@ -180,7 +203,7 @@ class LayerLoader {
   template <class W>
   std::vector<Ffn<W, Relu>> plain() const {
     std::vector<Ffn<W, Relu>> experts;
-    for (Index e = 0; e < shape_.num_experts; ++e) {
+    for (const Index e : tensors_.experts()) {
       const auto matrix = [&](std::string_view pattern, Index rows, Index cols) {
         const Tensor tensor = tensors_.at(WeightTensors::numbered(pattern, e));
         return Weight<W>(Eigen::Map<const Weight<W>>(as<W>(tensor, {rows, cols}).data(), rows, cols));
@@ -193,6 +216,11 @@ class LayerLoader {
                          .b_in = bias(names_.up_bias, ff()),
                          .b_out = bias(names_.down_bias, d())});
     }
+    return experts;
+  }
+
+  static std::vector<Index> below(Index end, std::vector<Index> experts) {
+    std::erase_if(experts, [&](Index e) { return e >= end; });
     return experts;
   }
 
@@ -248,11 +276,11 @@ class LayerLoader {
 
   static constexpr const char* mxfp4 = "MXFP4";
 
-  const WeightTensors& tensors_;
+  WeightTensors tensors_;
   const Config& config_;
   const Architecture& names_;
   const MoeShape& shape_;
-  ExpertsAs<Scalar> experts_as_;
+  Index num_zero_experts_;  // of those that are loaded
 };
 
 /// What all names of a block's experts begin with: "experts." in most models.
@@ -307,28 +335,32 @@ template <class Scalar>
 struct LoadedLayer {
   AnyLayer<Scalar> layer;
   MoeShape shape;
-  std::string model_type;  // of config.json
-  std::string dtype;       // of the experts' weights: "F32", "BF16", …; "MXFP4" runs as bfloat16
+  std::string model_type;
+  std::string dtype;
 };
 
-/// The MoE block below `prefix` of a model in a folder (config.json beside *.safetensors): ready to run.
-/// Experts' weights stay in the mapped files, which stay mapped as long as the layer lives; only those that are stored
+/// The parts of the MoE block below `prefix` of a model in a folder (config.json beside *.safetensors).
+/// Experts' weights stay in the mapped files, which stay mapped as long as the parts live; only those that are stored
 /// transposed (Llama 4, gpt-oss, DBRX's down) or in 4 bits are turned or expanded once into memory of their own, and
-/// those of Switch and NLLB are copied. The router is copied as Scalar. Switch counts its capacity per sequence: tell
-/// it Workspace::side.sequence_length.
-/// @param prefix      e.g. "model.layers.3.mlp", with or without a last dot, or "" if names begin at the block
-/// @param experts_as  what the layer shall have instead of all experts, made of these: e.g. moe/distributed/'s
-/// @throws Error naming the file, the tensor, and both numbers, if anything is missing or does not fit.
+/// those of Switch and NLLB are copied. The router is copied as Scalar.
+/// @param prefix   e.g. "model.layers.3.mlp", with or without a last dot, or "" if names begin at the block
+/// @param experts  which of the layer's, zero-compute ones included, in ascending order: nothing is read or held of the
+///                 others; nullopt: all
+/// @throws Error naming the file, the tensor, and both numbers, if anything is missing or does not fit; or if there are
+///         no such experts.
 template <class Scalar = float>
-LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const std::string& prefix,
-                               const ExpertsAs<Scalar>& experts_as = {}) {
-  return detail::with_block(folder, prefix,
-                            [&](const auto& weights, const auto& config, const auto& architecture,
-                                const MoeShape& shape) -> LoadedLayer<Scalar> {
-                              const detail::LayerLoader<Scalar> loader(weights, config, architecture, shape,
-                                                                       experts_as);
-                              return {loader.load(), shape, std::string(architecture.model_type), loader.dtype()};
-                            });
+LayerParts<Scalar> load_parts(const std::filesystem::path& folder, const std::string& prefix,
+                              const std::optional<std::vector<Index>>& experts = {}) {
+  return detail::with_block(
+      folder, prefix, [&](const auto&... block) { return detail::LayerLoader<Scalar>(block..., experts).load(); });
+}
+
+/// The whole layer, ready to run; parts and errors as load_parts(). Switch counts its capacity per sequence: tell it
+/// Workspace::side.sequence_length.
+template <class Scalar = float>
+LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const std::string& prefix) {
+  auto [experts, assemble, shape, model_type, dtype] = load_parts<Scalar>(folder, prefix);
+  return {assemble(*std::move(experts)), shape, std::move(model_type), std::move(dtype)};
 }
 
 }  // namespace moe::io

@@ -4,11 +4,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <numeric>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "moe/check.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/mxfp4.hpp"
 #include "moe/io/safetensors.hpp"
@@ -18,11 +20,28 @@
 namespace moe::io {
 
 /// Reads below a prefix, and fits every shape to what is expected. Errors name the file, the tensor, and both shapes.
+/// What is of each expert is that of all, or only() of some: nothing of the others is then read, nor held.
 class WeightTensors {
  public:
   /// @param block  "model.layers.3.mlp", or "" if names begin at the block
   WeightTensors(const Tensors& tensors, const std::string& block, Index num_experts)
-      : tensors_(tensors), prefix_(block.empty() ? "" : block + '.'), num_experts_(num_experts) {}
+      : tensors_(tensors),
+        prefix_(block.empty() ? "" : block + '.'),
+        num_experts_(num_experts),
+        experts_(std::size_t(num_experts)) {
+    std::iota(experts_.begin(), experts_.end(), Index(0));
+  }
+
+  /// The same of some experts.
+  /// @throws std::invalid_argument unless they are experts, in ascending order.
+  WeightTensors only(std::vector<Index> experts) const {
+    require_ascending(experts, num_experts_, "experts");
+    WeightTensors some = *this;
+    some.experts_ = std::move(experts);
+    return some;
+  }
+
+  const std::vector<Index>& experts() const { return experts_; }
 
   /// @throws Error if there is no tensor of this name.
   Tensor at(std::string_view name) const { return tensors_.at(prefix_ + std::string(name)); }
@@ -38,16 +57,26 @@ class WeightTensors {
   template <class Scalar>
   Eigen::Matrix<Scalar, Eigen::Dynamic, 1> copy(std::string_view name, const std::vector<Index>& shape) const {
     const Tensor tensor = at(name);
-    const auto convert = [&]<class T>(T) {
-      const auto from = as<T>(tensor, shape);
+    return with_numbers(tensor, shape, [](const auto& from) {
       Eigen::Matrix<Scalar, Eigen::Dynamic, 1> to(Index(from.size()));
       for (std::size_t i = 0; i < from.size(); ++i) to[Index(i)] = static_cast<Scalar>(from[i]);
       return to;
-    };
-    if (tensor.dtype == dtype_name<double>) return convert(double{});
-    if (tensor.dtype == dtype_name<bfloat16>) return convert(bfloat16{});
-    if (tensor.dtype == dtype_name<float16>) return convert(float16{});
-    return convert(float{});
+    });
+  }
+
+  /// Each expert's row of a tensor of any floating type (experts × size), as a column; converted.
+  template <class Scalar>
+  Matrix<Scalar> columns(std::string_view name, Index size) const {
+    const Tensor tensor = at(name);
+    return with_numbers(tensor, {num_experts_, size}, [&](const auto& from) {
+      Matrix<Scalar> to(size, std::ssize(experts_));
+      for (Index i = 0; i < to.cols(); ++i) {
+        for (Index r = 0; r < size; ++r) {
+          to(r, i) = static_cast<Scalar>(from[std::size_t(experts_[std::size_t(i)] * size + r)]);
+        }
+      }
+      return to;
+    });
   }
 
   /// One (rows × cols) tensor an expert, in place.
@@ -55,7 +84,7 @@ class WeightTensors {
   WeightStack<W> separate(std::string_view pattern, Index rows, Index cols) const {
     std::vector<const W*> experts;
     auto owners = std::make_shared<std::vector<std::shared_ptr<const void>>>();  // keeps several files mapped as one
-    for (Index e = 0; e < num_experts_; ++e) {
+    for (const Index e : experts_) {
       const Tensor tensor = at(numbered(pattern, e));
       experts.push_back(as<W>(tensor, {rows, cols}).data());
       owners->push_back(tensor.owner);
@@ -114,39 +143,53 @@ class WeightTensors {
     const Index groups = cols / mxfp4_group;
     const auto bytes = as<std::uint8_t>(blocks, {num_experts_, all_rows, groups, mxfp4_group / 2});
     const auto exponents = as<std::uint8_t>(scales, {num_experts_, all_rows, groups});
-    WeightStack<W> stack(num_experts_, rows, cols);
-    for (Index e = 0; e < num_experts_; ++e) {
+    return each_owned<W>(rows, cols, [&](Index e, auto to) {
       for (Index r = 0; r < rows; ++r) {
         const auto from = std::size_t((e * all_rows + first + r * step) * groups), count = std::size_t(groups);
         expand_mxfp4<W>(bytes.subspan(from * mxfp4_group / 2, count * mxfp4_group / 2), exponents.subspan(from, count),
-                        {stack.owned(e).row(r).data(), 1, cols, Eigen::OuterStride<>(cols)});
+                        {to.row(r).data(), 1, cols, Eigen::OuterStride<>(cols)});
       }
-    }
-    return stack;
+    });
   }
 
  private:
+  /// f(its numbers), whatever their type.
+  template <class F>
+  static auto with_numbers(const Tensor& tensor, const std::vector<Index>& shape, const F& f) {
+    if (tensor.dtype == dtype_name<double>) return f(as<double>(tensor, shape));
+    if (tensor.dtype == dtype_name<bfloat16>) return f(as<bfloat16>(tensor, shape));
+    if (tensor.dtype == dtype_name<float16>) return f(as<float16>(tensor, shape));
+    return f(as<float>(tensor, shape));
+  }
+
   template <class W>
   WeightStack<W> in_place(const W* data, std::shared_ptr<const void> owner, Index all_rows, Index cols, Index first,
                           Index rows) const {
     std::vector<const W*> experts;
-    for (Index e = 0; e < num_experts_; ++e) experts.push_back(data + (e * all_rows + first) * cols);
+    for (const Index e : experts_) experts.push_back(data + (e * all_rows + first) * cols);
     return {std::move(experts), rows, cols, cols, std::move(owner)};
   }
 
   template <class W>
   WeightStack<W> turned(const W* data, Index all_rows, Index cols, Index first, Index step, Index rows) const {
-    WeightStack<W> stack(num_experts_, rows, cols);
-    for (Index e = 0; e < num_experts_; ++e) {
+    return each_owned<W>(rows, cols, [&](Index e, auto to) {
       const WeightMap<W> stored(data + e * cols * all_rows, cols, all_rows, Eigen::OuterStride<>(all_rows));
-      stack.owned(e) = stored(Eigen::all, Eigen::seqN(first, rows, step)).transpose();
-    }
+      to = stored(Eigen::all, Eigen::seqN(first, rows, step)).transpose();
+    });
+  }
+
+  /// In memory of their own, which write(e, its matrix) fills for each expert e.
+  template <class W, class F>
+  WeightStack<W> each_owned(Index rows, Index cols, const F& write) const {
+    WeightStack<W> stack(std::ssize(experts_), rows, cols);
+    for (std::size_t i = 0; i < experts_.size(); ++i) write(experts_[i], stack.owned(Index(i)));
     return stack;
   }
 
   const Tensors& tensors_;
   std::string prefix_;
-  Index num_experts_;
+  Index num_experts_;           // of the block
+  std::vector<Index> experts_;  // those that are read
 };
 
 }  // namespace moe::io

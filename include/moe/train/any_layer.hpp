@@ -58,7 +58,7 @@ class TrainableLayer {
   const std::vector<Parameter<Scalar>>& gradients() const { return held_->gradients; }
 
   /// What the layer holds beside, that never learns.
-  const std::vector<FrozenParameter>& frozen_parameters() const { return held_->frozen; }
+  const std::vector<AnyParameter>& frozen_parameters() const { return held_->frozen; }
 
   /// Its adapters, to be saved or loaded.
   /// @param name  of the layer in its model: "model.layers.3.mlp"
@@ -82,7 +82,7 @@ class TrainableLayer {
     virtual std::vector<NamedAdapter<Scalar>> named_adapters(const std::string& name) = 0;
 
     std::vector<Parameter<Scalar>> parameters, gradients;
-    std::vector<FrozenParameter> frozen;
+    std::vector<AnyParameter> frozen;
   };
 
   template <class L>

@@ -63,7 +63,7 @@ std::string report_line(const char* what, const P& parameter) {
 /// @param frozen    what can never learn: frozen_parameters(layer)
 template <class Scalar>
 std::string training_report(const std::vector<Parameter<Scalar>>& all, const std::vector<Parameter<Scalar>>& learning,
-                            const std::vector<FrozenParameter>& frozen = {}) {
+                            const std::vector<AnyParameter>& frozen = {}) {
   std::string report;
   std::size_t next = 0;
   for (const auto& parameter : all) {

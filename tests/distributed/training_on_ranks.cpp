@@ -11,6 +11,7 @@
 #include <gtest/gtest.h>
 
 #include "compare.hpp"
+#include "distributed/learn.hpp"
 #include "distributed/measured_bytes.hpp"
 #include "distributed/ranks.hpp"
 #include "errors.hpp"
@@ -31,40 +32,15 @@ namespace moe::distributed {
 using laws::router_for;
 using test::copied;
 using test::dealt;
+using test::learn;
 using test::local_group;
 using test::my_rank;
+using test::named;
+using test::Named;
 using test::num_ranks;
 using test::random_matrix;
 using test::same_bits;
 using test::tokens_of;
-
-/// What a layer makes of L = Σ d_y ⊙ y, where no token sees another.
-template <class Layer>
-struct Learnt {
-  using Scalar = typename Layer::Scalar;
-  Layer gradient;
-  Matrix<Scalar> y, d_x;
-  Matrix<Scalar> d_weight;  // (1 × routes)
-};
-
-template <class Layer, class Scalar = typename Layer::Scalar>
-Learnt<Layer> learn(const Layer& layer, const Matrix<Scalar>& x, const Matrix<Scalar>& d_y,
-                    ExecutorRef executor = Serial{}, Copies copies = Copies::first) {
-  auto tape = tape_of(layer);
-  tape.workspace().numerics.batch_invariant = true;
-  if constexpr (requires { tape.experts.copies; }) tape.experts.copies = copies;
-  Learnt<Layer> learnt{
-      zeros_like(layer), Matrix<Scalar>(x.rows(), x.cols()), Matrix<Scalar>::Zero(x.rows(), x.cols()), {}};
-  forward(layer, x, learnt.y, tape, executor);
-  backward(layer, x, d_y, tape, learnt.d_x, learnt.gradient, executor);
-  if constexpr (requires {
-                  tape.d_weight;
-                  tape.experts;
-                }) {
-    learnt.d_weight = Eigen::Map<Matrix<Scalar>>(tape.d_weight.data(), 1, std::ssize(tape.d_weight));
-  }
-  return learnt;
-}
 
 /// The tokens of all ranks, rank by rank, or gradients of them.
 template <class Scalar>
@@ -83,17 +59,6 @@ struct Batch {
   }
   Matrix<Scalar> own() const { return of(my_rank()); }
 };
-
-template <class Scalar>
-using Named = std::map<std::string, Matrix<Scalar>>;
-
-/// By name, to be looked up.
-template <class Layer>
-auto named(Layer& layer) {
-  Named<typename Layer::Scalar> found;
-  for (const auto& parameter : parameters(layer)) found[parameter.name] = parameter.matrix();
-  return found;
-}
 
 template <class Scalar>
 void expect_same_bits(const Named<Scalar>& some, const Named<Scalar>& all, const std::string& prefix,

@@ -1,0 +1,67 @@
+/// @file  From a model's files to a layer whose experts live on many ranks.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include <mpi.h>
+
+#include "moe/check.hpp"
+#include "moe/distributed/communicator.hpp"
+#include "moe/distributed/expert_parallel.hpp"
+#include "moe/distributed/placement.hpp"
+#include "moe/distributed/shared_error.hpp"
+#include "moe/experts/any_experts.hpp"
+#include "moe/io/checkpoint.hpp"
+#include "moe/io/config.hpp"
+#include "moe/types.hpp"
+
+namespace moe::distributed {
+
+namespace detail {
+
+/// @param place  the placement of so many experts on so many ranks
+template <class Scalar, class Place>
+io::LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const std::string& prefix, const Place& place,
+                                   MPI_Comm comm, const ExpertParallelOptions& options) {
+  const Communicator ranks(comm, options.patience);
+  Placement placement;
+  std::optional<io::LayerParts<Scalar>> parts;
+  SharedError error(ranks);
+  error.run([&] {
+    const MoeShape shape = io::moe_shape(io::Config::open(folder / "config.json"));
+    const Index num_experts = shape.num_experts + shape.num_zero_experts;
+    placement = place(num_experts, ranks.size());
+    require_equal(placement.num_experts(), num_experts, "load_layer: placement.num_experts()");
+    parts = io::load_parts<Scalar>(folder, prefix, placement.experts_of(ranks.rank()));
+  });
+  error.ask();
+  error.rethrow();
+  ExpertParallel<AnyExperts<Scalar>> experts(std::move(parts->experts), std::move(placement), comm, options);
+  return {parts->assemble(std::move(experts)), parts->shape, parts->model_type, parts->dtype};
+}
+
+}  // namespace detail
+
+/// Collective. As io::load_layer(), but each rank maps, turns, expands or copies its own experts alone: contiguous
+/// blocks, or as placed. What stands around the experts is on every rank.
+/// @param placement  of all experts, zero-compute ones included, which come last
+/// @throws io::Error where a file is missing or does not fit, and std::runtime_error "rank 2: <what it says>" on the
+///         other ranks; std::invalid_argument if the placement is of another number of experts, and as
+///         ExpertParallel's constructor.
+template <class Scalar = float>
+io::LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const std::string& prefix,
+                                   const Placement& placement, MPI_Comm comm,
+                                   const ExpertParallelOptions& options = {}) {
+  return detail::load_layer<Scalar>(
+      folder, prefix, [&](Index, int) { return placement; }, comm, options);
+}
+template <class Scalar = float>
+io::LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const std::string& prefix, MPI_Comm comm,
+                                   const ExpertParallelOptions& options = {}) {
+  return detail::load_layer<Scalar>(folder, prefix, place_in_blocks, comm, options);
+}
+
+}  // namespace moe::distributed
