@@ -2,6 +2,7 @@
 #pragma once
 
 #include <limits>
+#include <type_traits>
 
 #include <mpi.h>
 
@@ -17,6 +18,13 @@ struct CountsOfRanks {
   const int* count;
   const int* first;
 };
+
+/// A float or a double.
+template <class Scalar>
+MPI_Datatype number_type() {
+  static_assert(std::is_same_v<Scalar, float> || std::is_same_v<Scalar, double>);
+  return std::is_same_v<Scalar, float> ? MPI_FLOAT : MPI_DOUBLE;
+}
 
 /// So many bytes as one element of MPI: counts are then those of columns, which stay below 2³¹ where numbers do not.
 /// @throws std::invalid_argument if one column has 2³¹ bytes or more.

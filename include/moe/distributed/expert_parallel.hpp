@@ -119,6 +119,7 @@ class ExpertParallel {
   Index d_model() const { return d_model_; }
   Index num_experts() const { return placement_.num_experts(); }
   const Placement& placement() const { return placement_; }
+  /// This rank's experts, if it holds any.
   const std::optional<G>& local() const { return local_; }
   std::optional<G>& local() { return local_; }
   const Communicator& communicator() const { return comm_; }
@@ -132,7 +133,7 @@ class ExpertParallel {
     const auto itinerary = tell_ranks(plan, x.cols(), options_.chunks, Copies::all, workers.shared());
     with_wire([&]<class T>(T) {
       auto trip = round_trip<T>(itinerary, workers.shared(), workers.shared());
-      apply(trip, itinerary, x, plan, y, stopwatch, workers,
+      apply(trip, x, plan, y, stopwatch, workers,
             [&](const auto& plan_here) { local_->apply(trip.tokens(), plan_here, trip.answers(), workers); });
     });
   }
@@ -162,10 +163,9 @@ class ExpertParallel {
   /// Collective.
   /// @param run_experts  of the plan that it is given: adds what they make of trip.tokens() to trip.answers()
   template <class T, class F>
-  void apply(RoundTrip<Scalar, T>& trip, const Itinerary<Scalar>& itinerary, const ConstMatrixRef<Scalar>& x,
-             const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y, Stopwatch stopwatch, Workers& workers,
-             const F& run_experts) const {
-    const int chunks = itinerary.in.num_chunks();
+  void apply(RoundTrip<Scalar, T>& trip, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
+             MatrixRef<Scalar> y, Stopwatch stopwatch, Workers& workers, const F& run_experts) const {
+    const int chunks = trip.itinerary().in.num_chunks();
     const auto run_chunk = [&](int chunk) {
       trip.unpack(chunk, workers);
       const auto plan_here = trip.plan(chunk, num_local());
@@ -185,9 +185,9 @@ class ExpertParallel {
     for (int chunk = 0; chunk < chunks; ++chunk) trip.receive_back(chunk, workers);
     error.rethrow();
     trip.combine_at_home(plan, y, workers);
-    const Index told = itinerary.out.parcels.total_without(comm_.rank()).slots * Index(sizeof(Order<Scalar>)) +
+    const Index told = trip.itinerary().out.parcels.total_without(comm_.rank()).slots * Index(sizeof(Order<Scalar>)) +
                        Index(comm_.size() - 1) * chunks * Index(sizeof(Parcel));
-    count_traffic(itinerary, told, stopwatch);
+    count_traffic(trip.itinerary(), told, stopwatch);
   }
 
   /// Counts a trip, and so many bytes beside it.

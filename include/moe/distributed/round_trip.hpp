@@ -56,6 +56,8 @@ class RoundTrip {
         there_(scratch.array<MPI_Request>(itinerary.in.num_chunks())),
         home_(scratch.array<MPI_Request>(itinerary.in.num_chunks())) {}
 
+  const Itinerary<Scalar>& itinerary() const { return itinerary_; }
+
   /// Collective: the columns that a chunk of this rank's tokens goes by set out.
   void send(int chunk, const ConstMatrixRef<Scalar>& x, Workers& workers) {
     const Parcels& out = itinerary_.out.parcels;
@@ -150,7 +152,7 @@ class RoundTrip {
 
   const Communicator& comm_;
   MPI_Datatype column_;
-  const Itinerary<Scalar>& itinerary_;
+  Itinerary<Scalar> itinerary_;
   Scratch& scratch_;
   Columns<T> sent_, arrived_;
   Columns<Scalar> tokens_, answers_;

@@ -27,6 +27,7 @@ struct AdamWOptions {
 
 /// m ← β₁m + (1 − β₁)g,  v ← β₂v + (1 − β₂)g²,
 /// p ← p − η·(λp + m̂ / (√v̂ + ε)),  m̂ = m / (1 − β₁ᵗ),  v̂ = v / (1 − β₂ᵗ).
+/// The same to the last bit for any number of threads, and wherever parameters lie.
 /// Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization", arXiv:1711.05101, algorithm 2.
 template <class Scalar_>
 class AdamW {

@@ -31,6 +31,29 @@ double sum_of_squares(const Scalar* numbers, Index size) {
   return sums.sum();
 }
 
+template <class Scalar>
+double sum_of_squares(const std::vector<Parameter<Scalar>>& gradients, ExecutorRef executor) {
+  std::array<double, parameter_bands> squares{};
+  for_each_piece(gradients, executor, [&](Index band, std::size_t p, Index first, Index size) {
+    squares[std::size_t(band)] += sum_of_squares(gradients[p].data + first, size);
+  });
+  return std::accumulate(squares.begin(), squares.end(), 0.0);
+}
+
+inline void require_max_norm(double max_norm) {
+  if (max_norm > 0) return;  // without making up a message: a warm step allocates nothing
+  require(false, "clip_gradients: max_norm is " + std::to_string(max_norm) + ", expected more than 0");
+}
+
+/// Gradients whose norm is this, clipped.
+template <class Scalar>
+void clip_from(double norm, const std::vector<Parameter<Scalar>>& gradients, double max_norm, ExecutorRef executor) {
+  if (!(norm > max_norm)) return;
+  for_each_piece(gradients, executor, [&](Index, std::size_t p, Index first, Index size) {
+    gradients[p].array().segment(first, size) *= Scalar(max_norm / norm);
+  });
+}
+
 }  // namespace detail
 
 /// Multiplies all gradients by min(1, max_norm / ‖g‖₂), and returns ‖g‖₂ of all of them together as it was before.
@@ -39,17 +62,9 @@ double sum_of_squares(const Scalar* numbers, Index size) {
 template <class Scalar>
 double clip_gradients(const std::vector<Parameter<Scalar>>& gradients, double max_norm,
                       ExecutorRef executor = Serial{}) {
-  require(max_norm > 0, "clip_gradients: max_norm is " + std::to_string(max_norm) + ", expected more than 0");
-  std::array<double, parameter_bands> squares{};
-  for_each_piece(gradients, executor, [&](Index band, std::size_t p, Index first, Index size) {
-    squares[std::size_t(band)] += detail::sum_of_squares(gradients[p].data + first, size);
-  });
-  const double norm = std::sqrt(std::accumulate(squares.begin(), squares.end(), 0.0));
-  if (norm > max_norm) {
-    for_each_piece(gradients, executor, [&](Index, std::size_t p, Index first, Index size) {
-      gradients[p].array().segment(first, size) *= Scalar(max_norm / norm);
-    });
-  }
+  detail::require_max_norm(max_norm);
+  const double norm = std::sqrt(detail::sum_of_squares(gradients, executor));
+  detail::clip_from(norm, gradients, max_norm, executor);
   return norm;
 }
 

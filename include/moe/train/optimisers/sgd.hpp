@@ -22,7 +22,8 @@ struct SgdOptions {
   double weight_decay = 0;
 };
 
-/// b ← μb + g + λp,  p ← p − η·b.  Polyak 1964; as PyTorch's SGD.
+/// b ← μb + g + λp,  p ← p − η·b.  Polyak 1964; as PyTorch's SGD. The same to the last bit for any number
+/// of threads, and wherever parameters lie.
 template <class Scalar_>
 class Sgd {
  public:

@@ -1,0 +1,149 @@
+#include <algorithm>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "compare.hpp"
+#include "distributed/learn.hpp"
+#include "distributed/ranks.hpp"
+#include "golden_checks/gradients.hpp"
+#include "load_trainable_layer.hpp"
+#include "moe/capacity.hpp"
+#include "moe/io/checkpoint.hpp"
+#include "moe/moe.hpp"
+#include "moe/train.hpp"
+#include "moe/train/distributed/expert_parallel.hpp"
+#include "moe/train/distributed/gradients_of_ranks.hpp"
+
+namespace moe::distributed {
+
+namespace fs = std::filesystem;
+
+template <class E>
+ExpertList<E> some_of(const ExpertList<E>& all, const std::vector<Index>& experts) {
+  std::vector<E> some;
+  for (const Index e : experts) some.push_back(all[e]);
+  return ExpertList(std::move(some));
+}
+
+template <class Act>
+GatedFfnBank<float, Act> some_of(const GatedFfnBank<float, Act>& all, const std::vector<Index>& experts) {
+  const auto stack = [&](const WeightStack<float>& weights) {
+    WeightStack<float> some(std::ssize(experts), weights.rows(), weights.cols());
+    for (std::size_t i = 0; i < experts.size(); ++i) some.owned(Index(i)) = weights[experts[i]];
+    return some;
+  };
+  const auto columns = [&](const Matrix<float>& bias) {
+    return bias.size() > 0 ? Matrix<float>(bias(Eigen::all, experts)) : Matrix<float>();
+  };
+  const auto& [gate, up, down] = all.biases();
+  return {stack(all.w_gate()),
+          stack(all.w_up()),
+          stack(all.w_down()),
+          all.activation(),
+          {columns(gate), columns(up), columns(down)}};
+}
+
+class LayerLoader : io::detail::LayerLoader<float> {
+ public:
+  using io::detail::LayerLoader<float>::LayerLoader;
+
+  /// f(the layer of one process, the same with its experts on all ranks)
+  template <class F>
+  void with_layers(const F& f) const {
+    if (names_.layout == io::ExpertLayout::plain) {
+      with_experts(ExpertList(plain<float>()), f);
+    } else if (names_.layout == io::ExpertLayout::interleaved) {
+      with_experts(owned(interleaved<float>()), f);
+    } else {
+      with_experts(owned(gated<float>()), f);
+    }
+  }
+
+  bool has_capacity() const { return names_.capacity != nullptr; }
+
+ private:
+  template <class G, class F>
+  void with_experts(const G& all, const F& f) const {
+    const Placement placement = test::dealt(all.num_experts(), test::num_ranks());
+    const auto own = placement.experts_of(test::my_rank());
+    const ExpertParallel on_ranks(own.empty() ? std::nullopt : std::optional(some_of(all, own)), placement,
+                                  MPI_COMM_WORLD);
+    const auto with_router = [&](const auto& router) {
+      if (shape_.d_ff_shared == 0) return f(MoeLayer(router, all), MoeLayer(router, on_ranks));
+      const auto its_shared = owned(shared<float>());
+      f(WithSharedExpert(MoeLayer(router, all), its_shared, shared_gate().transpose()),
+        WithSharedExpert(MoeLayer(router, on_ranks), its_shared, shared_gate().transpose()));
+    };
+    has_capacity() ? with_router(WithCapacity(top_k(), names_.capacity(config_))) : with_router(top_k());
+  }
+};
+
+/// Layers whose gradients a reference has computed.
+std::vector<fs::path> cases() {
+  std::vector<fs::path> folders;
+  for (const auto& entry : fs::directory_iterator(MOE_SOURCE_DIR "/tests/golden")) {
+    if (!fs::exists(entry.path() / "config.json")) continue;
+    const auto reference = golden::Case::open(entry.path());
+    const auto type = reference.config.text("model_type");
+    if (std::ranges::count(io::architectures(), type, &io::Architecture::model_type) > 0 &&
+        reference.has("grad_output"))
+      folders.push_back(entry.path());
+  }
+  std::ranges::sort(folders);
+  return folders;
+}
+
+class GoldenGradients : public testing::TestWithParam<fs::path> {};
+
+TEST_P(GoldenGradients, AreWhatTheReferenceComputesAndToTheBitWhatOneProcessDoes) {
+  const auto reference = golden::Case::open(GetParam());
+  const Matrix<float> x = reference.columns("input"), d_y = reference.columns("grad_output");
+  const auto expected = test::load_reference_gradients(GetParam());
+  io::detail::with_block(GetParam(), "", [&](const auto&... block) {
+    const LayerLoader loader(block...);
+    // A part of the tokens on each rank; where they compete for room, all of them on the last one.
+    const int rank = test::my_rank(), ranks = test::num_ranks();
+    const bool all_on_one = loader.has_capacity();
+    const Index first = all_on_one ? 0 : x.cols() * rank / ranks;
+    const Index last = all_on_one ? (rank + 1) / ranks * x.cols() : x.cols() * (rank + 1) / ranks;
+    SideInputs<float> side, own_side;
+    side.sequence_length = reference.size("_sequence_length");
+    own_side.sequence_length = all_on_one ? side.sequence_length : last - first;
+
+    loader.with_layers([&](const auto& alone, const auto& on_ranks) {
+      auto whole = test::learn(alone, x, d_y, Serial{}, Copies::first, side);
+      auto part = test::learn<std::decay_t<decltype(on_ranks)>>(on_ranks, x.middleCols(first, last - first),
+                                                                d_y.middleCols(first, last - first), Serial{},
+                                                                Copies::first, own_side);
+      EXPECT_TRUE(test::same_bits(part.y, whole.y.middleCols(first, last - first)));
+      EXPECT_TRUE(test::same_bits(part.d_x, whole.d_x.middleCols(first, last - first)));
+      golden::expect_close(part.d_x, reference.columns("grad_input").middleCols(first, last - first), "grad_input",
+                           golden::gradient_tolerance);
+
+      GradientsOfRanks gradients(parameters(part.gradient), MPI_COMM_WORLD);
+      gradients.sum();
+      const auto bits = test::named(whole.gradient);
+      std::size_t found = 0;
+      for (const auto& gradient : expected.parameters()) {
+        const auto its = std::ranges::find(gradients.parameters(), gradient.name, &Parameter<float>::name);
+        if (its == gradients.parameters().end()) continue;
+        ++found;
+        golden::expect_close(its->matrix(), gradient.matrix(), gradient.name, golden::gradient_tolerance);
+        if (all_on_one || gradient.name.starts_with("experts.")) {
+          EXPECT_TRUE(test::same_bits(Weight<float>(its->matrix()), bits.at(gradient.name))) << gradient.name;
+        }
+      }
+      EXPECT_EQ(found, gradients.parameters().size());
+    });
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(Layers, GoldenGradients, testing::ValuesIn(cases()),
+                         [](const auto& param) { return param.param.filename().string(); });
+
+}  // namespace moe::distributed
