@@ -5,6 +5,9 @@ usage: plot.py results.json  out.svg|out.png   time per token against tokens, a 
                                                what moe_compare --json wrote; needs matplotlib
        plot.py learn.json    out.svg|out.png   what models learn against FLOPs and time, and the load of their experts:
                                                what learn --json wrote; needs matplotlib
+       plot.py plan.json … out.svg|out.png     time on a cluster against ranks, a panel for each shape, and what was measured
+                                               against what was predicted: what moe_cluster_plan --json and
+                                               bench_expert_parallel --json wrote; needs matplotlib
        plot.py routing.jsonl out.svg           load of each expert (across) in each layer (down), at its last step:
                                                what moe::to_json_line wrote
 """
@@ -151,6 +154,72 @@ def draw_what_was_learnt(plt, records, out):
     save(figure, out)
 
 
+# How moe_cluster_plan calls its placements: label, colour, line style.
+PLACED = {
+    "in blocks": ("experts in blocks", "#e5534b", "-"),
+    "by load": ("placed by load", "#9a7fd1", "--"),
+    "with copies": ("with copies of hot experts", "#388bfd", "-"),
+}
+
+
+def draw_plan(axes, records):
+    """Where copies do not pay, the line of copies is that of the placement by load."""
+    for placed, (label, colour, style) in PLACED.items():
+        best = {r["ranks"]: r["ms"] for r in records if r["placed"] == placed}
+        if placed == "with copies":
+            best = {r["ranks"]: r["ms"] for r in records} | best
+        axes.plot(*zip(*sorted(best.items())), label=label, color=colour, linestyle=style, linewidth=1.8)
+    ranks = sorted({r["ranks"] for r in records})
+    first = records[0]
+    axes.set_title(f"{first['shape']}, {first['tokens']} tokens a rank, {first['load']}", color=GREY, fontsize=10,
+                   loc="left")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(ranks[::2], [str(r) for r in ranks[::2]])
+    axes.set_xlabel("ranks", color=GREY)
+    axes.yaxis.set_major_formatter(lambda ms, _: f"{ms / 1e3:g} s" if ms >= 1e3 else f"{ms:g} ms")
+    tidy(axes)
+
+
+def draw_measured(axes, records):
+    """A point for each case, on the diagonal where the model is right; the band is 20 %."""
+    times = [r[key] for r in records for key in ("ms", "predicted_ms")]
+    low, high = min(times) / 1.2, max(times) * 1.2
+    axes.fill_between([low, high], [low / 1.2, high / 1.2], [low * 1.2, high * 1.2], color=GREY, alpha=0.15,
+                      linewidth=0)
+    axes.plot([low, high], [low, high], color=GREY, linewidth=0.8)
+    for ranks, colour in zip((1, 2, 3, 4), ("#2da44e", "#388bfd", "#9a7fd1", "#e5534b")):
+        points = [(r["ms"], r["predicted_ms"]) for r in records if r["ranks"] == ranks]
+        if points:
+            axes.plot(*zip(*points), "o", color=colour, markersize=4, label=f"{ranks} rank{'s' if ranks > 1 else ''}")
+    axes.set_title(f"{records[0]['shape']} on {records[0]['cores']} cores", color=GREY, fontsize=10, loc="left")
+    for axis, set_scale, set_label, what in ((axes.xaxis, axes.set_xscale, axes.set_xlabel, "measured"),
+                                             (axes.yaxis, axes.set_yscale, axes.set_ylabel, "predicted")):
+        set_scale("log")
+        set_label(what, color=GREY)
+        axis.set_major_formatter(lambda ms, _: f"{ms / 1e3:g} s" if ms >= 1e3 else f"{ms:g} ms")
+    axes.legend(frameon=False, labelcolor=GREY, fontsize=8)
+    tidy(axes)
+
+
+def draw_cluster(plt, records, out):
+    plans = [r for r in records if r["kind"] == "plan"]
+    measured = [r for r in records if r["kind"] == "expert_parallel"]
+    shapes = list(dict.fromkeys(r["shape"] for r in plans))
+    count = len(shapes) + bool(measured)
+    figure, panels = plt.subplots(1, count, figsize=(4.2 * count, 4), squeeze=False)
+    for axes, shape in zip(panels[0], shapes):
+        draw_plan(axes, [r for r in plans if r["shape"] == shape])
+    if shapes:
+        panels[0][0].set_ylabel("time of a layer", color=GREY)
+        figure.legend(*panels[0][0].get_legend_handles_labels(), loc="lower left", ncol=3, frameon=False,
+                      labelcolor=GREY, fontsize=9)
+    if measured:
+        draw_measured(panels[0][-1], measured)
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
+    save(figure, out)
+
+
 def last_of_each_layer(records):
     """Layers in the order of the file, each at the last line that it has."""
     return list({r["layer"]: r for r in records}.values())
@@ -267,10 +336,11 @@ def draw_chart(draw_on, records, out):
 
 
 def main():
-    if len(sys.argv) != 3 or not sys.argv[2].endswith((".svg", ".png")):
+    if len(sys.argv) < 3 or not sys.argv[-1].endswith((".svg", ".png")):
         sys.exit(__doc__.strip())
-    path, out = sys.argv[1:]
-    records = read_json(path)
+    *paths, out = sys.argv[1:]
+    records = [record for path in paths for record in read_json(path)]
+    path = ", ".join(paths)
     try:
         if records and all(isinstance(r, dict) and "expert_routes" in r for r in records):
             draw_heat_map(records, out)
@@ -278,9 +348,11 @@ def main():
             draw_chart(draw, records, out)
         elif records and all(isinstance(r, dict) and "ffns" in r for r in records):
             draw_chart(draw_what_was_learnt, records, out)
+        elif records and all(isinstance(r, dict) and r.get("kind") in ("plan", "expert_parallel") for r in records):
+            draw_chart(draw_cluster, records, out)
         else:
             sys.exit(f"plot.py: {path} has neither records of a sparse layer (moe_compare --json), nor of learning "
-                     "(learn --json), nor of routing (moe::to_json_line)")
+                     "(learn --json), nor of a cluster (moe_cluster_plan --json), nor of routing (moe::to_json_line)")
     except OSError as error:
         sys.exit(f"plot.py: {error}")
 

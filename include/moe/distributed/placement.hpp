@@ -80,6 +80,7 @@ inline Placement place_by_load(const std::vector<double>& load, int num_ranks, I
   struct Rank {
     double load = 0;
     Index experts = 0;
+    std::size_t newest = std::numeric_limits<std::size_t>::max();  // of its experts
   };
   const Index room = (std::accumulate(copies.begin(), copies.end(), Index(0)) + num_ranks - 1) / num_ranks;
   std::vector<Rank> ranks(std::size_t(num_ranks), Rank{});
@@ -88,11 +89,11 @@ inline Placement place_by_load(const std::vector<double>& load, int num_ranks, I
     auto& holders = placement.ranks_of[e];
     for (int copy = 0; copy < copies[e]; ++copy) {
       const auto best = std::ranges::min_element(ranks, {}, [&](const Rank& rank) {
-        const bool holds_it = std::ranges::count(holders, int(&rank - ranks.data())) > 0;
-        return std::tuple(holds_it, rank.experts >= room, rank.load, rank.experts);
+        return std::tuple(rank.newest == e, rank.experts >= room, rank.load, rank.experts);
       });
       best->load += load_of_copy(e);
       ++best->experts;
+      best->newest = e;
       holders.push_back(int(best - ranks.begin()));
     }
     std::ranges::sort(holders);
