@@ -193,17 +193,17 @@ TYPED_TEST(Resuming, OnAnyOtherNumberOfRanksGoesOnBitForBit) {
   whole.run(0, 6);
   half.run(0, 3);
   for (const int ranks_before : numbers_of_ranks()) {
-    for (const auto& [name_before, place_before] : placements) {
-      SCOPED_TRACE(std::to_string(ranks_before) + " ranks, " + name_before);
+    for (const auto& before_as : placements) {
+      SCOPED_TRACE(std::to_string(ranks_before) + " ranks, " + before_as.first);
       on_first_ranks(ranks_before, [&](MPI_Comm comm) {
-        Training<TypeParam> before(place_before, comm);
+        Training<TypeParam> before(before_as.second, comm);
         before.run(0, 3);
         save_parameters(folder.path, before.state(), comm, {{"step", "3"}});
       });
       for (const int ranks_after : numbers_of_ranks()) {
         SCOPED_TRACE("then " + std::to_string(ranks_after));
         on_first_ranks(ranks_after, [&](MPI_Comm comm) {
-          Training<TypeParam> after(name_before == "copied" ? dealt : copied, comm);
+          Training<TypeParam> after(before_as.first == "copied" ? dealt : copied, comm);
           set_to_zero(after.state());
           load_parameters(folder.path, after.state(), comm);
           expect_same(after.state(), half.state());
