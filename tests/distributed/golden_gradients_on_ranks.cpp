@@ -111,15 +111,14 @@ TEST_P(GoldenGradients, AreWhatTheReferenceComputesAndToTheBitWhatOneProcessDoes
     const bool all_on_one = loader.has_capacity();
     const Index first = all_on_one ? 0 : x.cols() * rank / ranks;
     const Index last = all_on_one ? (rank + 1) / ranks * x.cols() : x.cols() * (rank + 1) / ranks;
+    const Matrix<float> own_x = x.middleCols(first, last - first), own_d_y = d_y.middleCols(first, last - first);
     SideInputs<float> side, own_side;
     side.sequence_length = reference.size("_sequence_length");
     own_side.sequence_length = all_on_one ? side.sequence_length : last - first;
 
     loader.with_layers([&](const auto& alone, const auto& on_ranks) {
       auto whole = test::learn(alone, x, d_y, Serial{}, Copies::first, side);
-      auto part = test::learn<std::decay_t<decltype(on_ranks)>>(on_ranks, x.middleCols(first, last - first),
-                                                                d_y.middleCols(first, last - first), Serial{},
-                                                                Copies::first, own_side);
+      auto part = test::learn(on_ranks, own_x, own_d_y, Serial{}, Copies::first, own_side);
       EXPECT_TRUE(test::same_bits(part.y, whole.y.middleCols(first, last - first)));
       EXPECT_TRUE(test::same_bits(part.d_x, whole.d_x.middleCols(first, last - first)));
       golden::expect_close(part.d_x, reference.columns("grad_input").middleCols(first, last - first), "grad_input",

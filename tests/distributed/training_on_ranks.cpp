@@ -139,21 +139,19 @@ using Factories = testing::Types<test::GatedFfnBanks<float, GptOssGlu, true>, te
 TYPED_TEST_SUITE(TrainOnRanks, Factories);
 
 TYPED_TEST(TrainOnRanks, AnyPlacementGivesTheGradientsOfOneProcess) {
-  for (const Index d_model : {1, 16, 17}) {
+  for (const Index d_model : {1, 17}) {
     for (const Index num_experts : {1, 3, 8}) {
-      for (const Index top_k : {Index(1), (num_experts + 1) / 2}) {
-        for (const WeightOn weight_on : {WeightOn::output, WeightOn::input}) {
-          const auto router = router_for<typename TestFixture::Scalar>(d_model, num_experts, top_k, weight_on);
-          const MoeLayer whole(router, this->whole(d_model, num_experts));
-          for (const auto& placement : {place_in_blocks(num_experts, num_ranks()), dealt(num_experts, num_ranks()),
-                                        copied(num_experts, num_ranks())}) {
-            const MoeLayer layer(router, this->shared_out(d_model, placement, {.chunks = 2}));
-            for (const Index most : {0, 1, 9, 100}) {
-              this->expect_bits_of_one_process(layer, whole, most,
-                                               std::to_string(top_k) + " of " + std::to_string(num_experts) +
-                                                   " experts, " + std::to_string(d_model) + " wide, " +
-                                                   std::to_string(most) + " tokens");
-            }
+      for (const WeightOn weight_on : {WeightOn::output, WeightOn::input}) {
+        const Index top_k = (num_experts + 1) / 2;
+        const auto router = router_for<typename TestFixture::Scalar>(d_model, num_experts, top_k, weight_on);
+        const MoeLayer whole(router, this->whole(d_model, num_experts));
+        for (const auto& placement : {place_in_blocks(num_experts, num_ranks()), dealt(num_experts, num_ranks()),
+                                      copied(num_experts, num_ranks())}) {
+          const MoeLayer layer(router, this->shared_out(d_model, placement, {.chunks = 2}));
+          for (const Index most : {0, 1, 100}) {
+            this->expect_bits_of_one_process(layer, whole, most,
+                                             std::to_string(num_experts) + " experts, " + std::to_string(d_model) +
+                                                 " wide, " + std::to_string(most) + " tokens");
           }
         }
       }
@@ -203,7 +201,8 @@ TYPED_TEST(TrainOnRanks, RoundedOnTheWireGradientsAreThoseOfOneRankThatRoundsToo
     // What is rounded is off by 2^-9 of itself; these are a few of them.
     const MoeLayer exact(router, this->whole(d_model, num_experts));
     const Batch<S> x(d_model, 30, 11), d_y(d_model, 30, 12);
-    auto rounded = learn(alone, x.all, d_y.all), expected = learn(exact, x.all, d_y.all);
+    auto rounded = learn(alone, x.all, d_y.all);
+    auto expected = learn(exact, x.all, d_y.all);
     EXPECT_LE((rounded.d_x - expected.d_x).norm(), 0x1p-6 * expected.d_x.norm());
     EXPECT_GT((rounded.d_x - expected.d_x).norm(), 0);
     const auto of_exact = named(expected.gradient);
