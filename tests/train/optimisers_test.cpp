@@ -117,39 +117,6 @@ TEST(Optimisers, GiveTheSameBitsOnAnyNumberOfThreads) {
   }
 }
 
-/// What a parameter becomes in five steps, `before` numbers behind a cache line and behind another parameter as long.
-template <class Optimiser, class Options>
-Weight<float> learnt_behind(Index before, const Weight<float>& w, const Options& options) {
-  std::vector<float, Eigen::aligned_allocator<float>> memory(static_cast<std::size_t>(before + w.size()));
-  std::vector<float, Eigen::aligned_allocator<float>> slopes(memory.size());
-  const auto list = [&](auto& all) {
-    return std::vector<Parameter<float>>{{"other", all.data(), 1, before},
-                                         {"w", all.data() + before, w.rows(), w.cols()}};
-  };
-  const auto parameters = list(memory), gradients = list(slopes);
-  parameters[1].matrix() = w;
-  Optimiser optimiser(parameters, options);
-  for (unsigned step = 0; step < 5; ++step) {
-    gradients[1].matrix() = random_matrix<Weight<float>>(w.rows(), w.cols(), 60 + step);
-    optimiser.step(gradients);
-  }
-  return parameters[1].matrix();
-}
-
-TEST(Optimisers, GiveTheSameBitsWhereverAParameterLies) {
-  for (const Index size : {1, 15, 16, 17, 63, 64, 65, 5000}) {
-    const auto w = random_matrix<Weight<float>>(1, size, 59);
-    const auto check = [&]<class Optimiser>(const auto& options) {
-      const auto expected = learnt_behind<Optimiser>(0, w, options);
-      for (const Index before : {1, 3, 8, 16, 63, 65, 2049}) {
-        EXPECT_TRUE(test::same_bits(learnt_behind<Optimiser>(before, w, options), expected)) << size << ", " << before;
-      }
-    };
-    check.template operator()<AdamW<float>>(AdamWOptions{.learning_rate = 0.05});
-    check.template operator()<Sgd<float>>(SgdOptions{.learning_rate = 0.05, .momentum = 0.9, .weight_decay = 0.1});
-  }
-}
-
 TEST(ForEachPiece, MeetsEachNumberOnce) {
   test::OwnThreads pool{3};
   for (const Index size : {0, 1, 15, 64, 65, 2047, 2049, 64 * 64 - 1, 64 * 64 + 1, 300000}) {
