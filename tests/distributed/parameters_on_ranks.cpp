@@ -358,6 +358,19 @@ TEST(SaveParameters, LeavesNothingWhenTheIndexCannotBeWritten) {
   EXPECT_TRUE(no_folder.starts_with(told_by(0, "/dev/null/folder: cannot be made: "))) << no_folder;
 }
 
+TEST(SaveParameters, OnAllRanksTellsThatTheyDoNotSeeTheSameFolder) {
+  const SharedFolder folder("folders");
+  Training<Sgd<float>> training(place_in_blocks, MPI_COMM_WORLD);
+  const fs::path own = folder.path / std::to_string(my_rank());
+  fs::create_directories(own);
+  const std::string second = io::shard_name(1, 2, num_ranks());
+  EXPECT_EQ(error_of<std::runtime_error>([&] { save_parameters(own, training.state(), MPI_COMM_WORLD); }),
+            num_ranks() == 1
+                ? "no error"
+                : told_by(0, (folder.path / "0" / second).string() +
+                                 ": no such file: was it written to a folder of the same name elsewhere?"));
+}
+
 TEST(SaveParameters, OnAllRanksTellsWhoDisagreesOnAShape) {
   const SharedFolder folder("shapes");
   Weight<float> weight = Weight<float>::Zero(2, my_rank() == 0 ? 3 : 4);

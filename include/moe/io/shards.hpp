@@ -44,18 +44,19 @@ inline std::optional<Index> save_of(const std::string& file) {
   return rest.empty() || rest.starts_with(".tmp") ? std::optional(Index(save)) : std::nullopt;
 }
 
-/// f(path, save) of each shard in a folder.
-template <class F>
-void for_each_shard(const std::filesystem::path& folder, const F& f) {
-  std::error_code error;
-  std::vector<std::filesystem::path> paths;  // first all of them, for f may remove its own
+/// A file of some save.
+struct Shard {
+  std::filesystem::path path;
+  Index save;
+};
+
+/// All in a folder; those that were found before there was an error, if there was one.
+inline std::vector<Shard> shards_in(const std::filesystem::path& folder, std::error_code& error) {
+  std::vector<Shard> shards;
   for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
-    paths.push_back(entry->path());
+    if (const auto save = save_of(entry->path().filename().string())) shards.push_back({entry->path(), *save});
   }
-  if (error) fail(folder.string(), ": ", error.message());
-  for (const auto& path : paths) {
-    if (const auto save = save_of(path.filename().string())) f(path, *save);
-  }
+  return shards;
 }
 
 }  // namespace detail
@@ -63,18 +64,20 @@ void for_each_shard(const std::filesystem::path& folder, const F& f) {
 /// A number that no save in this folder has, be it half written.
 /// @throws Error if the folder cannot be read.
 inline Index next_save(const std::filesystem::path& folder) {
+  std::error_code error;
   Index last = 0;
-  detail::for_each_shard(folder, [&](const auto&, Index save) { last = std::max(last, save); });
+  for (const detail::Shard& shard : detail::shards_in(folder, error)) last = std::max(last, shard.save);
+  if (error) fail(folder.string(), ": ", error.message());
   return last + 1;
 }
 
-/// Removes the shards of saves for which unwanted(number) is true; other files are left alone.
+/// Removes the shards of saves for which unwanted(number) is true, as far as it can; other files are left alone.
 template <class F>
 void remove_saves(const std::filesystem::path& folder, const F& unwanted) {
-  detail::for_each_shard(folder, [&](const auto& path, Index save) {
-    std::error_code ignored;
-    if (unwanted(save)) std::filesystem::remove(path, ignored);
-  });
+  std::error_code ignored;
+  for (const detail::Shard& shard : detail::shards_in(folder, ignored)) {
+    if (unwanted(shard.save)) std::filesystem::remove(shard.path, ignored);
+  }
 }
 
 /// Writes model.safetensors.index.json as Hugging Face does, whole or not at all. From then on the folder's checkpoint
