@@ -177,16 +177,13 @@ struct Model {
 
   /// Columns read or written by the way. A column is read and written to be sent (2). For each route, what arrived is
   /// read, written where the experts find it, and memory for the answer is zeroed (3); to add the answer at home, it is
-  /// read, and the sum read and written (3). Summed answers are added where the experts are (3 a route, and 1 a column
-  /// to zero the sum), and once more at home (3 a column). What a rank sends itself is read and written, too (2).
+  /// read, and the sum read and written (3). For summed answers, memory for the sum is zeroed (1 a column), and the sum
+  /// is added at home (3 a column). What a rank sends itself is read and written, too (2).
   double moving(const RankWork& rank) const {
     const double own_answers = wire.summed_answers ? rank.own_columns : rank.own_routes;
-    double columns = 2 * rank.columns_to_all() + 3 * rank.routes_from_all() + 2 * (rank.own_columns + own_answers);
-    if (wire.summed_answers) {
-      columns += 3 * rank.routes_from_all() + rank.columns_from_all() + 3 * rank.columns_to_all();
-    } else {
-      columns += 3 * rank.routes_to_all();
-    }
+    const double columns = 2 * rank.columns_to_all() + 2 * (rank.own_columns + own_answers) +
+                           (wire.summed_answers ? rank.columns_from_all() + 3 * rank.columns_to_all()
+                                                : 3 * rank.routes_from_all() + 3 * rank.routes_to_all());
     return columns * column_in_memory / speed.bytes_moved_a_second;
   }
 

@@ -7,7 +7,7 @@ usage: plot.py results.json  out.svg|out.png   time per token against tokens, a 
                                                what learn --json wrote; needs matplotlib
        plot.py plan.json … out.svg|out.png     time on a cluster against ranks, a panel for each shape, and what was measured
                                                against what was predicted: what moe_cluster_plan --json and
-                                               bench_expert_parallel --json wrote; needs matplotlib
+                                               cluster_model_on_ranks --json wrote; needs matplotlib
        plot.py routing.jsonl out.svg           load of each expert (across) in each layer (down), at its last step:
                                                what moe::to_json_line wrote
 """
@@ -204,7 +204,7 @@ def draw_measured(axes, records):
 
 def draw_cluster(plt, records, out):
     plans = [r for r in records if r["kind"] == "plan"]
-    measured = [r for r in records if r["kind"] == "expert_parallel"]
+    measured = [r for r in records if r["kind"] == "measured"]
     shapes = list(dict.fromkeys(r["shape"] for r in plans))
     count = len(shapes) + bool(measured)
     figure, panels = plt.subplots(1, count, figsize=(4.2 * count, 4), squeeze=False)
@@ -348,7 +348,7 @@ def main():
             draw_chart(draw, records, out)
         elif records and all(isinstance(r, dict) and "ffns" in r for r in records):
             draw_chart(draw_what_was_learnt, records, out)
-        elif records and all(isinstance(r, dict) and r.get("kind") in ("plan", "expert_parallel") for r in records):
+        elif records and all(isinstance(r, dict) and r.get("kind") in ("plan", "measured") for r in records):
             draw_chart(draw_cluster, records, out)
         else:
             sys.exit(f"plot.py: {path} has neither records of a sparse layer (moe_compare --json), nor of learning "

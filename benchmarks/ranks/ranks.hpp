@@ -27,6 +27,7 @@ class Ranks {
 
   int rank() const { return comm_.rank(); }
   int size() const { return comm_.size(); }
+  const distributed::Communicator& comm() const { return comm_; }
   int on_this_machine() const { return on_this_machine_; }
 
   /// Collective: what each rank has, in the order of the ranks. Who waits for the others sleeps, so that one which

@@ -2,9 +2,7 @@
 #pragma once
 
 #include <algorithm>
-#include <chrono>
 #include <cstddef>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -13,58 +11,27 @@
 #include "cluster_model.hpp"
 #include "moe/distributed/communicator.hpp"
 #include "moe/distributed/exchange.hpp"
+#include "ranks.hpp"
 #include "timing.hpp"
 
 namespace moe::bench {
 
-/// All ranks, to be timed together.
-class Ranks {
- public:
-  int rank() const { return comm_.rank(); }
-  int size() const { return comm_.size(); }
-  const distributed::Communicator& comm() const { return comm_; }
+/// Collective. Seconds of f, which all ranks begin together, until the last of them is done.
+template <class F>
+double seconds_on_all(const Ranks& ranks, const F& f) {
+  ranks.meet();
+  return ranks.max(seconds_of(f));
+}
 
-  /// Collective. Until all are there; asleep, so that those who are not have the cores for themselves.
-  void meet() const {
-    MPI_Request request = MPI_REQUEST_NULL;
-    distributed::check(MPI_Ibarrier(comm_.get(), &request), "MPI_Ibarrier");
-    for (int done = 0;;) {
-      distributed::check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test");
-      if (done) return;
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
+/// Collective. The median of that, for `budget` seconds, and five times at least.
+template <class F>
+double median_on_all(const Ranks& ranks, double budget, const F& f) {
+  std::vector<double> seconds;
+  for (double spent = 0; spent < budget || seconds.size() < 5; spent += seconds.back()) {
+    seconds.push_back(seconds_on_all(ranks, f));
   }
-
-  /// Collective. All ranks' numbers as one: MPI_MAX or MPI_SUM.
-  double reduce(double number, MPI_Op how) const {
-    MPI_Request request = MPI_REQUEST_NULL;
-    distributed::check(MPI_Iallreduce(MPI_IN_PLACE, &number, 1, MPI_DOUBLE, how, comm_.get(), &request),
-                       "MPI_Iallreduce");
-    comm_.wait(request, "compare their numbers");
-    return number;
-  }
-
-  /// Collective. Seconds of f, which all begin together, until the last of them is done.
-  template <class F>
-  double seconds_of(const F& f) const {
-    meet();
-    reduce(0, MPI_MAX);  // awake
-    return reduce(bench::seconds_of(f), MPI_MAX);
-  }
-
-  /// Collective. The median of that, for `budget` seconds, and five times at least.
-  template <class F>
-  double median_seconds_of(double budget, const F& f) const {
-    std::vector<double> seconds;
-    for (double spent = 0; spent < budget || seconds.size() < 5; spent += seconds.back()) {
-      seconds.push_back(seconds_of(f));
-    }
-    return median(seconds);
-  }
-
- private:
-  distributed::Communicator comm_{MPI_COMM_WORLD, std::chrono::minutes(10)};
-};
+  return median(seconds);
+}
 
 namespace detail {
 
@@ -117,10 +84,10 @@ inline Link measure_link(const Ranks& ranks, Index column_bytes, Index columns) 
   if (ranks.size() == 1) return {};
   const double others = ranks.size() - 1;
   constexpr int times = 200;
-  Link link{.latency = ranks.median_seconds_of(0.1, [&] { detail::ping_pong(ranks, times); }) / (2 * times)};
+  Link link{.latency = median_on_all(ranks, 0.1, [&] { detail::ping_pong(ranks, times); }) / (2 * times)};
   detail::Columns small(ranks, 16, 1), large(ranks, column_bytes, int(std::max<Index>(columns, 1)));
-  link.message = std::max(0.0, ranks.median_seconds_of(0.1, [&] { small.exchange(); }) - link.latency) / others;
-  const double seconds = ranks.median_seconds_of(0.3, [&] { large.exchange(); });
+  link.message = std::max(0.0, median_on_all(ranks, 0.1, [&] { small.exchange(); }) - link.latency) / others;
+  const double seconds = median_on_all(ranks, 0.3, [&] { large.exchange(); });
   link.bytes_a_second = others * double(std::max<Index>(columns, 1) * column_bytes) / seconds;
   return link;
 }

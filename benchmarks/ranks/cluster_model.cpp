@@ -1,13 +1,12 @@
-/// @file  Is the model of a cluster true? Times a layer's experts on the ranks that are here, one thread each, and puts
-/// what
-///        the model says beside it.
+/// @file  Is the model of a cluster true? Times a layer's experts on ranks of one thread, and says what the model says.
 ///
-///   mpirun -n 4 --map-by core --bind-to core:overload-allowed bench_expert_parallel
+///   mpirun -n 4 --map-by core --bind-to core:overload-allowed cluster_model_on_ranks
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <exception>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -113,10 +112,11 @@ class Calls {
       const auto plan = plan_dispatch(routing_of(choices, first, tokens), tokens, experts_.num_experts(), memory);
       moe::Workers workers(moe::Serial{}, scratch_);
       traffic_ = {};
-      const double seconds = ranks_.seconds_of([&] { experts_.apply(x, plan, y, workers); });
+      const double seconds = seconds_on_all(ranks_, [&] { experts_.apply(x, plan, y, workers); });
       Cost& cost = costs[std::size_t(call % calls)];
       cost.seconds = call < 2 * calls ? seconds : std::min(cost.seconds, seconds);
-      cost.bytes = ranks_.reduce(double(traffic_.bytes), MPI_SUM);
+      const auto bytes = ranks_.of_all(traffic_.bytes);
+      cost.bytes = double(std::accumulate(bytes.begin(), bytes.end(), Index(0)));
     }
     Cost mean;
     for (const Cost& cost : costs) {
@@ -189,7 +189,7 @@ int run(const Options& o) {
                   seconds_text(link.latency).c_str(), seconds_text(link.message).c_str(),
                   bytes_text(link.bytes_a_second).c_str());
       std::fflush(stdout);
-      records.push_back({{"kind", "expert_parallel"},
+      records.push_back({{"kind", "measured"},
                          {"shape", o.shape.empty() ? o.preset : o.shape},
                          {"link", o.link},
                          {"ranks", ranks.size()},
