@@ -139,8 +139,8 @@ int run(const CommandLine& line) {
     }
   }
   say(ranks, wrapped("Time: of each call the slowest rank's, and of calls the median. Exchange: packing, waiting for "
-                     "other ranks, combining; what is left beside it and the experts is routing and the shared "
-                     "expert. Imbalance: the routes of the busiest rank, by the mean. One process has as many threads "
+                     "other ranks, combining. Experts: with the shared one; what is left is routing. Imbalance: the "
+                     "routes of the busiest rank, by the mean. One process has as many threads "
                      "as all ranks of a machine together, and runs the tokens of all ranks, as the dense FFNs do.") +
                  "\n");
   if (ranks.rank() == 0 && !line.json.empty()) write_whole(line.json, records.dump(1) + "\n");
