@@ -154,7 +154,7 @@ std::string copies_text(const Plan& plan) {
   for (std::size_t i = 0; i < std::min(most_named, copied.size()); ++i) {
     words += (i == 0 ? "expert " : "; ") + std::to_string(copied[i]) + " on";
     if (plan.num_ranks > 16) words += text(" %td ranks", std::ssize(ranks_of[copied[i]]));
-    for (const int rank : ranks_of[copied[i]]) words += plan.num_ranks > 16 ? "" : " " + std::to_string(rank);
+    for (const int rank : ranks_of[copied[i]]) words += plan.num_ranks > 16 ? "" : text(" %d", rank);
   }
   if (copied.size() > most_named) words += text("; and %td more", std::ssize(copied) - Index(most_named));
   return words;
