@@ -1,5 +1,7 @@
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
+#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,6 +15,7 @@
 #include "load_layer.hpp"
 #include "moe/distributed/checkpoint.hpp"
 #include "moe/io/architectures.hpp"
+#include "temporary_folder.hpp"
 
 namespace moe::distributed {
 
@@ -96,6 +99,22 @@ TEST(LoadLayer, OnAllRanksTellsThatTheyLoadOtherModels) {
   const std::string expected = "load_layer: ranks disagree on ";
   EXPECT_EQ(load("olmoe", "olmoe"), "no error");
   EXPECT_EQ(load("olmoe", "mixtral").substr(0, expected.size()), test::num_ranks() > 1 ? expected : "no error");
+}
+
+TEST(LoadLayer, OnAllRanksTellsThatAConfigHasMoreExpertsThanTheFilesWithoutRoomForThem) {
+  const fs::path golden = MOE_SOURCE_DIR "/tests/golden/olmoe";
+  const test::TemporaryFolder folder("of_rank_" + std::to_string(test::my_rank()));
+  fs::copy(golden / "case.safetensors", folder.path / "case.safetensors");
+  std::stringstream config;
+  config << std::ifstream(golden / "config.json").rdbuf();
+  std::string text = config.str();
+  const std::string ten = "\"num_experts\": 10,";
+  ASSERT_NE(text.find(ten), std::string::npos);
+  text.replace(text.find(ten), ten.size(), "\"num_experts\": 10000000000000,");
+  std::ofstream(folder.path / "config.json") << text;
+  const std::string error =
+      test::error_of<std::runtime_error>([&] { load_layer<float>(folder.path, "", MPI_COMM_WORLD); });
+  EXPECT_NE(error.find("10000000000000"), std::string::npos) << error;
 }
 
 TEST(LoadLayer, OnAllRanksRefusesAPlacementOfOtherExperts) {

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <mpi.h>
 
@@ -16,7 +17,6 @@
 #include "moe/distributed/shared_error.hpp"
 #include "moe/experts/any_experts.hpp"
 #include "moe/io/checkpoint.hpp"
-#include "moe/io/config.hpp"
 #include "moe/types.hpp"
 
 namespace moe::distributed {
@@ -31,7 +31,7 @@ io::LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const st
   Placement placement;
   std::optional<io::LayerParts<Scalar>> parts;
   run_together(ranks, [&] {
-    const MoeShape shape = io::moe_shape(io::Config::open(folder / "config.json"));
+    const MoeShape shape = io::load_parts<Scalar>(folder, prefix, std::vector<Index>{}).shape;  // that of the files
     const Index num_experts = shape.num_experts + shape.num_zero_experts;
     placement = place(num_experts, ranks.size());
     require_equal(placement.num_experts(), num_experts, "load_layer: placement.num_experts()");

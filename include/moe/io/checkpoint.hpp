@@ -67,7 +67,7 @@ class LayerLoader {
         config_(config),
         names_(architecture),
         shape_(shape),
-        num_zero_experts_(experts ? std::ssize(*experts) - std::ssize(tensors_.experts()) : shape.num_zero_experts) {
+        num_zero_experts_(experts ? std::ssize(*experts) - tensors_.num_read() : shape.num_zero_experts) {
     if (experts) require_ascending(*experts, num_outputs(), "experts");
   }
 
@@ -141,7 +141,7 @@ class LayerLoader {
 
   template <class W>
   std::optional<AnyExperts<Scalar>> experts() const {
-    const bool compute = !tensors_.experts().empty();
+    const bool compute = tensors_.num_read() > 0;
     if (num_zero_experts_ == 0) return compute ? std::optional(computing_experts<W>()) : std::nullopt;
     const ExpertList copies(std::vector<AnyExpert<Scalar>>(std::size_t(num_zero_experts_), CopyExpert<Scalar>{d()}));
     if (!compute) return copies;
@@ -203,7 +203,8 @@ class LayerLoader {
   template <class W>
   std::vector<Ffn<W, Relu>> plain() const {
     std::vector<Ffn<W, Relu>> experts;
-    for (const Index e : tensors_.experts()) {
+    for (Index i = 0; i < tensors_.num_read(); ++i) {
+      const Index e = tensors_.expert(i);
       const auto matrix = [&](std::string_view pattern, Index rows, Index cols) {
         const Tensor tensor = tensors_.at(WeightTensors::numbered(pattern, e));
         return Weight<W>(Eigen::Map<const Weight<W>>(as<W>(tensor, {rows, cols}).data(), rows, cols));

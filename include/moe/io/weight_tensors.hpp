@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <numeric>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -25,23 +25,21 @@ class WeightTensors {
  public:
   /// @param block  "model.layers.3.mlp", or "" if names begin at the block
   WeightTensors(const Tensors& tensors, const std::string& block, Index num_experts)
-      : tensors_(tensors),
-        prefix_(block.empty() ? "" : block + '.'),
-        num_experts_(num_experts),
-        experts_(std::size_t(num_experts)) {
-    std::iota(experts_.begin(), experts_.end(), Index(0));
-  }
+      : tensors_(tensors), prefix_(block.empty() ? "" : block + '.'), num_experts_(num_experts) {}
 
   /// The same of some experts.
   /// @throws std::invalid_argument unless they are experts, in ascending order.
   WeightTensors only(std::vector<Index> experts) const {
     require_ascending(experts, num_experts_, "experts");
     WeightTensors some = *this;
-    some.experts_ = std::move(experts);
+    some.chosen_ = std::move(experts);
     return some;
   }
 
-  const std::vector<Index>& experts() const { return experts_; }
+  /// How many are read; number i of them is expert(i). (There is no list of all: how many a config says there are is
+  /// not yet checked.)
+  Index num_read() const { return chosen_ ? std::ssize(*chosen_) : num_experts_; }
+  Index expert(Index i) const { return chosen_ ? (*chosen_)[std::size_t(i)] : i; }
 
   /// @throws Error if there is no tensor of this name.
   Tensor at(std::string_view name) const { return tensors_.at(prefix_ + std::string(name)); }
@@ -69,10 +67,10 @@ class WeightTensors {
   Matrix<Scalar> columns(std::string_view name, Index size) const {
     const Tensor tensor = at(name);
     return with_numbers(tensor, {num_experts_, size}, [&](const auto& from) {
-      Matrix<Scalar> to(size, std::ssize(experts_));
+      Matrix<Scalar> to(size, num_read());
       for (Index i = 0; i < to.cols(); ++i) {
         for (Index r = 0; r < size; ++r) {
-          to(r, i) = static_cast<Scalar>(from[std::size_t(experts_[std::size_t(i)] * size + r)]);
+          to(r, i) = static_cast<Scalar>(from[std::size_t(expert(i) * size + r)]);
         }
       }
       return to;
@@ -84,8 +82,8 @@ class WeightTensors {
   WeightStack<W> separate(std::string_view pattern, Index rows, Index cols) const {
     std::vector<const W*> experts;
     auto owners = std::make_shared<std::vector<std::shared_ptr<const void>>>();  // keeps several files mapped as one
-    for (const Index e : experts_) {
-      const Tensor tensor = at(numbered(pattern, e));
+    for (Index i = 0; i < num_read(); ++i) {
+      const Tensor tensor = at(numbered(pattern, expert(i)));
       experts.push_back(as<W>(tensor, {rows, cols}).data());
       owners->push_back(tensor.owner);
     }
@@ -166,7 +164,7 @@ class WeightTensors {
   WeightStack<W> in_place(const W* data, std::shared_ptr<const void> owner, Index all_rows, Index cols, Index first,
                           Index rows) const {
     std::vector<const W*> experts;
-    for (const Index e : experts_) experts.push_back(data + (e * all_rows + first) * cols);
+    for (Index i = 0; i < num_read(); ++i) experts.push_back(data + (expert(i) * all_rows + first) * cols);
     return {std::move(experts), rows, cols, cols, std::move(owner)};
   }
 
@@ -181,15 +179,15 @@ class WeightTensors {
   /// In memory of their own, which write(e, its matrix) fills for each expert e.
   template <class W, class F>
   WeightStack<W> each_owned(Index rows, Index cols, const F& write) const {
-    WeightStack<W> stack(std::ssize(experts_), rows, cols);
-    for (std::size_t i = 0; i < experts_.size(); ++i) write(experts_[i], stack.owned(Index(i)));
+    WeightStack<W> stack(num_read(), rows, cols);
+    for (Index i = 0; i < num_read(); ++i) write(expert(i), stack.owned(i));
     return stack;
   }
 
   const Tensors& tensors_;
   std::string prefix_;
-  Index num_experts_;           // of the block
-  std::vector<Index> experts_;  // those that are read
+  Index num_experts_;                         // of the block
+  std::optional<std::vector<Index>> chosen_;  // those that are read, if not all
 };
 
 }  // namespace moe::io
