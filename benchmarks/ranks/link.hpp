@@ -23,11 +23,11 @@ double seconds_on_all(const Ranks& ranks, const F& f) {
   return ranks.max(seconds_of(f));
 }
 
-/// Collective. The median of that, for `budget` seconds, and five times at least.
+/// Collective. The median of that, for `budget` seconds, but five times at least and 500 at most.
 template <class F>
 double median_on_all(const Ranks& ranks, double budget, const F& f) {
   std::vector<double> seconds;
-  for (double spent = 0; spent < budget || seconds.size() < 5; spent += seconds.back()) {
+  for (double spent = 0; seconds.size() < 5 || (spent < budget && seconds.size() < 500); spent += seconds.back()) {
     seconds.push_back(seconds_on_all(ranks, f));
   }
   return median(seconds);
