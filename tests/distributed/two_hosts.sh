@@ -12,16 +12,20 @@ leave() {
 }
 trap leave EXIT
 
-if ! ip netns add "${hosts[0]}" 2>"$folder/why" || ! ip netns add "${hosts[1]}" 2>"$folder/why"; then
+make_hosts() {
+  ip netns add "${hosts[0]}" && ip netns add "${hosts[1]}" || return
+  ip link add cable netns "${hosts[0]}" type veth peer name cable netns "${hosts[1]}" || return
+  for i in 0 1; do
+    ip -n "${hosts[i]}" addr add "10.77.0.$((i + 1))/24" dev cable || return
+    ip -n "${hosts[i]}" link set cable up || return
+    ip -n "${hosts[i]}" link set lo up || return
+    ip netns exec "${hosts[i]}" unshare --uts true || return
+  done
+}
+if ! make_hosts 2>"$folder/why"; then
   echo "two_hosts.sh: no network namespaces here: $(cat "$folder/why")"
   exit 77
 fi
-ip link add cable netns "${hosts[0]}" type veth peer name cable netns "${hosts[1]}"
-for i in 0 1; do
-  ip -n "${hosts[i]}" addr add "10.77.0.$((i + 1))/24" dev cable
-  ip -n "${hosts[i]}" link set cable up
-  ip -n "${hosts[i]}" link set lo up
-done
 
 # What mpirun takes for ssh. Each host has a name of its own, or its ranks would be taken for neighbours.
 cat >"$folder/agent" <<END
