@@ -8,6 +8,7 @@
 
 #include "compare.hpp"
 #include "moe/types.hpp"
+#include "parse.hpp"
 
 namespace moe::bench {
 
@@ -21,7 +22,7 @@ struct CommandLine {
   std::string wire = "exact", answers = "each";
 };
 
-/// @return the exit code if all is said: after --help, or after a mistake
+/// @return as parse()
 inline std::optional<int> read_command_line(int argc, char** argv, CommandLine& line) {
   CLI::App app{
       "Is sparse worth it here? Measures a sparse layer against dense FFNs of equal active and of equal total size,\n"
@@ -47,12 +48,7 @@ inline std::optional<int> read_command_line(int argc, char** argv, CommandLine& 
   add_to_it("--wire", line.wire, "How numbers travel")->check(CLI::IsMember({"exact", "bfloat16"}));
   add_to_it("--answers", line.answers, "Each expert's, or a rank's summed")->check(CLI::IsMember({"each", "summed"}));
   app.add_flag("--list-presets", line.list_presets, "Print the published shapes and their parameters");
-  try {
-    app.parse(argc, argv);
-    return std::nullopt;
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error);
-  }
+  return parse(app, argc, argv);
 }
 
 }  // namespace moe::bench

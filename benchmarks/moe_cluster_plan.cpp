@@ -22,6 +22,7 @@
 #include "moe/io/routing.hpp"
 #include "moe/presets.hpp"
 #include "options.hpp"
+#include "parse.hpp"
 #include "progress.hpp"
 #include "records.hpp"
 #include "text.hpp"
@@ -41,7 +42,7 @@ struct Options {
   double zipf = 1, latency = 2, message = 0.5, bandwidth = 12.5, gflops = 0, gbs = 0;
 };
 
-/// @return the exit code if all is said: after --help, or after a mistake
+/// @return as parse()
 std::optional<int> read_options(int argc, char** argv, Options& o) {
   CLI::App app{
       "How would a layer run on a cluster that is not here? Time, bytes and imbalance for any number of ranks,\n"
@@ -66,12 +67,7 @@ std::optional<int> read_options(int argc, char** argv, Options& o) {
   auto* gbs = add("--gbs", o.gbs, "Another machine's rank: GB/s from memory")->needs(gflops);
   gflops->needs(gbs);
   add("--json", o.json, "Write a record for each row to this file");
-  try {
-    app.parse(argc, argv);
-    return std::nullopt;
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 1;
-  }
+  return parse(app, argc, argv);
 }
 
 void require_positive(double number, const std::string& what, bool zero_is_fine = false) {

@@ -28,6 +28,7 @@
 #include "moe/executors/serial.hpp"
 #include "moe/presets.hpp"
 #include "options.hpp"
+#include "parse.hpp"
 #include "records.hpp"
 #include "text.hpp"
 #include "weight_pool.hpp"
@@ -45,6 +46,7 @@ struct Options {
   double budget = 0.1;
 };
 
+/// @return as parse()
 std::optional<int> read_options(int argc, char** argv, Options& o) {
   CLI::App app{
       "Is the model of a cluster true? Times a layer's experts on the ranks of mpirun, one thread each, and puts\n"
@@ -60,12 +62,7 @@ std::optional<int> read_options(int argc, char** argv, Options& o) {
   add("--seconds", o.budget, "To spend on each number of tokens, when measuring what one expert takes");
   add("--link", o.link, "What lies between the ranks, for the records");
   add("--json", o.json, "Write a record for each row to this file");
-  try {
-    app.parse(argc, argv);
-    return std::nullopt;
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 1;
-  }
+  return parse(app, argc, argv);
 }
 
 /// Collective. As many ranks as there are cores measure at once, as later they work at once; the others sleep.

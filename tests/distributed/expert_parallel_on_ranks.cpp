@@ -43,20 +43,12 @@ using test::same_bits;
 using test::tokens_of;
 
 template <class Factory>
-class ExpertParallelOf : public testing::Test {
+class ExpertParallelOf : public testing::Test, public test::GroupsOf<Factory> {
  public:
-  using Group = decltype(Factory::make(Index(1), std::span<const unsigned>{}));
-  using Scalar = typename Group::Scalar;
+  using typename test::GroupsOf<Factory>::Group;
+  using typename test::GroupsOf<Factory>::Scalar;
   static_assert(Experts<ExpertParallel<Group>>);
 
-  static Group whole(Index d_model, Index num_experts) {
-    return Factory::make(d_model, laws::seeds_from(1, num_experts));
-  }
-  static auto shared_out(Index d_model, const Placement& placement, const ExpertParallelOptions& options = {},
-                         MPI_Comm comm = MPI_COMM_WORLD) {
-    return ExpertParallel(local_group<Factory>(d_model, placement.experts_of(test::rank_of(comm))), placement, comm,
-                          options);
-  }
   static Matrix<Scalar> tokens(Index d_model, Index num_tokens, int rank = my_rank()) {
     return random_matrix<Matrix<Scalar>>(d_model, num_tokens, 100 + unsigned(rank));
   }

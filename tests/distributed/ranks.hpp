@@ -1,6 +1,7 @@
 /// @file  What the tests on many ranks use.
 #pragma once
 
+#include <numeric>
 #include <optional>
 #include <span>
 #include <string>
@@ -43,6 +44,24 @@ std::optional<Group> local_group(Index d_model, const std::vector<Index>& expert
   if (experts.empty()) return std::nullopt;
   return Factory::make(d_model, seeds_of(experts));
 }
+
+/// A factory's experts, as one group and shared out.
+template <class Factory>
+struct GroupsOf {
+  using Group = decltype(Factory::make(Index(1), std::span<const unsigned>{}));
+  using Scalar = typename Group::Scalar;
+
+  static Group whole(Index d_model, Index num_experts) {
+    std::vector<Index> all(static_cast<std::size_t>(num_experts));
+    std::iota(all.begin(), all.end(), Index(0));
+    return Factory::make(d_model, seeds_of(all));
+  }
+  static auto shared_out(Index d_model, const distributed::Placement& placement,
+                         const distributed::ExpertParallelOptions& options = {}, MPI_Comm comm = MPI_COMM_WORLD) {
+    return distributed::ExpertParallel(local_group<Factory>(d_model, placement.experts_of(rank_of(comm))), placement,
+                                       comm, options);
+  }
+};
 
 /// Expert e on the rank that it would have if they were dealt like cards, the last rank first.
 inline distributed::Placement dealt(Index num_experts, int ranks) {

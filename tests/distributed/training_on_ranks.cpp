@@ -95,19 +95,10 @@ template <class E>
 inline constexpr bool sees_other_tokens<ExpertList<E>> = true;
 
 template <class Factory>
-class TrainOnRanks : public testing::Test {
+class TrainOnRanks : public testing::Test, public test::GroupsOf<Factory> {
  public:
-  using Group = decltype(Factory::make(Index(1), std::span<const unsigned>{}));
-  using Scalar = typename Group::Scalar;
-
-  static Group whole(Index d_model, Index num_experts) {
-    return Factory::make(d_model, laws::seeds_from(1, num_experts));
-  }
-  static auto shared_out(Index d_model, const Placement& placement, const ExpertParallelOptions& options = {},
-                         MPI_Comm comm = MPI_COMM_WORLD) {
-    return ExpertParallel(local_group<Factory>(d_model, placement.experts_of(test::rank_of(comm))), placement, comm,
-                          options);
-  }
+  using typename test::GroupsOf<Factory>::Group;
+  using typename test::GroupsOf<Factory>::Scalar;
 
   /// y, d_x, d_weight and the gradients of experts are those of one process with all tokens; that of the router is the
   /// sum of those of each rank's tokens.

@@ -1,11 +1,9 @@
 /// @file  What balance losses measure, of all ranks together.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
-#include <span>
 
-#include "moe/distributed/agreement.hpp"
+#include "moe/check.hpp"
 #include "moe/distributed/communicator.hpp"
 #include "moe/distributed/sum_in_order.hpp"
 #include "moe/losses/load_balancing.hpp"

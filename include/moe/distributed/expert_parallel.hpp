@@ -225,12 +225,8 @@ class ExpertParallel {
     require_agreement(comm_, sizes, who);
     require_agreement(comm_, ranks, who);
     for (const Claim& size : sizes) require_between(1, size.value, comm_.size(), who + ": " + size.name);
-    auto rank = ranks.begin();
-    for (const auto& its_ranks : placement_.ranks_of) {
-      for (int lowest = 0; const int its : its_ranks) {
-        require_between(lowest, its, comm_.size() - 1, who + ": " + (rank++)->name);
-        lowest = its + 1;
-      }
+    for (std::size_t e = 0; e < placement_.ranks_of.size(); ++e) {
+      require_ascending(placement_.ranks_of[e], comm_.size(), who + ": placement.ranks_of[" + std::to_string(e) + "]");
     }
   }
 

@@ -4,7 +4,10 @@
 #include <optional>
 #include <utility>
 
+#include "moe/check.hpp"
 #include "moe/concepts.hpp"
+#include "moe/distributed/agreement.hpp"
+#include "moe/distributed/communicator.hpp"
 #include "moe/distributed/expert_parallel.hpp"
 #include "moe/distributed/move_parameters.hpp"
 #include "moe/distributed/placement.hpp"
@@ -23,7 +26,8 @@ namespace moe::distributed {
 template <Experts G, class Make>
 ExpertParallel<G> move_experts(ExpertParallel<G>& group, const Placement& placement, const Make& make) {
   const Communicator& comm = group.communicator();
-  require_agreement(comm, {{{"placement.num_experts()", placement.num_experts()}}}, "move_experts");
+  const Claim claims[] = {{"placement.num_experts()", placement.num_experts()}};
+  require_agreement(comm, claims, "move_experts");
   require_equal(placement.num_experts(), group.num_experts(), "move_experts: placement.num_experts()");
   std::optional<G> local;
   run_together(comm, [&] {

@@ -8,16 +8,15 @@
 #include <cstring>
 #include <map>
 #include <sstream>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include <mpi.h>
 
+#include "moe/check.hpp"
 #include "moe/distributed/agreement.hpp"
 #include "moe/distributed/communicator.hpp"
 #include "moe/parameters.hpp"
-#include "moe/types.hpp"
 
 namespace moe::distributed {
 
