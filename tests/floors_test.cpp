@@ -112,6 +112,18 @@ TEST(Floors, OnlyWhatIsDistributedIncludesMpi) {
   }
 }
 
+TEST(Floors, WhatAFileCompilesIsNamedAfterItsProcessor) {
+  const IncludeGraph graph = read_include_graph();
+  for (const auto& [header, includes] : graph) {
+    std::ifstream file(include_folder / header);
+    for (std::string line; std::getline(file, line);) {
+      if (!line.starts_with("namespace moe")) continue;
+      EXPECT_TRUE(line.starts_with("namespace moe::inline MOE_TARGET")) << header << ": " << line;
+      EXPECT_TRUE(reach(graph, header).contains("moe/target.hpp")) << header << " does not know MOE_TARGET";
+    }
+  }
+}
+
 TEST(Floors, OpenMpIsIncludedWhereTheCompilerHasIt) {
   for (const auto& [header, includes] : read_include_graph()) {
     if (std::find(includes.begin(), includes.end(), "omp.h") == includes.end()) continue;

@@ -6,7 +6,7 @@
 #include "moe/concepts.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// silu(x) = x·σ(x), also called swish. Elfwing et al. 2017, arXiv:1702.03118.
 struct Silu {
@@ -124,4 +124,4 @@ struct ClampedOutputGlu {
   }
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

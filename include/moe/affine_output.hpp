@@ -10,7 +10,7 @@
 #include "moe/workers.hpp"
 #include "moe/workspace.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// y = scale · layer(x) + bias.  JetMoE adds a bias to the whole layer; NLLB scales by 1 − its expert dropout.
 template <Layer L>
@@ -66,4 +66,4 @@ class AffineOutput {
   Vector bias_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

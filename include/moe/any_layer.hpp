@@ -11,7 +11,7 @@
 #include "moe/workers.hpp"
 #include "moe/workspace.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// What MoeLayer, DenseLayer and WithSharedExpert have in common: y = layer(x), both (d_model × n_tokens).
 template <class L>
@@ -67,4 +67,4 @@ class AnyLayer {
   std::shared_ptr<const Interface> held_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -20,7 +20,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// How many routes one expert takes of so many tokens, where there are so many experts: one of the functions below, or
 /// a lambda of your own.
@@ -218,4 +218,4 @@ class WithCapacity {
   CapacityOptions options_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

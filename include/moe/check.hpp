@@ -6,7 +6,9 @@
 #include <string>
 #include <string_view>
 
-namespace moe {
+#include "moe/target.hpp"
+
+namespace moe::inline MOE_TARGET {
 
 /// @throws std::invalid_argument naming both numbers, e.g. "MoeLayer: x.rows() is 7, expected 8".
 inline void require_equal(long long got, long long expected, std::string_view what) {
@@ -67,4 +69,4 @@ void require_columns(const X& x, const Y& y, long long d_model, std::string_view
   require(false, name + ": y overlaps x");
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

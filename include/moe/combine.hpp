@@ -7,7 +7,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 namespace detail {
 
@@ -43,4 +43,4 @@ void combine(const Answers& answers, const DispatchPlan<Scalar>& plan, MatrixRef
   });
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

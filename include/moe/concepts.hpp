@@ -10,7 +10,7 @@
 #include "moe/tokens.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 class Workers;  // workers.hpp: the threads of one call, and their scratch
 
@@ -64,4 +64,4 @@ concept Executor = requires(X& executor, Index n, const Task& task) {
   { executor.for_each(n, task) } -> std::same_as<void>;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -14,7 +14,7 @@
 #include "moe/workers.hpp"
 #include "moe/workspace.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// A layer without a router: every token goes through the one expert of a group.
 template <Experts G>
@@ -132,4 +132,4 @@ Matrix<typename G::Scalar> oracle_forward(const MoeLayer<R, G>& layer, const Con
   return y;
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -9,7 +9,7 @@
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Routes grouped by expert (CSR): expert e owns slots [first(e), first(e) + count(e)). A view: it copies nothing, and
 /// lasts as long as the memory behind it.
@@ -99,4 +99,4 @@ DispatchPlan<Scalar> plan_all_to(Index expert, Index num_tokens, Index num_exper
   return memory.view();
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

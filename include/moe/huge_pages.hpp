@@ -8,7 +8,9 @@
 #include <sys/mman.h>
 #endif
 
-namespace moe {
+#include "moe/target.hpp"
+
+namespace moe::inline MOE_TARGET {
 
 /// An allocator that asks Linux for huge pages: a walk through weights in 4 KB pages spends 5 to 10 % of a token's time
 /// on page tables (benchmarks/bench_layer, tokens:1). Memory is aligned to a cache line, large memory to a huge page.
@@ -44,4 +46,4 @@ struct HugePageAllocator {
   }
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -30,7 +30,7 @@
 #include "moe/shared.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 struct MakeLayerOptions {
   double scale = 1;  // multiplies d_model and every d_ff, which stay whole and at least 1; experts and top_k stay
@@ -151,4 +151,4 @@ AnyLayer<ActivationScalar<W>> make_layer(std::string_view preset, const MakeLaye
   return make_layer<W>(layer_shape(preset), options);
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -3,7 +3,9 @@
 
 #include <utility>
 
-namespace moe {
+#include "moe/target.hpp"
+
+namespace moe::inline MOE_TARGET {
 
 class Workers;
 
@@ -37,4 +39,4 @@ class Meanwhile {
   bool is_done_ = false;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -14,7 +14,7 @@
 #include "moe/workers.hpp"
 #include "moe/workspace.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// A sparse mixture of experts. Holds parameters only: forward() is const and safe to call from many threads,
 /// each with its own Workspace.
@@ -73,4 +73,4 @@ class MoeLayer {
 template <Router R, Expert E>
 MoeLayer(R, std::vector<E>) -> MoeLayer<R, ExpertList<E>>;
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

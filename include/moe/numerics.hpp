@@ -1,7 +1,9 @@
 /// @file  What a caller may choose about how products are summed.
 #pragma once
 
-namespace moe {
+#include "moe/target.hpp"
+
+namespace moe::inline MOE_TARGET {
 
 /// How weights and activations are multiplied.
 enum class Products {
@@ -21,4 +23,4 @@ struct Numerics {
   bool batch_invariant = false;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -16,7 +16,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// One matrix or vector of a layer, to read or to write where it lies: (rows × cols), row-major.
 template <class Scalar>
@@ -234,4 +234,4 @@ Layer zeros_like(const Layer& layer) {
   return zeros;
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -14,7 +14,7 @@
 #include "moe/routers/top_k.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// How a layer's router chooses.
 using RouterOptions = std::variant<TopKOptions, SparseMixerOptions>;
@@ -355,4 +355,4 @@ inline const MoeShape& layer_shape(std::string_view name) {
   detail::throw_unknown(name, presets(), layer_presets());
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

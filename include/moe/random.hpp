@@ -9,7 +9,7 @@
 #include "moe/types.hpp"
 #include "moe/weight_stack.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// (rows × cols) tokens, uniform with variance 1.
 template <class S>
@@ -50,4 +50,4 @@ GatedFfnBank<W, Act> random_bank(Index num_experts, Index d_model, Index d_ff, s
           random_stack<W>(num_experts, d_model, d_ff, seed * 3 + 2)};
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -8,7 +8,7 @@
 
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// SplitMix64, Steele et al. 2014, doi:10.1145/2660193.2660195.
 inline std::uint64_t random_bits(std::uint64_t seed, std::uint64_t i) {
@@ -50,4 +50,4 @@ inline void random_set(Index n, Index k, std::uint64_t seed, std::uint64_t i, In
   }
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -15,7 +15,7 @@
 #include "moe/workers.hpp"
 #include "moe/workspace.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// y = c_0 · layer(x) + c_1 · shared(x), where c = softmax(W · x + b) for each token.
 /// Residual-MoE: Rajbhandari et al. 2022, "DeepSpeed-MoE", §4.1, arXiv:2201.05596, with the learned coefficients of its
@@ -106,4 +106,4 @@ class ResidualMoe {
   Vector bias_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -11,7 +11,7 @@
 #include "moe/check.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Where a route's weight is multiplied in: weight · expert(x), or expert(weight · x) as Llama 4 does.
 enum class WeightOn { output, input };
@@ -82,4 +82,4 @@ void require_routes(const Routing<Scalar>& routing, Index num_tokens, Index num_
   }
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

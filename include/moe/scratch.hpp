@@ -10,7 +10,7 @@
 #include "moe/huge_pages.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Hands out memory that lives until the next reset(). One Scratch per worker; not thread-safe.
 class Scratch {
@@ -76,4 +76,4 @@ class Scratch {
   std::size_t used_ = 0;      // lines taken from the last block
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

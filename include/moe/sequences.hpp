@@ -8,7 +8,7 @@
 
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Tokens in each sequence of a batch, at least 1.
 /// @param sequence_length  of SideInputs; 0: the batch is one sequence
@@ -21,4 +21,4 @@ inline Index tokens_per_sequence(Index num_tokens, Index sequence_length, std::s
                               " tokens are not whole sequences of " + std::to_string(sequence_length));
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -16,7 +16,7 @@
 #include "moe/workers.hpp"
 #include "moe/workspace.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// y = layer(x) + shared(x), or with a gate y = layer(x) + σ(gate · x) · shared(x).
 /// DeepSeekMoE, Dai et al. 2024, §3.2, arXiv:2401.06066; the sigmoid gate is Qwen2-MoE's.
@@ -98,4 +98,4 @@ class WithSharedExpert {
   RowVector gate_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

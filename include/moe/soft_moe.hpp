@@ -22,7 +22,7 @@
 #include "moe/workers.hpp"
 #include "moe/workspace.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// How tokens and slots are brought to one length before they are compared.
 enum class SoftMoeNorm {
@@ -270,4 +270,4 @@ template <Expert E, class Vector = Eigen::Matrix<typename E::Scalar, Eigen::Dyna
 SoftMoe(Weight<typename E::Scalar>, std::vector<E>, SoftMoeOptions = {}, std::type_identity_t<Vector> = {},
         std::type_identity_t<Vector> = {}) -> SoftMoe<ExpertList<E>>;
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -3,7 +3,7 @@
 
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// A reference to something callable as task(i, worker). It does not own it: run it before for_each() returns.
 class Task {
@@ -20,4 +20,4 @@ class Task {
   void (*call_)(const void*, Index, Index);
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -9,7 +9,7 @@
 #include "moe/routing.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// What the caller may say of the tokens beside x. Each router tells which of it it reads; all may stay empty.
 template <class Scalar>
@@ -51,4 +51,4 @@ struct Tokens {
 template <class X, class Scalar>
 Tokens(const X&, const SideInputs<Scalar>&) -> Tokens<Scalar>;
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

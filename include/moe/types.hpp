@@ -5,7 +5,9 @@
 
 #include <Eigen/Core>
 
-namespace moe {
+#include "moe/target.hpp"
+
+namespace moe::inline MOE_TARGET {
 
 using Index = Eigen::Index;
 
@@ -45,4 +47,4 @@ using MatrixRef = Eigen::Ref<Matrix<std::type_identity_t<Scalar>>>;
 template <class W>
 using ActivationScalar = std::conditional_t<std::is_same_v<W, double>, double, float>;
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -7,7 +7,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// v ← length · v / ‖v‖, for vectors of any finite length, however small or large; 0 stays 0.
 /// @return ‖v‖ as it was
@@ -50,4 +50,4 @@ Directions<Scalar> directions(Eigen::Map<Matrix<Scalar>, Eigen::Aligned64> v, Wo
   return {v, length};
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

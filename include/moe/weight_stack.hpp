@@ -10,7 +10,7 @@
 #include "moe/huge_pages.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// (rows × cols) for each of num_experts experts, row-major: owned, stacked [num_experts][rows][cols]; or mapped, each
 /// where it lies. Copying copies what is owned and shares what is mapped.
@@ -72,4 +72,4 @@ WeightStack<W> owned(const WeightStack<W>& stack) {
   return copy;
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -14,7 +14,7 @@
 #include "moe/task.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Any executor, not owned: what a function takes that does not care which.
 class ExecutorRef {
@@ -104,4 +104,4 @@ class Workers {
   Meanwhile* meanwhile_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

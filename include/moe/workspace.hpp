@@ -12,7 +12,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Reuse it to run without allocating; read it to see who went where. One per thread that calls forward().
 template <class Scalar>
@@ -36,4 +36,4 @@ Matrix<typename Layer::Scalar> forward_alone(const Layer& layer, const ConstMatr
   return y;
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -16,7 +16,7 @@
 #include "moe/check.hpp"
 #include "moe/distributed/communicator.hpp"
 
-namespace moe::distributed {
+namespace moe::inline MOE_TARGET::distributed {
 
 /// A number with the name that an error gives it.
 struct Claim {
@@ -115,4 +115,4 @@ inline void require_same_text(const Communicator& comm, const std::string& name,
   require(ranks_of.size() == 1, std::string(who) + ": ranks disagree on " + who_says_what(name, ranks_of));
 }
 
-}  // namespace moe::distributed
+}  // namespace moe::inline MOE_TARGET::distributed

@@ -10,7 +10,7 @@
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
 
-namespace moe::distributed {
+namespace moe::inline MOE_TARGET::distributed {
 
 /// Collective. Turns what each rank has measured of each expert, such as importance or smooth load, into that of the
 /// tokens of all ranks.
@@ -38,4 +38,4 @@ inline void merge_over_ranks(ExpertShares& shares, const Communicator& comm, Scr
   shares.tokens = all.tail(1);
 }
 
-}  // namespace moe::distributed
+}  // namespace moe::inline MOE_TARGET::distributed

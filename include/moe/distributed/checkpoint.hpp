@@ -19,7 +19,7 @@
 #include "moe/io/checkpoint.hpp"
 #include "moe/types.hpp"
 
-namespace moe::distributed {
+namespace moe::inline MOE_TARGET::distributed {
 
 namespace detail {
 
@@ -71,4 +71,4 @@ io::LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const st
   return detail::load_layer<Scalar>(folder, prefix, place_in_blocks, comm, options);
 }
 
-}  // namespace moe::distributed
+}  // namespace moe::inline MOE_TARGET::distributed

@@ -13,7 +13,7 @@
 
 #include "moe/distributed/handle.hpp"
 
-namespace moe::distributed {
+namespace moe::inline MOE_TARGET::distributed {
 
 /// @throws std::runtime_error naming the call, if this is not MPI_SUCCESS.
 inline void check(int code, std::string_view call) {
@@ -82,4 +82,4 @@ class Communicator {
   Handle<MPI_Comm> comm_;
 };
 
-}  // namespace moe::distributed
+}  // namespace moe::inline MOE_TARGET::distributed

@@ -11,7 +11,7 @@
 #include "moe/distributed/handle.hpp"
 #include "moe/types.hpp"
 
-namespace moe::distributed {
+namespace moe::inline MOE_TARGET::distributed {
 
 /// A number for each rank, as MPI_Alltoallv takes them.
 struct CountsOfRanks {
@@ -48,4 +48,4 @@ inline MPI_Request start_exchange(const Communicator& comm, MPI_Datatype column,
   return request;
 }
 
-}  // namespace moe::distributed
+}  // namespace moe::inline MOE_TARGET::distributed

@@ -29,7 +29,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe::distributed {
+namespace moe::inline MOE_TARGET::distributed {
 
 /// How numbers travel.
 enum class Wire {
@@ -298,4 +298,4 @@ ExpertParallel<ExpertSubset<G>> share_experts(G experts, MPI_Comm comm, const Ex
   return share_experts(std::move(experts), place_in_blocks(num_experts, size), comm, options);
 }
 
-}  // namespace moe::distributed
+}  // namespace moe::inline MOE_TARGET::distributed

@@ -5,7 +5,9 @@
 
 #include <mpi.h>
 
-namespace moe::distributed {
+#include "moe/target.hpp"
+
+namespace moe::inline MOE_TARGET::distributed {
 
 /// Copies share it.
 template <class T>
@@ -22,4 +24,4 @@ Handle<T> own(T object, int (*free)(T*)) {
   });
 }
 
-}  // namespace moe::distributed
+}  // namespace moe::inline MOE_TARGET::distributed

@@ -15,7 +15,7 @@
 #include "moe/parameters.hpp"
 #include "moe/types.hpp"
 
-namespace moe::distributed {
+namespace moe::inline MOE_TARGET::distributed {
 
 /// Collective. The same experts, placed otherwise, such as by the load of late: each rank keeps what it shall have, and
 /// gets the rest from a rank that has it. Until the new group takes the place of the old one, memory holds both.
@@ -39,4 +39,4 @@ ExpertParallel<G> move_experts(ExpertParallel<G>& group, const Placement& placem
   return moved;
 }
 
-}  // namespace moe::distributed
+}  // namespace moe::inline MOE_TARGET::distributed

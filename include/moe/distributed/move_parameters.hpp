@@ -18,7 +18,7 @@
 #include "moe/distributed/communicator.hpp"
 #include "moe/parameters.hpp"
 
-namespace moe::distributed {
+namespace moe::inline MOE_TARGET::distributed {
 
 namespace detail {
 
@@ -113,4 +113,4 @@ inline void move_parameters(const std::vector<AnyParameter>& from, const std::ve
   for (MPI_Request& request : requests) ranks.wait(request, "move parameters");
 }
 
-}  // namespace moe::distributed
+}  // namespace moe::inline MOE_TARGET::distributed

@@ -30,7 +30,7 @@
 #include "moe/parameters.hpp"
 #include "moe/types.hpp"
 
-namespace moe::distributed {
+namespace moe::inline MOE_TARGET::distributed {
 
 namespace detail {
 
@@ -152,4 +152,4 @@ void load_parameters(const std::filesystem::path& path, const std::vector<Parame
   io::detail::assign(found, parameters);
 }
 
-}  // namespace moe::distributed
+}  // namespace moe::inline MOE_TARGET::distributed

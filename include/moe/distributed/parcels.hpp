@@ -15,7 +15,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe::distributed {
+namespace moe::inline MOE_TARGET::distributed {
 
 /// Columns of tokens in one chunk between two ranks, and the slots that they serve: a column travels once, however many
 /// of the receiver's experts ask for it.
@@ -262,4 +262,4 @@ DispatchPlan<Scalar> without_output_weights(DispatchPlan<Scalar> plan, Scratch& 
   return plan;
 }
 
-}  // namespace moe::distributed
+}  // namespace moe::inline MOE_TARGET::distributed

@@ -11,7 +11,7 @@
 #include "moe/telemetry/routing_stats.hpp"
 #include "moe/types.hpp"
 
-namespace moe::distributed {
+namespace moe::inline MOE_TARGET::distributed {
 
 /// An expert lives on one rank, or on several, which then share its tokens. A rank numbers its experts in ascending
 /// order.
@@ -108,4 +108,4 @@ inline Placement place_by_load(const RoutingStats& measured, int num_ranks, Inde
   return place_by_load(load, num_ranks, spare);
 }
 
-}  // namespace moe::distributed
+}  // namespace moe::inline MOE_TARGET::distributed

@@ -12,7 +12,7 @@
 #include "moe/task.hpp"
 #include "moe/types.hpp"
 
-namespace moe::distributed {
+namespace moe::inline MOE_TARGET::distributed {
 
 /// Another executor, with work cut into smaller pieces: after each of its own, the thread that calls the layer calls
 /// MPI, which moves what is on its way. For chunks (ExpertParallelOptions) over links whose data moves only while MPI
@@ -46,4 +46,4 @@ class Polling {
   Index pieces_;
 };
 
-}  // namespace moe::distributed
+}  // namespace moe::inline MOE_TARGET::distributed

@@ -14,7 +14,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe::distributed {
+namespace moe::inline MOE_TARGET::distributed {
 
 /// Who asks whom for what, as one rank sees it: a view of memory in a scratch.
 template <class Scalar>
@@ -161,4 +161,4 @@ class RoundTrip {
   MPI_Request *there_, *home_;
 };
 
-}  // namespace moe::distributed
+}  // namespace moe::inline MOE_TARGET::distributed

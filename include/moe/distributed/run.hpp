@@ -7,7 +7,7 @@
 
 #include "moe/distributed/communicator.hpp"
 
-namespace moe::distributed {
+namespace moe::inline MOE_TARGET::distributed {
 
 /// Between MPI_Init_thread and MPI_Finalize: program(). An exception that it throws is told on stderr with the rank,
 /// and ends all ranks, which would else wait for this one.
@@ -29,4 +29,4 @@ int run(int& argc, char**& argv, const Program& program) {
   return result;
 }
 
-}  // namespace moe::distributed
+}  // namespace moe::inline MOE_TARGET::distributed

@@ -9,7 +9,7 @@
 
 #include "moe/distributed/communicator.hpp"
 
-namespace moe::distributed {
+namespace moe::inline MOE_TARGET::distributed {
 
 /// Keeps what is thrown on this rank, until all ranks are ready to hear of it.
 class SharedError {
@@ -80,4 +80,4 @@ void run_together(const Communicator& comm, const F& f) {
   error.rethrow();
 }
 
-}  // namespace moe::distributed
+}  // namespace moe::inline MOE_TARGET::distributed

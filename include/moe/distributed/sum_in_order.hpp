@@ -12,7 +12,7 @@
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
 
-namespace moe::distributed {
+namespace moe::inline MOE_TARGET::distributed {
 
 /// Collective, with as many values on each rank. Turns them into their sums over all ranks, in the order of the ranks:
 /// MPI_Allreduce promises no order, and has one for each number of ranks, size and library.
@@ -30,4 +30,4 @@ inline void sum_in_order(std::span<double> values, const Communicator& comm, Scr
   }
 }
 
-}  // namespace moe::distributed
+}  // namespace moe::inline MOE_TARGET::distributed

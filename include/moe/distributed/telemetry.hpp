@@ -16,7 +16,7 @@
 #include "moe/distributed/traffic.hpp"
 #include "moe/telemetry/routing_stats.hpp"
 
-namespace moe::distributed {
+namespace moe::inline MOE_TARGET::distributed {
 
 /// Collective. Turns each rank's statistics into those of all ranks together.
 /// @throws std::invalid_argument on all ranks if theirs are of another number of experts or other options.
@@ -51,4 +51,4 @@ inline std::vector<Traffic> traffic_of_ranks(const Traffic& own, MPI_Comm comm,
   return all;
 }
 
-}  // namespace moe::distributed
+}  // namespace moe::inline MOE_TARGET::distributed

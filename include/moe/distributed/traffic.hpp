@@ -5,7 +5,7 @@
 
 #include "moe/types.hpp"
 
-namespace moe::distributed {
+namespace moe::inline MOE_TARGET::distributed {
 
 /// Sums over the calls of ExpertParallel on one rank. What a rank sends to itself counts in `routes` alone.
 struct Traffic {
@@ -51,4 +51,4 @@ class Stopwatch {
   double experts_ = 0;
 };
 
-}  // namespace moe::distributed
+}  // namespace moe::inline MOE_TARGET::distributed

@@ -10,7 +10,7 @@
 #include "moe/task.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// The calling thread works too, as worker 0. Do not call from inside the pool: it would wait for its own thread.
 class EigenThreadPool {
@@ -43,4 +43,4 @@ class EigenThreadPool {
   Eigen::ThreadPoolInterface& pool_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -4,7 +4,9 @@
 #include <atomic>
 #include <exception>
 
-namespace moe {
+#include "moe/target.hpp"
+
+namespace moe::inline MOE_TARGET {
 
 /// Keeps the first exception of several threads; later ones are dropped.
 class FirstError {
@@ -30,4 +32,4 @@ class FirstError {
   std::exception_ptr error_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -11,7 +11,7 @@
 #include "moe/task.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 #ifdef _OPENMP
 
@@ -48,4 +48,4 @@ class OpenMp : public Serial {
 
 #endif
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

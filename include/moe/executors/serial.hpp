@@ -4,7 +4,7 @@
 #include "moe/task.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 struct Serial {
   Index workers() const { return 1; }
@@ -14,4 +14,4 @@ struct Serial {
   }
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

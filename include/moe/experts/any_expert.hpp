@@ -9,7 +9,7 @@
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Any Expert of this Scalar behind one type: std::vector<AnyExpert<float>>{SwiGluExpert{…}, MyExpert{…}}.
 /// Copies share the expert.
@@ -47,4 +47,4 @@ class AnyExpert {
   std::shared_ptr<const Interface> held_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

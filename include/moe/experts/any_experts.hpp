@@ -9,7 +9,7 @@
 #include "moe/dispatch.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Any Experts of this Scalar behind one type. (AnyExpert is one expert of any type.) Copies share the group.
 template <class Scalar_>
@@ -52,4 +52,4 @@ class AnyExperts {
   std::shared_ptr<const Interface> held_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -11,7 +11,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Gathers each expert's tokens, calls it once, and adds its answers where they belong. One task an expert; every y
 /// adds up in the order of the plan, whatever the threads do.
@@ -68,4 +68,4 @@ class ExpertList {
   std::vector<E> experts_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

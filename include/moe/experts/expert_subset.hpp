@@ -10,7 +10,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// The experts of `group` that are named, numbered from 0; none of the others is called. Of weights in a mapped file,
 /// only those of the named experts are ever read.
@@ -51,4 +51,4 @@ class ExpertSubset {
   std::vector<Index> experts_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -8,7 +8,7 @@
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// y = W_out · act(W_in · x + b_in) + b_out. An empty bias is none.
 /// Checkpoints call the two wi / wo, fc1 / fc2, c_fc / c_proj or w1 / w2.
@@ -41,4 +41,4 @@ struct Ffn {
   }
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -8,7 +8,7 @@
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// function(x, y) maps tokens x (d_model × n) to y, column by column. See expert_from().
 template <class Scalar_, class F>
@@ -33,4 +33,4 @@ FunctionExpert<Scalar, F> expert_from(Index d_model, F function) {
   return {d_model, std::move(function)};
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -8,7 +8,7 @@
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// y = W_down · act(W_gate · x + b_gate, W_up · x + b_up) + b_down. An empty bias is none. act is SwiGLU where not
 /// said otherwise: Shazeer 2020, arXiv:2002.05202.
@@ -50,4 +50,4 @@ struct GatedFfn {
   }
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -15,7 +15,7 @@
 #include "moe/weight_stack.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// What the experts of a bank add, an expert a column; an empty matrix is none.
 template <class Scalar>
@@ -180,4 +180,4 @@ GatedFfnBank<W, Act> owned(const GatedFfnBank<W, Act>& bank) {
   return {owned(bank.w_gate()), owned(bank.w_up()), owned(bank.w_down()), bank.activation(), bank.biases()};
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

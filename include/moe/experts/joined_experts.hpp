@@ -14,7 +14,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// The experts of the first group, then those of the second, …: a bank beside zero-compute experts, banks of different
 /// d_ff, or any other mixture that keeps each group's own fast path.
@@ -73,4 +73,4 @@ class JoinedExperts {
   std::tuple<First, Others...> groups_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -21,7 +21,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Of one expert. Each may be of rank 0.
 template <class Scalar>
@@ -253,4 +253,4 @@ GatedFfnBank<W, Act> merged(const LoraBank<W, Act>& bank) {
   return sum;
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

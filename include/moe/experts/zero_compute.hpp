@@ -9,7 +9,7 @@
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// y = 0: skips the layer.
 template <class Scalar_>
@@ -53,4 +53,4 @@ struct ConstantExpert {
   }
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

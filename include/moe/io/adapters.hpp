@@ -21,7 +21,7 @@
 #include "moe/parameters.hpp"
 #include "moe/types.hpp"
 
-namespace moe::io {
+namespace moe::inline MOE_TARGET::io {
 
 struct AdapterFileOptions {
   double dropout = 0;        // that the adapters have learnt with
@@ -147,4 +147,4 @@ void adopt_adapters(const std::filesystem::path& folder, const std::vector<Named
   for (std::size_t i = 0; i < adapters.size(); ++i) *adapters[i].adapter = std::move(found[i]);
 }
 
-}  // namespace moe::io
+}  // namespace moe::inline MOE_TARGET::io

@@ -16,7 +16,7 @@
 #include "moe/routers/top_k.hpp"
 #include "moe/types.hpp"
 
-namespace moe::io {
+namespace moe::inline MOE_TARGET::io {
 
 /// How the weights of the experts lie in a checkpoint.
 enum class ExpertLayout {
@@ -310,4 +310,4 @@ inline MoeShape moe_shape(const Config& config) {
           .router = options};
 }
 
-}  // namespace moe::io
+}  // namespace moe::inline MOE_TARGET::io

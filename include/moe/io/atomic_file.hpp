@@ -19,7 +19,7 @@
 #include <unistd.h>
 #endif
 
-namespace moe::io {
+namespace moe::inline MOE_TARGET::io {
 
 namespace detail {
 
@@ -94,4 +94,4 @@ inline void write_atomically(const std::filesystem::path& path, const std::vecto
   detail::flush_folder_to_disk(path.parent_path());
 }
 
-}  // namespace moe::io
+}  // namespace moe::inline MOE_TARGET::io

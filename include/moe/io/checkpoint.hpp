@@ -39,7 +39,7 @@
 #include "moe/shared.hpp"
 #include "moe/types.hpp"
 
-namespace moe::io {
+namespace moe::inline MOE_TARGET::io {
 
 /// A layer before it is put together: who holds its experts in another way puts it together with those.
 template <class Scalar>
@@ -364,4 +364,4 @@ LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const std::s
   return {assemble(*std::move(experts)), shape, std::move(model_type), std::move(dtype)};
 }
 
-}  // namespace moe::io
+}  // namespace moe::inline MOE_TARGET::io

@@ -13,7 +13,7 @@
 #include "moe/io/json.hpp"
 #include "moe/types.hpp"
 
-namespace moe::io {
+namespace moe::inline MOE_TARGET::io {
 
 /// The settings of a model, or of the text part of one that also sees.
 class Config {
@@ -101,4 +101,4 @@ class Config {
   std::string file_;
 };
 
-}  // namespace moe::io
+}  // namespace moe::inline MOE_TARGET::io

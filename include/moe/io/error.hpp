@@ -6,7 +6,9 @@
 #include <sstream>
 #include <stdexcept>
 
-namespace moe::io {
+#include "moe/target.hpp"
+
+namespace moe::inline MOE_TARGET::io {
 
 /// what() names the file, the tensor if there is one, what was found, what was expected.
 struct Error : std::runtime_error {
@@ -25,4 +27,4 @@ template <class... Parts>
   throw Error(message.str().substr(0, max_message_bytes));
 }
 
-}  // namespace moe::io
+}  // namespace moe::inline MOE_TARGET::io

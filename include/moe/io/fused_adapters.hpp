@@ -16,7 +16,7 @@
 #include "moe/io/weight_tensors.hpp"
 #include "moe/types.hpp"
 
-namespace moe::io {
+namespace moe::inline MOE_TARGET::io {
 
 struct FusedAdapterOptions {
   /// Rows of gate_up_proj are gate, up, gate, up, …, as gpt-oss has them; else all of gate, then all of up.
@@ -127,4 +127,4 @@ void adopt_fused_adapters(const std::filesystem::path& folder, const std::string
   bank.adapters() = std::move(adapters);
 }
 
-}  // namespace moe::io
+}  // namespace moe::inline MOE_TARGET::io

@@ -14,7 +14,7 @@
 #include "moe/io/error.hpp"
 #include "moe/io/mapped_file.hpp"
 
-namespace moe::io {
+namespace moe::inline MOE_TARGET::io {
 
 /// The reference implementation of safetensors refuses longer headers: MAX_HEADER_SIZE in its src/tensor.rs.
 inline constexpr std::size_t max_json_bytes = 100'000'000;
@@ -89,4 +89,4 @@ inline nlohmann::json read_json(const std::filesystem::path& path) {
   return parse_json({reinterpret_cast<const char*>(file.bytes.data()), file.bytes.size()}, path.string());
 }
 
-}  // namespace moe::io
+}  // namespace moe::inline MOE_TARGET::io

@@ -18,7 +18,7 @@
 #include <unistd.h>
 #endif
 
-namespace moe::io {
+namespace moe::inline MOE_TARGET::io {
 
 /// The bytes stay where they are for as long as `owner`, or a copy of it, lives.
 struct MappedFile {
@@ -84,4 +84,4 @@ inline MappedFile map_file(const std::filesystem::path& path) { return read_file
 
 #endif
 
-}  // namespace moe::io
+}  // namespace moe::inline MOE_TARGET::io

@@ -8,7 +8,7 @@
 
 #include "moe/types.hpp"
 
-namespace moe::io {
+namespace moe::inline MOE_TARGET::io {
 
 inline constexpr Index mxfp4_group = 32;  // numbers that share a scale
 
@@ -34,4 +34,4 @@ void expand_mxfp4(std::span<const std::uint8_t> blocks, std::span<const std::uin
   }
 }
 
-}  // namespace moe::io
+}  // namespace moe::inline MOE_TARGET::io

@@ -14,7 +14,7 @@
 #include "moe/parameters.hpp"
 #include "moe/types.hpp"
 
-namespace moe::io {
+namespace moe::inline MOE_TARGET::io {
 
 namespace detail {
 
@@ -65,4 +65,4 @@ void load_parameters(const std::filesystem::path& path, const std::vector<Parame
   detail::assign(detail::find_parameters(path, parameters), parameters);
 }
 
-}  // namespace moe::io
+}  // namespace moe::inline MOE_TARGET::io

@@ -14,7 +14,7 @@
 #include "moe/io/safetensors_file.hpp"
 #include "moe/types.hpp"
 
-namespace moe::io::detail {
+namespace moe::inline MOE_TARGET::io::detail {
 
 /// What the names of PEFT's tensors begin with.
 inline const std::string peft_prefix = "base_model.model.";
@@ -62,4 +62,4 @@ class PeftConfig {
   nlohmann::json json_;
 };
 
-}  // namespace moe::io::detail
+}  // namespace moe::inline MOE_TARGET::io::detail

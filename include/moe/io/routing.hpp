@@ -17,7 +17,7 @@
 #include "moe/routing.hpp"
 #include "moe/types.hpp"
 
-namespace moe::io {
+namespace moe::inline MOE_TARGET::io {
 
 /// The routes of so many tokens: what a layer leaves in its workspace, and Replay takes.
 template <class Scalar>
@@ -84,4 +84,4 @@ RecordedRouting<Scalar> load_routing(const std::filesystem::path& path) {
   return recorded;
 }
 
-}  // namespace moe::io
+}  // namespace moe::inline MOE_TARGET::io

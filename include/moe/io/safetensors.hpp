@@ -19,7 +19,7 @@
 #include "moe/io/safetensors_file.hpp"
 #include "moe/io/tensor.hpp"
 
-namespace moe::io {
+namespace moe::inline MOE_TARGET::io {
 
 namespace detail {
 
@@ -164,4 +164,4 @@ class Tensors {
   Metadata metadata_;
 };
 
-}  // namespace moe::io
+}  // namespace moe::inline MOE_TARGET::io

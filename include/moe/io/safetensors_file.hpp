@@ -24,7 +24,7 @@
 #include "moe/io/tensor.hpp"
 #include "moe/types.hpp"
 
-namespace moe::io {
+namespace moe::inline MOE_TARGET::io {
 
 /// Free text by key, the "__metadata__" of a file.
 using Metadata = std::map<std::string, std::string>;
@@ -221,4 +221,4 @@ inline void write_safetensors(const std::filesystem::path& path, const std::vect
   write_atomically(path, pieces);
 }
 
-}  // namespace moe::io
+}  // namespace moe::inline MOE_TARGET::io

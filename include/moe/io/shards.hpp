@@ -22,7 +22,7 @@
 #include "moe/io/error.hpp"
 #include "moe/types.hpp"
 
-namespace moe::io {
+namespace moe::inline MOE_TARGET::io {
 
 /// "model-7-00002-of-00004.safetensors" of save 7, shard 2 of 4.
 inline std::string shard_name(Index save, Index shard, Index num_shards) {
@@ -100,4 +100,4 @@ inline void write_index(const std::filesystem::path& folder, const std::map<std:
   write_atomically(folder / "model.safetensors.index.json", {std::as_bytes(std::span(text))});
 }
 
-}  // namespace moe::io
+}  // namespace moe::inline MOE_TARGET::io

@@ -18,7 +18,7 @@
 #include "moe/io/error.hpp"
 #include "moe/types.hpp"
 
-namespace moe::io {
+namespace moe::inline MOE_TARGET::io {
 
 static_assert(std::endian::native == std::endian::little, "tensors in files are little-endian and used in place");
 
@@ -161,4 +161,4 @@ Tensor make_tensor(std::string name, std::vector<Index> shape, Values&& values) 
           .bytes = std::as_bytes(std::span(values))};
 }
 
-}  // namespace moe::io
+}  // namespace moe::inline MOE_TARGET::io

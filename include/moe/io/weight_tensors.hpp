@@ -17,7 +17,7 @@
 #include "moe/types.hpp"
 #include "moe/weight_stack.hpp"
 
-namespace moe::io {
+namespace moe::inline MOE_TARGET::io {
 
 /// Reads below a prefix, and fits every shape to what is expected. Errors name the file, the tensor, and both shapes.
 /// What is of each expert is that of all, or only() of some: nothing of the others is then read, nor held.
@@ -190,4 +190,4 @@ class WeightTensors {
   std::optional<std::vector<Index>> chosen_;  // those that are read, if not all
 };
 
-}  // namespace moe::io
+}  // namespace moe::inline MOE_TARGET::io

@@ -32,7 +32,7 @@
 #include "moe/kernels/widen.hpp"
 #include "moe/types.hpp"
 
-namespace moe::kernels {
+namespace moe::inline MOE_TARGET::kernels {
 
 inline constexpr Index never = std::numeric_limits<Index>::max();
 
@@ -162,4 +162,4 @@ struct Fast {
 template <class W>
 inline constexpr bool has_fast = has_fast_pairs && sizeof(W) == 2;
 
-}  // namespace moe::kernels
+}  // namespace moe::inline MOE_TARGET::kernels

@@ -4,7 +4,7 @@
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/shuffle.hpp"
 
-namespace moe::kernels {
+namespace moe::inline MOE_TARGET::kernels {
 
 /// The same bits as floats.
 MOE_INLINE Lanes<float> as_floats(const Pairs& bits) { return (Lanes<float>)bits; }
@@ -19,7 +19,7 @@ MOE_INLINE Pairs pairs_of(const Lanes<float>& first, const Lanes<float>& second)
   return (rounded(first) >> 16) | (rounded(second) & 0xffff0000u);
 }
 
-}  // namespace moe::kernels
+}  // namespace moe::inline MOE_TARGET::kernels
 
 #if defined(__AVX512BF16__)
 #include "moe/kernels/x86/bfloat16_pairs.hpp"
@@ -27,7 +27,7 @@ MOE_INLINE Pairs pairs_of(const Lanes<float>& first, const Lanes<float>& second)
 #include "moe/kernels/arm/bfloat16_pairs.hpp"
 #else
 
-namespace moe::kernels {
+namespace moe::inline MOE_TARGET::kernels {
 
 /// sum[i] += first of a[i] · first of b[i] + second of a[i] · second of b[i].
 MOE_INLINE void add_pair_products(Lanes<float>& sum, const Pairs& a, const Pairs& b) {
@@ -40,11 +40,11 @@ MOE_INLINE Pairs rounded_pairs(const Lanes<float>& first, const Lanes<float>& se
   return pairs_of(evens<float>(first, second), odds<float>(first, second));
 }
 
-}  // namespace moe::kernels
+}  // namespace moe::inline MOE_TARGET::kernels
 
 #endif
 
-namespace moe::kernels {
+namespace moe::inline MOE_TARGET::kernels {
 
 /// Whether this processor multiplies pairs faster than it multiplies floats.
 #if defined(__AVX512BF16__) || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
@@ -53,4 +53,4 @@ inline constexpr bool has_fast_pairs = true;
 inline constexpr bool has_fast_pairs = false;
 #endif
 
-}  // namespace moe::kernels
+}  // namespace moe::inline MOE_TARGET::kernels

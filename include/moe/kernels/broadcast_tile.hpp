@@ -11,7 +11,7 @@
 #include "moe/kernels/tile_use.hpp"
 #include "moe/types.hpp"
 
-namespace moe::kernels {
+namespace moe::inline MOE_TARGET::kernels {
 
 /// Rows of a panel: even, so that gate and up rows stay pairs, and that hidden rows come together that must; times two
 /// registers of tokens they fill at most 3/4 of all.
@@ -171,4 +171,4 @@ void for_each_broadcast_tile(const Rows<typename A::Weight>& rows, const Columns
   }
 }
 
-}  // namespace moe::kernels
+}  // namespace moe::inline MOE_TARGET::kernels

@@ -10,7 +10,7 @@
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
 
-namespace moe::kernels {
+namespace moe::inline MOE_TARGET::kernels {
 
 /// `size` rounded up to a multiple of `whole`.
 constexpr Index round_up(Index size, Index whole) { return (size + whole - 1) / whole * whole; }
@@ -154,4 +154,4 @@ Columns<A> columns_of(const ConstMatrixRef<typename A::Scalar>& x, bool in_block
   return columns;
 }
 
-}  // namespace moe::kernels
+}  // namespace moe::inline MOE_TARGET::kernels

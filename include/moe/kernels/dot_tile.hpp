@@ -12,7 +12,7 @@
 #include "moe/kernels/transpose.hpp"
 #include "moe/types.hpp"
 
-namespace moe::kernels {
+namespace moe::inline MOE_TARGET::kernels {
 
 /// Columns of a tile, at most.
 inline constexpr int max_dot_columns = num_registers == 32 ? 8 : 4;
@@ -222,4 +222,4 @@ void for_each_dot_tile(const Rows<typename A::Weight>& rows, const Columns<A>& x
   });
 }
 
-}  // namespace moe::kernels
+}  // namespace moe::inline MOE_TARGET::kernels

@@ -12,7 +12,7 @@
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
 
-namespace moe::kernels {
+namespace moe::inline MOE_TARGET::kernels {
 
 namespace detail {
 
@@ -221,4 +221,4 @@ void down(const WeightMap<typename A::Weight>& w_down, const Biases<S>& bias, In
               });
 }
 
-}  // namespace moe::kernels
+}  // namespace moe::inline MOE_TARGET::kernels

@@ -20,7 +20,7 @@
 #endif
 #define MOE_INLINE MOE_KERNEL [[gnu::always_inline]] inline
 
-namespace moe::kernels {
+namespace moe::inline MOE_TARGET::kernels {
 
 /// Bytes of the widest register that this translation unit may use.
 #if defined(__AVX512F__)
@@ -89,4 +89,4 @@ MOE_INLINE void store(T* to, const V& v) {
   std::memcpy(to, &v, sizeof v);
 }
 
-}  // namespace moe::kernels
+}  // namespace moe::inline MOE_TARGET::kernels

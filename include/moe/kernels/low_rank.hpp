@@ -4,7 +4,7 @@
 #include "moe/kernels/lanes.hpp"
 #include "moe/types.hpp"
 
-namespace moe::kernels {
+namespace moe::inline MOE_TARGET::kernels {
 
 /// B·U, beside a product of (rows × columns): B (rows × rank) row-major, U (rank × columns) row-major.
 template <class S>
@@ -31,4 +31,4 @@ MOE_KERNEL void add_low_rank(const LowRank<S>& added, Index row, Index column, I
   }
 }
 
-}  // namespace moe::kernels
+}  // namespace moe::inline MOE_TARGET::kernels

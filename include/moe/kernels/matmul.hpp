@@ -9,7 +9,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe::kernels {
+namespace moe::inline MOE_TARGET::kernels {
 
 /// Rows [first, last) of y = W·x.  (rows × cols) · (cols × n_tokens)
 template <class A>
@@ -42,4 +42,4 @@ void matmul(const WeightMap<W>& w, const Eigen::Ref<const Matrix<S>>& x, MatrixR
   });
 }
 
-}  // namespace moe::kernels
+}  // namespace moe::inline MOE_TARGET::kernels

@@ -13,7 +13,7 @@
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
 
-namespace moe::kernels {
+namespace moe::inline MOE_TARGET::kernels {
 
 /// Whether so many columns are better turned into blocks. Their sums have another order than those of few columns.
 template <class A>
@@ -56,4 +56,4 @@ void products(const Rows<typename A::Weight>& rows, const Columns<A>& x, typenam
   for_each_dot_tile<A>(rows, x, use);
 }
 
-}  // namespace moe::kernels
+}  // namespace moe::inline MOE_TARGET::kernels

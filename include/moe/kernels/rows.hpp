@@ -3,7 +3,7 @@
 
 #include "moe/types.hpp"
 
-namespace moe::kernels {
+namespace moe::inline MOE_TARGET::kernels {
 
 /// Rows of one matrix, or of two in turn (gate, up, gate, up, …), which then share every load of a token.
 template <class W>
@@ -35,4 +35,4 @@ Rows<W> rows_of_both(const WeightMap<W>& a, const WeightMap<W>& b, Index first, 
   return {a.data() + first * a.outerStride(), b.data() + first * b.outerStride(), a.outerStride(), 2 * (last - first)};
 }
 
-}  // namespace moe::kernels
+}  // namespace moe::inline MOE_TARGET::kernels

@@ -7,7 +7,7 @@
 
 #include "moe/kernels/lanes.hpp"
 
-namespace moe::kernels {
+namespace moe::inline MOE_TARGET::kernels {
 
 /// Lane i is lane j[i] of a and b taken together, a first.
 template <class S, int... j>
@@ -38,4 +38,4 @@ MOE_INLINE Lanes<S> odds(const Lanes<S>& a, const Lanes<S>& b) {
   (std::make_integer_sequence<int, lanes<S>>{});
 }
 
-}  // namespace moe::kernels
+}  // namespace moe::inline MOE_TARGET::kernels

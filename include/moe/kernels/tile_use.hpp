@@ -5,7 +5,7 @@
 
 #include "moe/types.hpp"
 
-namespace moe::kernels {
+namespace moe::inline MOE_TARGET::kernels {
 
 /// Dot products of some rows of weights and some neighbouring columns.
 template <class S>
@@ -39,4 +39,4 @@ class TileUse {
   void (*call_)(const void*, const Tile<S>&);
 };
 
-}  // namespace moe::kernels
+}  // namespace moe::inline MOE_TARGET::kernels

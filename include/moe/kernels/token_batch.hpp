@@ -11,7 +11,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe::kernels {
+namespace moe::inline MOE_TARGET::kernels {
 
 /// Where the numbers are kept that an activation reads, and those that it makes of them, a token's side by side, for
 /// whoever asks for them; null for nowhere.
@@ -151,4 +151,4 @@ class TokenBatches {
   Index size_ = 0;
 };
 
-}  // namespace moe::kernels
+}  // namespace moe::inline MOE_TARGET::kernels

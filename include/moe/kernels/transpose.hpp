@@ -6,7 +6,7 @@
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/shuffle.hpp"
 
-namespace moe::kernels {
+namespace moe::inline MOE_TARGET::kernels {
 
 /// In each pair of neighbouring blocks of `size` lanes: swaps the second block of a with the first of b.
 template <class S, int size>
@@ -44,4 +44,4 @@ MOE_INLINE Lanes<S> sums(Lanes<S> (&v)[lanes<S>]) {
   }
 }
 
-}  // namespace moe::kernels
+}  // namespace moe::inline MOE_TARGET::kernels

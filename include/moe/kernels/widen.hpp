@@ -14,7 +14,7 @@
 #include "moe/kernels/arm/float16.hpp"
 #else
 
-namespace moe::kernels {
+namespace moe::inline MOE_TARGET::kernels {
 
 /// Moves exponent and mantissa into place, then scales by 2^112, which is exact for subnormals as well.
 MOE_INLINE Lanes<float> widen(const float16* from) {
@@ -25,11 +25,11 @@ MOE_INLINE Lanes<float> widen(const float16* from) {
   return as_floats((Bits)magnitude | (special & 0x7f800000u) | ((half & 0x8000u) << 16));
 }
 
-}  // namespace moe::kernels
+}  // namespace moe::inline MOE_TARGET::kernels
 
 #endif
 
-namespace moe::kernels {
+namespace moe::inline MOE_TARGET::kernels {
 
 /// Quick for a few; where many are widened, Exact<bfloat16> is quicker by taking two registers out of one.
 MOE_INLINE Lanes<float> widen(const bfloat16* from) {
@@ -39,4 +39,4 @@ MOE_INLINE Lanes<float> widen(const bfloat16* from) {
 MOE_INLINE Lanes<float> widen(const float* from) { return load_as<Lanes<float>>(from); }
 MOE_INLINE Lanes<double> widen(const double* from) { return load_as<Lanes<double>>(from); }
 
-}  // namespace moe::kernels
+}  // namespace moe::inline MOE_TARGET::kernels

@@ -10,7 +10,7 @@
 #include "moe/random_number.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// y = W·x + α/rank · B·A·x, beside W (out × in). Of rank 0, it is none.
 /// Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", arXiv:2106.09685.
@@ -63,4 +63,4 @@ void add_adapter(const Adapter<Scalar>& adapter, Scalar times, Eigen::Map<Weight
   w = (w.template cast<Scalar>() + delta).template cast<W>();
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

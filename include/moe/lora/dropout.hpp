@@ -9,7 +9,7 @@
 #include "moe/random_number.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Each number is left out with probability `share`, and divided by 1 − share otherwise, as the seeds, the matrix, the
 /// token and its place alone decide.
@@ -53,4 +53,4 @@ inline void require_dropout(double share, const std::string& who) {
   require(share >= 0 && share < 1, who + ": dropout is " + std::to_string(share) + ", expected 0 to below 1");
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

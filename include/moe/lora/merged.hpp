@@ -8,7 +8,7 @@
 #include "moe/routers/lora_router.hpp"
 #include "moe/shared.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// The same layer, router or group of experts with its adapters added into weights of its own: it computes the same, to
 /// rounding, at the cost of one that never had any. What has no adapters is copied.
@@ -37,4 +37,4 @@ auto merged(const DenseLayer<G>& layer) {
   return DenseLayer(merged(layer.expert()));
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -13,7 +13,7 @@
 #include "moe/shared.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// One of a layer's, where it lies. It may be of rank 0.
 template <class Scalar>
@@ -74,4 +74,4 @@ std::vector<NamedAdapter<typename Layer::Scalar>> named_adapters(const std::stri
   return found;
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -10,7 +10,7 @@
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Tokens wherever they lie, as an adapter reads them.
 template <class Scalar>
@@ -68,4 +68,4 @@ void project(const Adapter<Scalar>& adapter, const Dropout& dropout, const Token
   }
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

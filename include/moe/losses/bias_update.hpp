@@ -10,7 +10,7 @@
 #include "moe/check.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// How far a bias moves.
 enum class BiasStep {
@@ -44,4 +44,4 @@ void update_bias(std::span<const Index> load, Bias&& bias, const BiasUpdateOptio
   }
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

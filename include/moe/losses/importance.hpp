@@ -7,7 +7,7 @@
 #include "moe/routing.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// importance_e = Σ_t weight of expert e for token t, of the routes that are not dropped. Its squared_variation(), in
 /// variation.hpp, is the loss of Shazeer et al. 2017, §4, arXiv:1701.06538. Where probabilities are wanted instead of
@@ -27,4 +27,4 @@ void measure_importance(const Routing<Scalar>& routing, Index num_tokens, Index 
   }
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

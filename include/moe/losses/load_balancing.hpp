@@ -18,7 +18,7 @@
 #include "moe/sequences.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Which routes make the fractions f_e, and which scores the mean probabilities P_e, of E · Σ_e f_e · P_e. The defaults
 /// are those of Megatron and MegaBlocks. Others differ in a few words:
@@ -163,4 +163,4 @@ inline double load_balancing_loss(const ExpertShares& shares) {
   return loss;
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -11,7 +11,7 @@
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// What a noisy router chose from, all (num_experts × n_tokens). Views: what they are made of must live on.
 template <class Scalar>
@@ -97,4 +97,4 @@ void measure_smooth_load(const NoisyChoice<Scalar>& choice, const SmoothLoadOpti
   }
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

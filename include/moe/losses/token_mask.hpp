@@ -9,7 +9,7 @@
 
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// (n_tokens) 0 for a token that does not count, such as padding, 1 for one that does; empty if all of them count.
 using TokenMask = std::span<const std::uint8_t>;
@@ -23,4 +23,4 @@ inline void require_mask(TokenMask mask, Index num_tokens, std::string_view who)
                               std::to_string(num_tokens));
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

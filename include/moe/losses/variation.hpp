@@ -5,7 +5,7 @@
 
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// The defaults are those of most implementations of Shazeer et al.
 struct VariationOptions {
@@ -27,4 +27,4 @@ double squared_variation(const Values& values, const VariationOptions& options =
   return variance == 0 ? 0 : variance / (mean * mean + options.epsilon);
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -6,7 +6,7 @@
 #include "moe/losses/token_mask.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// log Σ_i exp(l_i) in double, without overflow: +∞ if one of them is, −∞ if all are.
 template <class Logits>
@@ -34,4 +34,4 @@ double z_loss(const Logits& logits, TokenMask mask = {}) {
   return tokens > 0 ? sum / double(tokens) : 0;
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

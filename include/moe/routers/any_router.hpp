@@ -10,7 +10,7 @@
 #include "moe/tokens.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Any Router of this Scalar behind one type. Copies share the router.
 template <class Scalar_>
@@ -50,4 +50,4 @@ class AnyRouter {
   std::shared_ptr<const Interface> held_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -12,7 +12,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 namespace detail {
 
@@ -252,4 +252,4 @@ void assign_balanced(const ConstMatrixRef<Scalar>& scores, std::span<Index> expe
   }
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -13,7 +13,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 struct BaseOptions {
   bool balance = true;   // false: each token goes to its expert of largest logit, as is done when the model is used
@@ -96,4 +96,4 @@ class BaseRouter {
   BaseOptions options_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -7,7 +7,7 @@
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Best first. Of equal ranks the one offered first wins; NaN ranks with −∞. One comparison an item once k are held.
 template <class Scalar>
@@ -39,4 +39,4 @@ class BestK {
   Scalar* ranks_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -7,7 +7,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Each column begins a cache line.
 template <class Scalar>
@@ -45,4 +45,4 @@ AlignedColumns<Scalar> by_expert(const AlignedColumns<Scalar>& by_token, Workers
   return turned;
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -13,7 +13,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// logits = W·x + W_carry·(logits of the layer before); then TopKChoice. Reads SideInputs::previous_logits; in the
 /// first layer there are none, and logits = W·x. Its own stay in the routing, for the next layer; so two layers that
@@ -76,4 +76,4 @@ class CarriedTopK {
   TopKChoice<Scalar> choice_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

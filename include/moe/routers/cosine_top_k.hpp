@@ -14,7 +14,7 @@
 #include "moe/unit_length.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// logits_e = τ · cos(P·x, s_e), where τ = exp(min(log_scale, ln 100)), and a vector of zeros has cosine 0 with any;
 /// then TopKChoice. Chi et al. 2022, arXiv:2204.09179; with this bound on τ: Tutel.
@@ -90,4 +90,4 @@ class CosineTopK {
   TopKChoice<Scalar> choice_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -7,7 +7,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Writes the routes of each token, side by side, each of weight 1 / top_k.
 /// @param choose  choose(t, expert) writes the top_k experts of token t; it runs on any worker.
@@ -25,4 +25,4 @@ void route_equally(Index num_tokens, Index top_k, Routing<Scalar>& routing, Work
   });
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -18,7 +18,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 struct ExpertChoiceOptions {
   /// How many tokens an expert takes of so many; never more than there are. The default is the paper's: as many as if
@@ -136,4 +136,4 @@ class ExpertChoice {
   ExpertChoiceOptions options_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -10,7 +10,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// logits = W·x + bias, in Scalar; then TopKChoice. Mixtral, Qwen, DeepSeek, Llama 4, gpt-oss and many others: see
 /// TopKOptions for how they differ.
@@ -63,4 +63,4 @@ class LinearTopK {
   TopKChoice<Scalar> choice_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -6,7 +6,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 template <class Scalar>
 using LogitsMap = Eigen::Map<Matrix<Scalar>>;
@@ -35,4 +35,4 @@ LogitsMap<Scalar> linear_logits(const Weight<Scalar>& weight, const Eigen::Matri
   return logits;
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -15,7 +15,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// logits = W·x + scale·B·A·x + bias, then as LinearTopK. The router is not written, and copies share it. With B = 0 or
 /// rank 0 the routes are the router's, to the last bit.
@@ -100,4 +100,4 @@ LinearTopK<Scalar> merged(const LoraRouter<Scalar>& router) {
   return sum;
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -14,7 +14,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Routes as before the experts were merged, then names the experts that they have become. Where a token's routes, side
 /// by side, lead to the same one, they become one route that counts for their sum: w₁·f(x) + w₂·f(x) = (w₁ + w₂)·f(x).
@@ -83,4 +83,4 @@ class WithMergedExperts {
   Index num_experts_ = 0;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

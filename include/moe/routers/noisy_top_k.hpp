@@ -19,7 +19,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// logits = W·x + ε ⊙ σ, where ε is standard normal and σ = softplus(W_noise·x) + min_stddev; then TopKChoice. The
 /// noisy logits are those of the routing. Reads SideInputs::noise; where there is none it draws ε from
@@ -129,4 +129,4 @@ class NoisyTopK {
   TopKChoice<Scalar> choice_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

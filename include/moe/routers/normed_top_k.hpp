@@ -12,7 +12,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// logits = W·x̂, where x̂ = x / √(mean(x²) + norm_epsilon) ⊙ γ · d_model^-½; then TopKChoice, whose weights are
 /// multiplied by the scale α of their expert. Gemma 4, with {.top_k = 8, .score = Score::softmax_of_chosen}.
@@ -97,4 +97,4 @@ class NormedTopK {
   TopKChoice<Scalar> choice_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -17,7 +17,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 namespace detail {
 
@@ -167,4 +167,4 @@ class QuantileBalanced {
   TopKChoice<Scalar> choice_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

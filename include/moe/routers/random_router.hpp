@@ -11,7 +11,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// top_k different experts at random for each token, each of weight 1 / top_k. A function of the token's place in the
 /// batch and of the seed, SideInputs::seed before its own; never of x. Has no logits.
@@ -46,4 +46,4 @@ class RandomRouter {
   std::uint64_t seed_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -12,7 +12,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// weights = ReLU(W·x + bias): a route for each that is positive. So a token may have no route, and many. Best first;
 /// of ties the lower index first. A NaN logit is a route of weight NaN, after all others.
@@ -74,4 +74,4 @@ class ReluRouter {
   Vector bias_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

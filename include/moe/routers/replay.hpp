@@ -10,7 +10,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// A router that replays SideInputs::recorded, just as it is, where there is one, and else routes as R does. So a layer
 /// records (keep a copy of its workspace's routing) as well as it replays: to train on the very routes that inference
@@ -47,4 +47,4 @@ class Replay {
   R router_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -8,7 +8,7 @@
 
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// How logits become scores s.
 enum class Score {
@@ -121,4 +121,4 @@ void probabilities(Score score, const Logits& logits, P&& p) {
   if (score != Score::softmax) share_out(p);
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -16,7 +16,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Which tokens keep their second expert, of weight w.
 enum class KeepSecond {
@@ -111,4 +111,4 @@ class WithSecondExpert {
   SecondExpertOptions options_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -18,7 +18,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 struct SinkhornIteration {
   double tolerance = 1e-4;     // ends when the mean |change| of an expert's factor is at most this, …
@@ -167,4 +167,4 @@ class Sinkhorn {
   TopKChoice<Scalar> choice_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -14,7 +14,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 struct SparseMixerOptions {
   Index top_k = 2;      // rounds
@@ -111,4 +111,4 @@ class SparseMixer {
   SparseMixerOptions options_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -18,7 +18,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// (top_k × vocabulary): column i holds the experts of tokens whose id is i. The memory is that of a row-major
 /// [vocabulary, top_k] tensor.
@@ -126,4 +126,4 @@ class TokenHash {
   TopKChoice<Scalar> choice_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

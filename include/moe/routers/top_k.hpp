@@ -14,7 +14,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// The defaults are OLMoE's. Others differ in a few words:
 ///   Mixtral, Qwen3   {.top_k = 8, .renormalize = true}
@@ -206,4 +206,4 @@ class TopKChoice {
   Vector selection_bias_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -16,7 +16,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 struct TopPOptions {
   double top_p = 0.4;                                     // how much probability the chosen must have together
@@ -120,4 +120,4 @@ class TopP {
   TopPOptions options_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

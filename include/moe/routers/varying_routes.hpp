@@ -8,7 +8,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Writes up to `most` routes for each token, side by side, in order of tokens: chosen in parallel, then counted, then
 /// moved to their place in parallel.
@@ -40,4 +40,4 @@ void route_varying(Index num_tokens, Index most, Routing<Scalar>& routing, Worke
   });
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -10,7 +10,7 @@
 #include "moe/telemetry/text.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 namespace detail {
 
@@ -59,4 +59,4 @@ inline std::string to_expert_csv(std::span<const LayerStats> layers, bool header
   return csv;
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -9,7 +9,7 @@
 #include "moe/telemetry/table.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Two routings of the same tokens, side by side. Dropped routes reached no expert and do not count; a token that goes
 /// to an expert twice goes there once, with the sum of its weights. A share of nothing is NaN.
@@ -117,4 +117,4 @@ inline std::string to_table(const RoutingDrift& drift) {
   return text;
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -8,7 +8,7 @@
 
 #include "moe/types.hpp"
 
-namespace moe::detail {
+namespace moe::inline MOE_TARGET::detail {
 
 /// −Σ p ln p, in nats; 0 ln 0 is 0.
 template <class P>
@@ -27,4 +27,4 @@ double margin(Scalar* logits, Index n, Index k) {
   return last == next ? 0 : static_cast<double>(last) - static_cast<double>(next);
 }
 
-}  // namespace moe::detail
+}  // namespace moe::inline MOE_TARGET::detail

@@ -9,7 +9,7 @@
 #include "moe/telemetry/text.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 namespace detail {
 
@@ -54,4 +54,4 @@ inline std::string to_json_line(const LayerStats& layer) {
   return line + "}\n";
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

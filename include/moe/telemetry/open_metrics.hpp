@@ -12,7 +12,7 @@
 #include "moe/telemetry/text.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Two formats that differ in one place: the type of a counter x, whose samples are x_total, is given to x in
 /// OpenMetrics and to x_total in Prometheus. So a text with counters cannot be right in both.
@@ -80,4 +80,4 @@ inline std::string to_metrics(std::span<const LayerStats> layers, MetricsFormat 
   return format == MetricsFormat::open_metrics ? text + "# EOF\n" : text;
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -8,7 +8,7 @@
 #include "moe/telemetry/routing_stats.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// The statistics of one layer as the writers take them.
 struct LayerStats {
@@ -82,4 +82,4 @@ inline constexpr std::array expert_readings = {
                   [](const RoutingStats& s, Index e) { return s.mean_probability(e); }},
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -15,7 +15,7 @@
 #include "moe/telemetry/entropy.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 struct RoutingStatsOptions {
   /// How logits become the probabilities of a token: their softmax over all experts, before any choice (for
@@ -240,4 +240,4 @@ class RoutingStats {
   Scratch scratch_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

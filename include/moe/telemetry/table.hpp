@@ -13,7 +13,7 @@
 #include "moe/telemetry/text.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 struct TableOptions {
   Index width = 80;     // columns; bars take what the numbers leave
@@ -162,4 +162,4 @@ inline std::string to_table(const LayerStats& layer, const TableOptions& options
   return text;
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -6,7 +6,9 @@
 #include <string>
 #include <string_view>
 
-namespace moe::detail {
+#include "moe/target.hpp"
+
+namespace moe::inline MOE_TARGET::detail {
 
 /// The shortest decimal that reads back as the same number: 2048, 0.1, 1e+300, nan, inf.
 inline std::string shortest(double number) {
@@ -63,4 +65,4 @@ std::string escaped(std::string_view text, const Escape& escape) {
   return result;
 }
 
-}  // namespace moe::detail
+}  // namespace moe::inline MOE_TARGET::detail

@@ -8,7 +8,7 @@
 #include "moe/activation.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// f'(x), element by element, for a fixed-size array of numbers.
 template <class Array>
@@ -96,4 +96,4 @@ void slopes(const ClampedOutputGlu<Act>& f, const Array& gate, const Array& up, 
   by_up = detail::at_most(answer, limit) * detail::within(Array(up.abs()), limit);
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

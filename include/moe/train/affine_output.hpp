@@ -11,7 +11,7 @@
 #include "moe/workers.hpp"
 #include "moe/workspace.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// What backward() needs of the forward() before.
 template <class Scalar, class LayerTape>
@@ -48,4 +48,4 @@ void backward(const AffineOutput<L>& layer, const ConstMatrixRef<Scalar>& x, con
   if (layer.bias().size() > 0) kernels::add_columns(d_y, gradient.bias());
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -14,7 +14,7 @@
 #include "moe/workers.hpp"
 #include "moe/workspace.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 namespace detail {
 
@@ -113,4 +113,4 @@ class TrainableLayer {
   std::unique_ptr<Interface> held_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -11,7 +11,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Routes that were dropped have no gradient; the others have the router's, through w = v / max(Σ v, floor) of the kept
 /// ones if they are renormalised.
@@ -44,4 +44,4 @@ void backward(const WithCapacity<R>& limited, const Tokens<Scalar>& tokens, cons
            workers);
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

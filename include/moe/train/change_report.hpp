@@ -8,7 +8,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// How far outputs y are from those of the original, y₀, on the same tokens.
 struct OutputChange {
@@ -39,4 +39,4 @@ std::string change_report(const Before& before, const After& after, const ConstM
          " of their norm, by " + detail::rounded(worst, 2) + " at the worst token\n";
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

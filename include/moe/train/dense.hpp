@@ -12,7 +12,7 @@
 #include "moe/workers.hpp"
 #include "moe/workspace.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// What backward() needs of the forward() before.
 template <class Scalar, class ExpertsTape>
@@ -51,4 +51,4 @@ void backward(const DenseLayer<G>& layer, const ConstMatrixRef<Scalar>& x, const
            gradient.expert(), workers);
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -10,7 +10,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// d_x.col(token of s) += d_slots.col(s) for each slot s, in the order of the plan whatever the threads do.
 /// @param d_slots  (d_model × num_slots)
@@ -33,4 +33,4 @@ std::span<Scalar> unread_weights(const DispatchPlan<Scalar>& plan, Scratch& scra
   return {d_weight, std::size_t(plan.num_slots())};
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -10,7 +10,7 @@
 #include "moe/parameters.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Whether a name is what a pattern says, where each * stands for any text, or none.
 inline bool fits_pattern(std::string_view name, std::string_view pattern) {
@@ -89,4 +89,4 @@ std::string training_report(Layer& layer, const std::vector<std::string>& learni
   return training_report(all, matching(all, learning), frozen_parameters(layer));
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -14,7 +14,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// A router, or a group of experts, as it is: MoeLayer(router, Frozen(bank)). Gradients pass through it, and it gets
 /// none itself. Weights may be mapped, and of any type. Copies share it, so that the gradient of a layer takes no
@@ -79,4 +79,4 @@ void backward(const Frozen<R>& router, const Tokens<Scalar>& tokens, const Routi
   backward(*router, tokens, routing, d_weight, d_logits, d_x, none, workers);
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

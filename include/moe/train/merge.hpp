@@ -16,7 +16,7 @@
 #include "moe/types.hpp"
 #include "moe/weight_stack.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 namespace detail {
 
@@ -89,4 +89,4 @@ auto merge_experts(const MoeLayer<R, GatedFfnBank<Scalar, Act>>& layer, const st
   return MoeLayer(WithMergedExperts<R>(layer.router(), std::move(number)), std::move(merged));
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

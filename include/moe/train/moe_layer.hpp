@@ -14,7 +14,7 @@
 #include "moe/workers.hpp"
 #include "moe/workspace.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// What backward() of a layer needs of the forward() before. Reuse it, and a warm step allocates nothing.
 template <class Scalar, class ExpertsTape>
@@ -78,4 +78,4 @@ void backward(const MoeLayer<R, G>& layer, const ConstMatrixRef<Scalar>& x, cons
            tape.logit_gradient(), d_x, gradient.router(), workers);
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

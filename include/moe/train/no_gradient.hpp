@@ -3,7 +3,7 @@
 
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// A backward pass that finds it computes no gradient of parameters, and goes on to those of x and of weights of
 /// routes. Every part of it is one too, or empty.
@@ -15,4 +15,4 @@ struct NoGradient {
   NoGradient& router() { return *this; }
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -16,7 +16,7 @@
 #include "moe/types.hpp"
 #include "moe/weight_stack.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// The experts with the largest loads, in order of their numbers; of equal loads the lower number.
 /// @param load  (num_experts) how many tokens went to each
@@ -70,4 +70,4 @@ auto keep_experts(const MoeLayer<LinearTopK<Scalar>, GatedFfnBank<W, Act>>& laye
                            {columns(bank.biases().gate), columns(bank.biases().up), columns(bank.biases().down)}));
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -15,7 +15,7 @@
 #include "moe/workers.hpp"
 #include "moe/workspace.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// What backward() needs of the forward() before.
 template <class Scalar, class LayerTape, class ExpertsTape>
@@ -78,4 +78,4 @@ void backward(const ResidualMoe<Layer, G>& layer, const ConstMatrixRef<Scalar>& 
   backward(layer.layer(), x, d_answer, tape.layer, d_x, gradient.layer(), executor);
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

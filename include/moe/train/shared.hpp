@@ -16,7 +16,7 @@
 #include "moe/workers.hpp"
 #include "moe/workspace.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// What backward() needs of the forward() before.
 template <class Scalar, class LayerTape, class ExpertsTape>
@@ -76,4 +76,4 @@ void backward(const WithSharedExpert<Layer, G>& layer, const ConstMatrixRef<Scal
   }
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -20,7 +20,7 @@
 #include "moe/workers.hpp"
 #include "moe/workspace.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// What backward() needs of the forward() before.
 template <class Scalar, class ExpertsTape>
@@ -200,4 +200,4 @@ void backward(const SoftMoe<G>& layer, const ConstMatrixRef<Scalar>& x, const Co
   if (layer.token_gain().size() > 0) kernels::add_columns(d_tokens, gradient.token_gain());
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -8,7 +8,7 @@
 #include "moe/unit_length.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Through u = v / ‖v‖: turns ∂L/∂u into ∂L/∂v = (∂L/∂u − u (u·∂L/∂u)) / ‖v‖; 0 where v is.
 /// @param norm  ‖v‖, as to_length() returns it
@@ -30,4 +30,4 @@ void directions_backward(const Directions<Scalar>& u, MatrixRef<Scalar> d, Worke
   });
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -14,7 +14,7 @@
 #include "moe/types.hpp"
 #include "moe/weight_stack.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 struct UpcycleOptions {
   Index copies = 8;         // of the dense FFN
@@ -85,4 +85,4 @@ auto upcycle(const GatedFfnBank<Scalar, Act>& dense, const UpcycleOptions& optio
                                             std::move(biases)));
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

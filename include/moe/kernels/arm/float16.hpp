@@ -7,10 +7,10 @@
 
 #include "moe/kernels/lanes.hpp"
 
-namespace moe::kernels {
+namespace moe::inline MOE_TARGET::kernels {
 
 MOE_INLINE Lanes<float> widen(const float16* from) { return (Lanes<float>)vcvt_f32_f16(load_as<float16x4_t>(from)); }
 
-}  // namespace moe::kernels
+}  // namespace moe::inline MOE_TARGET::kernels
 
 #endif

@@ -7,7 +7,7 @@
 
 #include "moe/kernels/lanes.hpp"
 
-namespace moe::kernels {
+namespace moe::inline MOE_TARGET::kernels {
 
 MOE_INLINE Lanes<float> widen(const float16* from) {
 #if defined(__AVX512F__)
@@ -18,6 +18,6 @@ MOE_INLINE Lanes<float> widen(const float16* from) {
 #endif
 }
 
-}  // namespace moe::kernels
+}  // namespace moe::inline MOE_TARGET::kernels
 
 #endif

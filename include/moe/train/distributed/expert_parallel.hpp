@@ -24,7 +24,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe::distributed {
+namespace moe::inline MOE_TARGET::distributed {
 
 /// What a forward pass keeps on this rank for its backward pass: who asked whom for what, the columns that arrived at
 /// this rank's experts, and their tape. (None of the groups' tapes depends on the weights of answers, which are known
@@ -140,4 +140,4 @@ void backward(const ExpertParallel<G>& group, const ConstMatrixRef<Scalar>&, con
   group.count_traffic(*tape.itinerary, in.total_without(comm.rank()).slots * Index(sizeof(Scalar)), stopwatch);
 }
 
-}  // namespace moe::distributed
+}  // namespace moe::inline MOE_TARGET::distributed

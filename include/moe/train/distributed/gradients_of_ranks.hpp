@@ -29,7 +29,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe::distributed {
+namespace moe::inline MOE_TARGET::distributed {
 
 /// The gradients of a model whose router, and whatever else is not an expert, is on every rank, and whose experts are
 /// on one or a few. Parameters of the same name are copies of one: each rank has the part of its gradient that comes
@@ -211,4 +211,4 @@ class GradientsOfRanks {
   Scratch scratch_;
 };
 
-}  // namespace moe::distributed
+}  // namespace moe::inline MOE_TARGET::distributed

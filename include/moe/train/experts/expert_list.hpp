@@ -13,7 +13,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// An expert that learns: two functions beside it.
 ///   backward()          from x and ∂L/∂y (d_model × n) of one call of forward(): writes ∂L/∂x, and adds ∂L/∂ each
@@ -83,4 +83,4 @@ void backward(const ExpertList<E>& list, const ConstMatrixRef<Scalar>& x, const 
   add_slots_to_tokens(d_in, plan, d_x, workers);
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -13,7 +13,7 @@
 #include "moe/train/no_gradient.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 template <class Scalar, class Act>
 void visit_parameters(Ffn<Scalar, Act>& expert, ParameterVisitor<Scalar>& visit) {
@@ -54,4 +54,4 @@ void backward(const Ffn<Scalar, Act>& expert, const ConstMatrixRef<Scalar>& x, c
   kernels::add_transposed<Scalar, Scalar>(map_of(expert.w_in), d_hidden, d_x, room);
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -15,7 +15,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// What a forward pass of a bank keeps for its backward pass: what its activations read.
 template <class Scalar>
@@ -253,4 +253,4 @@ void backward(const GatedFfnBank<W, Act>& bank, const ConstMatrixRef<Scalar>& x,
       .run(x, d_y, d_weight, d_x, gradient, detail::NothingBeside<Scalar>());
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

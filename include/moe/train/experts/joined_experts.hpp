@@ -10,7 +10,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// A tape for each group.
 template <class... Tapes>
@@ -47,4 +47,4 @@ void backward(const JoinedExperts<G...>& joined, const ConstMatrixRef<Scalar>& x
   });
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -13,7 +13,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 template <class W, class Act>
 GatedFfnBankTape<ActivationScalar<W>> tape_of(const LoraBank<W, Act>&) {
@@ -180,4 +180,4 @@ void backward(const LoraBank<W, Act>& bank, const ConstMatrixRef<Scalar>& x, con
   detail::BankBackward<W, Act>(bank.base(), plan, tape, workers).run(x, d_y, d_weight, d_x, none, adapters);
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -6,7 +6,7 @@
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 template <class Scalar>
 void visit_parameters(ZeroExpert<Scalar>&, ParameterVisitor<Scalar>&) {}
@@ -46,4 +46,4 @@ void backward(const ConstantExpert<Scalar>& expert, const ConstMatrixRef<Scalar>
   }
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -23,7 +23,7 @@
 #include "moe/train.hpp"
 #include "moe/types.hpp"
 
-namespace moe::io {
+namespace moe::inline MOE_TARGET::io {
 
 /// Which adapters lie beside the parts of a layer; of rank 0, none.
 struct LoraLayerOptions {
@@ -119,4 +119,4 @@ TrainableLayer<Scalar> load_lora_layer(const std::filesystem::path& folder, cons
   });
 }
 
-}  // namespace moe::io
+}  // namespace moe::inline MOE_TARGET::io

@@ -14,7 +14,7 @@
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
 
-namespace moe::kernels {
+namespace moe::inline MOE_TARGET::kernels {
 
 /// A(i, k) = data[i · row_step + k · depth_step].
 template <class S>
@@ -181,4 +181,4 @@ WeightMap<W> columns_of_weight(const WeightMap<W>& w, Index first, Index last) {
   return {w.data() + first, w.rows(), last - first, Eigen::OuterStride<>(w.outerStride())};
 }
 
-}  // namespace moe::kernels
+}  // namespace moe::inline MOE_TARGET::kernels

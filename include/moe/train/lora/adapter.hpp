@@ -10,7 +10,7 @@
 #include "moe/train/kernels/add_product.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// t = scale·Bᵀ·d.  d (out × n_tokens), t (rank × n_tokens).
 template <class Scalar>
@@ -56,4 +56,4 @@ void add_gradient_of_b(Index first, const ConstMatrixRef<Scalar>& d, const Const
   kernels::add_outer<Scalar>(d, u, gradient.b.middleRows(first, d.rows()), room);
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

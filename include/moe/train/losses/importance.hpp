@@ -10,7 +10,7 @@
 #include "moe/routing.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Through importance_e = Σ weight of e's routes that count: adds ∂L/∂importance_e to each of them.
 /// @param d_importance  (num_experts), such as squared_variation_gradient(importance)
@@ -27,4 +27,4 @@ void add_importance_gradient(const Routing<Scalar>& routing, const Eigen::ArrayX
   }
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -11,7 +11,7 @@
 #include "moe/train/routers/scores.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Adds coefficient · ∂load_balancing_loss(shares)/∂logits, where counts are constants. Shares may be those of more
 /// tokens than these, such as of several micro-batches: each adds its part.
@@ -39,4 +39,4 @@ void add_load_balancing_gradient(const Routing<Scalar>& routing, const LoadBalan
   }
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -11,7 +11,7 @@
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Through load_e = Σ_t Φ(z_te), z = (clean − threshold) / stddev: which expert sets a threshold is constant, its score
 /// is not.  ∂Φ(z) = φ(z)/stddev · (∂clean − ∂threshold − z·∂stddev). As measure_smooth_load(), for the same options.
@@ -49,4 +49,4 @@ void add_smooth_load_gradient(const NoisyChoice<Scalar>& choice, const SmoothLoa
   }
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

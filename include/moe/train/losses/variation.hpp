@@ -6,7 +6,7 @@
 #include "moe/losses/variation.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// ∂squared_variation(values)/∂values, with m the mean, V the variance of n values, and D = m² + epsilon:
 ///   2 (v_i − m) / ((n − 1) D) − 2 V m / (n D²)
@@ -21,4 +21,4 @@ Eigen::ArrayXd squared_variation_gradient(const Values& values, const VariationO
   return 2 * (v - mean) / (degrees * divisor) - 2 * variance * mean / (n * divisor * divisor);
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

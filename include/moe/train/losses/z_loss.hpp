@@ -6,7 +6,7 @@
 #include "moe/losses/z_loss.hpp"
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Adds coefficient · ∂z_loss(logits)/∂logits:  2 z_t / n · softmax(l_t), with z_t = log Σ exp(l_t).
 /// @param logits, d_logits  (num_experts × n_tokens)
@@ -28,4 +28,4 @@ void add_z_loss_gradient(const Logits& logits, double coefficient, MatrixRef<Sca
   }
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -15,7 +15,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 struct AdamWOptions {
   double learning_rate = 1e-3;
@@ -96,4 +96,4 @@ class AdamW {
   Array steps_ = Array::Zero(1);  // a Scalar, to lie in a file beside the others; exact up to 2^24
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -6,7 +6,7 @@
 
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 inline constexpr Index block_size = 16;  // a multiple of every register's
 
@@ -35,4 +35,4 @@ void for_each_block(Index size, const F& f, Number*... lists) {
   if (first < size) run(first, size - first, Block<std::remove_const_t<Number>>::Zero()...);
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -14,7 +14,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 namespace detail {
 
@@ -68,4 +68,4 @@ double clip_gradients(const std::vector<Parameter<Scalar>>& gradients, double ma
   return norm;
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -10,7 +10,7 @@
 #include "moe/parameters.hpp"
 #include "moe/train/freeze.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// The parameters whose names fit a pattern, and what multiplies the optimiser's options for them, whatever a schedule
 /// makes of these: no decay of biases {.patterns = {"*.bias"}, .weight_decay = 0}, a slower router {{"gate.*"}, 0.1}.
@@ -50,4 +50,4 @@ std::vector<GroupFactors> group_factors(const std::vector<Parameter<Scalar>>& pa
   return factors;
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -13,7 +13,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// @throws std::invalid_argument naming the first parameter whose gradient has another name or shape, and both shapes.
 template <class Scalar>
@@ -46,4 +46,4 @@ void require_finite(const std::vector<Parameter<Scalar>>& gradients, ExecutorRef
   }
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -7,7 +7,7 @@
 
 #include "moe/types.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Rises in a line to 1 over `warm_up` steps, then falls along half a cosine to `lowest` at step `steps`, and stays
 /// there. A factor for the learning rate of step 0, 1, …
@@ -24,4 +24,4 @@ struct WarmUpCosine {
   }
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

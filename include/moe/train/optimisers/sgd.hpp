@@ -14,7 +14,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 struct SgdOptions {
   double learning_rate = 1e-2;
@@ -73,4 +73,4 @@ class Sgd {
   std::vector<Array> velocity_;
 };
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -16,7 +16,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// As backward() of LinearTopK: the assignment is constant. A token's weights are α = σ(its expert's logit) and, with a
 /// residual, 1 − α.
@@ -36,4 +36,4 @@ void backward(const BaseRouter<Scalar>& router, const Tokens<Scalar>& tokens, co
   linear_backward<Scalar>(map_of(router.weight()), tokens.x, d_logits, d_x, gradient.weight(), {nullptr, 0}, workers);
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -14,7 +14,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// As backward() of LinearTopK, for the same logits of the layer before. Those learn too: carried_backward().
 template <class Scalar>
@@ -43,4 +43,4 @@ void carried_backward(const CarriedTopK<Scalar>& router, const ConstMatrixRef<Sc
   linear_backward_to_input<Scalar>(map_of(router.carry()), d_logits, d_previous, workers);
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

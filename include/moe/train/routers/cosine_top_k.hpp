@@ -15,7 +15,7 @@
 #include "moe/unit_length.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// As backward() of LinearTopK. A log_scale above its bound has no gradient, nor has a direction of zeros.
 template <class Scalar>
@@ -43,4 +43,4 @@ void backward(const CosineTopK<Scalar>& router, const Tokens<Scalar>& tokens, co
                           workers);
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

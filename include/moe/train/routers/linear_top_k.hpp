@@ -12,7 +12,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Gradients of L through the weights of the routes; which they are is constant, and the selection bias has none.
 /// @param routing   as router.route() wrote it for these tokens
@@ -30,4 +30,4 @@ void backward(const LinearTopK<Scalar>& router, const Tokens<Scalar>& tokens, co
                           workers);
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -7,7 +7,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Through logits = W·x:  ∂L/∂x += Wᵀ·∂L/∂logits.
 template <class Scalar>
@@ -43,4 +43,4 @@ void linear_backward(const WeightMap<Scalar>& weight, const ConstMatrixRef<Scala
   if (d_bias.size() > 0) kernels::add_columns(d_logits, d_bias);
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -14,7 +14,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// As backward() of LinearTopK. The router beside the adapter has no gradient.
 /// @param tokens    with the same seed as in forward, if there is one
@@ -50,4 +50,4 @@ void backward(const LoraRouter<Scalar>& router, const Tokens<Scalar>& tokens, co
   });
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

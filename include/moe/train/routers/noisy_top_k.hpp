@@ -15,7 +15,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Through σ = softplus(W_noise·x) + min_stddev of router.stddev(): what a loss on the smooth load needs besides
 /// backward().  ∂L/∂(W_noise·x) = ∂L/∂σ ⊙ 1 / (1 + exp(−W_noise·x)). Nothing where σ is a constant.
@@ -50,4 +50,4 @@ void backward(const NoisyTopK<Scalar>& router, const Tokens<Scalar>& tokens, con
   });
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -18,7 +18,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// As backward() of LinearTopK. With r = √(mean(x²) + norm_epsilon), g = γ · d_model^-½ and a = g ⊙ ∂L/∂x̂,
 ///   ∂L/∂x = a/r − x (x·a) / (d_model r³),  ∂L/∂γ = Σ ∂L/∂x̂ ⊙ x/r · d_model^-½,
@@ -65,4 +65,4 @@ void backward(const NormedTopK<Scalar>& router, const Tokens<Scalar>& tokens, co
   kernels::add_columns(d_normed, gradient.norm_scale());
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -10,11 +10,11 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 template <class Scalar>
 void backward(const RandomRouter<Scalar>&, const Tokens<Scalar>&, const Routing<Scalar>&,
               std::span<const std::type_identity_t<Scalar>>, MatrixRef<Scalar>, MatrixRef<Scalar>,
               RandomRouter<Scalar>&, Workers&) {}
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

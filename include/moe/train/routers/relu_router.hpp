@@ -12,7 +12,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// As backward() of LinearTopK. The weights are the logits of those who take part.
 template <class Scalar>
@@ -24,4 +24,4 @@ void backward(const ReluRouter<Scalar>& router, const Tokens<Scalar>& tokens, co
                           workers);
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -10,7 +10,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Recorded routes are constants, their weights too; what the router itself chose has its gradients.
 template <class R, class Scalar = typename R::Scalar>
@@ -21,4 +21,4 @@ void backward(const Replay<R>& router, const Tokens<Scalar>& tokens, const Routi
   backward(router.router(), tokens, routing, d_weight, d_logits, d_x, gradient.router(), workers);
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -11,7 +11,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// ds_i/dl_i of a score that looks at no other logit:  sigmoid s(1 − s),  sqrt_softplus σ(l) / 2s.
 template <class Scalar>
@@ -75,4 +75,4 @@ void scores_of_routes_backward(Score score, const ConstMatrixRef<Scalar>& logits
   });
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

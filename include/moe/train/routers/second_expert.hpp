@@ -10,7 +10,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// The router's own. Routes that were dropped have no gradient; who is dropped is constant.
 template <class R, class Scalar = typename R::Scalar>
@@ -20,4 +20,4 @@ void backward(const WithSecondExpert<R>& router, const Tokens<Scalar>& tokens, c
   backward(router.router(), tokens, routing, d_weight, d_logits, d_x, gradient.router(), workers);
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -12,7 +12,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// As backward() of LinearTopK: the balance decides who is chosen, which is constant.
 template <class Scalar, class Gradient>
@@ -24,4 +24,4 @@ void backward(const Sinkhorn<Scalar>& router, const Tokens<Scalar>& tokens, cons
   linear_backward<Scalar>(map_of(router.weight()), tokens.x, d_logits, d_x, gradient.weight(), {nullptr, 0}, workers);
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -16,7 +16,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// As backward() of LinearTopK: who is taken and who is masked is constant. The paper trains with samples instead.
 template <class Scalar>
@@ -49,4 +49,4 @@ void backward(const SparseMixer<Scalar>& router, const Tokens<Scalar>& tokens, c
   linear_backward<Scalar>(map_of(router.weight()), tokens.x, d_logits, d_x, gradient.weight(), {nullptr, 0}, workers);
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

@@ -12,7 +12,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// As backward() of LinearTopK. Where each expert counts for 1 / top_k there is nothing to learn.
 template <class Scalar>
@@ -26,4 +26,4 @@ void backward(const TokenHash<Scalar>& router, const Tokens<Scalar>& tokens, con
                           workers);
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

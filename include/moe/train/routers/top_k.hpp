@@ -12,7 +12,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// Through w = s / D, D = max(‖s‖ + epsilon, floor):  ds = dw/D − (Σ dw·s)/D² · (s/‖s‖)^(p−1), whose second part is
 /// missing where the floor holds. ds may be dw.
@@ -69,4 +69,4 @@ void backward(const TopKChoice<Scalar>& choice, const ConstMatrixRef<Scalar>& lo
   });
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

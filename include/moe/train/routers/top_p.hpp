@@ -15,7 +15,7 @@
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
 
-namespace moe {
+namespace moe::inline MOE_TARGET {
 
 /// As backward() of LinearTopK. Weights are p = softmax(l), or, renormalised, the softmax of a token's chosen ones.
 template <class Scalar>
@@ -45,4 +45,4 @@ void backward(const TopP<Scalar>& router, const Tokens<Scalar>& tokens, const Ro
                           workers);
 }
 
-}  // namespace moe
+}  // namespace moe::inline MOE_TARGET

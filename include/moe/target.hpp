@@ -1,0 +1,43 @@
+/// @file  The processor that a file is compiled for, as the namespace of all that it then compiles.
+///
+/// Files of one program may be compiled for different processors. What they compile of this library differs (registers,
+/// layouts, instructions), so it must not share a name, or the linker would keep one of the two for both files. Every
+/// header opens `namespace moe::inline MOE_TARGET`, and nobody writes that name: moe::MoeLayer finds its own.
+#pragma once
+
+#if defined(__AVX512F__) && defined(__AVX512BF16__)
+#define MOE_TARGET avx512_bf16
+#elif defined(__AVX512F__)
+#define MOE_TARGET avx512
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#define MOE_TARGET avx2
+#elif defined(__AVX__) && defined(__FMA__) && defined(__F16C__)
+#define MOE_TARGET avx_fma_f16c
+#elif defined(__AVX__) && defined(__FMA__)
+#define MOE_TARGET avx_fma
+#elif defined(__AVX__) && defined(__F16C__)
+#define MOE_TARGET avx_f16c
+#elif defined(__AVX__)
+#define MOE_TARGET avx
+#elif defined(__SSE2__)
+#define MOE_TARGET sse2
+#elif defined(__aarch64__) && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#define MOE_TARGET neon_bf16
+#elif defined(__aarch64__)
+#define MOE_TARGET neon
+#else
+#define MOE_TARGET portable
+#endif
+
+#define MOE_STRING(text) #text
+#define MOE_NAME_OF(macro) MOE_STRING(macro)
+
+namespace moe::inline MOE_TARGET {
+
+/// The name of the processor that this file is compiled for: "avx512_bf16", "avx512", "avx2", "sse2", "neon", …
+inline constexpr const char* target_name = MOE_NAME_OF(MOE_TARGET);
+
+}  // namespace moe::inline MOE_TARGET
+
+#undef MOE_STRING
+#undef MOE_NAME_OF
