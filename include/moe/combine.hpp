@@ -3,6 +3,7 @@
 
 #include "moe/dispatch.hpp"
 #include "moe/kernels/lanes.hpp"
+#include "moe/kernels/multiply_add.hpp"
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
@@ -11,18 +12,17 @@ namespace moe::inline MOE_TARGET {
 
 namespace detail {
 
-/// y[i] += weight · x[i], fused where the processor can: as a bank adds its answers.
+/// y[i] += weight · x[i], as a bank adds its answers.
 template <class S>
 MOE_KERNEL void add_weighted(S weight, const S* x, S* y, Index size) {
   using Register = kernels::Lanes<S>;
   const Register weights = weight - Register{};  // the same number in each lane
   Index i = 0;
   for (; i + kernels::lanes<S> <= size; i += kernels::lanes<S>) {
-    auto sum = kernels::load_as<Register>(y + i);
-    sum += weights * kernels::load_as<Register>(x + i);
-    kernels::store(y + i, sum);
+    const auto sum = kernels::load_as<Register>(y + i);
+    kernels::store(y + i, kernels::multiply_add(weights, kernels::load_as<Register>(x + i), sum));
   }
-  for (; i < size; ++i) y[i] += weight * x[i];
+  for (; i < size; ++i) y[i] = kernels::multiply_add(weight, x[i], y[i]);
 }
 
 }  // namespace detail

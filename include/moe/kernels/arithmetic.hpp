@@ -28,6 +28,7 @@
 
 #include "moe/kernels/bfloat16_pairs.hpp"
 #include "moe/kernels/lanes.hpp"
+#include "moe/kernels/multiply_add.hpp"
 #include "moe/kernels/shuffle.hpp"
 #include "moe/kernels/widen.hpp"
 #include "moe/types.hpp"
@@ -60,7 +61,9 @@ struct Exact {
     for (int p = 0; p < parts; ++p) to[p] = load_as<Register>(x + p * L);
   }
 
-  MOE_INLINE static void multiply_add(Lanes<Scalar>& sum, const Register& w, const Register& x) { sum += w * x; }
+  MOE_INLINE static void multiply_add(Lanes<Scalar>& sum, const Register& w, const Register& x) {
+    sum = kernels::multiply_add(w, x, sum);
+  }
 
   static Index num_units(Index depth) { return depth; }
 
@@ -98,7 +101,9 @@ struct Exact<bfloat16> {
     to[1] = odds<float>(a, b);
   }
 
-  MOE_INLINE static void multiply_add(Lanes<float>& sum, const Register& w, const Register& x) { sum += w * x; }
+  MOE_INLINE static void multiply_add(Lanes<float>& sum, const Register& w, const Register& x) {
+    sum = kernels::multiply_add(w, x, sum);
+  }
 
   static Index num_units(Index depth) { return (depth + step - 1) / step * step; }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "moe/kernels/lanes.hpp"
+#include "moe/kernels/multiply_add.hpp"
 #include "moe/kernels/shuffle.hpp"
 
 namespace moe::inline MOE_TARGET::kernels {
@@ -31,8 +32,8 @@ namespace moe::inline MOE_TARGET::kernels {
 
 /// sum[i] += first of a[i] · first of b[i] + second of a[i] · second of b[i].
 MOE_INLINE void add_pair_products(Lanes<float>& sum, const Pairs& a, const Pairs& b) {
-  sum += as_floats(a << 16) * as_floats(b << 16);
-  sum += as_floats(a & 0xffff0000u) * as_floats(b & 0xffff0000u);
+  sum = multiply_add(as_floats(a << 16), as_floats(b << 16), sum);
+  sum = multiply_add(as_floats(a & 0xffff0000u), as_floats(b & 0xffff0000u), sum);
 }
 
 /// Two registers of floats, rounded to one of bfloat16, in order. Subnormals may become 0.

@@ -5,6 +5,7 @@
 
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/low_rank.hpp"
+#include "moe/kernels/multiply_add.hpp"
 #include "moe/kernels/products.hpp"
 #include "moe/kernels/rows.hpp"
 #include "moe/kernels/token_batch.hpp"
@@ -179,14 +180,13 @@ MOE_KERNEL void add_turned(const S* tile, Index num_rows, Index stride, Index co
       unroll<height>([&](auto r) { square[r] = load_as<Lanes<S>>(tile + (first + r) * stride + c); });
       transpose<S>(square);
       for (Index i = 0; i < filled; ++i) {
-        using Column = Eigen::Array<S, height, 1>;
-        const auto answer =
-            Eigen::Map<const Column>(reinterpret_cast<const S*>(&square[i])) * (weight ? weight[c + i] : S(1));
-        S* to = y[c + i] + row + first;
+        const S* const answer = reinterpret_cast<const S*>(&square[i]);
+        const S times = weight ? weight[c + i] : S(1);
+        S* const to = y[c + i] + row + first;
         if (num_rows >= first + height) {
-          Eigen::Map<Column>(to) += answer;
+          for (int r = 0; r < height; ++r) to[r] = multiply_add(times, answer[r], to[r]);
         } else {
-          for (Index r = 0; r < num_rows - first; ++r) to[r] += answer[r];
+          for (Index r = 0; r < num_rows - first; ++r) to[r] = multiply_add(times, answer[r], to[r]);
         }
       }
     });
@@ -216,7 +216,10 @@ void down(const WeightMap<typename A::Weight>& w_down, const Biases<S>& bias, In
                 }
                 for (Index c = 0; c < tile.num_columns; ++c) {
                   const S weight = batch.weight ? batch.weight[tile.column(c)] : S(1);
-                  for (Index r = 0; r < tile.num_rows; ++r) y[c][first + tile.row(r)] += weight * tile(r, c);
+                  for (Index r = 0; r < tile.num_rows; ++r) {
+                    S& sum = y[c][first + tile.row(r)];
+                    sum = multiply_add(weight, tile(r, c), sum);
+                  }
                 }
               });
 }

@@ -49,7 +49,7 @@ struct VectorOf {
 template <class S>
 inline constexpr int lanes = static_cast<int>(register_bytes / sizeof(S));
 
-/// A register of S, with + - * element by element. `a += b * c` in one statement becomes one fused multiply-add.
+/// A register of S, with + - * element by element; `a * b + c` is said by multiply_add().
 template <class S>
 using Lanes = typename detail::VectorOf<S, register_bytes>::type;
 

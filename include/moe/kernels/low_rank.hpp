@@ -2,6 +2,7 @@
 #pragma once
 
 #include "moe/kernels/lanes.hpp"
+#include "moe/kernels/multiply_add.hpp"
 #include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET::kernels {
@@ -27,7 +28,7 @@ MOE_KERNEL void add_low_rank(const LowRank<S>& added, Index row, Index column, I
   for (Index k = 0; k < added.rank; ++k) {
     const S b = added.b[row * added.rank + k];
     const S* const u = added.u + k * added.u_stride + column;
-    for (Index c = 0; c < columns; ++c) tile[c] += b * u[c];
+    for (Index c = 0; c < columns; ++c) tile[c] = multiply_add(b, u[c], tile[c]);
   }
 }
 

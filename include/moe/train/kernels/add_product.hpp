@@ -10,6 +10,7 @@
 
 #include "moe/kernels/columns.hpp"
 #include "moe/kernels/lanes.hpp"
+#include "moe/kernels/multiply_add.hpp"
 #include "moe/kernels/widen.hpp"
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
@@ -55,8 +56,8 @@ MOE_KERNEL void product_tile(const S* a, const S* b, Index depth, S* c, Index c_
     const auto left = load_as<Register>(b + k * 2 * L), right = load_as<Register>(b + k * 2 * L + L);
     unroll<R>([&](auto r) __attribute__((always_inline)) {
       const Register weight = a[k * R + r] - Register{};  // the same number in each lane
-      sum[r][0] += weight * left;
-      sum[r][1] += weight * right;
+      sum[r][0] = multiply_add(weight, left, sum[r][0]);
+      sum[r][1] = multiply_add(weight, right, sum[r][1]);
     });
   }
   if (cols == 2 * L) {
