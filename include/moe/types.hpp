@@ -43,6 +43,9 @@ using ConstMatrixRef = Eigen::Ref<const Matrix<std::type_identity_t<Scalar>>>;
 template <class Scalar>
 using MatrixRef = Eigen::Ref<Matrix<std::type_identity_t<Scalar>>>;
 
+/// All rows, or all columns, in `matrix(rows, columns)`: Eigen::all in Eigen 3.4, Eigen::placeholders::all in Eigen 5.
+inline const Eigen::placeholders::all_t every;
+
 /// The type of x and y beside weights of type W: double for double, float for all narrower ones.
 template <class W>
 using ActivationScalar = std::conditional_t<std::is_same_v<W, double>, double, float>;

@@ -38,7 +38,7 @@ GatedFfnBank<float, Act> some_of(const GatedFfnBank<float, Act>& all, const std:
     return some;
   };
   const auto columns = [&](const Matrix<float>& bias) {
-    return bias.size() > 0 ? Matrix<float>(bias(Eigen::all, experts)) : Matrix<float>();
+    return bias.size() > 0 ? Matrix<float>(bias(every, experts)) : Matrix<float>();
   };
   const auto& [gate, up, down] = all.biases();
   return {stack(all.w_gate()),

@@ -190,8 +190,8 @@ class LayerLoader {
                         : tensors_.transposed<W>(name, all_rows, cols, first, step, rows);
     };
     const Matrix<Scalar> both = tensors_.columns<Scalar>(names_.up_bias, 2 * ff());
-    GatedFfnBiases<Scalar> biases{.gate = both(Eigen::seqN(0, ff(), 2), Eigen::all),
-                                  .up = both(Eigen::seqN(1, ff(), 2), Eigen::all),
+    GatedFfnBiases<Scalar> biases{.gate = both(Eigen::seqN(0, ff(), 2), every),
+                                  .up = both(Eigen::seqN(1, ff(), 2), every),
                                   .down = tensors_.columns<Scalar>(names_.down_bias, d())};
     const GptOssGlu act{.limit = float(config_.number("swiglu_limit", 7))};
     return {rows_of(names_.fused_gate_up, 2 * ff(), d(), 0, 2, ff()),

@@ -46,7 +46,7 @@ struct FusedAdapter {
 
   Adapter<Scalar> of_expert(Index expert, bool turned, double alpha) const {
     const auto rows = a.middleRows(expert * rank(), rank());
-    const auto columns = b(Eigen::all, Eigen::seqN(expert, rank(), num_experts));
+    const auto columns = b(every, Eigen::seqN(expert, rank(), num_experts));
     if (turned) return {columns.transpose(), rows.transpose(), alpha};
     return {rows, columns, alpha};
   }
@@ -121,8 +121,8 @@ void adopt_fused_adapters(const std::filesystem::path& folder, const std::string
     its.gate = its.up = gate_up->of_expert(e, *turned, config.alpha(experts + ".gate_up_proj", gate_up->rank()));
     const Index step = options.interleaved ? 2 : 1;
     const Weight<Scalar> both = its.gate.b;
-    its.gate.b = both(Eigen::seqN(0, ff, step), Eigen::all);
-    its.up.b = both(Eigen::seqN(options.interleaved ? 1 : ff, ff, step), Eigen::all);
+    its.gate.b = both(Eigen::seqN(0, ff, step), every);
+    its.up.b = both(Eigen::seqN(options.interleaved ? 1 : ff, ff, step), every);
   }
   bank.adapters() = std::move(adapters);
 }

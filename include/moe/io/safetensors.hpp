@@ -141,7 +141,8 @@ class Tensors {
 
   static std::map<std::string, std::vector<std::string>> names_by_shard(const std::filesystem::path& index) {
     const nlohmann::json json = read_json(index);
-    const nlohmann::json& weight_map = detail::member(json, "weight_map", index.string() + ": the index");
+    const std::string whose = index.string() + ": the index";
+    const nlohmann::json& weight_map = detail::member(json, "weight_map", whose);
     if (!weight_map.is_object()) {
       fail(index.string(), ": weight_map is ", detail::describe(weight_map), ", expected an object");
     }

@@ -172,7 +172,7 @@ class WeightTensors {
   WeightStack<W> turned(const W* data, Index all_rows, Index cols, Index first, Index step, Index rows) const {
     return each_owned<W>(rows, cols, [&](Index e, auto to) {
       const WeightMap<W> stored(data + e * cols * all_rows, cols, all_rows, Eigen::OuterStride<>(all_rows));
-      to = stored(Eigen::all, Eigen::seqN(first, rows, step)).transpose();
+      to = stored(every, Eigen::seqN(first, rows, step)).transpose();
     });
   }
 

@@ -56,7 +56,7 @@ auto keep_experts(const MoeLayer<LinearTopK<Scalar>, GatedFfnBank<W, Act>>& laye
     return vector.size() > 0 ? Vector(vector(kept)) : Vector();
   };
   const auto columns = [&](const Matrix<Scalar>& bias) {
-    return bias.size() > 0 ? Matrix<Scalar>(bias(Eigen::all, kept)) : Matrix<Scalar>();
+    return bias.size() > 0 ? Matrix<Scalar>(bias(every, kept)) : Matrix<Scalar>();
   };
   const auto stack = [&](const WeightStack<W>& all) {
     WeightStack<W> some(std::ssize(kept), all.rows(), all.cols());
@@ -64,7 +64,7 @@ auto keep_experts(const MoeLayer<LinearTopK<Scalar>, GatedFfnBank<W, Act>>& laye
     return some;
   };
   return MoeLayer(
-      LinearTopK<Scalar>(router.weight()(kept, Eigen::all), router.options(), of(router.bias()),
+      LinearTopK<Scalar>(router.weight()(kept, every), router.options(), of(router.bias()),
                          of(router.selection_bias())),
       GatedFfnBank<W, Act>(stack(bank.w_gate()), stack(bank.w_up()), stack(bank.w_down()), bank.activation(),
                            {columns(bank.biases().gate), columns(bank.biases().up), columns(bank.biases().down)}));
