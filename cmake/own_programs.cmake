@@ -3,7 +3,7 @@ include(CheckCXXCompilerFlag)
 find_package(Threads REQUIRED)
 find_package(OpenMP QUIET)
 if(NOT OpenMP_CXX_FOUND)
-  message(STATUS "${CMAKE_CXX_COMPILER_ID} finds no OpenMP: that executor is left out (clang++ needs libomp-dev)")
+  message(STATUS "${CMAKE_CXX_COMPILER_ID} finds no OpenMP: that executor is one thread (clang++ needs libomp-dev)")
 endif()
 
 # What every program of ours is built with, but for the processor.
@@ -11,6 +11,9 @@ add_library(moe_portable INTERFACE)
 target_link_libraries(moe_portable INTERFACE moe::moe Threads::Threads $<TARGET_NAME_IF_EXISTS:moe::io>
                                              $<TARGET_NAME_IF_EXISTS:OpenMP::OpenMP_CXX>)
 target_compile_options(moe_portable INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wconversion)
+if(NOT OpenMP_CXX_FOUND)
+  target_compile_options(moe_portable INTERFACE -Wno-deprecated-declarations)  # of OpenMp(), which we have just said
+endif()
 if(MOE_WERROR)
   target_compile_options(moe_portable INTERFACE -Werror)
 endif()

@@ -2,9 +2,12 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <deque>
+#include <stdexcept>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "moe/huge_pages.hpp"
@@ -74,6 +77,41 @@ class Scratch {
 
   std::deque<Block> blocks_;  // a deque never moves a block that is in use
   std::size_t used_ = 0;      // lines taken from the last block
+};
+
+/// The Scratch of a call: one that all workers share, then one of each. A call holds it as long as it lasts.
+class CallScratch {
+ public:
+  CallScratch() = default;
+  CallScratch(const CallScratch& other) : each_(other.each_) {}  // held by nobody yet
+  CallScratch(CallScratch&& other) noexcept : each_(std::move(other.each_)) {}
+  CallScratch& operator=(const CallScratch& other) { return each_ = other.each_, *this; }
+  CallScratch& operator=(CallScratch&& other) noexcept { return each_ = std::move(other.each_), *this; }
+
+  /// One call's right to it, given back at the call's end, however it ends.
+  class Hold {
+   public:
+    /// @throws std::logic_error if another call has it.
+    explicit Hold(CallScratch& scratch) : scratch_(scratch) {
+      if (scratch_.is_held_.exchange(true, std::memory_order_acquire)) {
+        throw std::logic_error(
+            "Workspace: two calls use it at once, expected one at a time: give each thread a workspace (or tape) of "
+            "its own");
+      }
+    }
+    Hold(const Hold&) = delete;
+    Hold& operator=(const Hold&) = delete;
+    ~Hold() { scratch_.is_held_.store(false, std::memory_order_release); }
+
+    std::vector<Scratch>& each() { return scratch_.each_; }
+
+   private:
+    CallScratch& scratch_;
+  };
+
+ private:
+  std::vector<Scratch> each_;
+  std::atomic<bool> is_held_ = false;
 };
 
 }  // namespace moe::inline MOE_TARGET

@@ -5,6 +5,18 @@
 /// header opens `namespace moe::inline MOE_TARGET`, and nobody writes that name: moe::MoeLayer finds its own.
 #pragma once
 
+// Only a file that is not there ends every compiler; an #error alone is followed by thousands of lines of others.
+#if defined(_MSC_VER) && !defined(__clang__)
+#error "moe: MSVC's own front end lacks what the kernels need: compile with clang-cl, or with g++ of MinGW"
+#include <nothing more, see the line above>
+#elif !defined(__GNUC__) && !defined(__clang__)
+#error "moe: the kernels need the vector extensions of g++ or clang++: compile with one of these"
+#include <nothing more, see the line above>
+#elif (defined(_MSVC_LANG) ? _MSVC_LANG : __cplusplus) < 202002L
+#error "moe: needs C++20: compile with -std=c++20 or later (CMake: link moe::moe, which asks for it)"
+#include <nothing more, see the line above>
+#endif
+
 #if defined(__AVX512F__) && defined(__AVX512BF16__)
 #define MOE_TARGET avx512_bf16
 #elif defined(__AVX512F__)

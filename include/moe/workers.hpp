@@ -4,7 +4,10 @@
 #include <algorithm>
 #include <cstdint>
 #include <optional>
+#include <stdexcept>
+#include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "moe/concepts.hpp"
@@ -43,16 +46,23 @@ class Workers {
   /// @param scratch    kept by the caller from call to call, so that a warm call allocates nothing
   /// @param seed       see seed()
   /// @param meanwhile  see work_meanwhile()
+  /// @throws std::logic_error if another call holds this scratch.
+  Workers(ExecutorRef executor, CallScratch& scratch, const Numerics& numerics = {},
+          std::optional<std::uint64_t> seed = {}, Meanwhile* meanwhile = nullptr)
+      : hold_(std::in_place, scratch),
+        executor_(executor),
+        scratch_(hold_->each()),
+        numerics_(numerics),
+        seed_(seed),
+        meanwhile_(meanwhile) {
+    make_room();
+  }
+
+  /// The same, and nobody watches that one call at a time uses this scratch.
   Workers(ExecutorRef executor, std::vector<Scratch>& scratch, const Numerics& numerics = {},
           std::optional<std::uint64_t> seed = {}, Meanwhile* meanwhile = nullptr)
       : executor_(executor), scratch_(scratch), numerics_(numerics), seed_(seed), meanwhile_(meanwhile) {
-    const auto needed = std::size_t(executor_.workers()) + 1;
-    if (scratch_.size() < needed) scratch_.resize(needed);
-    shared().reset();
-    // Which worker gets which task is chance: what one of them needed last time, another may need next time.
-    std::size_t largest = 0;
-    for (std::size_t w = 1; w < scratch_.size(); ++w) largest = std::max(largest, scratch_[w].capacity());
-    for (std::size_t w = 1; w < scratch_.size(); ++w) scratch_[w].reset(largest);
+    make_room();
   }
 
   Index count() const { return executor_.workers(); }
@@ -72,9 +82,11 @@ class Workers {
   Scratch& shared() { return scratch_[0]; }
 
   /// Runs task(i, scratch) for each i in [0, n); the task finds the scratch empty, and nobody else uses it meanwhile.
+  /// @throws std::invalid_argument if the executor gives a task to a worker that is none of its workers().
   template <class F>
   void for_each(Index n, const F& task) {
     const auto run = [&](Index i, Index worker) {
+      if (worker < 0 || worker >= count()) refuse(worker);
       Scratch& scratch = scratch_[std::size_t(worker) + 1];
       scratch.reset();
       task(i, scratch);
@@ -97,6 +109,22 @@ class Workers {
   }
 
  private:
+  void make_room() {
+    const auto needed = std::size_t(executor_.workers()) + 1;
+    if (scratch_.size() < needed) scratch_.resize(needed);
+    shared().reset();
+    // Which worker gets which task is chance: what one of them needed last time, another may need next time.
+    std::size_t largest = 0;
+    for (std::size_t w = 1; w < scratch_.size(); ++w) largest = std::max(largest, scratch_[w].capacity());
+    for (std::size_t w = 1; w < scratch_.size(); ++w) scratch_[w].reset(largest);
+  }
+
+  [[noreturn]] void refuse(Index worker) const {
+    throw std::invalid_argument("Executor: task(i, worker) was called with worker " + std::to_string(worker) +
+                                ", expected 0 to " + std::to_string(count() - 1) + ", below its workers()");
+  }
+
+  std::optional<CallScratch::Hold> hold_;  // first, so that nothing is touched before
   ExecutorRef executor_;
   std::vector<Scratch>& scratch_;
   Numerics numerics_;

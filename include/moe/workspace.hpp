@@ -14,14 +14,15 @@
 
 namespace moe::inline MOE_TARGET {
 
-/// Reuse it to run without allocating; read it to see who went where. One per thread that calls forward().
+/// Reuse it to run without allocating; read it to see who went where. One per thread that calls forward(): two calls at
+/// once on one workspace, and one of them throws std::logic_error.
 template <class Scalar>
 struct Workspace {
   SideInputs<Scalar> side;  // yours to set: what routers may be told of the tokens beside x
   Numerics numerics;        // yours to set: how products are summed
   Routing<Scalar> routing;
   PlanMemory<Scalar> plan, shared_plan;  // of the routed experts; of the expert that every token sees, if there is one
-  std::vector<Scratch> scratch;          // one shared, then one per worker
+  CallScratch scratch;                   // of the call that runs
   std::vector<Scalar> shared_answers;    // of the expert that every token sees, if it was run meanwhile
   Meanwhile* meanwhile = nullptr;        // what may be done while tokens travel, during a forward pass
 };

@@ -1,9 +1,11 @@
-/// @file  The threads of OpenMP. Without -fopenmp it is one thread, in order.
+/// @file  The threads of OpenMP. Without -fopenmp it is one thread, in order, and says so.
 #pragma once
 
 #ifdef _OPENMP
 #include <omp.h>
 #endif
+
+#include <string>
 
 #include "moe/check.hpp"
 #include "moe/executors/first_error.hpp"
@@ -11,9 +13,9 @@
 #include "moe/task.hpp"
 #include "moe/types.hpp"
 
-namespace moe::inline MOE_TARGET {
-
+// Two names, for the linker: a file with -fopenmp and one without may meet in one program.
 #ifdef _OPENMP
+namespace moe::inline MOE_TARGET::inline with_openmp {
 
 class OpenMp {
  public:
@@ -38,14 +40,23 @@ class OpenMp {
   int workers_;
 };
 
+}  // namespace moe::inline MOE_TARGET::inline with_openmp
 #else
+namespace moe::inline MOE_TARGET::inline without_openmp {
 
 class OpenMp : public Serial {
  public:
-  OpenMp() = default;
-  explicit OpenMp(Index /*workers*/) {}
+  [[deprecated("compiled without -fopenmp, this is one thread: add that flag, or say moe::Serial()")]]
+  OpenMp() {}  // said once for each that is compiled: g++ is silent about a default of its own
+
+  /// @throws std::invalid_argument unless workers is 1.
+  explicit OpenMp(Index workers) {
+    if (workers == 1) return;
+    require(workers >= 1, "OpenMp: workers is " + std::to_string(workers) + ", expected at least 1");
+    require(false, "OpenMp: workers is " + std::to_string(workers) + ", expected 1 in a file that is compiled without " +
+                       "-fopenmp: add that flag, or OpenMP::OpenMP_CXX in CMake");
+  }
 };
 
+}  // namespace moe::inline MOE_TARGET::inline without_openmp
 #endif
-
-}  // namespace moe::inline MOE_TARGET

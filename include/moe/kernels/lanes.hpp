@@ -8,10 +8,6 @@
 
 #include "moe/types.hpp"
 
-#if !defined(__GNUC__)
-#error "moe: the kernels need the vector extensions of g++ or clang++"
-#endif
-
 // clang++ prefers 256-bit registers even where it may use 512-bit ones, unless a function asks for more.
 #if defined(__clang__) && defined(__AVX512F__)
 #define MOE_KERNEL [[clang::min_vector_width(512)]]
