@@ -19,11 +19,11 @@ int main() {
   auto gradient = zeros_like(layer);  // of the adapters alone
   auto tape = tape_of(layer);
   moe::AdamW<float> adam(parameters(layer), {.learning_rate = 5e-3, .weight_decay = 0});
-  moe::Matrix<float> y(d_model, tokens), d_x = moe::Matrix<float>::Zero(d_model, tokens);
+  moe::Matrix<float> y(d_model, tokens), d_x(d_model, tokens);
   for (unsigned step = 0; step < 500; ++step) {  // learns y = −x
     const auto x = moe::random_tokens<float>(d_model, tokens, 100 + step);
     forward(layer, x, y, tape);
-    set_to_zero(parameters(gradient));
+    set_to_zero(parameters(gradient)), d_x.setZero();
     backward(layer, x, (y + x) / float(tokens), tape, d_x, gradient);
     adam.step(parameters(gradient));
   }

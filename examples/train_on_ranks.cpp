@@ -27,12 +27,12 @@ int main(int argc, char** argv) {
     moe::AdamW<float> adam(parameters(layer), {.learning_rate = 3e-3});
     moe::distributed::GradientsOfRanks gradients(parameters(gradient), MPI_COMM_WORLD);
 
-    moe::Matrix<float> y(d_model, num_tokens), d_x = moe::Matrix<float>::Zero(d_model, num_tokens);
+    moe::Matrix<float> y(d_model, num_tokens), d_x(d_model, num_tokens);
     moe::Scratch scratch;
     double first = 0, last = 0;
     for (int step = 0; step < 300; ++step) {
       const auto x = moe::random_tokens<float>(d_model, num_tokens, std::uint64_t(100 + step * num_ranks + rank));
-      set_to_zero(gradients.parameters());
+      set_to_zero(gradients.parameters()), d_x.setZero();
       forward(layer, x, y, tape);
       const moe::Matrix<float> d_y = (y - x) / float(num_ranks * num_tokens);  // to learn y = x: mean over all tokens
       auto shares = moe::measure_shares(tape.ws.routing, num_tokens, num_experts);

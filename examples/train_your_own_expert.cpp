@@ -16,7 +16,7 @@ struct SquaredRelu {  // y = W_out · relu(W_in · x)²
   }
 };
 
-// From ∂L/∂y: writes ∂L/∂x, and adds ∂L/∂W to `gradient`, an expert as well.
+// From ∂L/∂y: adds ∂L/∂x to d_x, and ∂L/∂W to `gradient`, an expert as well.
 void backward(const SquaredRelu& expert, const moe::ConstMatrixRef<float>& x, const moe::ConstMatrixRef<float>& d_y,
               moe::MatrixRef<float> d_x, SquaredRelu& gradient, moe::Scratch& scratch) {
   auto active = scratch.matrix<float>(expert.w_in.rows(), x.cols());
@@ -26,7 +26,7 @@ void backward(const SquaredRelu& expert, const moe::ConstMatrixRef<float>& x, co
   gradient.w_out += d_y * active.cwiseAbs2().transpose();
   d_hidden = 2 * d_hidden.cwiseProduct(active);
   gradient.w_in += d_hidden * x.transpose();
-  d_x.noalias() = expert.w_in.transpose() * d_hidden;
+  d_x.noalias() += expert.w_in.transpose() * d_hidden;
 }
 
 void visit_parameters(SquaredRelu& expert, moe::ParameterVisitor<float>& visit) {
@@ -42,13 +42,13 @@ int main() {
   auto gradient = zeros_like(layer);
   auto tape = tape_of(layer);
   moe::AdamW<float> adam(parameters(layer), {.learning_rate = 0.01, .weight_decay = 0});
-  moe::Matrix<float> y(d_model, tokens), d_x = moe::Matrix<float>::Zero(d_model, tokens);
+  moe::Matrix<float> y(d_model, tokens), d_x(d_model, tokens);
   float first = 0, last = 0;
   for (unsigned step = 0; step <= 1000; ++step) {  // learns y = x
     const auto x = moe::random_tokens<float>(d_model, tokens, 200 + step);
     forward(layer, x, y, tape);
     (step == 0 ? first : last) = (y - x).squaredNorm();
-    set_to_zero(parameters(gradient));
+    set_to_zero(parameters(gradient)), d_x.setZero();  // both are added to
     backward(layer, x, (y - x) / float(tokens), tape, d_x, gradient);
     adam.step(parameters(gradient));
   }

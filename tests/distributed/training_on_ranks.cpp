@@ -387,7 +387,7 @@ void visit_parameters(Fragile&, ParameterVisitor<float>&) {}
 void backward(const Fragile& expert, const ConstMatrixRef<float>&, const ConstMatrixRef<float>& d_y,
               MatrixRef<float> d_x, Fragile&, Scratch&) {
   if (expert.throws && d_y.cwiseAbs().maxCoeff() > 0) throw std::domain_error("a gradient that is not zero");
-  d_x = d_y;
+  d_x += d_y;
 }
 
 TEST(Train, AnErrorOfOneRanksBackwardPassIsAnErrorOfAllAfterWhichTheyGoOn) {

@@ -13,6 +13,7 @@
 #include "compare.hpp"
 #include "moe/executors/serial.hpp"
 #include "moe/parameters.hpp"
+#include "moe/scratch.hpp"
 #include "moe/tokens.hpp"
 #include "moe/types.hpp"
 #include "moe/workspace.hpp"
@@ -32,19 +33,53 @@ struct Gradients {
   Matrix<Scalar> of_x;
 };
 
+/// @param gradients  what is there before
 template <class Layer, class Scalar = typename Layer::Scalar>
-Gradients<Layer> gradients_of(const Layer& layer, const Matrix<Scalar>& x, const Matrix<Scalar>& c,
-                              ExecutorRef executor = Serial{}, const SideInputs<Scalar>& side = {}) {
+Gradients<Layer> gradients_after(Gradients<Layer> gradients, const Layer& layer, const Matrix<Scalar>& x,
+                                 const Matrix<Scalar>& c, ExecutorRef executor = Serial{},
+                                 const SideInputs<Scalar>& side = {}) {
   auto tape = tape_of(layer);
   tape.workspace().side = side;
   Matrix<Scalar> y(x.rows(), x.cols());
-  Gradients<Layer> gradients{zeros_like(layer), Matrix<Scalar>::Zero(x.rows(), x.cols())};
   forward(layer, x, y, tape, executor);
   backward(layer, x, c, tape, gradients.of_x, gradients.of_parameters, executor);
   return gradients;
 }
 
-/// Every gradient of a layer agrees with central differences, at up to `most` numbers of each parameter and of x.
+template <class Layer, class Scalar = typename Layer::Scalar>
+Gradients<Layer> gradients_of(const Layer& layer, const Matrix<Scalar>& x, const Matrix<Scalar>& c,
+                              ExecutorRef executor = Serial{}, const SideInputs<Scalar>& side = {}) {
+  return gradients_after<Layer>({zeros_like(layer), Matrix<Scalar>::Zero(x.rows(), x.cols())}, layer, x, c, executor,
+                                side);
+}
+
+/// `sum` is what was there before, x for d_x and the values of the parameters for their gradients, and these gradients.
+template <class Part>
+void expect_sum(Gradients<Part> sum, Gradients<Part> gradients, Part before, const Matrix<typename Part::Scalar>& x) {
+  EXPECT_TRUE(test::is_close(sum.of_x, (x + gradients.of_x).eval())) << "d_x";
+  const auto sums = parameters(sum.of_parameters), values = parameters(before),
+             slopes = parameters(gradients.of_parameters);
+  for (std::size_t p = 0; p < sums.size(); ++p) {
+    EXPECT_TRUE(test::is_close(sums[p].matrix(), (values[p].matrix() + slopes[p].matrix()).eval())) << sums[p].name;
+  }
+}
+
+/// The backward pass of an expert adds to d_x and to the gradient, whatever is there.
+template <class E>
+void expect_an_expert_to_add_its_gradients(const E& expert, Index num_tokens, unsigned seed) {
+  using Scalar = typename E::Scalar;
+  const auto x = test::random_matrix<Matrix<Scalar>>(expert.d_model(), num_tokens, seed);
+  const auto d_y = test::random_matrix<Matrix<Scalar>>(expert.d_model(), num_tokens, seed + 1);
+  const auto after = [&](Gradients<E> gradients) {
+    Scratch scratch;
+    backward(expert, x, d_y, gradients.of_x, gradients.of_parameters, scratch);
+    return gradients;
+  };
+  expect_sum<E>(after({expert, x}), after({zeros_like(expert), Matrix<Scalar>::Zero(x.rows(), x.cols())}), expert, x);
+}
+
+/// Every gradient of a layer agrees with central differences, at up to `most` numbers of each parameter and of x; and
+/// all are added to what is there.
 template <class Layer>
 void expect_true_gradients(Layer layer, Index num_tokens, unsigned seed, Index most = 40,
                            const SideInputs<double>& side = {}) {
@@ -81,6 +116,7 @@ void expect_true_gradients(Layer layer, Index num_tokens, unsigned seed, Index m
     check(values[p].name, values[p].data, slopes[p].data, values[p].size());
   }
   check("x", x.data(), gradients.of_x.data(), x.size());
+  expect_sum<Layer>(gradients_after<Layer>({layer, x}, layer, x, c, Serial{}, side), gradients, layer, x);
 }
 
 /// Forward and backward passes give the same bits on any number of threads.

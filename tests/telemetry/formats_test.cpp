@@ -58,6 +58,34 @@ std::vector<std::string> lines_of(const std::string& text) {
   return lines;
 }
 
+/// What a writer says of one layer and of two, in all forms in which it takes them.
+template <class Write>
+void expect_one_call_form(const Write& write) {
+  const RoutingStats first = random_stats(9, 50, 1), second = random_stats(3, 20, 2);
+  const LayerStats layer{"layer 3", first, 7};
+  const std::vector<LayerStats> one = {layer}, two = {layer, {"layer 4", second}};
+  EXPECT_EQ(write({"layer 3", first, 7}), write(one));
+  EXPECT_EQ(write({{"layer 3", first, 7}}), write(one));
+  EXPECT_EQ(write(layer), write(one));
+  EXPECT_EQ(write({layer}), write(one));
+  EXPECT_EQ(write({{"layer 3", first, 7}, {"layer 4", second}}), write(two));
+  EXPECT_NE(write(one), write(two));
+}
+
+TEST(Writers, TakeOneLayerAndSeveralInOneForm) {
+  expect_one_call_form([](const StatsOfLayers& layers) { return to_table(layers); });
+  expect_one_call_form([](const StatsOfLayers& layers) { return to_json_line(layers); });
+  expect_one_call_form([](const StatsOfLayers& layers) { return to_layer_csv(layers); });
+  expect_one_call_form([](const StatsOfLayers& layers) { return to_expert_csv(layers); });
+  expect_one_call_form([](const StatsOfLayers& layers) { return to_metrics(layers); });
+  const RoutingStats first = random_stats(9, 50, 1), second = random_stats(3, 20, 2);
+  EXPECT_EQ(to_table({{"a", first}, {"b", second}}), to_table({"a", first}) + "\n" + to_table({"b", second}));
+  EXPECT_EQ(to_json_line({{"a", first}, {"b", second, 1}}), to_json_line({"a", first}) + to_json_line({"b", second, 1}));
+  EXPECT_EQ(to_layer_csv({{"a", first}, {"b", second}}), to_layer_csv({"a", first}) + to_layer_csv({"b", second}, false));
+  EXPECT_EQ(to_expert_csv({"a", first}), to_expert_csv({{"a", first}}));
+  EXPECT_EQ(to_metrics({"a", first}, MetricsFormat::prometheus), to_metrics({{"a", first}}, MetricsFormat::prometheus));
+}
+
 TEST(JsonLines, ReadBack) {
   const RoutingStats some = random_stats(9, 50, 1), none(3);
   for (const RoutingStats* stats : {&some, &none}) {

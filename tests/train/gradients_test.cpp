@@ -363,6 +363,28 @@ TEST(Backward, RefusesWhatDoesNotFit) {
   EXPECT_EQ(error(narrow, narrow, other), "backward: x.cols(), against that of forward(), is 8, expected 9");
 }
 
+TEST(Backward, GoesWithOneForward) {
+  const auto twice = [](const auto& layer) {
+    auto gradient = zeros_like(layer);
+    auto tape = tape_of(layer);
+    const auto x = random_matrix<Matrix<double>>(6, 9, 60);
+    Matrix<double> y(6, 9), d_x = Matrix<double>::Zero(6, 9);
+    for (int step = 0; step < 2; ++step) {
+      forward(layer, x, y, tape);
+      backward(layer, x, y, tape, d_x, gradient);
+    }
+    const Matrix<double> before = d_x;
+    EXPECT_EQ(test::error_of([&] { backward(layer, x, y, tape, d_x, gradient); }),
+              "backward: was called twice on this tape, expected a forward() between");
+    EXPECT_TRUE(same_bits(d_x, before));
+  };
+  const MoeLayer sparse(random_router(4, 6, {.top_k = 1}, 58), random_bank(4, 6, 5, 59));
+  twice(sparse);
+  twice(WithSharedExpert(sparse, random_bank(1, 6, 5, 60)));
+  twice(AffineOutput(sparse, 0.5, VectorD()));
+  twice(random_soft_moe<double>(6, 2, 1, {}, true, 61));
+}
+
 /// An expert of a user's, which learns: y = a ⊙ x.
 struct Scaling {
   using Scalar = double;
@@ -372,7 +394,7 @@ struct Scaling {
 };
 void backward(const Scaling& expert, const ConstMatrixRef<double>& x, const ConstMatrixRef<double>& d_y,
               MatrixRef<double> d_x, Scaling& gradient, Scratch&) {
-  d_x = expert.a.asDiagonal() * d_y;
+  d_x += expert.a.asDiagonal() * d_y;
   gradient.a += x.cwiseProduct(d_y).rowwise().sum();
 }
 void visit_parameters(Scaling& expert, ParameterVisitor<double>& visit) { visit("a", expert.a); }
@@ -384,6 +406,21 @@ TEST(Gradients, OfAListOfExpertsOfAUser) {
     expect_true_gradients(
         MoeLayer(random_router(4, 6, {.top_k = 2, .score = Score::sigmoid, .weight_on = weight_on}, 25), experts), 9,
         26);
+  }
+}
+
+TEST(Gradients, OfEveryExpertAreAddedToWhatIsThere) {
+  for (const Index tokens : token_counts) {
+    laws::expect_an_expert_to_add_its_gradients(ZeroExpert<double>{6}, tokens, 98);
+    laws::expect_an_expert_to_add_its_gradients(CopyExpert<double>{6}, tokens, 98);
+    laws::expect_an_expert_to_add_its_gradients(
+        ConstantExpert<double>{random_matrix<VectorD>(6, 1, 99), random_matrix<Weight<double>>(2, 6, 100)}, tokens, 98);
+    laws::expect_an_expert_to_add_its_gradients(Ffn<double, Silu>{.w_in = random_matrix<Weight<double>>(11, 6, 101),
+                                                                  .w_out = random_matrix<Weight<double>>(6, 11, 102),
+                                                                  .b_in = random_matrix<VectorD>(11, 1, 103),
+                                                                  .b_out = random_matrix<VectorD>(6, 1, 104)},
+                                                tokens, 98);
+    laws::expect_an_expert_to_add_its_gradients(Scaling{random_matrix<VectorD>(6, 1, 105)}, tokens, 98);
   }
 }
 

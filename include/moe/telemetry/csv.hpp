@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cmath>
-#include <span>
 #include <string>
 #include <string_view>
 
@@ -32,7 +31,7 @@ inline std::string csv_start(const LayerStats& layer) {
 
 /// A row for each layer: layer, step, num_experts, all layer_readings. Lines end in CR LF; what is not finite is empty.
 /// @param header  write the row of names first; without it the rows can be appended to a file that has one
-inline std::string to_layer_csv(std::span<const LayerStats> layers, bool header = true) {
+inline std::string to_layer_csv(const StatsOfLayers& layers, bool header = true) {
   std::string csv = header ? "layer,step,num_experts" : "";
   for (const LayerReading& reading : layer_readings) csv += header ? "," + std::string(reading.name) : "";
   if (header) csv += "\r\n";
@@ -45,7 +44,7 @@ inline std::string to_layer_csv(std::span<const LayerStats> layers, bool header 
 }
 
 /// A row for each expert of each layer: layer, step, expert, all expert_readings. Otherwise as to_layer_csv.
-inline std::string to_expert_csv(std::span<const LayerStats> layers, bool header = true) {
+inline std::string to_expert_csv(const StatsOfLayers& layers, bool header = true) {
   std::string csv = header ? "layer,step,expert" : "";
   for (const ExpertReading& reading : expert_readings) csv += header ? "," + std::string(reading.name) : "";
   if (header) csv += "\r\n";

@@ -35,23 +35,30 @@ std::string json_array(std::string_view name, Index size, const Of& of) {
   return json_string(name) + ":[" + array + "]";
 }
 
-}  // namespace detail
-
-/// One object with a closing newline: layer, step, num_experts, all layer_readings as numbers, the list of dead
-/// experts, each of expert_readings as an array over the experts. What is not finite is null.
-inline std::string to_json_line(const LayerStats& layer) {
+/// An object with a closing newline.
+inline std::string json_line(const LayerStats& layer) {
   const RoutingStats& stats = layer.stats;
-  std::string line = "{\"layer\":" + detail::json_string(layer.label) + ",\"step\":" + std::to_string(layer.step) +
+  std::string line = "{\"layer\":" + json_string(layer.label) + ",\"step\":" + std::to_string(layer.step) +
                      ",\"num_experts\":" + std::to_string(stats.num_experts());
   for (const LayerReading& reading : layer_readings) {
-    line += "," + detail::json_string(reading.name) + ":" + detail::json_number(reading.of(stats));
+    line += "," + json_string(reading.name) + ":" + json_number(reading.of(stats));
   }
   const auto dead = stats.dead_experts();
-  line += "," + detail::json_array("dead", Index(dead.size()), [&](Index i) { return double(dead[std::size_t(i)]); });
+  line += "," + json_array("dead", Index(dead.size()), [&](Index i) { return double(dead[std::size_t(i)]); });
   for (const ExpertReading& reading : expert_readings) {
-    line += "," + detail::json_array(reading.name, stats.num_experts(), [&](Index e) { return reading.of(stats, e); });
+    line += "," + json_array(reading.name, stats.num_experts(), [&](Index e) { return reading.of(stats, e); });
   }
   return line + "}\n";
+}
+
+}  // namespace detail
+
+/// A line for each layer, with an object of: layer, step, num_experts, all layer_readings as numbers, the list of dead
+/// experts, each of expert_readings as an array over the experts. What is not finite is null.
+inline std::string to_json_line(const StatsOfLayers& layers) {
+  std::string lines;
+  for (const LayerStats& layer : layers) lines += detail::json_line(layer);
+  return lines;
 }
 
 }  // namespace moe::inline MOE_TARGET

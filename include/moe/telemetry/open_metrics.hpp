@@ -3,7 +3,6 @@
 
 #include <cmath>
 #include <set>
-#include <span>
 #include <string>
 #include <string_view>
 
@@ -57,7 +56,7 @@ inline std::string metric_head(const auto& reading, MetricsFormat format) {
 
 /// All layer_readings and expert_readings of these layers, named moe_…, with labels {layer="…",expert="…"}.
 /// @throws std::invalid_argument if two layers have one label.
-inline std::string to_metrics(std::span<const LayerStats> layers, MetricsFormat format = MetricsFormat::open_metrics) {
+inline std::string to_metrics(const StatsOfLayers& layers, MetricsFormat format = MetricsFormat::open_metrics) {
   std::set<std::string_view> labels;
   for (const LayerStats& layer : layers) {
     if (!labels.insert(layer.label).second) {

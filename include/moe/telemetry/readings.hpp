@@ -2,19 +2,39 @@
 #pragma once
 
 #include <array>
+#include <initializer_list>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "moe/telemetry/routing_stats.hpp"
 #include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET {
 
-/// The statistics of one layer as the writers take them.
+/// The statistics of one layer.
 struct LayerStats {
   std::string label;  // e.g. "layer 3"
   const RoutingStats& stats;
   Index step = 0;  // of training, or the number of the batch; in JSON lines and CSV
+};
+
+/// What every writer takes: one layer, {"layer 3", stats}; several, {{"layer 3", stats}, {"layer 4", others}}; or a
+/// LayerStats, or a std::vector of them, that was made before.
+class StatsOfLayers {
+ public:
+  StatsOfLayers(std::string label, const RoutingStats& stats, Index step = 0)
+      : layers_{{std::move(label), stats, step}} {}
+  StatsOfLayers(const LayerStats& layer) : layers_{layer} {}
+  StatsOfLayers(std::initializer_list<LayerStats> layers) : layers_(layers) {}
+  StatsOfLayers(const std::vector<LayerStats>& layers) : layers_(layers) {}
+
+  auto begin() const { return layers_.begin(); }
+  auto end() const { return layers_.end(); }
+
+ private:
+  std::vector<LayerStats> layers_;
 };
 
 /// A counter only grows while batches are added, a gauge goes up and down.

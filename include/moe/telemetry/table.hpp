@@ -125,15 +125,10 @@ inline std::string table_histogram(const RoutingStats& stats, Index width) {
   return line + end + "\n";
 }
 
-}  // namespace detail
-
-/// A summary, then a row for each expert: its number, load, share of all loads, mean probability, drop rate, load as a
-/// bar (╎ is an even share). Of many experts it shows those with the largest and the smallest loads, and how the loads
-/// are distributed. Unicode, no colours: fit for a pipe.
-inline std::string to_table(const LayerStats& layer, const TableOptions& options = {}) {
+inline std::string table_of(const LayerStats& layer, const TableOptions& options) {
   const RoutingStats& stats = layer.stats;
   const Index num_experts = stats.num_experts();
-  std::vector<Index> experts = detail::experts_by_load(stats);
+  std::vector<Index> experts = experts_by_load(stats);
   const double most = double(stats.load(experts.front()));
   const bool few = num_experts > std::max(options.max_rows, options.few_rows);
   const Index top = few ? (options.few_rows + 1) / 2 : num_experts, bottom = few ? options.few_rows / 2 : 0;
@@ -145,21 +140,31 @@ inline std::string to_table(const LayerStats& layer, const TableOptions& options
   const auto even = static_cast<Index>(std::lround(scale * stats.mean_load()));
   const auto row = [&](Index e) {
     const double load = double(stats.load(e));
-    const std::string line = detail::right(std::to_string(e), 6) + detail::right(std::to_string(stats.load(e)), 8) +
-                             detail::right(detail::percent(load / double(stats.total_load())), 9) +
-                             detail::right(detail::percent(stats.mean_probability(e)), 11) +
-                             detail::right(detail::percent(stats.drop_rate(e)), 10);
+    const std::string line = right(std::to_string(e), 6) + right(std::to_string(stats.load(e)), 8) +
+                             right(percent(load / double(stats.total_load())), 9) +
+                             right(percent(stats.mean_probability(e)), 11) + right(percent(stats.drop_rate(e)), 10);
     const std::string bar = detail::bar(scale * load, even);
     return line + (bar.empty() ? "" : "  " + bar) + "\n";
   };
 
-  std::string text = detail::table_summary(layer);
-  if (few) text += detail::table_histogram(stats, options.width);
+  std::string text = table_summary(layer);
+  if (few) text += table_histogram(stats, options.width);
   text += head.substr(0, head.find_last_not_of(' ') + 1) + "\n";
   for (Index i = 0; i < top; ++i) text += row(experts[std::size_t(i)]);
   if (few) text += "   … " + std::to_string(num_experts - top - bottom) + " more …\n";
   for (Index i = num_experts - bottom; i < num_experts; ++i) text += row(experts[std::size_t(i)]);
   return text;
+}
+
+}  // namespace detail
+
+/// Of each layer a summary, then a row for each expert: its number, load, share of all loads, mean probability, drop
+/// rate, load as a bar (╎ is an even share). Of many experts it shows those with the largest and the smallest loads, and
+/// how the loads are distributed. Unicode, no colours: fit for a pipe.
+inline std::string to_table(const StatsOfLayers& layers, const TableOptions& options = {}) {
+  std::string tables;
+  for (const LayerStats& layer : layers) tables += (tables.empty() ? "" : "\n") + detail::table_of(layer, options);
+  return tables;
 }
 
 }  // namespace moe::inline MOE_TARGET

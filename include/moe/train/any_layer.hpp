@@ -48,7 +48,7 @@ class TrainableLayer {
     held_->forward(x, y, executor);
   }
 
-  /// Adds to gradients(), and to d_x, what ∂L/∂y makes of them.
+  /// Adds to gradients(), and to d_x, what ∂L/∂y makes of them: once after each forward(), with the same x.
   void backward(const ConstMatrixRef<Scalar>& x, const ConstMatrixRef<Scalar>& d_y, MatrixRef<Scalar> d_x,
                 ExecutorRef executor = Serial{}) {
     held_->backward(x, d_y, d_x, executor);

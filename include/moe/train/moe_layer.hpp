@@ -26,6 +26,7 @@ struct MoeLayerTape {
   std::vector<Scalar> d_logits;  // see logit_gradient()
 
   Index num_tokens = 0, num_logits = 0;  // num_logits of each token
+  bool is_spent = false;                 // by backward()
   ExpertsTape experts;
 
   Workspace<Scalar>& workspace() { return ws; }
@@ -54,6 +55,7 @@ void forward(const MoeLayer<R, G>& layer, const ConstMatrixRef<Scalar>& x, Matri
   apply(layer.experts(), x, plan, y, tape.experts, workers);
   tape.d_weight.assign(ws.routing.weight.size(), Scalar(0));
   tape.d_logits.assign(ws.routing.logits.size(), Scalar(0));
+  tape.is_spent = false;
   tape.num_tokens = x.cols();
   tape.num_logits = x.cols() > 0 ? Index(tape.d_logits.size()) / x.cols() : layer.num_experts();
 }
@@ -62,7 +64,8 @@ void forward(const MoeLayer<R, G>& layer, const ConstMatrixRef<Scalar>& x, Matri
 /// @param d_y       (d_model × n_tokens)
 /// @param d_x       (d_model × n_tokens) ∂L/∂x; added to
 /// @param gradient  a layer of the same shape, such as zeros_like(layer): ∂L/∂ each parameter; added to
-/// @throws std::invalid_argument if a shape is wrong, d_x overlaps d_y or x, or forward() had another number of tokens.
+/// @throws std::invalid_argument if a shape is wrong, d_x overlaps d_y or x, forward() had another number of tokens, or
+///         it was not called since the last backward().
 template <class R, class G, class T, class GradientLayer, class Scalar = typename G::Scalar>
 void backward(const MoeLayer<R, G>& layer, const ConstMatrixRef<Scalar>& x, const ConstMatrixRef<Scalar>& d_y,
               MoeLayerTape<Scalar, T>& tape, MatrixRef<Scalar> d_x, GradientLayer& gradient,
@@ -70,12 +73,14 @@ void backward(const MoeLayer<R, G>& layer, const ConstMatrixRef<Scalar>& x, cons
   require_columns(x, d_x, layer.d_model(), "backward: d_x beside x");
   require_columns(d_y, d_x, layer.d_model(), "backward: d_x beside d_y");
   require_equal(x.cols(), tape.num_tokens, "backward: x.cols(), against that of forward(),");
+  require(!tape.is_spent, "backward: was called twice on this tape, expected a forward() between");
   Workspace<Scalar>& ws = tape.ws;
   Workers workers(executor, ws.scratch, ws.numerics, ws.side.seed);
   backward(layer.experts(), x, ws.plan.view(), d_y, std::as_const(tape.experts), std::span(tape.d_weight), d_x,
            gradient.experts(), workers);
   backward(layer.router(), Tokens(x, ws.side), ws.routing, std::span<const Scalar>(tape.d_weight),
            tape.logit_gradient(), d_x, gradient.router(), workers);
+  tape.is_spent = true;
 }
 
 }  // namespace moe::inline MOE_TARGET

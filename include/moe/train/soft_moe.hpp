@@ -29,6 +29,7 @@ struct SoftMoeTape {
   std::vector<Scalar> in, out;   // (d_model × num_sequences · num_slots) what slots averaged, what experts answered
   std::vector<Scalar> d_logits;  // see logit_gradient()
   Index num_tokens = 0, num_slots = 0;
+  bool is_spent = false;  // by backward()
   ExpertsTape experts;
 
   Workspace<Scalar>& workspace() { return ws; }
@@ -147,6 +148,7 @@ void forward(const SoftMoe<G>& layer, const ConstMatrixRef<Scalar>& x, MatrixRef
   apply(layer.experts(), in, plan, out, tape.experts, workers);
   detail::average<Scalar>(out, combine, y, num_sequences, workers);
   tape.d_logits.assign(ws.routing.logits.size(), Scalar(0));
+  tape.is_spent = false;
   tape.num_tokens = x.cols();
   tape.num_slots = layer.num_slots();
 }
@@ -159,6 +161,7 @@ void backward(const SoftMoe<G>& layer, const ConstMatrixRef<Scalar>& x, const Co
   require_columns(x, d_x, layer.d_model(), "backward: d_x beside x");
   require_columns(d_y, d_x, layer.d_model(), "backward: d_x beside d_y");
   require_equal(x.cols(), tape.num_tokens, "backward: x.cols(), against that of forward(),");
+  require(!tape.is_spent, "backward: was called twice on this tape, expected a forward() between");
   Workspace<Scalar>& ws = tape.ws;
   Workers workers(executor, ws.scratch, ws.numerics);
   Scratch& shared = workers.shared();
@@ -198,6 +201,7 @@ void backward(const SoftMoe<G>& layer, const ConstMatrixRef<Scalar>& x, const Co
   detail::slots_backward<Scalar>(layer, d_slots, gradient, workers);
   detail::normalize_backward<Scalar>(x, layer.token_gain(), layer.target_norm(), d_tokens, d_x, workers);
   if (layer.token_gain().size() > 0) kernels::add_columns(d_tokens, gradient.token_gain());
+  tape.is_spent = true;
 }
 
 }  // namespace moe::inline MOE_TARGET

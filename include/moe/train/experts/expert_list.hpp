@@ -16,7 +16,7 @@
 namespace moe::inline MOE_TARGET {
 
 /// An expert that learns: two functions beside it.
-///   backward()          from x and ∂L/∂y (d_model × n) of one call of forward(): writes ∂L/∂x, and adds ∂L/∂ each
+///   backward()          from x and ∂L/∂y (d_model × n) of one call of forward(): adds ∂L/∂x to d_x, and ∂L/∂ each
 ///                       parameter to `gradient`, an expert of the same shape that holds gradients
 ///   visit_parameters()  visit("name", its matrix) for each
 /// backward() is called with other tokens than before; what it needs of forward() it computes again.
@@ -69,6 +69,7 @@ void backward(const ExpertList<E>& list, const ConstMatrixRef<Scalar>& x, const 
       if (!on_input) d_weight[std::size_t(plan.route[slot])] += answers.col(s).dot(d_answer);
       in.col(s) = plan.input_weight(s) * x.col(plan.token[slot]);
       d_out.col(s) = plan.output_weight(s) * d_answer;
+      d_in.col(s).setZero();
     }
     backward(list[e], in.middleCols(first, count), d_out.middleCols(first, count), d_in.middleCols(first, count),
              gradient[e], scratch);

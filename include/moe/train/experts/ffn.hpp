@@ -24,7 +24,7 @@ void visit_parameters(Ffn<Scalar, Act>& expert, ParameterVisitor<Scalar>& visit)
 }
 
 /// Of y = W_out·h + b_out, h = act(a), a = W_in·x + b_in:  ∂L/∂a = W_outᵀ·∂L/∂y ⊙ act'(a), ∂L/∂x = W_inᵀ·∂L/∂a.
-/// @param d_x       (d_model × n) written
+/// @param d_x       (d_model × n) ∂L/∂x; added to
 /// @param gradient  an Ffn, added to; or NoGradient
 template <class Scalar, class Act, class Gradient>
 void backward(const Ffn<Scalar, Act>& expert, const ConstMatrixRef<Scalar>& x, const ConstMatrixRef<Scalar>& d_y,
@@ -50,7 +50,6 @@ void backward(const Ffn<Scalar, Act>& expert, const ConstMatrixRef<Scalar>& x, c
     if (gradient.b_out.size() > 0) gradient.b_out += d_y.rowwise().sum();
     if (gradient.b_in.size() > 0) gradient.b_in += d_hidden.rowwise().sum();
   }
-  d_x.setZero();
   kernels::add_transposed<Scalar, Scalar>(map_of(expert.w_in), d_hidden, d_x, room);
 }
 

@@ -20,14 +20,12 @@ void visit_parameters(ConstantExpert<Scalar>& expert, ParameterVisitor<Scalar>& 
 
 template <class Scalar>
 void backward(const ZeroExpert<Scalar>&, const ConstMatrixRef<Scalar>&, const ConstMatrixRef<Scalar>&,
-              MatrixRef<Scalar> d_x, ZeroExpert<Scalar>&, Scratch&) {
-  d_x.setZero();
-}
+              MatrixRef<Scalar>, ZeroExpert<Scalar>&, Scratch&) {}
 
 template <class Scalar>
 void backward(const CopyExpert<Scalar>&, const ConstMatrixRef<Scalar>&, const ConstMatrixRef<Scalar>& d_y,
               MatrixRef<Scalar> d_x, CopyExpert<Scalar>&, Scratch&) {
-  d_x = d_y;
+  d_x += d_y;
 }
 
 /// Of y = a·x + b·v, (a, b) = softmax(W·x):  with d = a·b·(x·∂L/∂y − v·∂L/∂y), the slope of a's logit, and −d of b's,
@@ -39,7 +37,7 @@ void backward(const ConstantExpert<Scalar>& expert, const ConstMatrixRef<Scalar>
     Eigen::Matrix<Scalar, 2, 1> mix(expert.w_mix.row(0).dot(x.col(t)), expert.w_mix.row(1).dot(x.col(t)));
     softmax(mix, mix);
     const Scalar d = mix(0) * mix(1) * (x.col(t).dot(d_y.col(t)) - expert.v.dot(d_y.col(t)));
-    d_x.col(t) = mix(0) * d_y.col(t) + d * (expert.w_mix.row(0) - expert.w_mix.row(1)).transpose();
+    d_x.col(t) += mix(0) * d_y.col(t) + d * (expert.w_mix.row(0) - expert.w_mix.row(1)).transpose();
     gradient.v += mix(1) * d_y.col(t);
     gradient.w_mix.row(0) += d * x.col(t).transpose();
     gradient.w_mix.row(1) -= d * x.col(t).transpose();
