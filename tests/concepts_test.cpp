@@ -222,7 +222,6 @@ struct ExecutorOfMutableTasks {
 static_assert(!Executor<ExecutorOfMutableTasks>);
 
 static_assert(Executor<Serial> && Executor<const Serial> && Executor<OpenMp> && Executor<ExecutorRef>);
-static_assert(!std::constructible_from<ExecutorRef, ExecutorWithoutWorkers&>);
 static_assert(!std::constructible_from<ExecutorRef, Matrix<float>&>,
               "layer.forward(x, y) is not layer.forward(x, executor)");
 

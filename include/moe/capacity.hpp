@@ -12,6 +12,7 @@
 
 #include "moe/check.hpp"
 #include "moe/concepts.hpp"
+#include "moe/contracts.hpp"
 #include "moe/routers/scores.hpp"
 #include "moe/routing.hpp"
 #include "moe/scratch.hpp"
@@ -185,8 +186,10 @@ void limit_capacity(Routing<Scalar>& routing, Index num_tokens, Index num_expert
 }
 
 /// A router whose experts have limited room.
-template <Router R>
+template <class R>
 class WithCapacity {
+  static_assert(is_router<R>());
+
  public:
   using Scalar = typename R::Scalar;
 

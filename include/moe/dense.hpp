@@ -6,6 +6,7 @@
 
 #include "moe/check.hpp"
 #include "moe/concepts.hpp"
+#include "moe/contracts.hpp"
 #include "moe/dispatch.hpp"
 #include "moe/executors/serial.hpp"
 #include "moe/experts/gated_ffn_bank.hpp"
@@ -17,8 +18,10 @@
 namespace moe::inline MOE_TARGET {
 
 /// A layer without a router: every token goes through the one expert of a group.
-template <Experts G>
+template <class G>
 class DenseLayer {
+  static_assert(is_group_of_experts<G>());
+
  public:
   using Scalar = typename G::Scalar;
 

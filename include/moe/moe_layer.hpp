@@ -7,6 +7,7 @@
 
 #include "moe/check.hpp"
 #include "moe/concepts.hpp"
+#include "moe/contracts.hpp"
 #include "moe/dispatch.hpp"
 #include "moe/executors/serial.hpp"
 #include "moe/experts/expert_list.hpp"
@@ -18,9 +19,10 @@ namespace moe::inline MOE_TARGET {
 
 /// A sparse mixture of experts. Holds parameters only: forward() is const and safe to call from many threads,
 /// each with its own Workspace.
-template <Router R, Experts G>
-  requires std::same_as<typename R::Scalar, typename G::Scalar>
+template <class R, class G>
 class MoeLayer {
+  static_assert(is_router<R>() && is_group_of_experts<G>() && are_of_one_scalar<R, G>());
+
  public:
   using Scalar = typename G::Scalar;
 
@@ -70,7 +72,7 @@ class MoeLayer {
   G experts_;
 };
 
-template <Router R, Expert E>
+template <class R, class E>
 MoeLayer(R, std::vector<E>) -> MoeLayer<R, ExpertList<E>>;
 
 }  // namespace moe::inline MOE_TARGET

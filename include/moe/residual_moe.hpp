@@ -8,6 +8,7 @@
 
 #include "moe/check.hpp"
 #include "moe/concepts.hpp"
+#include "moe/contracts.hpp"
 #include "moe/dispatch.hpp"
 #include "moe/executors/serial.hpp"
 #include "moe/routers/scores.hpp"
@@ -20,9 +21,10 @@ namespace moe::inline MOE_TARGET {
 /// y = c_0 · layer(x) + c_1 · shared(x), where c = softmax(W · x + b) for each token.
 /// Residual-MoE: Rajbhandari et al. 2022, "DeepSpeed-MoE", §4.1, arXiv:2201.05596, with the learned coefficients of its
 /// released code; Klear.
-template <class Layer, Experts G>
-  requires std::same_as<typename Layer::Scalar, typename G::Scalar>
+template <class Layer, class G>
 class ResidualMoe {
+  static_assert(is_group_of_experts<G>() && are_of_one_scalar<Layer, G>());
+
  public:
   using Scalar = typename G::Scalar;
   using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;

@@ -9,6 +9,7 @@
 #include "moe/check.hpp"
 #include "moe/combine.hpp"
 #include "moe/concepts.hpp"
+#include "moe/contracts.hpp"
 #include "moe/dispatch.hpp"
 #include "moe/executors/serial.hpp"
 #include "moe/meanwhile.hpp"
@@ -20,9 +21,10 @@ namespace moe::inline MOE_TARGET {
 
 /// y = layer(x) + shared(x), or with a gate y = layer(x) + σ(gate · x) · shared(x).
 /// DeepSeekMoE, Dai et al. 2024, §3.2, arXiv:2401.06066; the sigmoid gate is Qwen2-MoE's.
-template <class Layer, Experts G>
-  requires std::same_as<typename Layer::Scalar, typename G::Scalar>
+template <class Layer, class G>
 class WithSharedExpert {
+  static_assert(is_group_of_experts<G>() && are_of_one_scalar<Layer, G>());
+
  public:
   using Scalar = typename G::Scalar;
   using RowVector = Eigen::Matrix<Scalar, 1, Eigen::Dynamic>;

@@ -9,6 +9,7 @@
 
 #include "moe/check.hpp"
 #include "moe/concepts.hpp"
+#include "moe/contracts.hpp"
 #include "moe/dispatch.hpp"
 #include "moe/executors/serial.hpp"
 #include "moe/experts/expert_list.hpp"
@@ -130,8 +131,10 @@ DispatchPlan<Scalar> plan_slots(Index num_sequences, Index slots_per_expert, Ind
 /// Nothing is chosen, so there are no routes. Tokens of one sequence see each other; those of different ones do not
 /// (SideInputs::sequence_length). A token or a slot of zeros has x' = 0.
 /// Puigcerver et al. 2023, "From Sparse to Soft Mixtures of Experts", §2.1 and §2.3, arXiv:2308.00951.
-template <Experts G>
+template <class G>
 class SoftMoe {
+  static_assert(is_group_of_experts<G>());
+
  public:
   using Scalar = typename G::Scalar;
   using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "moe/concepts.hpp"
+#include "moe/contracts.hpp"
 #include "moe/meanwhile.hpp"
 #include "moe/numerics.hpp"
 #include "moe/scratch.hpp"
@@ -30,6 +31,13 @@ class ExecutorRef {
         for_each_([](void* x, Index n, const Task& task) {
           static_cast<std::remove_reference_t<X>*>(x)->for_each(n, task);
         }) {}
+
+  /// Names what an executor lacks; what has neither of its members is none, and no candidate here.
+  template <class X>
+    requires(!Executor<std::remove_reference_t<X>> && (detail::HasWorkers<X> || detail::RunsTasks<X>))
+  ExecutorRef(X&&) {
+    static_assert(is_executor<std::remove_reference_t<X>>());
+  }
 
   Index workers() const { return workers_; }
   void for_each(Index n, const Task& task) const { for_each_(executor_, n, task); }

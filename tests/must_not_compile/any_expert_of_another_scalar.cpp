@@ -1,4 +1,5 @@
 // AnyExpert hides the type of an expert, not the scalar it computes in.
+// expect: conversion from .* to .*AnyExpert<double>|no viable conversion from
 #include "moe/experts/any_expert.hpp"
 #include "moe/experts/ffn.hpp"
 

@@ -1,4 +1,5 @@
 // Weights are row-major, as checkpoints store them; to read others in place would transpose them.
+// expect: no matching function for call to 'map_of
 #include "moe/types.hpp"
 
 #ifdef MOE_POSITIVE_CONTROL

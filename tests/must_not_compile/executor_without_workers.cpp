@@ -1,4 +1,5 @@
 // Scratch memory is made ready for each worker, so an executor says how many there are.
+// expect: moe: this executor has no `Index workers\(\)`: how many tasks run at once
 #include "moe/workers.hpp"
 
 struct InOrder {

@@ -1,4 +1,5 @@
 // One expert serves many threads: its forward() is const.
+// expect: moe: this expert's forward\(\) is not const: one expert serves many threads
 #include "moe/experts/expert_list.hpp"
 
 #ifdef MOE_POSITIVE_CONTROL

@@ -1,4 +1,5 @@
 // A list holds one type; AnyExpert is the one for several.
+// expect: deduction (failed|of template arguments of 'vector')
 #include "moe/experts/any_expert.hpp"
 #include "moe/experts/expert_list.hpp"
 #include "moe/experts/ffn.hpp"

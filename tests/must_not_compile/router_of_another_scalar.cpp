@@ -1,4 +1,5 @@
 // A layer computes in one scalar: that of its router is that of its experts.
+// expect: moe: one of these computes in float and the other in double, expected one Scalar
 #include "moe/experts/gated_ffn_bank.hpp"
 #include "moe/moe_layer.hpp"
 #include "moe/routers/linear_top_k.hpp"

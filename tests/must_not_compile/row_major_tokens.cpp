@@ -1,4 +1,5 @@
 // Tokens are columns, each contiguous; y cannot be written elsewhere.
+// expect: no matching (member )?function for call to .*forward
 #include "moe/dense.hpp"
 
 #ifdef MOE_POSITIVE_CONTROL

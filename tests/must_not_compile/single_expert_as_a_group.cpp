@@ -1,4 +1,5 @@
 // A layer has a group of experts; one expert is not a group.
+// expect: moe: this is one expert, expected a group of them: ExpertList\(std::vector{expert}\)
 #include "moe/experts/expert_list.hpp"
 #include "moe/experts/ffn.hpp"
 #include "moe/moe_layer.hpp"

@@ -1,4 +1,5 @@
 // float weights take float tokens; a cast would be a copy that nobody asked for.
+// expect: no matching (member )?function for call to .*forward
 #include "moe/dense.hpp"
 
 #ifdef MOE_POSITIVE_CONTROL

@@ -1,4 +1,5 @@
 // A layer holds parameters that many threads read; it does not hand them out for writing.
+// expect: const .*WeightStack<float>. as 'this' argument|'this' argument to member function 'owned' has type 'const
 #include "moe/dense.hpp"
 
 void change(const moe::DenseLayer<moe::GatedFfnBank<float>>& layer) {

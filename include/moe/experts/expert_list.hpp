@@ -7,6 +7,7 @@
 #include "moe/check.hpp"
 #include "moe/combine.hpp"
 #include "moe/concepts.hpp"
+#include "moe/contracts.hpp"
 #include "moe/dispatch.hpp"
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
@@ -15,8 +16,10 @@ namespace moe::inline MOE_TARGET {
 
 /// Gathers each expert's tokens, calls it once, and adds its answers where they belong. One task an expert; every y
 /// adds up in the order of the plan, whatever the threads do.
-template <Expert E>
+template <class E>
 class ExpertList {
+  static_assert(is_expert<E>());
+
  public:
   using Scalar = typename E::Scalar;
 

@@ -6,6 +6,7 @@
 
 #include "moe/check.hpp"
 #include "moe/concepts.hpp"
+#include "moe/contracts.hpp"
 #include "moe/dispatch.hpp"
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
@@ -14,8 +15,10 @@ namespace moe::inline MOE_TARGET {
 
 /// The experts of `group` that are named, numbered from 0; none of the others is called. Of weights in a mapped file,
 /// only those of the named experts are ever read.
-template <Experts G>
+template <class G>
 class ExpertSubset {
+  static_assert(is_group_of_experts<G>());
+
  public:
   using Scalar = typename G::Scalar;
 

@@ -4,6 +4,7 @@
 #include "moe/activation.hpp"
 #include "moe/check.hpp"
 #include "moe/concepts.hpp"
+#include "moe/contracts.hpp"
 #include "moe/kernels/gated_ffn.hpp"
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
@@ -13,8 +14,10 @@ namespace moe::inline MOE_TARGET {
 /// y = W_down · act(W_gate · x + b_gate, W_up · x + b_up) + b_down. An empty bias is none. act is SwiGLU where not
 /// said otherwise: Shazeer 2020, arXiv:2002.05202.
 /// Checkpoints call the three w1 / w3 / w2 or gate_proj / up_proj / down_proj.
-template <class W, GatedActivation<ActivationScalar<W>> Act = SwiGlu>
+template <class W, class Act = SwiGlu>
 struct GatedFfn {
+  static_assert(is_gated_activation<Act, ActivationScalar<W>>());
+
   using Scalar = ActivationScalar<W>;
   using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
 

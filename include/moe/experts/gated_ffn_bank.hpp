@@ -9,6 +9,7 @@
 #include "moe/activation.hpp"
 #include "moe/check.hpp"
 #include "moe/concepts.hpp"
+#include "moe/contracts.hpp"
 #include "moe/experts/gated_ffn.hpp"
 #include "moe/kernels/gated_ffn.hpp"
 #include "moe/types.hpp"
@@ -31,8 +32,10 @@ struct GatedFfnBiases {
 /// Every expert's rows are split over the workers, never the experts: the load is even whatever the routing, nothing is
 /// added by two workers, and each sum has one order. Weights are used where they lie; few tokens are read where they
 /// lie, many are packed once; answers are added straight into y.
-template <class W, GatedActivation<ActivationScalar<W>> Act = SwiGlu>
+template <class W, class Act = SwiGlu>
 class GatedFfnBank {
+  static_assert(is_gated_activation<Act, ActivationScalar<W>>());
+
  public:
   using Scalar = ActivationScalar<W>;
   using WeightScalar = W;

@@ -10,6 +10,7 @@
 
 #include "moe/check.hpp"
 #include "moe/concepts.hpp"
+#include "moe/contracts.hpp"
 #include "moe/dispatch.hpp"
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
@@ -19,9 +20,11 @@ namespace moe::inline MOE_TARGET {
 /// The experts of the first group, then those of the second, …: a bank beside zero-compute experts, banks of different
 /// d_ff, or any other mixture that keeps each group's own fast path.
 ///   JoinedExperts(bank, ExpertList(std::vector(256, CopyExpert<float>{d_model})))
-template <Experts First, Experts... Others>
-  requires(std::same_as<typename First::Scalar, typename Others::Scalar>&&...)
+template <class First, class... Others>
 class JoinedExperts {
+  static_assert(is_group_of_experts<First>() && (is_group_of_experts<Others>() && ...));
+  static_assert((are_of_one_scalar<First, Others>() && ...));
+
  public:
   using Scalar = typename First::Scalar;
 

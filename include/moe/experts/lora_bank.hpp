@@ -11,6 +11,7 @@
 
 #include "moe/check.hpp"
 #include "moe/concepts.hpp"
+#include "moe/contracts.hpp"
 #include "moe/dispatch.hpp"
 #include "moe/experts/gated_ffn_bank.hpp"
 #include "moe/kernels/low_rank.hpp"
@@ -120,8 +121,10 @@ class LoraProjections {
 ///
 /// The bank may be mapped, and of 16 bits. It is not written, and copies share it. With B = 0 or rank 0 the answers are
 /// the bank's, to the last bit.
-template <class W, GatedActivation<ActivationScalar<W>> Act = SwiGlu>
+template <class W, class Act = SwiGlu>
 class LoraBank {
+  static_assert(is_gated_activation<Act, ActivationScalar<W>>());
+
  public:
   using Scalar = ActivationScalar<W>;
   using Base = GatedFfnBank<W, Act>;

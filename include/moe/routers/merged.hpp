@@ -9,6 +9,7 @@
 
 #include "moe/check.hpp"
 #include "moe/concepts.hpp"
+#include "moe/contracts.hpp"
 #include "moe/routing.hpp"
 #include "moe/tokens.hpp"
 #include "moe/types.hpp"
@@ -21,8 +22,10 @@ namespace moe::inline MOE_TARGET {
 /// (Not so where a weight is on the input.) No logits are left: they were those of other experts.
 ///
 /// Li et al. 2024, "Merge, Then Compress" (MC-SMoE), arXiv:2310.01334.
-template <Router R>
+template <class R>
 class WithMergedExperts {
+  static_assert(is_router<R>());
+
  public:
   using Scalar = typename R::Scalar;
 

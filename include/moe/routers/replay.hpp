@@ -5,6 +5,7 @@
 
 #include "moe/check.hpp"
 #include "moe/concepts.hpp"
+#include "moe/contracts.hpp"
 #include "moe/routing.hpp"
 #include "moe/tokens.hpp"
 #include "moe/types.hpp"
@@ -15,8 +16,10 @@ namespace moe::inline MOE_TARGET {
 /// A router that replays SideInputs::recorded, just as it is, where there is one, and else routes as R does. So a layer
 /// records (keep a copy of its workspace's routing) as well as it replays: to train on the very routes that inference
 /// took, or to compare two machines.
-template <Router R>
+template <class R>
 class Replay {
+  static_assert(is_router<R>());
+
  public:
   using Scalar = typename R::Scalar;
 

@@ -9,6 +9,7 @@
 
 #include "moe/check.hpp"
 #include "moe/concepts.hpp"
+#include "moe/contracts.hpp"
 #include "moe/random_number.hpp"
 #include "moe/routing.hpp"
 #include "moe/scratch.hpp"
@@ -77,8 +78,10 @@ void drop_second_experts(Routing<Scalar>& routing, Index num_tokens, Index num_e
 }
 
 /// A router whose second experts may be dropped. Reads SideInputs::seed if that is left to chance.
-template <Router R>
+template <class R>
 class WithSecondExpert {
+  static_assert(is_router<R>());
+
  public:
   using Scalar = typename R::Scalar;
 
