@@ -2,6 +2,7 @@
 #include <moe/moe.hpp>
 
 #include <cstdio>
+#include <stdexcept>
 #include <thread>
 #include <vector>
 
@@ -9,12 +10,15 @@ struct MyThreads {
   moe::Index workers() const { return 3; }
 
   void for_each(moe::Index n, const moe::Task& task) const {  // task(i, worker) once for each i
+    moe::FirstError error;                                    // an exception must not leave a thread: it ends the program
     std::vector<std::jthread> threads;
     for (moe::Index w = 0; w < workers(); ++w) {
-      threads.emplace_back([&task, n, w, step = workers()] {
-        for (moe::Index i = w; i < n; i += step) task(i, w);
+      threads.emplace_back([&, w] {
+        for (moe::Index i = w; i < n; i += workers()) error.run([&] { task(i, w); });
       });
     }
+    threads.clear();  // waits for them
+    error.rethrow();
   }
 };
 
@@ -24,8 +28,17 @@ int main() {
   const moe::Matrix<float> x = moe::random_tokens<float>(32, 100, 3);
   const bool equal = layer.forward(x, moe::Serial()) == layer.forward(x, MyThreads());
   std::printf("one thread and three: %s\n", equal ? "the same to the last bit" : "different");
+
+  const auto fail = [](const auto&, auto) { throw std::runtime_error("my expert failed"); };
+  const moe::MoeLayer faulty(router, std::vector(8, moe::expert_from<float>(32, fail)));
+  try {
+    faulty.forward(x, MyThreads());
+  } catch (const std::exception& error) {
+    std::printf("caught: %s\n", error.what());
+  }
 }
 
 /* Output:
 one thread and three: the same to the last bit
+caught: my expert failed
 */

@@ -220,6 +220,44 @@ TEST(WeightStack, MappedReadsInPlaceAndKeepsTheMemoryAlive) {
   EXPECT_TRUE(watch.expired());
 }
 
+TEST(WeightStack, IsMadeOfMatricesOfOneShape) {
+  std::vector<Matrix<float>> columns(3);
+  std::vector<Weight<float>> rows(3);
+  for (std::size_t e = 0; e < 3; ++e) rows[e] = columns[e] = Matrix<float>::Constant(2, 5, float(e + 1));
+  rows[1](1, 4) = columns[1](1, 4) = 7;
+  for (const WeightStack<float>& stack : {owned(columns), owned(rows)}) {
+    EXPECT_TRUE(stack.is_owned());
+    ASSERT_EQ(stack.num_experts(), 3);
+    for (Index e = 0; e < 3; ++e) EXPECT_EQ(stack[e], rows[std::size_t(e)]);
+  }
+  EXPECT_EQ(owned(std::vector<Weight<float>>()).num_experts(), 0);
+  rows[2].resize(3, 5);
+  EXPECT_EQ(error_of([&] { owned(rows); }), "owned: experts[2].rows() is 3, expected 2");
+  columns[1].resize(2, 4);
+  EXPECT_EQ(error_of([&] { owned(columns); }), "owned: experts[1].cols() is 4, expected 5");
+}
+
+TEST(WeightStack, IsMadeOfNumbersThatLieStacked) {
+  const auto numbers = std::make_shared<std::vector<float>>(3 * 2 * 5);
+  for (std::size_t i = 0; i < numbers->size(); ++i) (*numbers)[i] = float(i);
+  const WeightStack<float> in_place = mapped<float>(*numbers, 3, 2, 5);
+  EXPECT_FALSE(in_place.is_owned());
+  EXPECT_EQ(in_place[2].data(), numbers->data() + 20);
+  EXPECT_EQ(in_place[2](1, 4), 29.0f);
+  const std::weak_ptr watch(numbers);
+  {
+    const WeightStack<float> keeping = mapped<float>(*numbers, 3, 2, 5, numbers);
+    EXPECT_EQ(watch.use_count(), 2);
+  }
+  EXPECT_EQ(error_of([&] { mapped<float>(*numbers, 3, 2, 4); }), "mapped: numbers.size() is 30, expected 24");
+}
+
+TEST(WeightStack, OfPointersHasRowsOneAfterTheOtherUnlessTold) {
+  const std::vector<float> numbers = {0, 1, 2, 3, 4, 5, 6, 7};
+  EXPECT_EQ(WeightStack<float>({numbers.data() + 2}, 2, 3)[0](1, 0), 5.0f);
+  EXPECT_EQ(WeightStack<float>({numbers.data() + 2}, 2, 2, 4)[0](1, 0), 6.0f);
+}
+
 TEST(WeightStack, RefusesToWriteMappedWeightsAndRowsThatOverlap) {
   const std::vector<float> memory(40);
   WeightStack<float> stack({memory.data()}, 2, 3, 3, nullptr);
