@@ -1,10 +1,6 @@
 # How the project builds its own tests, examples and benchmarks. Nothing of this reaches who uses the library.
-include(CheckCXXCompilerFlag)
 find_package(Threads REQUIRED)
-find_package(OpenMP QUIET)
-if(NOT OpenMP_CXX_FOUND)
-  message(STATUS "${CMAKE_CXX_COMPILER_ID} finds no OpenMP: that executor is one thread (clang++ needs libomp-dev)")
-endif()
+find_package(OpenMP QUIET COMPONENTS CXX)
 
 # What every program of ours is built with, but for the processor.
 add_library(moe_portable INTERFACE)
@@ -26,11 +22,7 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
 endif()
 
 add_library(moe_own INTERFACE)
-target_link_libraries(moe_own INTERFACE moe_portable)
-if(MOE_NATIVE)
-  check_cxx_compiler_flag(-march=native MOE_HAS_MARCH_NATIVE)
-  target_compile_options(moe_own INTERFACE $<IF:$<BOOL:${MOE_HAS_MARCH_NATIVE}>,-march=native,-mcpu=native>)
-endif()
+target_link_libraries(moe_own INTERFACE moe_portable $<$<BOOL:${MOE_NATIVE}>:moe::native>)
 
 # On a machine with AVX-512, native code has other kernels than most machines will run.
 include(CheckCXXSourceRuns)

@@ -129,10 +129,10 @@ build() {
   export CTEST_PARALLEL_LEVEL="${CTEST_PARALLEL_LEVEL:-$cores}"
   if command -v ninja >/dev/null; then export CMAKE_GENERATOR="${CMAKE_GENERATOR:-Ninja}"; fi
   if command -v ccache >/dev/null; then export CMAKE_CXX_COMPILER_LAUNCHER="${CMAKE_CXX_COMPILER_LAUNCHER:-ccache}"; fi
-  rm -f "build/$preset/missing.txt"
+  rm -f build/*/missing.txt
   if ! cmake --preset "$preset"; then
-    [ -s "build/$preset/missing.txt" ] || exit 1
-    give_up "$(cat "build/$preset/missing.txt")${packages:+ All that is missing: $manager install$packages}"
+    missing=$(cat build/*/missing.txt 2>/dev/null) || exit 1
+    give_up "$missing${packages:+ All that is missing: $manager install$packages}"
   fi
   cmake --build --preset "$preset"
 }
