@@ -2,7 +2,7 @@
 
 namespace moe::io {
 
-template LayerParts<float> load_parts<float>(const std::filesystem::path&, const std::string&,
+template LayerParts<float> load_parts<float>(const ModelFiles&, const std::string&,
                                              const std::optional<std::vector<Index>>&);
 
 }  // namespace moe::io

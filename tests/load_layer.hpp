@@ -5,7 +5,7 @@
 
 namespace moe::io {
 
-extern template LayerParts<float> load_parts<float>(const std::filesystem::path&, const std::string&,
+extern template LayerParts<float> load_parts<float>(const ModelFiles&, const std::string&,
                                                     const std::optional<std::vector<Index>>&);
 
 }  // namespace moe::io

@@ -24,6 +24,7 @@
 #include "load_layer.hpp"
 #include "moe/moe.hpp"
 #include "random.hpp"
+#include "run_any_layer.hpp"
 
 namespace {
 
@@ -453,6 +454,40 @@ TEST_F(Checkpoint, AnExpertMayLieInSeveralShards) {
     for (const auto& file : fs::directory_iterator(folder)) fs::remove(file);
     EXPECT_TRUE(same_answers(layer, in_memory(block)));
   }
+}
+
+TEST_F(Checkpoint, AModelIsOpenedOnceForAllOfItsLayers) {
+  const Family of = family("glm4_moe");
+  const std::vector<std::string> blocks = {"model.layers.2.mlp", "model.layers.9.mlp", "model.layers.10.mlp"};
+  const auto block_of = [&](unsigned seed) { return random_block<bfloat16>(random_shape(of, 7), seed); };
+  const auto first = block_of(7), second = block_of(8), third = block_of(9);
+  std::vector<Tensor> tensors = tensors_of(of, first, blocks[0] + ".");
+  for (Tensor& tensor : tensors_of(of, second, blocks[1] + ".")) tensors.push_back(std::move(tensor));
+  for (Tensor& tensor : tensors_of(of, third, blocks[2] + ".")) tensors.push_back(std::move(tensor));
+  const std::vector<float> gain = {1, 2, 3};
+  tensors.push_back(make_tensor("model.layers.1.mlp.gate_proj.weight", {3, 1}, gain));  // dense: no MoE block
+  tensors.push_back(make_tensor("model.norm.weight", {3}, gain));
+  write_text(folder / "config.json", config_of(of, first.shape).dump());
+  write_shards(folder, tensors);
+
+  const ModelFiles model(folder);
+  for (const auto& file : fs::directory_iterator(folder)) fs::remove(file);  // so that none can be opened again
+  EXPECT_EQ(model.moe_blocks(), blocks);
+  EXPECT_EQ(model.shape().num_experts, first.shape.num_experts);
+  EXPECT_TRUE(same_answers(load_layer(model, blocks[0]).layer, in_memory(first)));
+  EXPECT_TRUE(same_answers(load_layer(model, blocks[1]).layer, in_memory(second)));
+  EXPECT_TRUE(same_answers(load_layer(model, blocks[2]).layer, in_memory(third)));
+  EXPECT_EQ(model.tensors().read("model.norm.weight"), Eigen::Map<const Weight<float>>(gain.data(), 3, 1));
+  expect_parts(error_of([&] { load_layer(folder, blocks[0]); }), {"config.json: no such file"});
+}
+
+TEST_F(Checkpoint, ALayerRunsInAFileThatIncludesNothingButAnyLayer) {
+  const Family of = family("qwen3_moe");
+  const auto block = random_block<float>(random_shape(of, 5), 5);
+  write(of, block, "mlp.");
+  const AnyLayer<float> layer = load_layer(folder, "mlp").layer;
+  const Matrix<float> x = random_tokens<float>(layer.d_model(), 9, 42);
+  EXPECT_TRUE(same_bits(test::run(layer, x), layer.forward(x)));
 }
 
 TEST_F(Checkpoint, ATransposedLayerIsItsTurnedTwin) {

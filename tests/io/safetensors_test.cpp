@@ -254,6 +254,54 @@ TEST_F(Safetensors, AnUnknownTypeHarmsNobodyWhoDoesNotAskForIt) {
   expect_parts(error_of([&] { write_safetensors(folder / "y", {neu}); }), {"\"new\" has unknown dtype F3"});
 }
 
+TEST_F(Safetensors, ATensorIsReadAsFloatWhateverItsType) {
+  const std::vector<double> doubles = {1.5, -2, 0.25, 1024, 0, -0.5};  // exact in 16 bits
+  const std::vector<float> floats(doubles.begin(), doubles.end());
+  std::vector<moe::float16> halves;
+  std::vector<moe::bfloat16> bfloats;
+  for (const float value : floats) halves.emplace_back(value), bfloats.emplace_back(value);
+  write_safetensors(folder / "model.safetensors",
+                    {make_tensor("F64", {2, 3}, doubles), make_tensor("F32", {2, 3}, floats),
+                     make_tensor("F16", {2, 3}, halves), make_tensor("BF16", {2, 3}, bfloats)});
+  const Tensors tensors = Tensors::open(folder);
+  for (const char* const name : {"F64", "F32", "F16", "BF16"}) {
+    const auto as_floats = tensors.read<float>(name, {2, 3});
+    const auto as_doubles = tensors.read<double>(name);
+    EXPECT_EQ(as_floats, Eigen::Map<const moe::Weight<float>>(floats.data(), 2, 3)) << name;
+    EXPECT_EQ(as_doubles, Eigen::Map<const moe::Weight<double>>(doubles.data(), 2, 3)) << name;
+  }
+}
+
+TEST_F(Safetensors, ATensorOfAnyShapeIsAMatrixOfItsOutermostSizeTimesAllOthers) {
+  std::vector<float> values(24);
+  for (float& value : values) value = float(&value - values.data());
+  const std::span<const float> all(values);
+  write_safetensors(folder / "model.safetensors",
+                    {make_tensor("vector", {24}, all), make_tensor("stack", {2, 3, 4}, all),
+                     make_tensor("scalar", {}, all.first(1)), make_tensor("empty", {0, 5}, all.first(0))});
+  const Tensors tensors = Tensors::open(folder);
+  EXPECT_EQ(tensors.read("vector"), Eigen::Map<const moe::Weight<float>>(values.data(), 24, 1));
+  EXPECT_EQ(tensors.read("stack"), Eigen::Map<const moe::Weight<float>>(values.data(), 2, 12));
+  EXPECT_EQ(tensors.read("scalar"), moe::Weight<float>::Zero(1, 1));
+  EXPECT_EQ(tensors.read("empty").rows(), 0);
+  EXPECT_EQ(tensors.read("empty").cols(), 5);
+}
+
+TEST_F(Safetensors, WhatCannotBeReadAsFloatIsAnErrorThatNamesFileAndTensor) {
+  const std::string header = R"({"fp8": {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]},
+                                 "packed": {"dtype": "I32", "shape": [1], "data_offsets": [1, 5]},
+                                 "norm": {"dtype": "BF16", "shape": [2], "data_offsets": [5, 9]}})";
+  write_text(folder / "x.safetensors", file_of(header, 9));
+  const Tensors file = Tensors::open(folder);
+  const auto error = [&](const char* name) { return error_of([&] { file.read(name); }); };
+  expect_parts(error("fp8"), {"x.safetensors: tensor \"fp8\" has dtype F8_E4M3, expected F32, BF16, F16 or F64"});
+  expect_parts(error("packed"), {"x.safetensors: tensor \"packed\" has dtype I32, expected F32, BF16, F16 or F64"});
+  expect_parts(error("nrm"), {"x.safetensors: no tensor \"nrm\" among 3; did you mean \"norm\"?"});
+  expect_parts(error_of([&] { file.read("norm", {3}); }),
+               {"x.safetensors: tensor \"norm\" has shape [2], expected [3]"});
+  EXPECT_EQ(file.read("norm"), moe::Weight<float>::Zero(2, 1));  // which lies unaligned
+}
+
 TEST_F(Safetensors, AnUnalignedTensorIsCopiedToWhereItIsAligned) {
   std::string text = file_of(R"({"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 8);
   const float values[] = {1.5f, -2.5f};

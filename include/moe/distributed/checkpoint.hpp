@@ -17,6 +17,7 @@
 #include "moe/distributed/shared_error.hpp"
 #include "moe/experts/any_experts.hpp"
 #include "moe/io/checkpoint.hpp"
+#include "moe/io/model_files.hpp"
 #include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET::distributed {
@@ -31,11 +32,12 @@ io::LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const st
   Placement placement;
   std::optional<io::LayerParts<Scalar>> parts;
   run_together(ranks, [&] {
-    const MoeShape shape = io::load_parts<Scalar>(folder, prefix, std::vector<Index>{}).shape;  // that of the files
+    const io::ModelFiles model(folder);
+    const MoeShape shape = io::load_parts<Scalar>(model, prefix, std::vector<Index>{}).shape;  // that of the files
     const Index num_experts = shape.num_experts + shape.num_zero_experts;
     placement = place(num_experts, ranks.size());
     require_equal(placement.num_experts(), num_experts, "load_layer: placement.num_experts()");
-    parts = io::load_parts<Scalar>(folder, prefix, placement.experts_of(ranks.rank()));
+    parts = io::load_parts<Scalar>(model, prefix, placement.experts_of(ranks.rank()));
   });
   const MoeShape& shape = parts->shape;
   const Claim claims[] = {{"d_model", shape.d_model},

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <filesystem>
 #include <functional>
 #include <iterator>
 #include <optional>
@@ -29,6 +28,7 @@
 #include "moe/io/architectures.hpp"
 #include "moe/io/config.hpp"
 #include "moe/io/error.hpp"
+#include "moe/io/model_files.hpp"
 #include "moe/io/safetensors.hpp"
 #include "moe/io/weight_tensors.hpp"
 #include "moe/moe_layer.hpp"
@@ -284,30 +284,15 @@ class LayerLoader {
   Index num_zero_experts_;  // of those that are loaded
 };
 
-/// What all names of a block's experts begin with: "experts." in most models.
-inline std::string experts_prefix(const Architecture& architecture) {
-  return architecture.layout == ExpertLayout::fused ? std::string(architecture.fused_gate_up) : "experts.";
-}
-
-/// What stands before the experts in names, each once.
-inline std::vector<std::string> blocks_in(const Tensors& tensors, const std::string& experts) {
-  std::vector<std::string> blocks;
-  for (const std::string& name : tensors.names()) {  // in alphabetical order: those of a block side by side
-    const std::size_t end = ("." + name).find("." + experts);
-    if (end == std::string::npos) continue;
-    std::string block = name.substr(0, end == 0 ? 0 : end - 1);
-    if (blocks.empty() || blocks.back() != block) blocks.push_back(std::move(block));
-  }
-  return blocks;
-}
-
 /// @throws Error naming the nearest block, if this is none: a dense layer, or a name that is spelt otherwise here.
-inline void check_block(const Tensors& tensors, const std::string& block, const Architecture& architecture,
-                        const std::string& folder) {
-  const std::string experts = experts_prefix(architecture);
-  const std::vector<std::string> blocks = blocks_in(tensors, experts);
+inline void check_block(const ModelFiles& model, const std::string& block) {
+  const std::string folder = model.folder().string();
+  const std::vector<std::string>& blocks = model.moe_blocks();
   if (std::ranges::count(blocks, block) > 0) return;
-  if (blocks.empty()) fail(folder, ": no MoE block \"", block, "\", nor any: no tensor is called \"", experts, "*\"");
+  if (blocks.empty()) {
+    fail(folder, ": no MoE block \"", block, "\", nor any: no tensor is called \"",
+         experts_prefix(model.architecture()), "*\"");
+  }
   const auto nearest =
       std::ranges::min_element(blocks, {}, [&](const auto& candidate) { return edit_distance(candidate, block); });
   fail(folder, ": no MoE block \"", block, "\" among ", blocks.size(), "; did you mean \"", *nearest, "\"?");
@@ -315,17 +300,14 @@ inline void check_block(const Tensors& tensors, const std::string& block, const 
 
 /// f(weights, config, architecture, shape) of the MoE block below `prefix`.
 template <class F>
-auto with_block(const std::filesystem::path& folder, const std::string& prefix, const F& f) {
-  const Config config = Config::open(folder / "config.json");
-  const Architecture& architecture = architecture_of(config);
-  const MoeShape shape = moe_shape(config);
-  const Tensors tensors = Tensors::open(folder);
+auto with_block(const ModelFiles& model, const std::string& prefix, const F& f) {
   const std::string block = prefix.substr(0, prefix.size() - (prefix.ends_with('.') ? 1 : 0));
-  check_block(tensors, block, architecture, folder.string());
+  check_block(model, block);
   try {
-    return f(WeightTensors(tensors, block, shape.num_experts), config, architecture, shape);
+    return f(WeightTensors(model.tensors(), block, model.shape().num_experts), model.config(), model.architecture(),
+             model.shape());
   } catch (const std::invalid_argument& error) {  // e.g. groups that do not divide the experts
-    fail(config.file(), ": ", error.what());
+    fail(model.config().file(), ": ", error.what());
   }
 }
 
@@ -340,7 +322,8 @@ struct LoadedLayer {
   std::string dtype;
 };
 
-/// The parts of the MoE block below `prefix` of a model in a folder (config.json beside *.safetensors).
+/// The parts of the MoE block below `prefix` of a model: of its folder, or of its ModelFiles, to open those of several
+/// layers once.
 /// Experts' weights stay in the mapped files, which stay mapped as long as the parts live; only those that are stored
 /// transposed (Llama 4, gpt-oss, DBRX's down) or in 4 bits are turned or expanded once into memory of their own, and
 /// those of Switch and NLLB are copied. The router is copied as Scalar.
@@ -350,17 +333,17 @@ struct LoadedLayer {
 /// @throws Error naming the file, the tensor, and both numbers, if anything is missing or does not fit; or if there are
 ///         no such experts.
 template <class Scalar = float>
-LayerParts<Scalar> load_parts(const std::filesystem::path& folder, const std::string& prefix,
+LayerParts<Scalar> load_parts(const ModelFiles& model, const std::string& prefix,
                               const std::optional<std::vector<Index>>& experts = {}) {
   return detail::with_block(
-      folder, prefix, [&](const auto&... block) { return detail::LayerLoader<Scalar>(block..., experts).load(); });
+      model, prefix, [&](const auto&... block) { return detail::LayerLoader<Scalar>(block..., experts).load(); });
 }
 
 /// The whole layer, ready to run; parts and errors as load_parts(). Switch counts its capacity per sequence: tell it
 /// Workspace::side.sequence_length.
 template <class Scalar = float>
-LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const std::string& prefix) {
-  auto [experts, assemble, shape, model_type, dtype] = load_parts<Scalar>(folder, prefix);
+LoadedLayer<Scalar> load_layer(const ModelFiles& model, const std::string& prefix) {
+  auto [experts, assemble, shape, model_type, dtype] = load_parts<Scalar>(model, prefix);
   return {assemble(*std::move(experts)), shape, std::move(model_type), std::move(dtype)};
 }
 

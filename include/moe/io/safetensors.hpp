@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <concepts>
 #include <cstddef>
 #include <filesystem>
 #include <map>
@@ -108,6 +109,23 @@ class Tensors {
     const auto found = tensors_.find(name);
     if (found == tensors_.end()) fail(path_, ": no tensor \"", name, "\" among ", tensors_.size(), did_you_mean(name));
     return aligned(found->second);
+  }
+
+  /// Its numbers as Scalar: read() of tensor.hpp. A copy, of any floating-point type: a norm's gains, an embedding.
+  /// @throws Error if there is no tensor of this name, or it holds no such numbers.
+  template <std::floating_point Scalar = float>
+  Weight<Scalar> read(std::string_view name) const {
+    const Tensor tensor = at(name);
+    return io::read<Scalar>(tensor);
+  }
+
+  /// The same of a tensor of this shape.
+  /// @throws Error if the shape is another, or as above.
+  template <std::floating_point Scalar = float>
+  Weight<Scalar> read(std::string_view name, const std::vector<Index>& shape) const {
+    const Tensor tensor = at(name);
+    require_shape(tensor, shape);
+    return io::read<Scalar>(tensor);
   }
 
   /// Of shards: of all together; where two disagree, of the one whose name comes first.

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -131,13 +132,17 @@ std::span<const T> as(const Tensor& tensor) {
   return {reinterpret_cast<const T*>(tensor.bytes.data()), tensor.bytes.size() / sizeof(T)};
 }
 
+/// @throws Error naming both shapes, if the tensor's is another.
+inline void require_shape(const Tensor& tensor, const std::vector<Index>& shape) {
+  if (tensor.shape == shape) return;
+  fail(to_string(tensor), " has shape ", to_string(tensor.shape), ", expected ", to_string(shape));
+}
+
 /// The elements of a tensor of this shape.
 /// @throws Error if the shape is another, or as above.
 template <Element T>
 std::span<const T> as(const Tensor& tensor, const std::vector<Index>& shape) {
-  if (tensor.shape != shape) {
-    fail(to_string(tensor), " has shape ", to_string(tensor.shape), ", expected ", to_string(shape));
-  }
+  require_shape(tensor, shape);
   return as<T>(tensor);
 }
 
@@ -146,6 +151,30 @@ template <Element T>
 std::span<const T> as(const Tensor&& tensor) = delete;
 template <Element T>
 std::span<const T> as(const Tensor&& tensor, const std::vector<Index>& shape) = delete;
+
+/// f(its elements, where they lie), whatever floating-point type they are of.
+/// @throws Error naming the tensor and its dtype, if that is none of them: an integer, or a number of 8 bits or fewer,
+///         which means nothing without its scale; or as as().
+template <class F>
+auto with_floats(const Tensor& tensor, const F& f) {
+  if (tensor.dtype == dtype_name<float>) return f(as<float>(tensor));
+  if (tensor.dtype == dtype_name<bfloat16>) return f(as<bfloat16>(tensor));
+  if (tensor.dtype == dtype_name<float16>) return f(as<float16>(tensor));
+  if (tensor.dtype == dtype_name<double>) return f(as<double>(tensor));
+  fail(to_string(tensor), " has dtype ", tensor.dtype, ", expected F32, BF16, F16 or F64");
+}
+
+/// Its numbers as Scalar, whatever floating-point type they are stored in. A tensor (out × in) is (out × in), a vector
+/// (n) is (n × 1), and one of more dimensions is (its outermost × all others).
+/// @throws Error as with_floats().
+template <std::floating_point Scalar = float>
+Weight<Scalar> read(const Tensor& tensor) {
+  return with_floats(tensor, [&]<class T>(std::span<const T> from) -> Weight<Scalar> {
+    Index rows = 1, cols = 1;
+    for (std::size_t i = 0; i < tensor.shape.size(); ++i) (i == 0 ? rows : cols) *= tensor.shape[i];
+    return Eigen::Map<const Weight<T>>(from.data(), rows, cols).template cast<Scalar>();
+  });
+}
 
 /// Values that lie one after the other and outlive the expression that names them: no temporary container.
 template <class R>

@@ -55,7 +55,8 @@ class WeightTensors {
   template <class Scalar>
   Eigen::Matrix<Scalar, Eigen::Dynamic, 1> copy(std::string_view name, const std::vector<Index>& shape) const {
     const Tensor tensor = at(name);
-    return with_numbers(tensor, shape, [](const auto& from) {
+    require_shape(tensor, shape);
+    return with_floats(tensor, [](const auto& from) {
       Eigen::Matrix<Scalar, Eigen::Dynamic, 1> to(Index(from.size()));
       for (std::size_t i = 0; i < from.size(); ++i) to[Index(i)] = static_cast<Scalar>(from[i]);
       return to;
@@ -66,7 +67,8 @@ class WeightTensors {
   template <class Scalar>
   Matrix<Scalar> columns(std::string_view name, Index size) const {
     const Tensor tensor = at(name);
-    return with_numbers(tensor, {num_experts_, size}, [&](const auto& from) {
+    require_shape(tensor, {num_experts_, size});
+    return with_floats(tensor, [&](const auto& from) {
       Matrix<Scalar> to(size, num_read());
       for (Index i = 0; i < to.cols(); ++i) {
         for (Index r = 0; r < size; ++r) {
@@ -151,15 +153,6 @@ class WeightTensors {
   }
 
  private:
-  /// f(its numbers), whatever their type.
-  template <class F>
-  static auto with_numbers(const Tensor& tensor, const std::vector<Index>& shape, const F& f) {
-    if (tensor.dtype == dtype_name<double>) return f(as<double>(tensor, shape));
-    if (tensor.dtype == dtype_name<bfloat16>) return f(as<bfloat16>(tensor, shape));
-    if (tensor.dtype == dtype_name<float16>) return f(as<float16>(tensor, shape));
-    return f(as<float>(tensor, shape));
-  }
-
   template <class W>
   WeightStack<W> in_place(const W* data, std::shared_ptr<const void> owner, Index all_rows, Index cols, Index first,
                           Index rows) const {

@@ -1,7 +1,6 @@
 /// @file  From a model's files to a layer that learns.
 #pragma once
 
-#include <filesystem>
 #include <string>
 #include <utility>
 #include <variant>
@@ -16,6 +15,7 @@
 #include "moe/experts/zero_compute.hpp"
 #include "moe/io/checkpoint.hpp"
 #include "moe/io/error.hpp"
+#include "moe/io/model_files.hpp"
 #include "moe/moe_layer.hpp"
 #include "moe/routers/lora_router.hpp"
 #include "moe/routers/sparse_mixer.hpp"
@@ -103,8 +103,8 @@ class TrainableLayerLoader : LayerLoader<Scalar> {
 /// As load_layer(), with a copy of all weights, to write. They must be stored in Scalar.
 /// @throws Error as load_layer(), and if they are stored otherwise.
 template <class Scalar = float>
-TrainableLayer<Scalar> load_trainable_layer(const std::filesystem::path& folder, const std::string& prefix) {
-  return detail::with_block(folder, prefix,
+TrainableLayer<Scalar> load_trainable_layer(const ModelFiles& model, const std::string& prefix) {
+  return detail::with_block(model, prefix,
                             [](const auto&... block) { return detail::TrainableLayerLoader<Scalar>(block...).load(); });
 }
 
@@ -112,9 +112,9 @@ TrainableLayer<Scalar> load_trainable_layer(const std::filesystem::path& folder,
 /// there is a copy, which learns too.
 /// @throws Error as load_trainable_layer(), but for weights of other types.
 template <class Scalar = float>
-TrainableLayer<Scalar> load_lora_layer(const std::filesystem::path& folder, const std::string& prefix,
+TrainableLayer<Scalar> load_lora_layer(const ModelFiles& model, const std::string& prefix,
                                        const LoraLayerOptions& options = {}) {
-  return detail::with_block(folder, prefix, [&](const auto&... block) {
+  return detail::with_block(model, prefix, [&](const auto&... block) {
     return detail::TrainableLayerLoader<Scalar>(block...).load_with_lora(options);
   });
 }
