@@ -1,5 +1,6 @@
 #include "laws/layer_laws.hpp"
 
+#include "moe/affine_output.hpp"
 #include "moe/any_layer.hpp"
 #include "moe/dense.hpp"
 #include "moe/moe_layer.hpp"
@@ -53,6 +54,14 @@ struct AnyLayers {
 };
 using Layers = testing::Types<MoeLayers, DenseLayers, SharedLayers, GatedSharedLayers, TwiceSharedLayers, AnyLayers>;
 INSTANTIATE_TYPED_TEST_SUITE_P(Library, LayerLaws, Layers);
+
+TEST(Layers, ReturnYInTheCallersWorkspaceOrInOneOfTheirOwn) {
+  expect_forward_to_return_y(MoeLayers::make(9));
+  expect_forward_to_return_y(DenseLayers::make(9));
+  expect_forward_to_return_y(SharedLayers::make(9));
+  expect_forward_to_return_y(AnyLayers::make(9));
+  expect_forward_to_return_y(AffineOutput(MoeLayers::make(9), 0.5F, Eigen::VectorXf(Eigen::VectorXf::Ones(9))));
+}
 
 template <class W, class Act>
 MatrixD naive_answer(const GatedFfnBank<W, Act>& bank, Index expert, const MatrixD& x, naive::Function act) {

@@ -96,6 +96,11 @@ using Layers =
     testing::Types<SoftMoes, SoftMoesOfBanks, SoftMoesOfSingleTokens, ResidualMoes, ResidualMoesOfSharedLayers>;
 INSTANTIATE_TYPED_TEST_SUITE_P(SoftAndResidual, LayerLaws, Layers);
 
+TEST(SoftAndResidual, ReturnYInTheCallersWorkspaceOrInOneOfTheirOwn) {
+  expect_forward_to_return_y(SoftMoes::make(9));
+  expect_forward_to_return_y(ResidualMoes::make(9));
+}
+
 namespace {
 
 template <class E>

@@ -42,6 +42,12 @@ class AffineOutput {
     scale_and_shift(y);
   }
 
+  /// The same with a y of its own.
+  Matrix<Scalar> forward(const ConstMatrixRef<Scalar>& x, Workspace<Scalar>& ws,
+                         ExecutorRef executor = Serial{}) const {
+    return forward_alone(*this, x, ws, executor);
+  }
+
   /// The same with memory of its own.
   Matrix<Scalar> forward(const ConstMatrixRef<Scalar>& x, ExecutorRef executor = Serial{}) const {
     return forward_alone(*this, x, executor);

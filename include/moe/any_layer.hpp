@@ -40,6 +40,12 @@ class AnyLayer {
     held_->forward(x, y, ws, executor);
   }
 
+  /// The same with a y of its own.
+  Matrix<Scalar> forward(const ConstMatrixRef<Scalar>& x, Workspace<Scalar>& ws,
+                         ExecutorRef executor = Serial{}) const {
+    return forward_alone(*this, x, ws, executor);
+  }
+
   /// The same with memory of its own.
   Matrix<Scalar> forward(const ConstMatrixRef<Scalar>& x, ExecutorRef executor = Serial{}) const {
     return forward_alone(*this, x, executor);

@@ -44,6 +44,12 @@ class DenseLayer {
     expert_.apply(x, plan_all_to(0, x.cols(), 1, ws.plan), y, workers);
   }
 
+  /// The same with a y of its own.
+  Matrix<Scalar> forward(const ConstMatrixRef<Scalar>& x, Workspace<Scalar>& ws,
+                         ExecutorRef executor = Serial{}) const {
+    return forward_alone(*this, x, ws, executor);
+  }
+
   /// The same with memory of its own.
   Matrix<Scalar> forward(const ConstMatrixRef<Scalar>& x, ExecutorRef executor = Serial{}) const {
     return forward_alone(*this, x, executor);

@@ -66,6 +66,12 @@ class ResidualMoe {
     shared_.apply(x, everyone, y, workers);
   }
 
+  /// The same with a y of its own.
+  Matrix<Scalar> forward(const ConstMatrixRef<Scalar>& x, Workspace<Scalar>& ws,
+                         ExecutorRef executor = Serial{}) const {
+    return forward_alone(*this, x, ws, executor);
+  }
+
   /// The same with memory of its own.
   Matrix<Scalar> forward(const ConstMatrixRef<Scalar>& x, ExecutorRef executor = Serial{}) const {
     return forward_alone(*this, x, executor);

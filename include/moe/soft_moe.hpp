@@ -195,6 +195,12 @@ class SoftMoe {
     detail::average<Scalar>(out, combine, y, num_sequences, workers);
   }
 
+  /// The same with a y of its own.
+  Matrix<Scalar> forward(const ConstMatrixRef<Scalar>& x, Workspace<Scalar>& ws,
+                         ExecutorRef executor = Serial{}) const {
+    return forward_alone(*this, x, ws, executor);
+  }
+
   /// The same with memory of its own; all tokens are one sequence.
   Matrix<Scalar> forward(const ConstMatrixRef<Scalar>& x, ExecutorRef executor = Serial{}) const {
     return forward_alone(*this, x, executor);

@@ -27,14 +27,21 @@ struct Workspace {
   Meanwhile* meanwhile = nullptr;        // what may be done while tokens travel, during a forward pass
 };
 
-/// y = layer(x) with a workspace and y of its own: for a first try, or where a few allocations do not matter.
+/// y = layer(x) with a y of its own: for a first try, or where a few allocations do not matter.
+template <class Layer>
+Matrix<typename Layer::Scalar> forward_alone(const Layer& layer, const ConstMatrixRef<typename Layer::Scalar>& x,
+                                             Workspace<typename Layer::Scalar>& ws, ExecutorRef executor) {
+  Matrix<typename Layer::Scalar> y(x.rows(), x.cols());
+  layer.forward(x, y, ws, executor);
+  return y;
+}
+
+/// The same with a workspace of its own, too.
 template <class Layer>
 Matrix<typename Layer::Scalar> forward_alone(const Layer& layer, const ConstMatrixRef<typename Layer::Scalar>& x,
                                              ExecutorRef executor) {
-  Matrix<typename Layer::Scalar> y(x.rows(), x.cols());
   Workspace<typename Layer::Scalar> ws;
-  layer.forward(x, y, ws, executor);
-  return y;
+  return forward_alone(layer, x, ws, executor);
 }
 
 }  // namespace moe::inline MOE_TARGET

@@ -179,4 +179,19 @@ REGISTER_TYPED_TEST_SUITE_P(LayerLaws, TokensDoNotSeeEachOther, WhereAskedTokens
                             NoExecutorChangesABit, AUsedWorkspaceChangesNoBit, WritesAllOfYAndNothingAroundIt,
                             RefusesWrongShapesWithBothNumbers, RefusesToWriteWhatItReads, AWarmForwardAllocatesNothing);
 
+/// No law, for the concept does not ask for it: the forms of forward() that return y, as all layers of the library have.
+template <class L>
+void expect_forward_to_return_y(const L& layer) {
+  using S = typename L::Scalar;
+  const auto x = test::random_matrix<Matrix<S>>(layer.d_model(), 12, 3);
+  Workspace<S> ws, other;
+  Matrix<S> y(x.rows(), x.cols());
+  layer.forward(x, y, ws);
+  EXPECT_TRUE(test::same_bits(layer.forward(x), y));
+  EXPECT_TRUE(test::same_bits(layer.forward(x, Serial{}), y));
+  EXPECT_TRUE(test::same_bits(layer.forward(x, other), y));
+  EXPECT_TRUE(test::same_bits(layer.forward(x, other, Serial{}), y));
+  EXPECT_EQ(other.routing.expert, ws.routing.expert);
+}
+
 }  // namespace moe::laws
