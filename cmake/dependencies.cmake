@@ -94,6 +94,7 @@ function(moe_find_eigen wanted)
               SHA256 8586084f71f9bde545ee7fa6d00288b264a2b7ac3607b974e54d13e7162c1c72)
     moe_header_only(Eigen3::Eigen ${eigen3_SOURCE_DIR})
   endif()
+  set(Eigen3_VERSION ${Eigen3_VERSION} PARENT_SCOPE)
 endfunction()
 
 function(moe_find_json wanted)
