@@ -14,7 +14,11 @@
 
 #include "moe/io/error.hpp"
 
-#if __has_include(<unistd.h>)
+#if defined(_WIN32)
+#include <fcntl.h>
+#include <io.h>
+#include <sys/stat.h>
+#elif __has_include(<unistd.h>)
 #include <fcntl.h>
 #include <unistd.h>
 #endif
@@ -28,6 +32,17 @@ inline std::error_code last_error() { return {errno != 0 ? errno : EIO, std::gen
 
 using Stream = std::unique_ptr<std::FILE, int (*)(std::FILE*)>;
 
+/// A new file to write, never somebody else's: null, and errno EEXIST, if there is one of this name.
+inline Stream create(const std::filesystem::path& path) {
+#if defined(_WIN32)  // whose fopen takes no name beyond its code page, and in its older library no "x"
+  const int file =
+      ::_wopen(path.c_str(), _O_CREAT | _O_EXCL | _O_WRONLY | _O_BINARY | _O_NOINHERIT, _S_IREAD | _S_IWRITE);
+  return {file < 0 ? nullptr : ::_fdopen(file, "wb"), &std::fclose};
+#else
+  return {std::fopen(path.c_str(), "wbx"), &std::fclose};
+#endif
+}
+
 struct TemporaryFile {
   std::filesystem::path path;
   Stream stream;
@@ -38,7 +53,7 @@ inline TemporaryFile create_beside(const std::filesystem::path& path) {
   for (int attempt = 0;; ++attempt) {
     std::filesystem::path temporary = path;
     temporary += ".tmp" + std::to_string(attempt);
-    Stream stream(std::fopen(temporary.string().c_str(), "wbx"), &std::fclose);  // x: never somebody else's file
+    Stream stream = create(temporary);
     const std::error_code error = last_error();
     if (stream) return {std::move(temporary), std::move(stream)};
     if (error != std::errc::file_exists || attempt == 1000) {
@@ -50,7 +65,9 @@ inline TemporaryFile create_beside(const std::filesystem::path& path) {
 /// True when the file is on the disk, not just in the system's memory.
 inline bool flush_to_disk(std::FILE* stream) {
   if (std::fflush(stream) != 0) return false;
-#if __has_include(<unistd.h>)
+#if defined(_WIN32)
+  return ::_commit(::_fileno(stream)) == 0;
+#elif __has_include(<unistd.h>)
   return ::fsync(::fileno(stream)) == 0;
 #else
   return true;
@@ -59,7 +76,7 @@ inline bool flush_to_disk(std::FILE* stream) {
 
 /// Makes a rename in this folder outlast a power cut, where the system can.
 inline void flush_folder_to_disk([[maybe_unused]] const std::filesystem::path& folder) {
-#if __has_include(<unistd.h>)
+#if !defined(_WIN32) && __has_include(<unistd.h>)
   const int descriptor = ::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_CLOEXEC);
   if (descriptor < 0) return;
   ::fsync(descriptor);
@@ -80,7 +97,7 @@ inline std::error_code write_pieces(Stream stream, const std::vector<std::span<c
 }  // namespace detail
 
 /// Writes the pieces, one after the other, to a temporary file beside `path`, which then takes its place. Whoever opens
-/// `path` sees the old file or the new one; mappings of the old one stay valid.
+/// `path` sees the old file or the new one; mappings of the old one stay valid (on Windows they prevent it).
 /// @throws Error if that fails; a file that was at `path` is then as it was.
 inline void write_atomically(const std::filesystem::path& path, const std::vector<std::span<const std::byte>>& pieces) {
   detail::TemporaryFile temporary = detail::create_beside(path);

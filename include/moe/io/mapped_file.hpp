@@ -11,7 +11,12 @@
 
 #include "moe/io/error.hpp"
 
-#if __has_include(<sys/mman.h>)
+#if defined(_WIN64)
+#include <fcntl.h>
+#include <io.h>
+
+#include "moe/io/windows.hpp"
+#elif __has_include(<sys/mman.h>)
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -40,7 +45,7 @@ inline void check_regular_file(const std::filesystem::path& path) {
 
 }  // namespace detail
 
-/// The bytes of a file in memory of their own: map_file() where there is no mmap.
+/// The bytes of a file in memory of their own: map_file() where there is no mapping.
 /// @throws Error if it is no regular file or cannot be read.
 inline MappedFile read_file(const std::filesystem::path& path) {
   detail::check_regular_file(path);
@@ -55,7 +60,29 @@ inline MappedFile read_file(const std::filesystem::path& path) {
   return {.bytes = {bytes.get(), size}, .owner = bytes};
 }
 
-#if __has_include(<sys/mman.h>)
+#if defined(_WIN64)
+
+/// The bytes of a file, loaded by the operating system as they are touched. Windows lets nobody replace, shorten or
+/// remove the file for as long as it is mapped.
+/// @throws Error if it is no regular file or cannot be read.
+inline MappedFile map_file(const std::filesystem::path& path) {
+  detail::check_regular_file(path);
+  const int file = ::_wopen(path.c_str(), _O_RDONLY | _O_BINARY | _O_NOINHERIT);
+  if (file < 0) fail(path.string(), ": ", std::generic_category().message(errno));
+  const long long size = ::_filelengthi64(file);
+  void* const handle = reinterpret_cast<void*>(::_get_osfhandle(file));
+  void* const mapping = size > 0 ? ::CreateFileMappingW(handle, nullptr, /*PAGE_READONLY*/ 2, 0, 0, nullptr) : nullptr;
+  const void* const bytes = mapping ? ::MapViewOfFile(mapping, /*FILE_MAP_READ*/ 4, 0, 0, 0) : nullptr;
+  const auto error = static_cast<int>(::GetLastError());
+  if (mapping) ::CloseHandle(mapping);  // the view stays
+  ::_close(file);
+  if (size == 0) return {};
+  if (!bytes) fail(path.string(), ": ", std::system_category().message(error));
+  return {.bytes = {static_cast<const std::byte*>(bytes), static_cast<std::size_t>(size)},
+          .owner = std::shared_ptr<const void>(bytes, [](const void* mapped) { ::UnmapViewOfFile(mapped); })};
+}
+
+#elif __has_include(<sys/mman.h>)
 
 /// The bytes of a file, loaded by the operating system as they are touched. As with every mapping, a file that another
 /// program shortens meanwhile ends this one (SIGBUS); a file that is replaced by a rename does not.
