@@ -2,8 +2,11 @@
 #pragma once
 
 #include <cmath>
+#include <type_traits>
 
 #include "moe/concepts.hpp"
+#include "moe/kernels/elementary.hpp"
+#include "moe/kernels/multiply_add.hpp"
 #include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET {
@@ -38,8 +41,12 @@ struct Gelu {
   template <class X>
   auto operator()(const Eigen::ArrayBase<X>& x) const {
     using Scalar = typename X::Scalar;
-    return x.derived().unaryExpr(
-        [](Scalar v) { return Scalar(0.5) * v * (Scalar(1) + std::erf(v * Scalar(0.70710678118654752440))); });
+    if constexpr (std::is_same_v<Scalar, float>) {
+      return x.derived().unaryExpr(kernels::OnRegisters<kernels::GeluOf>());
+    } else {
+      return x.derived().unaryExpr(
+          [](Scalar v) { return Scalar(0.5) * v * (Scalar(1) + std::erf(v * Scalar(0.70710678118654752440))); });
+    }
   }
 };
 
@@ -49,8 +56,14 @@ struct GeluTanh {
   template <class X>
   auto operator()(const Eigen::ArrayBase<X>& x) const {
     using Scalar = typename X::Scalar;
-    const auto& v = x.derived();
-    return Scalar(0.5) * v * (Scalar(1) + (Scalar(0.79788456080286535588) * (v + Scalar(0.044715) * v * v * v)).tanh());
+    if constexpr (std::is_same_v<Scalar, float>) {
+      return x.derived().unaryExpr(kernels::OnRegisters<kernels::GeluTanhOf>());
+    } else {
+      return x.derived().unaryExpr([](Scalar v) {
+        const Scalar cubic = kernels::multiply_add(Scalar(0.044715) * v * v, v, v);
+        return Scalar(0.5) * v * (Scalar(1) + std::tanh(Scalar(0.79788456080286535588) * cubic));
+      });
+    }
   }
 };
 

@@ -11,6 +11,7 @@
 #include "moe/contracts.hpp"
 #include "moe/dispatch.hpp"
 #include "moe/executors/serial.hpp"
+#include "moe/kernels/vectors.hpp"
 #include "moe/routers/scores.hpp"
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
@@ -101,7 +102,7 @@ class ResidualMoe {
   /// (c_0, c_1) of a token.
   template <class Token>
   Eigen::Matrix<Scalar, 2, 1> coefficients(const Token& token) const {
-    Eigen::Matrix<Scalar, 2, 1> c(weight_.row(0).dot(token), weight_.row(1).dot(token));
+    Eigen::Matrix<Scalar, 2, 1> c(kernels::dot(weight_.row(0), token), kernels::dot(weight_.row(1), token));
     if (bias_.size() > 0) c += bias_;
     softmax(c, c);
     return c;

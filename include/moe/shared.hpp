@@ -12,6 +12,7 @@
 #include "moe/contracts.hpp"
 #include "moe/dispatch.hpp"
 #include "moe/executors/serial.hpp"
+#include "moe/kernels/vectors.hpp"
 #include "moe/meanwhile.hpp"
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
@@ -96,7 +97,7 @@ class WithSharedExpert {
   void weigh_shared(const ConstMatrixRef<Scalar>& x, std::span<Scalar> weight) const {
     if (gate_.size() == 0) return;
     for (Index t = 0; t < x.cols(); ++t) {
-      weight[std::size_t(t)] = Scalar(1) / (Scalar(1) + std::exp(-gate_.dot(x.col(t))));
+      weight[std::size_t(t)] = Scalar(1) / (Scalar(1) + std::exp(-kernels::dot(gate_, x.col(t))));
     }
   }
 

@@ -1,8 +1,10 @@
 /// @file  The direction of a vector.
 #pragma once
 
+#include <cmath>
 #include <type_traits>
 
+#include "moe/kernels/vectors.hpp"
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
@@ -16,7 +18,7 @@ Scalar to_length(V&& v, std::type_identity_t<Scalar> length) {
   const Scalar largest = v.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>();
   if (largest == 0) return 0;
   v /= largest;  // taken out first, so that no square over- or underflows
-  const Scalar norm = v.norm();
+  const Scalar norm = std::sqrt(kernels::dot(v, v));
   v *= length / norm;
   return largest * norm;
 }

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "moe/check.hpp"
+#include "moe/kernels/vectors.hpp"
 #include "moe/routers/scores.hpp"
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
@@ -46,9 +47,10 @@ struct ConstantExpert {
     require_equal(w_mix.rows(), 2, "ConstantExpert: w_mix.rows()");
     require_equal(w_mix.cols(), d_model(), "ConstantExpert: w_mix.cols()");
     for (Index t = 0; t < x.cols(); ++t) {
-      Eigen::Matrix<Scalar, 2, 1> mix(w_mix.row(0).dot(x.col(t)), w_mix.row(1).dot(x.col(t)));
+      Eigen::Matrix<Scalar, 2, 1> mix(kernels::dot(w_mix.row(0), x.col(t)), kernels::dot(w_mix.row(1), x.col(t)));
       softmax(mix, mix);
-      y.col(t) = mix(0) * x.col(t) + mix(1) * v;
+      y.col(t) = mix(1) * v;
+      kernels::add_scaled(mix(0), x.col(t), y.col(t));
     }
   }
 };

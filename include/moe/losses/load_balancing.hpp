@@ -9,6 +9,8 @@
 #include <string>
 
 #include "moe/check.hpp"
+#include "moe/kernels/multiply_add.hpp"
+#include "moe/kernels/vectors.hpp"
 #include "moe/losses/token_mask.hpp"
 #include "moe/routers/logits.hpp"
 #include "moe/routers/scores.hpp"
@@ -158,7 +160,8 @@ inline double load_balancing_slope(const ExpertShares& shares, Index sequence) {
 inline double load_balancing_loss(const ExpertShares& shares) {
   double loss = 0;
   for (Index s = 0; s < shares.num_sequences(); ++s) {
-    loss += load_balancing_slope(shares, s) * (shares.routes.col(s) * shares.probability.col(s)).sum();
+    loss = kernels::multiply_add(load_balancing_slope(shares, s),
+                                 kernels::dot(shares.routes.col(s), shares.probability.col(s)), loss);
   }
   return loss;
 }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "moe/kernels/multiply_add.hpp"
 #include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET {
@@ -22,9 +23,13 @@ double squared_variation(const Values& values, const VariationOptions& options =
   if (values.size() == 0) return 0;
   const auto n = double(values.size());
   const double mean = values.template cast<double>().sum() / n;
-  const double squares = (values.template cast<double>().array() - mean).square().sum();
+  double squares = 0;
+  for (Index i = 0; i < values.size(); ++i) {
+    const double off = double(values(i)) - mean;
+    squares = kernels::multiply_add(off, off, squares);
+  }
   const double variance = squares / std::max(1.0, options.sample ? n - 1 : n);
-  return variance == 0 ? 0 : variance / (mean * mean + options.epsilon);
+  return variance == 0 ? 0 : variance / kernels::multiply_add(mean, mean, options.epsilon);
 }
 
 }  // namespace moe::inline MOE_TARGET

@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "moe/kernels/multiply_add.hpp"
 #include "moe/losses/token_mask.hpp"
 #include "moe/types.hpp"
 
@@ -28,7 +29,7 @@ double z_loss(const Logits& logits, TokenMask mask = {}) {
   for (Index t = 0; t < logits.cols(); ++t) {
     if (is_masked(mask, t)) continue;
     const double z = log_sum_exp(logits.col(t));
-    sum += z * z;
+    sum = kernels::multiply_add(z, z, sum);
     ++tokens;
   }
   return tokens > 0 ? sum / double(tokens) : 0;

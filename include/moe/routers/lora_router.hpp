@@ -5,6 +5,7 @@
 #include <memory>
 #include <utility>
 
+#include "moe/kernels/multiply_add.hpp"
 #include "moe/lora/adapter.hpp"
 #include "moe/lora/dropout.hpp"
 #include "moe/lora/project.hpp"
@@ -55,7 +56,11 @@ class LoraRouter {
       workers.for_each_band(n, 16, [&](Index first, Index last, Scratch& scratch) {
         project(adapter_, dropout_for(tokens), read.from(first), last - first, u.col(first).data(), 1, rank, scratch);
         for (Index t = first; t < last; ++t) {
-          for (Index k = 0; k < rank; ++k) logits.col(t) += u(k, t) * adapter_.b.col(k);
+          for (Index e = 0; e < num_experts(); ++e) {
+            for (Index k = 0; k < rank; ++k) {
+              logits(e, t) = kernels::multiply_add(u(k, t), adapter_.b(e, k), logits(e, t));
+            }
+          }
         }
       });
     }

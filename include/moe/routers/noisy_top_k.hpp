@@ -10,6 +10,7 @@
 
 #include "moe/check.hpp"
 #include "moe/kernels/matmul.hpp"
+#include "moe/kernels/multiply_add.hpp"
 #include "moe/random_number.hpp"
 #include "moe/routers/logits.hpp"
 #include "moe/routers/scores.hpp"
@@ -69,7 +70,9 @@ class NoisyTopK {
     with_noise(tokens, [&](const auto& noise) {
       auto sigma = workers.shared().matrix<Scalar>(num_experts(), tokens.count());
       stddev(tokens.x, sigma, workers);
-      for_each_logit(tokens.count(), workers, [&](Index e, Index t) { logits(e, t) += noise(e, t) * sigma(e, t); });
+      for_each_logit(tokens.count(), workers, [&](Index e, Index t) {
+        logits(e, t) = kernels::multiply_add(noise(e, t), sigma(e, t), logits(e, t));
+      });
     });
     choice_.route(logits, routing, workers);
   }

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "moe/check.hpp"
+#include "moe/kernels/vectors.hpp"
 #include "moe/routers/logits.hpp"
 #include "moe/routers/top_k.hpp"
 #include "moe/routing.hpp"
@@ -75,7 +76,7 @@ class NormedTopK {
   /// √(mean(x²) + norm_epsilon) of a token; 1 where that is 0, so that 0 stays 0.
   template <class Token>
   Scalar divisor(const Token& token) const {
-    const Scalar rms = std::sqrt(token.squaredNorm() / static_cast<Scalar>(d_model()) + norm_epsilon_);
+    const Scalar rms = std::sqrt(kernels::dot(token, token) / static_cast<Scalar>(d_model()) + norm_epsilon_);
     return rms == 0 ? Scalar(1) : rms;
   }
 

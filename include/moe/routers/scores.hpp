@@ -6,6 +6,8 @@
 #include <limits>
 #include <type_traits>
 
+#include "moe/kernels/elementary.hpp"
+#include "moe/kernels/vectors.hpp"
 #include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET {
@@ -59,24 +61,25 @@ void sigmoid(const Logits& logits, Scores&& scores) {
   drop_subnormals(scores);
 }
 
-/// log(1 + exp(l)), without overflow.
-template <class Scalar>
-Scalar softplus(Scalar l) {
-  return std::max(l, Scalar(0)) + std::log1p(std::exp(-std::abs(l)));
-}
+using kernels::softplus;
 
 /// s_i = √log(1 + exp(l_i)).
 template <class Logits, class Scores>
 void sqrt_softplus(const Logits& logits, Scores&& scores) {
   using Scalar = typename Logits::Scalar;
-  scores = logits.unaryExpr([](Scalar l) { return std::isnan(l) ? l : std::sqrt(softplus(l)); });
+  if constexpr (std::is_same_v<Scalar, float>) {
+    scores = logits.unaryExpr(kernels::OnRegisters<kernels::SoftplusOf>());
+  } else {
+    scores = logits.unaryExpr([](Scalar l) { return std::isnan(l) ? l : softplus(l); });
+  }
+  scores = scores.unaryExpr([](Scalar s) { return std::sqrt(s); });  // Eigen's vectorised one is not always exact
   drop_subnormals(scores);
 }
 
 /// w_i / max(‖w‖ + epsilon, floor), where ‖w‖ = (Σ_j w_jᵖ)^(1/p) of weights ≥ 0; where that is 0 / 0 they stay 0.
 template <class Weights, class Scalar = typename std::remove_cvref_t<Weights>::Scalar>
 void renormalize(Weights&& weights, Scalar p, Scalar epsilon, Scalar floor) {
-  const Scalar norm = p == 1 ? weights.sum() : p == 2 ? weights.norm() : std::pow(weights.array().pow(p).sum(), 1 / p);
+  const Scalar norm = p == 1 ? weights.sum() : p == 2 ? std::sqrt(kernels::dot(weights, weights)) : std::pow(weights.array().pow(p).sum(), 1 / p);
   const Scalar divisor = norm + epsilon < floor ? floor : norm + epsilon;  // a NaN stays one
   if (divisor != 0) weights /= divisor;
 }

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "moe/check.hpp"
+#include "moe/kernels/vectors.hpp"
 #include "moe/routers/best_k.hpp"
 #include "moe/routers/by_expert.hpp"
 #include "moe/routers/logits.hpp"
@@ -69,14 +70,14 @@ Index sinkhorn(const ConstMatrixRef<Scalar>& logits, MatrixRef<Scalar> balanced,
     before = of_expert;
     workers.for_each_band(num_tokens, tokens_a_task, [&](Index first, Index last, Scratch&) {
       for (Index t = first; t < last; ++t) {
-        if (member[t]) of_token[t] = share_of_token / ((kernel.col(t).array() * of_expert).sum() + epsilon);
+        if (member[t]) of_token[t] = share_of_token / (kernels::dot(kernel.col(t), of_expert) + epsilon);
       }
     });
     workers.for_each_band(num_experts, experts_a_task, [&](Index first, Index last, Scratch&) {
       auto sum = of_expert.segment(first, last - first);
       sum.setZero();
       for (Index t = 0; t < num_tokens; ++t) {
-        if (member[t]) sum += of_token[t] * kernel.col(t).array().segment(first, last - first);
+        if (member[t]) kernels::add_scaled(of_token[t], kernel.col(t).segment(first, last - first), sum);
       }
       sum = share_of_expert / (sum + epsilon);
     });

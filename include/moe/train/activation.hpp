@@ -4,8 +4,12 @@
 #pragma once
 
 #include <cmath>
+#include <type_traits>
 
 #include "moe/activation.hpp"
+#include "moe/kernels/elementary.hpp"
+#include "moe/kernels/multiply_add.hpp"
+#include "moe/kernels/vectors.hpp"
 #include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET {
@@ -15,7 +19,9 @@ template <class Array>
 Array slope(const Silu&, const Array& x) {
   using Scalar = typename Array::Scalar;
   const Array s = (Scalar(1) + (-x).exp()).inverse();
-  return s * (Scalar(1) + x * (Scalar(1) - s));
+  Array slope = s;  // s + x·s·(1 − s)
+  kernels::add_scaled(Array(x * s), Array(Scalar(1) - s), slope);
+  return slope;
 }
 
 /// 0 at 0.
@@ -35,18 +41,29 @@ Array slope(const ReluSquared&, const Array& x) {
 template <class Array>
 Array slope(const Gelu&, const Array& x) {
   using Scalar = typename Array::Scalar;
-  const Array cdf =
-      x.unaryExpr([](Scalar v) { return Scalar(0.5) * (Scalar(1) + std::erf(v * Scalar(0.70710678118654752440))); });
-  return cdf + x * (x.square() * Scalar(-0.5)).exp() * Scalar(0.39894228040143267794);
+  if constexpr (std::is_same_v<Scalar, float>) {
+    return x.unaryExpr(kernels::OnRegisters<kernels::GeluSlope>());
+  } else {
+    return x.unaryExpr([](Scalar v) {
+      const Scalar cdf = Scalar(0.5) * (Scalar(1) + std::erf(v * Scalar(0.70710678118654752440)));
+      return kernels::multiply_add(v * std::exp(v * v * Scalar(-0.5)), Scalar(0.39894228040143267794), cdf);
+    });
+  }
 }
 
 template <class Array>
 Array slope(const GeluTanh&, const Array& x) {
   using Scalar = typename Array::Scalar;
-  constexpr auto a = Scalar(0.79788456080286535588), b = Scalar(0.044715);
-  const Array t = (a * (x + b * x.cube())).tanh();
-  return Scalar(0.5) * (Scalar(1) + t) +
-         Scalar(0.5) * x * (Scalar(1) - t.square()) * a * (Scalar(1) + Scalar(3) * b * x.square());
+  if constexpr (std::is_same_v<Scalar, float>) {
+    return x.unaryExpr(kernels::OnRegisters<kernels::GeluTanhSlope>());
+  } else {
+    return x.unaryExpr([](Scalar v) {
+      constexpr auto a = Scalar(0.79788456080286535588), b = Scalar(0.044715);
+      const Scalar t = std::tanh(a * kernels::multiply_add(b * v * v, v, v));
+      const Scalar du = a * kernels::multiply_add(3 * b * v, v, Scalar(1));
+      return Scalar(0.5) * kernels::multiply_add(v * (Scalar(1) - t) * (Scalar(1) + t), du, Scalar(1) + t);
+    });
+  }
 }
 
 /// ∂f/∂gate and ∂f/∂up of f(gate, up), element by element.
@@ -73,8 +90,9 @@ void slopes(const GptOssGlu& f, const Array& gate, const Array& up, Array& by_ga
   const auto limit = Scalar(f.limit), alpha = Scalar(f.alpha);
   const Array cut = detail::at_most(gate, limit);
   const Array s = (Scalar(1) + (cut * -alpha).exp()).inverse();
-  by_gate = (detail::clamp(up, limit) + Scalar(1)) * s * (Scalar(1) + alpha * cut * (Scalar(1) - s)) *
-            detail::within(gate, limit);
+  Array slope = s;  // s + αc·s·(1 − s)
+  kernels::add_scaled(Array(alpha * cut * s), Array(Scalar(1) - s), slope);
+  by_gate = (detail::clamp(up, limit) + Scalar(1)) * slope * detail::within(gate, limit);
   by_up = cut * s * detail::within(Array(up.abs()), limit);
 }
 

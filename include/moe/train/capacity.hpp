@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "moe/capacity.hpp"
+#include "moe/kernels/multiply_add.hpp"
 #include "moe/routing.hpp"
 #include "moe/tokens.hpp"
 #include "moe/types.hpp"
@@ -32,7 +33,7 @@ void backward(const WithCapacity<R>& limited, const Tokens<Scalar>& tokens, cons
   };
   for_each_kept([&](std::size_t r, std::size_t t) {
     sum[t] += before.weight[r];
-    along[t] += d_weight[r] * routing.weight[r];
+    along[t] = kernels::multiply_add(d_weight[r], routing.weight[r], along[t]);
   });
   const auto floor = Scalar(limited.options().floor);
   for_each_kept([&](std::size_t r, std::size_t t) {

@@ -9,6 +9,7 @@
 #include "moe/check.hpp"
 #include "moe/dispatch.hpp"
 #include "moe/executors/serial.hpp"
+#include "moe/kernels/vectors.hpp"
 #include "moe/residual_moe.hpp"
 #include "moe/train/routers/scores.hpp"
 #include "moe/types.hpp"
@@ -67,11 +68,11 @@ void backward(const ResidualMoe<Layer, G>& layer, const ConstMatrixRef<Scalar>& 
   for (Index t = 0; t < x.cols(); ++t) {
     const auto c = layer.coefficients(x.col(t));
     d_answer.col(t) = c(0) * d_y.col(t);
-    Eigen::Matrix<Scalar, 2, 1> d(answer.col(t).dot(d_y.col(t)), tape.d_weight[std::size_t(t)]);
+    Eigen::Matrix<Scalar, 2, 1> d(kernels::dot(answer.col(t), d_y.col(t)), tape.d_weight[std::size_t(t)]);
     softmax_backward(c, d);
     for (Index i = 0; i < 2; ++i) {
-      d_x.col(t) += d(i) * layer.weight().row(i).transpose();
-      gradient.weight().row(i) += d(i) * x.col(t).transpose();
+      kernels::add_scaled(d(i), layer.weight().row(i), d_x.col(t));
+      kernels::add_scaled(d(i), x.col(t), gradient.weight().row(i));
     }
     if (layer.bias().size() > 0) gradient.bias() += d;
   }

@@ -10,6 +10,7 @@
 #include "moe/combine.hpp"
 #include "moe/dispatch.hpp"
 #include "moe/executors/serial.hpp"
+#include "moe/kernels/vectors.hpp"
 #include "moe/meanwhile.hpp"
 #include "moe/shared.hpp"
 #include "moe/types.hpp"
@@ -71,8 +72,8 @@ void backward(const WithSharedExpert<Layer, G>& layer, const ConstMatrixRef<Scal
   if (layer.gate().size() == 0) return;
   for (Index t = 0; t < x.cols(); ++t) {  // w = σ(gate · x)
     const Scalar w = tape.shared_plan.weight[std::size_t(t)], d = tape.d_weight[std::size_t(t)] * w * (Scalar(1) - w);
-    gradient.gate() += d * x.col(t).transpose();
-    d_x.col(t) += d * layer.gate().transpose();
+    kernels::add_scaled(d, x.col(t), gradient.gate());
+    kernels::add_scaled(d, layer.gate(), d_x.col(t));
   }
 }
 

@@ -9,6 +9,7 @@
 #include "moe/executors/serial.hpp"
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/matmul.hpp"
+#include "moe/kernels/vectors.hpp"
 #include "moe/routers/logits.hpp"
 #include "moe/soft_moe.hpp"
 #include "moe/train/dispatch.hpp"
@@ -122,7 +123,7 @@ void slots_backward(const Layer& layer, MatrixRef<Scalar> d, GradientLayer& grad
   auto slot = workers.shared().template matrix<Scalar>(d.rows(), 1);
   for (Index s = 0; s < slots.cols(); ++s) {
     normalize(slots.col(s), layer.slot_gain(), layer.target_norm(), slot.col(0));
-    gradient.scale() += slot.col(0).dot(d.col(s));
+    gradient.scale() += kernels::dot(slot, d.col(s));
   }
   normalize_backward<Scalar>(slots, layer.slot_gain(), layer.scale() * layer.target_norm(), d,
                              Eigen::Map<Matrix<Scalar>>(gradient.slots().data(), d.rows(), d.cols()), workers);

@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "moe/kernels/vectors.hpp"
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
 #include "moe/unit_length.hpp"
@@ -17,8 +18,8 @@ void unit_length_backward(const U& u, std::type_identity_t<Scalar> norm, Gradien
   if (norm == 0) {
     d.setZero();
   } else {
-    const Scalar along = u.dot(d);
-    d = (d - along * u) / norm;
+    kernels::add_scaled(-kernels::dot(u, d), u, d);
+    d /= norm;
   }
 }
 

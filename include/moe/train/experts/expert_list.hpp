@@ -8,6 +8,7 @@
 #include "moe/concepts.hpp"
 #include "moe/dispatch.hpp"
 #include "moe/experts/expert_list.hpp"
+#include "moe/kernels/vectors.hpp"
 #include "moe/parameters.hpp"
 #include "moe/train/dispatch.hpp"
 #include "moe/types.hpp"
@@ -66,7 +67,7 @@ void backward(const ExpertList<E>& list, const ConstMatrixRef<Scalar>& x, const 
     for (Index s = first; s < first + count; ++s) {
       const auto slot = std::size_t(s);
       const auto d_answer = d_y.col(plan.token[slot]);
-      if (!on_input) d_weight[std::size_t(plan.route[slot])] += answers.col(s).dot(d_answer);
+      if (!on_input) d_weight[std::size_t(plan.route[slot])] += kernels::dot(answers.col(s), d_answer);
       in.col(s) = plan.input_weight(s) * x.col(plan.token[slot]);
       d_out.col(s) = plan.output_weight(s) * d_answer;
       d_in.col(s).setZero();
@@ -76,7 +77,7 @@ void backward(const ExpertList<E>& list, const ConstMatrixRef<Scalar>& x, const 
     if (!on_input) return;
     for (Index s = first; s < first + count; ++s) {
       const auto slot = std::size_t(s);
-      d_weight[std::size_t(plan.route[slot])] += d_in.col(s).dot(x.col(plan.token[slot]));
+      d_weight[std::size_t(plan.route[slot])] += kernels::dot(d_in.col(s), x.col(plan.token[slot]));
       d_in.col(s) *= plan.weight[slot];
     }
   });

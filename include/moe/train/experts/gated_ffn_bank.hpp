@@ -8,6 +8,7 @@
 #include "moe/dispatch.hpp"
 #include "moe/experts/gated_ffn_bank.hpp"
 #include "moe/kernels/lanes.hpp"
+#include "moe/kernels/vectors.hpp"
 #include "moe/train/activation.hpp"
 #include "moe/train/dispatch.hpp"
 #include "moe/train/kernels/add_product.hpp"
@@ -168,14 +169,14 @@ class BankBackward {
         const Chunk a = part(gate_), b = part(up_), d_h = part(d_gate_), h = bank_.activation()(a, b);
         Chunk by_gate, by_up;
         slopes(bank_.activation(), a, b, by_gate, by_up);
-        d_w += (h * d_h).sum();
+        d_w += kernels::dot(h, d_h);
         part(hidden_) = h;
         part(d_gate_) = w * d_h * by_gate;
         part(d_up_) = w * d_h * by_up;
       }
       if (on_input()) return;
       const Matrix<Scalar>& bias = bank_.biases().down;
-      if (bias.size() > 0) d_w += bias.col(expert_of(s)).dot(d_out_.col(s));
+      if (bias.size() > 0) d_w += kernels::dot(bias.col(expert_of(s)), d_out_.col(s));
       d_weight[std::size_t(plan_.route[std::size_t(s)])] += d_w;
       d_out_.col(s) *= w;
     });
@@ -223,7 +224,7 @@ class BankBackward {
   void add_to_tokens(const ConstMatrixRef<Scalar>& x, std::span<Scalar> d_weight, MatrixRef<Scalar> d_x) {
     if (on_input()) {
       for_each_slot([&](Index s, Index token) {
-        d_weight[std::size_t(plan_.route[std::size_t(s)])] += x.col(token).dot(d_in_.col(s));
+        d_weight[std::size_t(plan_.route[std::size_t(s)])] += kernels::dot(x.col(token), d_in_.col(s));
         d_in_.col(s) *= plan_.input_weight(s);
       });
     }

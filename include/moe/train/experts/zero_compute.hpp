@@ -2,6 +2,7 @@
 #pragma once
 
 #include "moe/experts/zero_compute.hpp"
+#include "moe/kernels/vectors.hpp"
 #include "moe/parameters.hpp"
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
@@ -34,13 +35,15 @@ template <class Scalar>
 void backward(const ConstantExpert<Scalar>& expert, const ConstMatrixRef<Scalar>& x, const ConstMatrixRef<Scalar>& d_y,
               MatrixRef<Scalar> d_x, ConstantExpert<Scalar>& gradient, Scratch&) {
   for (Index t = 0; t < x.cols(); ++t) {
-    Eigen::Matrix<Scalar, 2, 1> mix(expert.w_mix.row(0).dot(x.col(t)), expert.w_mix.row(1).dot(x.col(t)));
+    Eigen::Matrix<Scalar, 2, 1> mix(kernels::dot(expert.w_mix.row(0), x.col(t)), kernels::dot(expert.w_mix.row(1), x.col(t)));
     softmax(mix, mix);
-    const Scalar d = mix(0) * mix(1) * (x.col(t).dot(d_y.col(t)) - expert.v.dot(d_y.col(t)));
-    d_x.col(t) += mix(0) * d_y.col(t) + d * (expert.w_mix.row(0) - expert.w_mix.row(1)).transpose();
-    gradient.v += mix(1) * d_y.col(t);
-    gradient.w_mix.row(0) += d * x.col(t).transpose();
-    gradient.w_mix.row(1) -= d * x.col(t).transpose();
+    const Scalar d = mix(0) * mix(1) * (kernels::dot(x.col(t), d_y.col(t)) - kernels::dot(expert.v, d_y.col(t)));
+    kernels::add_scaled(mix(0), d_y.col(t), d_x.col(t));
+    kernels::add_scaled(d, expert.w_mix.row(0), d_x.col(t));
+    kernels::add_scaled(-d, expert.w_mix.row(1), d_x.col(t));
+    kernels::add_scaled(mix(1), d_y.col(t), gradient.v);
+    kernels::add_scaled(d, x.col(t), gradient.w_mix.row(0));
+    kernels::add_scaled(-d, x.col(t), gradient.w_mix.row(1));
   }
 }
 

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "moe/kernels/multiply_add.hpp"
+#include "moe/kernels/vectors.hpp"
 #include "moe/losses/variation.hpp"
 #include "moe/types.hpp"
 
@@ -16,9 +18,11 @@ Eigen::ArrayXd squared_variation_gradient(const Values& values, const VariationO
   if (values.size() == 0) return {};
   const Eigen::ArrayXd v = values.template cast<double>();
   const double mean = v.sum() / n, degrees = std::max(1.0, options.sample ? n - 1 : n);
-  const double variance = (v - mean).square().sum() / degrees, divisor = mean * mean + options.epsilon;
+  const Eigen::ArrayXd off = v - mean;
+  const double variance = kernels::dot(off, off) / degrees,
+               divisor = kernels::multiply_add(mean, mean, options.epsilon);
   if (variance == 0) return Eigen::ArrayXd::Zero(values.size());
-  return 2 * (v - mean) / (degrees * divisor) - 2 * variance * mean / (n * divisor * divisor);
+  return 2 * off / (degrees * divisor) - 2 * variance * mean / (n * divisor * divisor);
 }
 
 }  // namespace moe::inline MOE_TARGET

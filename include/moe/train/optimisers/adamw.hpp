@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "moe/executors/serial.hpp"
+#include "moe/kernels/vectors.hpp"
 #include "moe/parameters.hpp"
 #include "moe/train/optimisers/blocks.hpp"
 #include "moe/train/optimisers/parameter_groups.hpp"
@@ -78,9 +79,13 @@ class AdamW {
       const auto kept = Scalar(1 - learning_rate * options_.weight_decay * factors_[p].weight_decay);
       using Numbers = Block<Scalar>;
       const auto update = [&](const Numbers& g, Numbers& mean, Numbers& square, Numbers& value) {
-        mean = b1 * mean + (1 - b1) * g;
-        square = b2 * square + (1 - b2) * g.square();
-        value = kept * value - rate * mean / ((unbias * square).sqrt() + epsilon);
+        mean *= b1;
+        kernels::add_scaled(1 - b1, g, mean);
+        square *= b2;
+        kernels::add_scaled(Numbers((1 - b2) * g), g, square);
+        Numbers next = -rate * mean / ((unbias * square).sqrt() + epsilon);
+        kernels::add_scaled(kept, value, next);
+        value = next;
       };
       const Scalar* const gradient = gradients[p].data + first;
       for_each_block(size, update, gradient, mean_[p].data() + first, square_[p].data() + first,

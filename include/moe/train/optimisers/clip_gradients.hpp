@@ -10,6 +10,7 @@
 
 #include "moe/check.hpp"
 #include "moe/executors/serial.hpp"
+#include "moe/kernels/multiply_add.hpp"
 #include "moe/parameters.hpp"
 #include "moe/types.hpp"
 #include "moe/workers.hpp"
@@ -23,11 +24,12 @@ template <class Scalar>
 double sum_of_squares(const Scalar* numbers, Index size) {
   constexpr Index at_once = 16;
   Eigen::Array<double, at_once, 1> sums = Eigen::Array<double, at_once, 1>::Zero();
+  const auto add = [](double& sum, double number) { sum = kernels::multiply_add(number, number, sum); };
   Index i = 0;
   for (; i + at_once <= size; i += at_once) {
-    for (Index j = 0; j < at_once; ++j) sums(j) += double(numbers[i + j]) * double(numbers[i + j]);
+    for (Index j = 0; j < at_once; ++j) add(sums(j), double(numbers[i + j]));
   }
-  for (; i < size; ++i) sums(0) += double(numbers[i]) * double(numbers[i]);
+  for (; i < size; ++i) add(sums(0), double(numbers[i]));
   return sums.sum();
 }
 

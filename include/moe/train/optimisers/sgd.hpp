@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "moe/executors/serial.hpp"
+#include "moe/kernels/vectors.hpp"
 #include "moe/parameters.hpp"
 #include "moe/train/optimisers/blocks.hpp"
 #include "moe/train/optimisers/parameter_groups.hpp"
@@ -58,8 +59,11 @@ class Sgd {
       const auto decay = Scalar(options_.weight_decay * factors_[p].weight_decay);
       using Numbers = Block<Scalar>;
       const auto update = [&](const Numbers& g, Numbers& velocity, Numbers& value) {
-        velocity = Scalar(options_.momentum) * velocity + g + decay * value;
-        value -= rate * velocity;
+        Numbers next = g;
+        kernels::add_scaled(Scalar(options_.momentum), velocity, next);
+        kernels::add_scaled(decay, value, next);
+        velocity = next;
+        kernels::add_scaled(-rate, velocity, value);
       };
       const Scalar* const gradient = gradients[p].data + first;
       for_each_block(size, update, gradient, velocity_[p].data() + first, parameters_[p].data + first);

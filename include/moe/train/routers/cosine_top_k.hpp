@@ -4,6 +4,7 @@
 #include <span>
 #include <type_traits>
 
+#include "moe/kernels/vectors.hpp"
 #include "moe/routers/cosine_top_k.hpp"
 #include "moe/routers/logits.hpp"
 #include "moe/routing.hpp"
@@ -25,7 +26,10 @@ void backward(const CosineTopK<Scalar>& router, const Tokens<Scalar>& tokens, co
   const Index projected = router.projection().rows(), experts = router.num_experts();
   const auto logits = logits_of(routing, experts, tokens.count());
   backward(router.choice(), logits, routing, d_weight, d_logits, workers);
-  if (router.log_scale() <= router.highest_log_scale()) gradient.log_scale() += d_logits.cwiseProduct(logits).sum();
+  if (router.log_scale() <= router.highest_log_scale()) {
+    for (Index t = 0; t < tokens.count(); ++t)
+      gradient.log_scale() += kernels::dot(d_logits.col(t), logits.col(t));
+  }
 
   auto d_cosine = workers.shared().template matrix<Scalar>(experts, tokens.count());
   auto d_token = workers.shared().template matrix<Scalar>(projected, tokens.count());

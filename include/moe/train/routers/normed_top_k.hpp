@@ -6,6 +6,8 @@
 #include <span>
 #include <type_traits>
 
+#include "moe/kernels/multiply_add.hpp"
+#include "moe/kernels/vectors.hpp"
 #include "moe/routers/logits.hpp"
 #include "moe/routers/normed_top_k.hpp"
 #include "moe/routers/top_k.hpp"
@@ -43,7 +45,8 @@ void backward(const NormedTopK<Scalar>& router, const Tokens<Scalar>& tokens, co
   for (std::size_t r = 0; r < d_choice.size(); ++r) {
     const Index e = routing.expert[r];
     d_choice[r] = d_weight[r] * router.expert_scale()(e);
-    gradient.expert_scale()(e) += d_weight[r] * weight[r];
+    Scalar& d_scale = gradient.expert_scale()(e);
+    d_scale = kernels::multiply_add(d_weight[r], weight[r], d_scale);
   }
   backward<Scalar>(router.choice(), logits, routing, d_choice, d_logits, workers);
 
@@ -59,7 +62,10 @@ void backward(const NormedTopK<Scalar>& router, const Tokens<Scalar>& tokens, co
       const Scalar r = router.divisor(x);
       a = d_normed.col(t).cwiseProduct(router.norm_scale()) * shrink;
       d_normed.col(t) = d_normed.col(t).cwiseProduct(x) * (shrink / r);
-      d_x.col(t) += a / r - x * (x.dot(a) / (Scalar(d) * r * r * r));
+      const Scalar along = kernels::dot(x, a) / (Scalar(d) * r * r * r);
+      a /= r;
+      kernels::add_scaled(-along, x, a);
+      d_x.col(t) += a;
     }
   });
   kernels::add_columns(d_normed, gradient.norm_scale());

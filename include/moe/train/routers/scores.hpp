@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <span>
 
+#include "moe/kernels/vectors.hpp"
 #include "moe/routers/scores.hpp"
 #include "moe/routing.hpp"
 #include "moe/scratch.hpp"
@@ -23,7 +24,7 @@ Scalar score_slope(Score score, Scalar logit, Scalar s) {
 /// Through p = softmax(l): turns ∂L/∂p into ∂L/∂l = p ⊙ (∂L/∂p − p·∂L/∂p).
 template <class P, class Gradient>
 void softmax_backward(const P& p, Gradient&& d) {
-  const auto mean = p.dot(d);
+  const auto mean = kernels::dot(p, d);
   d = p.cwiseProduct((d.array() - mean).matrix());
 }
 
@@ -46,7 +47,7 @@ void probabilities_backward(Score score, const Logits& logits, const P& p, Gradi
   if (score == Score::softmax || score == Score::softmax_of_chosen) return softmax_backward(p, d);
   Gradient s(d.size());
   score_logits(score, logits, s);
-  const auto sum = s.sum(), mean = p.dot(d);  // p = s / Σs
+  const auto sum = s.sum(), mean = kernels::dot(p, d);  // p = s / Σs
   if (sum > 0) {
     d.array() = (d.array() - mean) / sum;
   } else {

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <span>
 
+#include "moe/kernels/multiply_add.hpp"
+#include "moe/kernels/vectors.hpp"
 #include "moe/routers/scores.hpp"
 #include "moe/routers/top_k.hpp"
 #include "moe/routing.hpp"
@@ -18,7 +20,7 @@ namespace moe::inline MOE_TARGET {
 /// missing where the floor holds. ds may be dw.
 template <class Scores, class Gradient, class Scalar = typename Scores::Scalar>
 void renormalize_backward(const Scores& s, Scalar p, Scalar epsilon, Scalar floor, const Gradient& dw, Gradient& ds) {
-  const Scalar norm = p == 1 ? s.sum() : p == 2 ? s.norm() : std::pow(s.array().pow(p).sum(), 1 / p);
+  const Scalar norm = p == 1 ? s.sum() : p == 2 ? std::sqrt(kernels::dot(s, s)) : std::pow(s.array().pow(p).sum(), 1 / p);
   const bool at_floor = norm + epsilon < floor;
   const Scalar divisor = at_floor ? floor : norm + epsilon;
   if (divisor == 0) {
@@ -26,12 +28,15 @@ void renormalize_backward(const Scores& s, Scalar p, Scalar epsilon, Scalar floo
   } else if (at_floor || norm == 0) {
     ds = dw / divisor;
   } else {
-    const Scalar along = dw.dot(s) / (divisor * divisor);
+    const Scalar along = kernels::dot(dw, s) / (divisor * divisor);
     ds = dw / divisor;
     if (p == 1) {
       ds.array() -= along;
     } else {
-      ds.array() -= along * (s.array() / norm).pow(p - 1);
+      for (Index k = 0; k < s.size(); ++k) {
+        const Scalar share = s(k) / norm;
+        ds(k) = kernels::multiply_add(-along, p == 2 ? share : std::pow(share, p - 1), ds(k));
+      }
     }
   }
 }
