@@ -13,6 +13,7 @@
 #include "limits.hpp"
 #include "machine.hpp"
 #include "moe/moe.hpp"
+#include "moe/presets.hpp"
 #include "moe/train.hpp"
 #include "timing.hpp"
 #include "work.hpp"

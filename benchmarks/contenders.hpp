@@ -10,6 +10,7 @@
 #include "contender.hpp"
 #include "eigen_user.hpp"
 #include "moe/moe.hpp"
+#include "moe/presets.hpp"
 #include "work.hpp"
 
 namespace moe::bench {

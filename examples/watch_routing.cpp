@@ -1,6 +1,7 @@
 // Where do the tokens go? Statistics of a layer's routing over some batches, as a table; also as JSON lines, CSV, or
 // metrics for a monitoring system.
 #include <moe/moe.hpp>
+#include <moe/telemetry.hpp>
 
 #include <cstdint>
 #include <cstdio>

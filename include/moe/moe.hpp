@@ -1,4 +1,6 @@
-/// @file  The door: all that inference needs, on Eigen alone.
+/// @file  The door: layers, their experts and routers, on Eigen alone.
+///
+/// Doors of their own: moe/telemetry.hpp, moe/make_layer.hpp (published shapes: moe/presets.hpp), moe/train.hpp.
 #pragma once
 
 #include "moe/activation.hpp"
@@ -20,10 +22,7 @@
 #include "moe/experts/joined_experts.hpp"
 #include "moe/experts/lora_bank.hpp"
 #include "moe/experts/zero_compute.hpp"
-#include "moe/lora/merged.hpp"
-#include "moe/make_layer.hpp"
 #include "moe/moe_layer.hpp"
-#include "moe/presets.hpp"
 #include "moe/random.hpp"
 #include "moe/residual_moe.hpp"
 #include "moe/routers/any_router.hpp"
@@ -47,6 +46,5 @@
 #include "moe/routers/top_p.hpp"
 #include "moe/shared.hpp"
 #include "moe/soft_moe.hpp"
-#include "moe/telemetry.hpp"
 #include "moe/types.hpp"
 #include "moe/version.hpp"

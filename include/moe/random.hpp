@@ -21,14 +21,23 @@ Matrix<S> random_tokens(Index rows, Index cols, std::uint64_t seed) {
   return x;
 }
 
+namespace detail {
+
+template <class W>
+void fill_at_random(W* w, Index rows, Index cols, std::uint64_t seed) {
+  const float scale = std::sqrt(3.0f / static_cast<float>(cols));
+  for (Index i = 0; i < rows * cols; ++i) {
+    w[i] = static_cast<W>(scale * random_number(seed, static_cast<std::uint64_t>(i)));
+  }
+}
+
+}  // namespace detail
+
 /// (rows × cols), uniform with variance 1/cols, so that outputs vary as much as inputs.
 template <class W>
 Weight<W> random_weight(Index rows, Index cols, std::uint64_t seed) {
   Weight<W> w(rows, cols);
-  const float scale = std::sqrt(3.0f / static_cast<float>(cols));
-  for (Index i = 0; i < w.size(); ++i) {
-    w.data()[i] = static_cast<W>(scale * random_number(seed, static_cast<std::uint64_t>(i)));
-  }
+  detail::fill_at_random(w.data(), rows, cols, seed);
   return w;
 }
 
@@ -37,7 +46,7 @@ template <class W>
 WeightStack<W> random_stack(Index num_experts, Index rows, Index cols, std::uint64_t seed) {
   WeightStack<W> weights(num_experts, rows, cols);
   for (Index e = 0; e < num_experts; ++e) {
-    weights.owned(e) = random_weight<W>(rows, cols, seed * 0x10001 + static_cast<std::uint64_t>(e));
+    detail::fill_at_random(weights.owned(e).data(), rows, cols, seed * 0x10001 + static_cast<std::uint64_t>(e));
   }
   return weights;
 }

@@ -1,6 +1,7 @@
 /// @file  The door: gradients of all that moe.hpp offers, on Eigen alone.
 #pragma once
 
+#include "moe/lora/merged.hpp"
 #include "moe/parameters.hpp"
 #include "moe/train/activation.hpp"
 #include "moe/train/affine_output.hpp"

@@ -13,6 +13,7 @@
 
 #include "compare.hpp"
 #include "errors.hpp"
+#include "moe/lora/merged.hpp"
 #include "moe/moe.hpp"
 #include "random.hpp"
 

@@ -7,6 +7,7 @@
 
 #include "errors.hpp"
 #include "moe/moe.hpp"
+#include "moe/telemetry.hpp"
 #include "random.hpp"
 
 namespace moe {

@@ -39,8 +39,8 @@ MOE_KERNEL void broadcast_tile(const typename A::Unit* const* panel, const typen
   constexpr Index units_of_line = line * A::parts * L / A::weights_per_step;
   Lanes<S> acc[panel_rows<A>][V] = {};
   const auto for_each_sum = [&](const auto& f) __attribute__((always_inline)) {  // one by one: sums that are copied
-    unroll<panel_rows<A>>([&](auto r) __attribute__((always_inline)) {           // as an array are kept in memory
-      unroll<V>([&](auto v) __attribute__((always_inline)) { f(acc[r][v], tile + (r * V + v) * L); });
+    repeat<panel_rows<A>>([&](auto r) __attribute__((always_inline)) {           // as an array are kept in memory
+      repeat<V>([&](auto v) __attribute__((always_inline)) { f(acc[r][v], tile + (r * V + v) * L); });
     });
   };
   if (add) for_each_sum([](auto& sum, const S* at) __attribute__((always_inline)) { sum = load_as<Lanes<S>>(at); });
@@ -51,12 +51,12 @@ MOE_KERNEL void broadcast_tile(const typename A::Unit* const* panel, const typen
     const Index end = std::min(units, begin + units_of_line);
     const auto multiply = [&]<int n>(std::integral_constant<int, n>, Index k) __attribute__((always_inline)) {
       Register x[n][V];
-      unroll<n>(
-          [&](auto i) { unroll<V>([&](auto v) { x[i][v] = load_as<Register>(block + ((k + i) * V + v) * L); }); });
-      unroll<panel_rows<A>>([&](auto r) __attribute__((always_inline)) {
-        unroll<n>([&](auto i) __attribute__((always_inline)) {
+      repeat<n>(
+          [&](auto i) { repeat<V>([&](auto v) { x[i][v] = load_as<Register>(block + ((k + i) * V + v) * L); }); });
+      repeat<panel_rows<A>>([&](auto r) __attribute__((always_inline)) {
+        repeat<n>([&](auto i) __attribute__((always_inline)) {
           const Register weight = row[r][k + i] - Register{};  // the same unit in each lane
-          unroll<V>([&](auto v) { A::multiply_add(acc[r][v], weight, x[i][v]); });
+          repeat<V>([&](auto v) { A::multiply_add(acc[r][v], weight, x[i][v]); });
         });
       });
     };

@@ -14,7 +14,12 @@
 #else
 #define MOE_KERNEL
 #endif
+// Without optimisation it is compile time that counts: a function is then compiled once, not at each of its uses.
+#if defined(__OPTIMIZE__)
 #define MOE_INLINE MOE_KERNEL [[gnu::always_inline]] inline
+#else
+#define MOE_INLINE MOE_KERNEL inline
+#endif
 
 namespace moe::inline MOE_TARGET::kernels {
 
@@ -78,6 +83,16 @@ MOE_INLINE constexpr void unroll(F&& f) {
     (f(std::integral_constant<int, i>{}), ...);
   }
   (std::make_integer_sequence<int, n>{});
+}
+
+/// The same for an f that does without compile-time numbers.
+template <int n, class F>
+MOE_INLINE void repeat(F&& f) {
+#if defined(__OPTIMIZE__)
+  unroll<n>(f);
+#else
+  for (int i = 0; i < n; ++i) f(i);
+#endif
 }
 
 template <class V, class T>

@@ -24,8 +24,9 @@ MOE_INLINE void swap_blocks(Lanes<S>& a, Lanes<S>& b) {
 /// v[i][j] ↔ v[j][i] for lanes<S> registers (Eklundh 1972: blocks of half the size, a quarter, … one).
 template <class S, int size = lanes<S> / 2>
 MOE_INLINE void transpose(Lanes<S> (&v)[lanes<S>]) {
-  unroll<lanes<S>>([&](auto i) {
-    if constexpr ((i & size) == 0) swap_blocks<S, size>(v[i], v[i + size]);
+  repeat<lanes<S> / 2>([&](auto i) {
+    const int first = i / size * 2 * size + i % size;
+    swap_blocks<S, size>(v[first], v[first + size]);
   });
   if constexpr (size > 1) transpose<S, size / 2>(v);
 }
@@ -33,7 +34,7 @@ MOE_INLINE void transpose(Lanes<S> (&v)[lanes<S>]) {
 /// Lane i of the result is the sum of v[i], for lanes<S> registers. Every lane is summed in the same order, by halves.
 template <class S, int size = lanes<S> / 2>
 MOE_INLINE Lanes<S> sums(Lanes<S> (&v)[lanes<S>]) {
-  unroll<size>([&](auto i) {
+  repeat<size>([&](auto i) {
     swap_blocks<S, size>(v[i], v[i + size]);
     v[i] += v[i + size];
   });

@@ -47,9 +47,10 @@ AlignedColumns<double> finite_scores(const ConstMatrixRef<Scalar>& scores, Worke
 /// Tokens in the order of how much the choice of expert means to them: who comes late has little to say, and sends few
 /// others elsewhere. (Where all tokens rank the experts alike, this is the difference between seconds and
 /// milliseconds.)
-inline std::span<const Index> most_at_stake_first(const AlignedColumns<double>& scores, Scratch& scratch) {
+template <class Real>
+std::span<const Index> most_at_stake_first(const AlignedColumns<Real>& scores, Scratch& scratch) {
   struct Stake {
-    double size;
+    Real size;
     Index token;
   };
   const Index num_tokens = scores.cols();
@@ -69,20 +70,22 @@ inline std::span<const Index> most_at_stake_first(const AlignedColumns<double>& 
 ///
 /// An expert has ⌊T/E⌋ seats of its own. The T mod E extra seats, at most one to an expert, are held by one more node
 /// of the graph, the pool: an expert without one can take it from there, or through there from an expert that has one.
+/// Real is double: a template costs only those who use it, and these expressions are a second of everyone's compiling.
+template <class Real>
 class SeatFinder {
  public:
-  SeatFinder(const AlignedColumns<double>& scores, Scratch& scratch)
+  SeatFinder(const AlignedColumns<Real>& scores, Scratch& scratch)
       : num_experts_(scores.rows()),
         seats_(scores.cols() / num_experts_),
         num_extra_(scores.cols() % num_experts_),
         scores_(scores),
-        loss_(aligned_columns<double>(num_nodes(), num_nodes(), scratch)),
+        loss_(aligned_columns<Real>(num_nodes(), num_nodes(), scratch)),
         price_(make_row(scratch)),
         no_room_(make_row(scratch)),
         direct_(make_row(scratch)),
         open_(make_row(scratch)),
         unvisited_price_(make_row(scratch)),
-        distance_(scratch.array<double>(num_nodes())),
+        distance_(scratch.array<Real>(num_nodes())),
         visited_(scratch.array<Index>(num_nodes())),
         path_(scratch.array<Index>(num_nodes())),
         num_members_(scratch.array<Index>(num_experts_)),
@@ -108,12 +111,12 @@ class SeatFinder {
   }
 
  private:
-  static constexpr double infinity = std::numeric_limits<double>::infinity();
-  using Row = Eigen::Map<Eigen::ArrayXd, Eigen::Aligned64>;
+  static constexpr Real infinity = std::numeric_limits<Real>::infinity();
+  using Row = Eigen::Map<Eigen::Array<Real, Eigen::Dynamic, 1>, Eigen::Aligned64>;
 
   Index pool() const { return num_experts_; }
   Index num_nodes() const { return num_experts_ + 1; }
-  Row make_row(Scratch& scratch) const { return {scratch.array<double>(num_nodes()), num_nodes()}; }
+  Row make_row(Scratch& scratch) const { return {scratch.array<Real>(num_nodes()), num_nodes()}; }
 
   /// From the token to every node that is no further than the nearest with room. A length is what is lost in score,
   /// at present prices.
@@ -125,7 +128,7 @@ class SeatFinder {
     open_ = direct_;
     unvisited_price_ = price_;
     for (num_visited_ = 0;; ++num_visited_) {
-      const double nearest = open_.minCoeff();
+      const Real nearest = open_.minCoeff();
       nearest_room_ = (open_ + no_room_).minCoeff();
       if (nearest_room_ <= nearest) return;
       const Index node = std::find(open_.data(), open_.data() + num_nodes(), nearest) - open_.data();
@@ -144,11 +147,11 @@ class SeatFinder {
     path_length_ = 0;
     for (Index earlier = num_visited_; earlier >= 0;) {
       path_[path_length_++] = node;
-      double shortest = direct_(node);
+      Real shortest = direct_(node);
       Index before = -1;
       for (Index i = 0; i < earlier; ++i) {
         const Index v = visited_[i];
-        const double length = loss_(node, v) + (distance_[v] - price_(v)) + price_(node);
+        const Real length = loss_(node, v) + (distance_[v] - price_(v)) + price_(node);
         if (length < shortest) shortest = length, before = i;
       }
       if (before >= 0) node = visited_[before];
@@ -215,14 +218,14 @@ class SeatFinder {
   }
 
   Index num_experts_, seats_, num_extra_;
-  AlignedColumns<double> scores_;  // (num_experts × n_tokens)
-  AlignedColumns<double> loss_;    // (to, from): of score, if the expert `from` sends its best suited token to `to`
+  AlignedColumns<Real> scores_;  // (num_experts × n_tokens)
+  AlignedColumns<Real> loss_;    // (to, from): of score, if the expert `from` sends its best suited token to `to`
   Row price_, no_room_;            // of a seat; ∞ where none is free, else 0
   Row direct_, open_, unvisited_price_;
-  double* distance_;
+  Real* distance_;
   Index *visited_, *path_;
   Index num_visited_ = 0, path_length_ = 0;
-  double nearest_room_ = 0;
+  Real nearest_room_ = 0;
   Index *num_members_, *members_;
 };
 
@@ -245,8 +248,8 @@ void assign_balanced(const ConstMatrixRef<Scalar>& scores, std::span<Index> expe
   require_equal(std::ssize(expert), scores.cols(), "assign_balanced: expert.size()");
   if (scores.cols() == 0) return;
   const auto finite = detail::finite_scores<Scalar>(scores, workers);
-  detail::SeatFinder seats(finite, workers.shared());
-  for (const Index t : detail::most_at_stake_first(finite, workers.shared())) seats.seat(t);
+  detail::SeatFinder<double> seats(finite, workers.shared());
+  for (const Index t : detail::most_at_stake_first<double>(finite, workers.shared())) seats.seat(t);
   for (Index e = 0; e < scores.rows(); ++e) {
     for (const Index t : seats.members(e)) expert[std::size_t(t)] = e;
   }

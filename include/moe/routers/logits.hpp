@@ -31,7 +31,7 @@ LogitsMap<Scalar> linear_logits(const Weight<Scalar>& weight, const Eigen::Matri
                                 const ConstMatrixRef<Scalar>& x, Routing<Scalar>& routing, Workers& workers) {
   LogitsMap<Scalar> logits = make_logits(weight.rows(), x.cols(), routing);
   kernels::matmul<Scalar, Scalar>(map_of(weight), x, logits, workers);
-  if (bias.size() > 0) logits.colwise() += bias;
+  for (Index i = 0; i < (bias.size() > 0 ? logits.size() : 0); ++i) logits.data()[i] += bias(i % bias.size());
   return logits;
 }
 

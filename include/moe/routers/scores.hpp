@@ -7,7 +7,8 @@
 #include <type_traits>
 
 #include "moe/kernels/elementary.hpp"
-#include "moe/kernels/vectors.hpp"
+#include "moe/kernels/lanes.hpp"
+#include "moe/kernels/multiply_add.hpp"
 #include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET {
@@ -20,12 +21,54 @@ enum class Score {
   sqrt_softplus,      ///< √log(1 + eˡ), each expert by itself
 };
 
-/// What is too small for a normal number becomes 0: Eigen's vectorised exp() stops short of 0 where its scalar one, for
-/// the last few elements, does not; and renormalising would make shares of what it leaves.
+// In loops, not in Eigen's expressions: each of those costs every program that routes a tenth of a second of compile
+// time, and sums in an order that depends on the processor and on where in memory a token's scores lie.
+
+/// Σ s_i, in an order that the size alone decides.
+template <class Scores>
+auto sum_of(const Scores& scores) {
+  using Scalar = typename Scores::Scalar;
+  constexpr int together = 16;
+  Scalar part[together] = {};
+  Index i = 0;
+  for (; i + together <= scores.size(); i += together) {
+    for (int k = 0; k < together; ++k) part[k] += scores(i + k);
+  }
+  for (int k = 0; i < scores.size(); ++i, ++k) part[k] += scores(i);
+  for (int half = together / 2; half > 0; half /= 2) {
+    for (int k = 0; k < half; ++k) part[k] += part[k + half];
+  }
+  return part[0];
+}
+
+/// s_i / divisor.
+template <class Scores>
+void divide(Scores& scores, typename Scores::Scalar divisor) {
+  for (Index i = 0; i < scores.size(); ++i) scores(i) /= divisor;
+}
+
+/// What is too small for a normal number becomes 0: Eigen's exp() of a register stops short of 0, and renormalising
+/// would make shares of what it leaves.
 template <class Scores>
 void drop_subnormals(Scores&& scores) {
   using Scalar = typename std::remove_cvref_t<Scores>::Scalar;
-  scores = (scores.array() < std::numeric_limits<Scalar>::min()).select(Scalar(0), scores);
+  for (Index i = 0; i < scores.size(); ++i) {
+    if (scores(i) < std::numeric_limits<Scalar>::min()) scores(i) = 0;
+  }
+}
+
+/// s_i = exp(sign · l_i − shift), each computed in a whole register, wherever it stands. `scores` may be `logits`.
+template <class Logits, class Scores>
+void exponentiate(typename Logits::Scalar sign, const Logits& logits, typename Logits::Scalar shift, Scores& scores) {
+  using Scalar = typename Logits::Scalar;
+  constexpr int L = kernels::lanes<Scalar>;
+  Eigen::Array<Scalar, L, 1> part;
+  for (Index first = 0; first < logits.size(); first += L) {
+    const int filled = int(std::min<Index>(L, logits.size() - first));
+    for (int i = 0; i < L; ++i) part(i) = i < filled ? sign * logits(first + i) - shift : Scalar(0);
+    part = part.exp();
+    for (int i = 0; i < filled; ++i) scores(first + i) = part(i);
+  }
 }
 
 /// s_i = exp(l_i − max_j l_j), without overflow. As limits: 1 for each at +∞ and 0 for all others; 1 where all are at
@@ -34,13 +77,15 @@ template <class Logits, class Scores>
 void exponentials(const Logits& logits, Scores&& scores) {
   using Scalar = typename Logits::Scalar;
   constexpr Scalar infinity = std::numeric_limits<Scalar>::infinity();
-  const Scalar highest = logits.template maxCoeff<Eigen::PropagateNaN>();
-  if (highest == infinity) {
-    scores = (logits.array() == infinity).template cast<Scalar>();
-  } else if (highest == -infinity) {
-    scores.setOnes();
+  Scalar highest = -infinity;
+  for (Index i = 0; i < logits.size(); ++i) {
+    if (!(logits(i) <= highest)) highest = logits(i);
+    if (std::isnan(highest)) break;
+  }
+  if (std::abs(highest) == infinity) {
+    for (Index i = 0; i < logits.size(); ++i) scores(i) = Scalar(logits(i) == highest ? 1 : 0);
   } else {
-    scores = (logits.array() - highest).exp();
+    exponentiate(1, logits, highest, scores);
     drop_subnormals(scores);
   }
 }
@@ -50,14 +95,14 @@ void exponentials(const Logits& logits, Scores&& scores) {
 template <class Logits, class Scores>
 void softmax(const Logits& logits, Scores&& scores) {
   exponentials(logits, scores);
-  scores /= scores.sum();
+  divide(scores, sum_of(scores));
 }
 
 /// s_i = 1 / (1 + exp(−l_i)). `scores` may be `logits`.
 template <class Logits, class Scores>
 void sigmoid(const Logits& logits, Scores&& scores) {
-  using Scalar = typename Logits::Scalar;
-  scores = (Scalar(1) + (-logits.array()).exp()).inverse();
+  exponentiate(-1, logits, 0, scores);
+  for (Index i = 0; i < scores.size(); ++i) scores(i) = 1 / (1 + scores(i));
   drop_subnormals(scores);
 }
 
@@ -79,9 +124,13 @@ void sqrt_softplus(const Logits& logits, Scores&& scores) {
 /// w_i / max(‖w‖ + epsilon, floor), where ‖w‖ = (Σ_j w_jᵖ)^(1/p) of weights ≥ 0; where that is 0 / 0 they stay 0.
 template <class Weights, class Scalar = typename std::remove_cvref_t<Weights>::Scalar>
 void renormalize(Weights&& weights, Scalar p, Scalar epsilon, Scalar floor) {
-  const Scalar norm = p == 1 ? weights.sum() : p == 2 ? std::sqrt(kernels::dot(weights, weights)) : std::pow(weights.array().pow(p).sum(), 1 / p);
+  Scalar sum = p == 1 ? sum_of(weights) : Scalar(0);
+  for (Index i = 0; p != 1 && i < weights.size(); ++i) {
+    sum = p == 2 ? kernels::multiply_add(weights(i), weights(i), sum) : sum + std::pow(weights(i), p);
+  }
+  const Scalar norm = p == 1 ? sum : p == 2 ? std::sqrt(sum) : std::pow(sum, 1 / p);
   const Scalar divisor = norm + epsilon < floor ? floor : norm + epsilon;  // a NaN stays one
-  if (divisor != 0) weights /= divisor;
+  if (divisor != 0) divide(weights, divisor);
 }
 
 /// One token's scores. Those of softmax_of_chosen are the logits themselves, until experts are chosen.
@@ -91,7 +140,7 @@ void score_logits(Score score, const Logits& logits, Scores&& scores) {
     case Score::softmax:
       return softmax(logits, scores);
     case Score::softmax_of_chosen:
-      scores = logits;
+      for (Index i = 0; i < logits.size(); ++i) scores(i) = logits(i);
       return;
     case Score::sigmoid:
       return sigmoid(logits, scores);
@@ -104,14 +153,14 @@ void score_logits(Score score, const Logits& logits, Scores&& scores) {
 template <class Scores>
 void share_out(Scores&& scores) {
   using Scalar = typename std::remove_cvref_t<Scores>::Scalar;
-  const Scalar sum = scores.sum();
+  const Scalar sum = sum_of(scores);
   if (sum == 0) {
-    scores.setConstant(Scalar(1) / Scalar(scores.size()));
+    for (Index i = 0; i < scores.size(); ++i) scores(i) = Scalar(1) / Scalar(scores.size());
   } else if (sum == std::numeric_limits<Scalar>::infinity()) {
-    scores = (scores.array() == sum).template cast<Scalar>();
-    scores /= scores.sum();
+    for (Index i = 0; i < scores.size(); ++i) scores(i) = Scalar(scores(i) == sum ? 1 : 0);
+    divide(scores, sum_of(scores));
   } else {
-    scores /= sum;
+    divide(scores, sum);
   }
 }
 

@@ -103,7 +103,7 @@ class TokenHash {
     for (Index k = 0; k < top_k(); ++k) {
       const Index e = table_(k, id);
       const bool there = e >= 0 && e < num_experts();
-      if (there && (table_.col(id).head(k).array() != e).all()) continue;
+      if (there && std::count(&table_(0, id), &table_(k, id), e) == 0) continue;
       const std::string what = "TokenHash: table sends id " + std::to_string(id) + " to expert " + std::to_string(e);
       throw std::invalid_argument(what + (there ? " twice" : ", expected 0 to " + std::to_string(num_experts() - 1)));
     }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -119,7 +120,8 @@ class TopKChoice {
 
     template <class Logits>
     void read(const Logits& logits) {
-      score_logits(rule_.options_.score, logits, score_);
+      std::copy_n(logits.data(), score_.size(), score_.data());
+      score_logits(rule_.options_.score, score_, score_);
     }
 
     /// The top_k best of the kept groups. Experts of other groups are never looked at, so nothing has to mask them.
@@ -129,7 +131,7 @@ class TopKChoice {
       const Index size = rule_.group_size(), kept = rule_.options_.kept_groups, groups = rule_.options_.num_groups;
       for (Index g = 0; g < groups; ++g) group_[g] = g;
       if (kept < groups) {
-        for (Index g = 0; g < groups; ++g) group_score_[g] = score_of_group(rank_.segment(g * size, size));
+        for (Index g = 0; g < groups; ++g) group_score_[g] = score_of_group(rank_.data() + g * size, size);
         best_groups_.clear();
         for (Index g = 0; g < groups; ++g) best_groups_.offer(g, group_score_[g]);
         std::copy_n(best_groups_.items(), kept, group_);
@@ -150,7 +152,7 @@ class TopKChoice {
       if (options.renormalize) {
         renormalize(weight_, Scalar(options.norm), Scalar(options.epsilon), Scalar(options.floor));
       }
-      Eigen::Map<Vector>(weight, options.top_k) = weight_ * Scalar(options.scale);
+      for (Index k = 0; k < options.top_k; ++k) weight[k] = weight_(k) * Scalar(options.scale);
     }
 
    private:
@@ -159,24 +161,19 @@ class TopKChoice {
     template <class Logits>
     void rank(const Logits& logits) {
       const bool biased = rule_.selection_bias_.size() > 0, summed = rule_.options_.group_top > 1;
-      if (!biased && !summed) {
-        rank_ = logits;
-      } else {
-        rank_ = score_;
-        if (biased) rank_ += rule_.selection_bias_;
-      }
+      std::copy_n(biased || summed ? score_.data() : logits.data(), rank_.size(), rank_.data());
+      if (!biased) return;
+      for (Index e = 0; e < rank_.size(); ++e) rank_(e) += rule_.selection_bias_(e);
     }
 
-    template <class Ranks>
-    Scalar score_of_group(const Ranks& ranks) {
+    Scalar score_of_group(const Scalar* ranks, Index size) {
       best_in_group_.clear();
-      for (Index e = 0; e < ranks.size(); ++e) best_in_group_.offer(e, ranks(e));
-      return Eigen::Map<const Vector>(best_in_group_.ranks(), best_in_group_.size()).sum();
+      for (Index e = 0; e < size; ++e) best_in_group_.offer(e, ranks[e]);
+      return std::accumulate(best_in_group_.ranks(), best_in_group_.ranks() + best_in_group_.size(), Scalar(0));
     }
 
     const TopKChoice& rule_;
-    Eigen::Map<Vector> score_, rank_,
-        weight_;  // aligned alike for each token: Eigen sums in an order that depends on it
+    Eigen::Map<Vector> score_, rank_, weight_;
     Scalar* group_score_;
     Index* group_;
     BestK<Scalar> best_, best_groups_, best_in_group_;
