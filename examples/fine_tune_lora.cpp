@@ -13,26 +13,26 @@ int main() {
   moe::MoeLayer layer(moe::with_lora(router, {.rank = 2}), moe::with_lora(bank, {.rank = 4}));
   const auto before = layer;
 
-  const std::string report = training_report(layer);  // a line for each parameter, and the totals
+  const std::string report = moe::training_report(layer);  // a line for each parameter, and the totals
   std::printf("%s", report.substr(report.rfind('\n', report.size() - 2) + 1).c_str());
 
-  auto gradient = zeros_like(layer);  // of the adapters alone
-  auto tape = tape_of(layer);
-  moe::AdamW<float> adam(parameters(layer), {.learning_rate = 5e-3, .weight_decay = 0});
+  auto gradient = moe::zeros_like(layer);  // of the adapters alone
+  auto tape = moe::tape_of(layer);
+  moe::AdamW<float> adam(moe::parameters(layer), {.learning_rate = 5e-3, .weight_decay = 0});
   moe::Matrix<float> y(d_model, tokens), d_x(d_model, tokens);
   for (unsigned step = 0; step < 500; ++step) {  // learns y = −x
     const auto x = moe::random_tokens<float>(d_model, tokens, 100 + step);
-    forward(layer, x, y, tape);
-    set_to_zero(parameters(gradient)), d_x.setZero();
-    backward(layer, x, (y + x) / float(tokens), tape, d_x, gradient);
-    adam.step(parameters(gradient));
+    moe::forward(layer, x, y, tape);
+    moe::set_to_zero(moe::parameters(gradient)), d_x.setZero();
+    moe::backward(layer, x, (y + x) / float(tokens), tape, d_x, gradient);
+    adam.step(moe::parameters(gradient));
   }
 
   const auto folder = std::filesystem::temp_directory_path() / "moe_fine_tune_lora";
   std::filesystem::create_directories(folder);
-  moe::io::save_adapters(folder, named_adapters("model.layers.0.mlp", layer));  // as PEFT names them
+  moe::io::save_adapters(folder, moe::named_adapters("model.layers.0.mlp", layer));  // as PEFT names them
   auto read = before;
-  moe::io::load_adapters(folder, named_adapters("model.layers.0.mlp", read));
+  moe::io::load_adapters(folder, moe::named_adapters("model.layers.0.mlp", read));
   std::filesystem::remove_all(folder);
 
   const auto x = moe::random_tokens<float>(d_model, tokens, 99);
@@ -43,7 +43,7 @@ int main() {
   say("before", before);
   say("with adapters", layer);
   say("read from the file", read);
-  say("merged into the weights", merged(read));
+  say("merged into the weights", moe::merged(read));
 }
 
 /* Output:

@@ -10,7 +10,7 @@ struct MyThreads {
   moe::Index workers() const { return 3; }
 
   void for_each(moe::Index n, const moe::Task& task) const {  // task(i, worker) once for each i
-    moe::FirstError error;                                    // an exception must not leave a thread: it ends the program
+    moe::FirstError error;  // carried to the caller: an exception that leaves a thread ends the program
     std::vector<std::jthread> threads;
     for (moe::Index w = 0; w < workers(); ++w) {
       threads.emplace_back([&, w] {

@@ -22,31 +22,31 @@ int main(int argc, char** argv) {
     moe::MoeLayer layer(moe::LinearTopK<float>(moe::random_weight<float>(num_experts, d_model, /*seed=*/1),
                                                {.top_k = 2, .renormalize = true}),
                         moe::distributed::ExpertParallel(own_experts, MPI_COMM_WORLD));
-    auto gradient = zeros_like(layer);
-    auto tape = tape_of(layer);
-    moe::AdamW<float> adam(parameters(layer), {.learning_rate = 3e-3});
-    moe::distributed::GradientsOfRanks gradients(parameters(gradient), MPI_COMM_WORLD);
+    auto gradient = moe::zeros_like(layer);
+    auto tape = moe::tape_of(layer);
+    moe::AdamW<float> adam(moe::parameters(layer), {.learning_rate = 3e-3});
+    moe::distributed::GradientsOfRanks gradients(moe::parameters(gradient), MPI_COMM_WORLD);
 
     moe::Matrix<float> y(d_model, num_tokens), d_x(d_model, num_tokens);
     moe::Scratch scratch;
     double first = 0, last = 0;
     for (int step = 0; step < 300; ++step) {
       const auto x = moe::random_tokens<float>(d_model, num_tokens, std::uint64_t(100 + step * num_ranks + rank));
-      set_to_zero(gradients.parameters()), d_x.setZero();
-      forward(layer, x, y, tape);
+      moe::set_to_zero(gradients.parameters()), d_x.setZero();
+      moe::forward(layer, x, y, tape);
       const moe::Matrix<float> d_y = (y - x) / float(num_ranks * num_tokens);  // to learn y = x: mean over all tokens
       auto shares = moe::measure_shares(tape.ws.routing, num_tokens, num_experts);
       scratch.reset();
-      merge_over_ranks(shares, gradients.communicator(), scratch);  // balance over the tokens of all ranks
+      moe::distributed::merge_over_ranks(shares, gradients.communicator(), scratch);  // balance over all tokens
       moe::add_load_balancing_gradient<float>(tape.ws.routing, {}, shares, 0.01, tape.logit_gradient());
 
-      backward(layer, x, d_y, tape, d_x, gradient);
+      moe::backward(layer, x, d_y, tape, d_x, gradient);
       gradients.sum();
       gradients.clip(1.0);
       adam.step(gradients.parameters());
 
       double error[] = {(y - x).squaredNorm()};
-      sum_in_order(error, gradients.communicator(), scratch);
+      moe::distributed::sum_in_order(error, gradients.communicator(), scratch);
       last = error[0];
       if (step == 0) first = last;
     }

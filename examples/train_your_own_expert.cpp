@@ -39,18 +39,18 @@ int main() {
   for (unsigned e = 0; e < 4; ++e)
     experts.push_back({moe::random_weight<float>(16, d_model, e), moe::random_weight<float>(d_model, 16, 10 + e)});
   moe::MoeLayer layer(moe::LinearTopK<float>(moe::random_weight<float>(4, d_model, 100), {.top_k = 2}), experts);
-  auto gradient = zeros_like(layer);
-  auto tape = tape_of(layer);
-  moe::AdamW<float> adam(parameters(layer), {.learning_rate = 0.01, .weight_decay = 0});
+  auto gradient = moe::zeros_like(layer);
+  auto tape = moe::tape_of(layer);
+  moe::AdamW<float> adam(moe::parameters(layer), {.learning_rate = 0.01, .weight_decay = 0});
   moe::Matrix<float> y(d_model, tokens), d_x(d_model, tokens);
   float first = 0, last = 0;
   for (unsigned step = 0; step <= 1000; ++step) {  // learns y = x
     const auto x = moe::random_tokens<float>(d_model, tokens, 200 + step);
-    forward(layer, x, y, tape);
+    moe::forward(layer, x, y, tape);
     (step == 0 ? first : last) = (y - x).squaredNorm();
-    set_to_zero(parameters(gradient)), d_x.setZero();  // both are added to
-    backward(layer, x, (y - x) / float(tokens), tape, d_x, gradient);
-    adam.step(parameters(gradient));
+    moe::set_to_zero(moe::parameters(gradient)), d_x.setZero();  // both are added to
+    moe::backward(layer, x, (y - x) / float(tokens), tape, d_x, gradient);
+    adam.step(moe::parameters(gradient));
   }
   std::printf("After 1000 steps the error is %s a tenth of what it was.\n", last < first / 10 ? "less than" : "above");
 }

@@ -179,7 +179,7 @@ REGISTER_TYPED_TEST_SUITE_P(LayerLaws, TokensDoNotSeeEachOther, WhereAskedTokens
                             NoExecutorChangesABit, AUsedWorkspaceChangesNoBit, WritesAllOfYAndNothingAroundIt,
                             RefusesWrongShapesWithBothNumbers, RefusesToWriteWhatItReads, AWarmForwardAllocatesNothing);
 
-/// No law, for the concept does not ask for it: the forms of forward() that return y, as all layers of the library have.
+/// No law, for the concept does not ask for it: the forms of forward() that return y, as all of our layers have.
 template <class L>
 void expect_forward_to_return_y(const L& layer) {
   using S = typename L::Scalar;

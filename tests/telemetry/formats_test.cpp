@@ -80,8 +80,10 @@ TEST(Writers, TakeOneLayerAndSeveralInOneForm) {
   expect_one_call_form([](const StatsOfLayers& layers) { return to_metrics(layers); });
   const RoutingStats first = random_stats(9, 50, 1), second = random_stats(3, 20, 2);
   EXPECT_EQ(to_table({{"a", first}, {"b", second}}), to_table({"a", first}) + "\n" + to_table({"b", second}));
-  EXPECT_EQ(to_json_line({{"a", first}, {"b", second, 1}}), to_json_line({"a", first}) + to_json_line({"b", second, 1}));
-  EXPECT_EQ(to_layer_csv({{"a", first}, {"b", second}}), to_layer_csv({"a", first}) + to_layer_csv({"b", second}, false));
+  EXPECT_EQ(to_json_line({{"a", first}, {"b", second, 1}}),
+            to_json_line({"a", first}) + to_json_line({"b", second, 1}));
+  EXPECT_EQ(to_layer_csv({{"a", first}, {"b", second}}),
+            to_layer_csv({"a", first}) + to_layer_csv({"b", second}, false));
   EXPECT_EQ(to_expert_csv({"a", first}), to_expert_csv({{"a", first}}));
   EXPECT_EQ(to_metrics({"a", first}, MetricsFormat::prometheus), to_metrics({{"a", first}}, MetricsFormat::prometheus));
 }

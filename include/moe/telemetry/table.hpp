@@ -159,8 +159,8 @@ inline std::string table_of(const LayerStats& layer, const TableOptions& options
 }  // namespace detail
 
 /// Of each layer a summary, then a row for each expert: its number, load, share of all loads, mean probability, drop
-/// rate, load as a bar (╎ is an even share). Of many experts it shows those with the largest and the smallest loads, and
-/// how the loads are distributed. Unicode, no colours: fit for a pipe.
+/// rate, load as a bar (╎ is an even share). Of many experts it shows those with the largest and the smallest loads,
+/// and how the loads are distributed. Unicode, no colours: fit for a pipe.
 inline std::string to_table(const StatsOfLayers& layers, const TableOptions& options = {}) {
   std::string tables;
   for (const LayerStats& layer : layers) tables += (tables.empty() ? "" : "\n") + detail::table_of(layer, options);
