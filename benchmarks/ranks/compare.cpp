@@ -126,8 +126,7 @@ int run(const CommandLine& line) {
   const Ranks ranks;
   RecordsFile file(ranks.rank() == 0 ? line.json : "");
   const Index share_of_cores = std::max(Index(1), default_threads() / ranks.on_this_machine());
-  const Measurement m{ranks, line, parse_numbers(line.tokens, "--tokens"),
-                      line.threads.value_or(share_of_cores)};
+  const Measurement m{ranks, line, parse_numbers(line.tokens, "--tokens"), line.threads.value_or(share_of_cores)};
   say(ranks, processor_name() + ", " + counted(ranks.size(), "rank") + " of " + counted(m.threads, "thread") + ", " +
                  std::to_string(ranks.on_this_machine()) + " on this machine, " + compiler_name() + "\n" +
                  (ranks.size() == 1 ? "One rank alone: for more, mpirun -n 2 moe_compare --distributed\n\n" : "\n"));

@@ -126,7 +126,8 @@ TEST_F(WrongFiles, AFileOfPyTorch) {
 
 TEST_F(WrongFiles, ADownloadThatIsNotFinished) {
   const std::string whole = text_of(model / "model.safetensors");
-  for (const std::size_t size : {std::size_t(0), std::size_t(5), std::size_t(100), whole.size() / 2, whole.size() - 1}) {
+  for (const std::size_t size :
+       {std::size_t(0), std::size_t(5), std::size_t(100), whole.size() / 2, whole.size() - 1}) {
     write_text(model / "model.safetensors", whole.substr(0, size));
     expect_error({"model.safetensors", "the file ends early, as an unfinished download does: fetch it again"});
   }
@@ -144,7 +145,8 @@ TEST_F(WrongFiles, TheTopOfAHubCache) {
   fs::create_directories(top / "snapshots");
   fs::rename(model, revision);
   expect_parts(error_of_loading(top), {"models--Me--Tiny: is the top of a model in a hub cache, expected the folder of "
-                                       "one revision: " + revision.string()});
+                                       "one revision: " +
+                                       revision.string()});
   fs::create_directories(top / "snapshots" / "000000");  // an older one; refs/main says which is the newest
   fs::create_directories(top / "refs");
   write_text(top / "refs" / "main", "0a1b2c");
@@ -154,7 +156,8 @@ TEST_F(WrongFiles, TheTopOfAHubCache) {
 
 TEST_F(WrongFiles, ADenseModel) {
   for (const char* const type : {"llama", "qwen3", "mistral"}) {
-    write_text(model / "config.json", json{{"model_type", type}, {"hidden_size", 22}, {"intermediate_size", 18}}.dump());
+    write_text(model / "config.json",
+               json{{"model_type", type}, {"hidden_size", 22}, {"intermediate_size", 18}}.dump());
     expect_error({"config.json: model_type is \"" + std::string(type) +
                   "\" and no key speaks of experts: this is a dense model, without MoE layers to load"});
   }
@@ -163,7 +166,8 @@ TEST_F(WrongFiles, ADenseModel) {
 TEST_F(WrongFiles, AModelTypeThatIsMisspelt) {
   for (const char* const type : {"qwen3_mo", "Qwen3_moe", "qwen3-moe"}) {
     change_config([&](json& config) { config["model_type"] = type; });
-    expect_error({"model_type is \"" + std::string(type) + "\", expected one of mixtral, ", "did you mean \"qwen3_moe\"?"});
+    expect_error(
+        {"model_type is \"" + std::string(type) + "\", expected one of mixtral, ", "did you mean \"qwen3_moe\"?"});
   }
   change_config([](json& config) { config["model_type"] = "something_else_entirely"; });
   EXPECT_EQ(error_of_loading().find("did you mean"), std::string::npos);
@@ -189,7 +193,8 @@ TEST_F(WrongFiles, ADenseLayerOfAMixedModel) {
     return true;
   });
   expect_parts(error_of_loading(model, "model.layers.0.mlp"),
-               {"no MoE block \"model.layers.0.mlp\" among ", ": this one is a dense layer, without experts; did you mean "
+               {"no MoE block \"model.layers.0.mlp\" among ",
+                ": this one is a dense layer, without experts; did you mean "
                 "\"model.layers.1.mlp\"?"});
   for (const char* const other : {"model.layers.2.mlp", "model.layers.1", "model.layers.0.gate_proj"}) {
     EXPECT_EQ(error_of_loading(model, other).find("dense"), std::string::npos) << other;
@@ -200,7 +205,8 @@ TEST_F(WrongFiles, AQuantisedModel) {
   const auto quantised = [](const std::string& method) {
     return "the model is quantised (quant_method is \"" + method + "\" in ";
   };
-  const std::string what_to_do = "), expected weights in F32, BF16 or F16: take the original ones, or expand them first; ";
+  const std::string what_to_do =
+      "), expected weights in F32, BF16 or F16: take the original ones, or expand them first; ";
   const auto say = [&](const char* method) {
     change_config([&](json& config) { config["quantization_config"] = {{"quant_method", method}, {"bits", 8}}; });
   };
@@ -226,7 +232,8 @@ TEST_F(WrongFiles, AQuantisedModel) {
     if (const auto at = tensor.name.find("_proj.weight"); at != std::string::npos) tensor.name.insert(at + 6, "q");
     return true;
   });
-  const std::string named = "; \"experts.0.gate_proj.qweight\" is quantised (GPTQ or AWQ), expected weights that are not";
+  const std::string named =
+      "; \"experts.0.gate_proj.qweight\" is quantised (GPTQ or AWQ), expected weights that are not";
   expect_error({"no tensor \"" + gate + "\"", named});
   for (const char* const method : {"gptq", "awq"}) {
     say(method);
@@ -246,8 +253,9 @@ TEST_F(WrongFiles, OneMatrixOfAnotherType) {
     tensor.bytes = tensor.bytes.first(tensor.bytes.size() / 2);
     return true;
   });
-  expect_error({"model.safetensors: tensor \"experts.7.up_proj.weight\" has dtype BF16, expected F32, which this layer's "
-                "first expert has: all weights of its experts are of one type"});
+  expect_error(
+      {"model.safetensors: tensor \"experts.7.up_proj.weight\" has dtype BF16, expected F32, which this layer's "
+       "first expert has: all weights of its experts are of one type"});
 }
 
 }  // namespace

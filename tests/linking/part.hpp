@@ -8,6 +8,6 @@ struct Ran {
   double sum;          // of |y|
 };
 
-Ran portable();      // the processor's least, without OpenMP
-Ran avx2_openmp();   // AVX2, with OpenMP
-Ran avx2();          // AVX2, without OpenMP
+Ran portable();     // the processor's least, without OpenMP
+Ran avx2_openmp();  // AVX2, with OpenMP
+Ran avx2();         // AVX2, without OpenMP

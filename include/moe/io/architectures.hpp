@@ -255,8 +255,8 @@ inline const Architecture& architecture_of(const Config& config) {
     known += (known.empty() ? "" : ", ") + std::string(architecture.model_type);
   }
   if (!config.mentions_experts()) {
-    fail(config.file(), ": model_type is \"", type, "\" and no key speaks of experts: this is a dense model, without MoE ",
-         "layers to load; expected one of ", known);
+    fail(config.file(), ": model_type is \"", type,
+         "\" and no key speaks of experts: this is a dense model, without MoE layers to load; expected one of ", known);
   }
   const auto distance = [&](const Architecture& one) { return detail::edit_distance(one.model_type, type); };
   const Architecture& nearest = *std::ranges::min_element(architectures(), {}, distance);

@@ -304,7 +304,8 @@ inline void check_block(const ModelFiles& model, const std::string& block) {
   }
   const auto nearest =
       std::ranges::min_element(blocks, {}, [&](const auto& candidate) { return edit_distance(candidate, block); });
-  const char* const is = is_dense_layer(model.tensors(), block, *nearest) ? ": this one is a dense layer, without experts" : "";
+  const char* const is =
+      is_dense_layer(model.tensors(), block, *nearest) ? ": this one is a dense layer, without experts" : "";
   fail(folder, ": no MoE block \"", block, "\" among ", blocks.size(), is, "; did you mean \"", *nearest, "\"?");
 }
 

@@ -18,7 +18,8 @@
 namespace moe::inline MOE_TARGET::io::detail {
 
 /// What to do about a file that ends early.
-inline constexpr std::string_view if_unfinished = ": the file ends early, as an unfinished download does: fetch it again";
+inline constexpr std::string_view if_unfinished =
+    ": the file ends early, as an unfinished download does: fetch it again";
 
 /// What these bytes are, and what to do; empty for what is none of the usual mistakes.
 inline std::string impostor(std::span<const std::byte> bytes) {
@@ -26,7 +27,7 @@ inline std::string impostor(std::span<const std::byte> bytes) {
   if (text.starts_with("version https://git-lfs")) {
     return "is a Git LFS pointer, which stands for the file: run `git lfs pull` in its folder to fetch it";
   }
-  if (text.starts_with("GGUF")) return "is a GGUF file, which is not read: take the model's *.safetensors and config.json";
+  if (text.starts_with("GGUF")) return "is a GGUF file, which is not read: take the model's *.safetensors";
   if (text.starts_with("PK\x03\x04")) {
     return "is a zip archive, as PyTorch's *.bin, *.pt and *.pth are: take the model's *.safetensors";
   }
@@ -87,8 +88,8 @@ inline std::filesystem::path config_file_in(const std::filesystem::path& folder)
     fail(folder.string(), ": is a file, expected the folder that it is in, with config.json: ", parent.string());
   }
   if (const auto revision = revision_in_hub_cache(folder); !revision.empty()) {
-    fail(folder.string(), ": is the top of a model in a hub cache, expected the folder of one revision: ",
-         revision.string());
+    fail(folder.string(),
+         ": is the top of a model in a hub cache, expected the folder of one revision: ", revision.string());
   }
   const std::string others = other_weights_in(folder);
   fail(config.string(), ": no such file",

@@ -105,7 +105,8 @@ class WeightTensors {
   template <class W>
   WeightStack<W> fused(std::string_view name, Index all_rows, Index cols, Index first, Index rows) const {
     const Tensor tensor = at(name);
-    return in_place(weights<W>(tensor, {num_experts_, all_rows, cols}).data(), tensor.owner, all_rows, cols, first, rows);
+    return in_place(weights<W>(tensor, {num_experts_, all_rows, cols}).data(), tensor.owner, all_rows, cols, first,
+                    rows);
   }
 
   /// All experts' (rows × cols) below each other as one matrix, in place.
