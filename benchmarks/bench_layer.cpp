@@ -117,7 +117,7 @@ void run(benchmark::State& state, const Case& wanted, Stage& stage) try {
 
 /// Without UseRealTime, which would put "/real_time" at the end of every name. "Time" is wall time all the same.
 void register_all(Stage& stage) {
-  const std::set<Index> threads{1, 2, moe::OpenMp().workers()};
+  const std::set<Index> threads{1, std::min<Index>(2, default_threads()), moe::OpenMp().workers()};
   for (const char* shape : shapes) {
     for (const WeightType weights : weight_types) {
       for (const Kind kind : kinds) {

@@ -35,16 +35,19 @@ inline std::optional<int> read_command_line(int argc, char** argv, CommandLine& 
   checkpoint->excludes(preset)->excludes(shape)->excludes(weights);
   add("--layer", line.layer, "What its tensors' names begin with: model.layers.3.mlp")->needs(checkpoint);
   add("--tokens", line.tokens, "Numbers of tokens in a call")->capture_default_str();
-  add("--threads", line.threads, "Default: one a core, shared out among the ranks")->check(CLI::PositiveNumber);
-  add("--json", line.json, "Write a record for each row to this file");
-  add("--seconds", line.patience.each_token_count, "To spend on each number of tokens")->capture_default_str();
-  add("--patience", line.patience.one_call, "Leave out what may take more seconds a call")->capture_default_str();
+  add("--threads", line.threads, "Default: one a core, shared out among the ranks")->check(at_least_one());
+  add("--json", line.json, "Write a record for each row to this file, as rows are finished");
+  const auto add_seconds = [&](const char* name, double& value, const char* what) {
+    add(name, value, what)->capture_default_str()->check(above_zero());
+  };
+  add_seconds("--seconds", line.patience.each_token_count, "To spend on each number of tokens");
+  add_seconds("--patience", line.patience.one_call, "Leave out what may take more seconds a call");
   auto* distributed = app.add_flag("--distributed", line.distributed, "Under mpirun: experts on all of its ranks");
   distributed->excludes(checkpoint);
   const auto add_to_it = [&](const char* name, auto& value, const char* what) {
     return add(name, value, what)->needs(distributed)->capture_default_str();
   };
-  add_to_it("--chunks", line.chunks, "Parts in which a rank's tokens travel");
+  add_to_it("--chunks", line.chunks, "Parts in which a rank's tokens travel")->check(at_least_one());
   add_to_it("--wire", line.wire, "How numbers travel")->check(CLI::IsMember({"exact", "bfloat16"}));
   add_to_it("--answers", line.answers, "Each expert's, or a rank's summed")->check(CLI::IsMember({"each", "summed"}));
   app.add_flag("--list-presets", line.list_presets, "Print the published shapes and their parameters");

@@ -17,7 +17,9 @@
 #include "corpus.hpp"
 #include "moe/moe.hpp"
 #include "moe/train.hpp"
+#include "parse.hpp"
 #include "progress.hpp"
+#include "records_file.hpp"
 #include "timing.hpp"
 
 namespace {
@@ -187,8 +189,8 @@ void print_verdict(const std::vector<std::vector<Run>>& seeds, std::size_t which
               100 * sum / double(seeds.size()), 100 * worst, runs[against].kind.name.c_str());
 }
 
-nlohmann::json record_of(const Run& run) {
-  nlohmann::json curve = nlohmann::json::array();
+nlohmann::ordered_json record_of(const Run& run) {
+  auto curve = nlohmann::ordered_json::array();
   for (const auto& [step, bits] : run.curve) {
     curve.push_back({{"step", step},
                      {"flops", double(step) * run.flops_a_step},
@@ -202,12 +204,12 @@ nlohmann::json record_of(const Run& run) {
 void read_options(CLI::App& app, Options& o) {
   app.option_defaults()->always_capture_default();
   app.add_option("--text", o.text, "A file to learn from; else the headers of Eigen");
-  app.add_option("--steps", o.steps, "Steps of each model")->check(CLI::PositiveNumber);
-  app.add_option("--batch", o.batch, "Examples in a step")->check(CLI::PositiveNumber);
-  app.add_option("--seeds", o.seeds, "Runs of each model")->check(CLI::PositiveNumber);
-  app.add_option("--threads", o.threads, "Default: one a core")->check(CLI::PositiveNumber);
-  app.add_option("--d-model", o.shape.d_model)->check(CLI::PositiveNumber);
-  app.add_option("--active", o.active, "Hidden units that a token meets in a block")->check(CLI::PositiveNumber);
+  app.add_option("--steps", o.steps, "Steps of each model")->check(at_least_one());
+  app.add_option("--batch", o.batch, "Examples in a step")->check(at_least_one());
+  app.add_option("--seeds", o.seeds, "Runs of each model")->check(at_least_one());
+  app.add_option("--threads", o.threads, "Default: one a core")->check(at_least_one());
+  app.add_option("--d-model", o.shape.d_model)->check(at_least_one());
+  app.add_option("--active", o.active, "Hidden units that a token meets in a block")->check(at_least_one());
   app.add_option("--balance", o.balance, "Coefficient of the load balancing loss")->check(CLI::NonNegativeNumber);
   app.add_option("--learning-rate", o.learning_rate)->check(CLI::PositiveNumber);
   app.add_option("--json", o.json, "Write the curves to this file");
@@ -221,6 +223,7 @@ int main(int argc, char** argv) try {
       "Does sparse pay in what it learns? Trains byte-level language models, dense and sparse, on the same data.");
   read_options(app, o);
   CLI11_PARSE(app, argc, argv);
+  RecordsFile file(o.json);
   Eigen::setNbThreads(int(o.threads));
 
   const Corpus corpus(o.text.empty() ? read_headers(EIGEN_FOLDER) : read_text(o.text), o.shape.context);
@@ -267,21 +270,15 @@ int main(int argc, char** argv) try {
           runs.back().seconds_a_step = runs[0].seconds_a_step;  // timed in turn with those it is held against
       }
     }
-    for (const Run& run : runs) print(run, runs[0]);
+    for (const Run& run : runs) {
+      print(run, runs[0]);
+      file.add(record_of(run));
+    }
     seeds.push_back(std::move(runs));
   }
   std::printf("\n");
   for (const auto& [which, against] : {std::pair<std::size_t, std::size_t>{1, 0}, {2, 0}, {1, 5}, {2, 6}}) {
     print_verdict(seeds, which, against);
-  }
-  if (!o.json.empty()) {
-    nlohmann::json records = nlohmann::json::array();
-    for (const auto& runs : seeds) {
-      for (const Run& run : runs) records.push_back(record_of(run));
-    }
-    std::ofstream file(o.json);
-    file << records.dump(1) << '\n';
-    if (!file) throw std::runtime_error(o.json + ": cannot be written");
   }
   return EXIT_SUCCESS;
 } catch (const std::exception& error) {

@@ -34,6 +34,15 @@ inline std::string compiler_name() {
 
 inline Index num_cores() { return std::max(1U, std::thread::hardware_concurrency()); }
 
+/// One a core; without OpenMP there is just one.
+inline Index default_threads() {
+#ifdef _OPENMP
+  return num_cores();
+#else
+  return 1;
+#endif
+}
+
 /// Those that this process may run on: fewer than there are where mpirun binds it.
 inline Index usable_cores() {
 #if defined(__linux__)

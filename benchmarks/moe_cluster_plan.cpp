@@ -24,7 +24,7 @@
 #include "options.hpp"
 #include "parse.hpp"
 #include "progress.hpp"
-#include "records.hpp"
+#include "records_file.hpp"
 #include "text.hpp"
 #include "weight_pool.hpp"
 
@@ -38,7 +38,7 @@ constexpr Index most_ranks = 4096;
 struct Options {
   std::string preset = "olmoe-1b-7b", shape, weights = "f32", ranks = "1,2,4,8,16,32,64,128,256,512,1024,2048,4096",
               trace, wire = "f32", answers = "each", json;
-  Index tokens = 256, threads = std::max(1U, std::thread::hardware_concurrency());
+  Index tokens = 256, threads = default_threads();
   double zipf = 1, latency = 2, message = 0.5, bandwidth = 12.5, gflops = 0, gbs = 0;
 };
 
@@ -62,7 +62,7 @@ std::optional<int> read_options(int argc, char** argv, Options& o) {
   add("--bandwidth", o.bandwidth, "GB/s into a rank, and out of it at the same time");
   add("--wire", o.wire, "Type of numbers that travel: f32 or bf16")->check(CLI::IsMember({"f32", "bf16"}));
   add("--answers", o.answers, "One a route, or one a column: each or summed")->check(CLI::IsMember({"each", "summed"}));
-  add("--threads", o.threads, "Of a rank, which is taken to be this machine")->check(CLI::PositiveNumber);
+  add("--threads", o.threads, "Of a rank, which is taken to be this machine")->check(at_least_one());
   auto* gflops = add("--gflops", o.gflops, "Another machine's rank: float operations, 1e9 a second");
   auto* gbs = add("--gbs", o.gbs, "Another machine's rank: GB/s from memory")->needs(gflops);
   gflops->needs(gbs);
@@ -180,6 +180,7 @@ nlohmann::ordered_json record_of(const Plan& plan, const moe::MoeShape& shape, W
 }
 
 int run(const Options& o) {
+  RecordsFile file(o.json);
   const moe::MoeShape shape = o.shape.empty() ? moe::layer_shape(o.preset) : parse_shape(o.shape);
   const auto types = parse_weight_types(o.weights);
   moe::require_equal(std::ssize(types), 1, "--weights: the count of types");
@@ -202,13 +203,12 @@ int run(const Options& o) {
               table_head().c_str());
 
   const Planner planner(model, choices, shape.num_experts, o.tokens);
-  auto records = nlohmann::ordered_json::array();
   std::string copies;
   for (const Index count : counts) {
     const auto plans = planner.plans(int(count));
     for (const Plan& plan : plans) {
       std::printf("%s", table_line(plan, shape, types[0], &plan == plans.data()).c_str());
-      records.push_back(record_of(plan, shape, types[0], o));
+      file.add(record_of(plan, shape, types[0], o));
     }
     std::fflush(stdout);
     if (count == 1) continue;
@@ -223,7 +223,6 @@ int run(const Options& o) {
       "a "
       "shared expert, which need no other rank, are left out.";
   std::printf("\n%s\n", wrapped(legend).c_str());
-  if (!o.json.empty()) write_whole(o.json, records.dump(1) + "\n");
   return 0;
 }
 

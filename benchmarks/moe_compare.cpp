@@ -50,10 +50,10 @@ Limits measure_and_print_limits(Index threads) {
   return limits;
 }
 
-/// Prints the table while it grows.
+/// Prints the table while it grows, and writes what is measured.
 template <class W>
-std::vector<Row> compare(const Subject& subject, const std::vector<Index>& token_counts, Index threads,
-                         const Limits& limits, const Patience& patience) {
+void compare(const Subject& subject, const std::vector<Index>& token_counts, Index threads, const Limits& limits,
+             const Patience& patience, RecordsFile& file) {
   Progress progress;
   const auto show = [&](double step, const std::string& what) {
     progress.show(step / double(token_counts.size() + 1), name_of(subject.weights) + (", " + what));
@@ -68,6 +68,7 @@ std::vector<Row> compare(const Subject& subject, const std::vector<Index>& token
   progress.clear();
   std::printf("%s\n%s", description(subject).c_str(), table_head().c_str());
 
+  const Setting setting{subject.name, subject.shape, name_of(subject.weights), threads, limits};
   std::vector<Row> rows;
   for (std::size_t i = 0; i < token_counts.size(); ++i) {
     show(double(i + 1), detail::tokens_text(token_counts[i]));
@@ -76,9 +77,11 @@ std::vector<Row> compare(const Subject& subject, const std::vector<Index>& token
     std::printf("%s\n", table_lines(new_rows, subject.shape).c_str());
     std::fflush(stdout);
     rows.insert(rows.end(), new_rows.begin(), new_rows.end());
+    for (const Row& row : new_rows) {
+      if (row.measured) file.add(record_of(row, setting));
+    }
   }
   std::printf("%s\n\n", wrapped(verdict(rows)).c_str());
-  return rows;
 }
 
 void print_legend(bool real_weights) {
@@ -96,26 +99,21 @@ void print_legend(bool real_weights) {
 }
 
 int run(const CommandLine& line) {
+  RecordsFile file(line.json);
   auto subjects = subjects_of(line);
   const auto token_counts = parse_numbers(line.tokens, "--tokens");
-  const Index max_tokens = largest(token_counts), threads = moe::OpenMp(line.threads.value_or(num_cores())).workers();
+  const Index max_tokens = largest(token_counts), threads = line.threads.value_or(default_threads());
   const bool some_refused =
       std::erase_if(subjects, [&](const Subject& s) { return !fits_in_memory(s, max_tokens); }) > 0;
   if (subjects.empty()) return 1;
 
   const Limits limits = measure_and_print_limits(threads);
-  auto records = nlohmann::ordered_json::array();
   for (const Subject& subject : subjects) {
-    const auto rows = with_type(subject.weights, [&]<class W>(std::type_identity<W>) {
-      return compare<W>(subject, token_counts, threads, limits, line.patience);
+    with_type(subject.weights, [&]<class W>(std::type_identity<W>) {
+      compare<W>(subject, token_counts, threads, limits, line.patience, file);
     });
-    const Setting setting{subject.name, subject.shape, name_of(subject.weights), threads, limits};
-    for (const Row& row : rows) {
-      if (row.measured) records.push_back(record_of(row, setting));
-    }
   }
   print_legend(!line.checkpoint.empty());
-  if (!line.json.empty()) write_whole(line.json, records.dump(1) + "\n");
   return some_refused ? 1 : 0;
 }
 

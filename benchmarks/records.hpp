@@ -1,15 +1,13 @@
 /// @file  The comparison as JSON: an array with one object for each measured row.
 #pragma once
 
-#include <filesystem>
-#include <fstream>
-#include <stdexcept>
 #include <string>
 
 #include <nlohmann/json.hpp>
 
 #include "limits.hpp"
 #include "moe/presets.hpp"
+#include "records_file.hpp"
 #include "row.hpp"
 
 namespace moe::bench {
@@ -45,19 +43,6 @@ inline nlohmann::ordered_json record_of(const Row& row, const Setting& setting) 
   };
   if (row.routing_share) record["routing_share"] = *row.routing_share;
   return record;
-}
-
-/// The file is there as a whole or not at all.
-/// @throws std::runtime_error naming the file.
-inline void write_whole(const std::filesystem::path& file, const std::string& content) {
-  std::filesystem::path unfinished = file;
-  unfinished += ".part";
-  std::ofstream out(unfinished, std::ios::binary);
-  out << content;
-  out.close();
-  std::error_code error;
-  if (out) std::filesystem::rename(unfinished, file, error);
-  if (!out || error) throw std::runtime_error("cannot write " + file.string());
 }
 
 }  // namespace moe::bench

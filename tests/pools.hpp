@@ -1,6 +1,7 @@
 /// @file  Executors as a user would write them.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <numeric>
 #include <thread>
@@ -8,11 +9,21 @@
 #include <vector>
 
 #include "moe/executors/first_error.hpp"
+#include "moe/executors/openmp.hpp"
 #include "moe/task.hpp"
 #include "moe/types.hpp"
 #include "random.hpp"
 
 namespace moe::test {
+
+/// OpenMP's threads; the one that it has where the compiler lacks it.
+inline OpenMp open_mp(Index workers) {
+#ifdef _OPENMP
+  return OpenMp(workers);
+#else
+  return OpenMp(std::min<Index>(workers, 1));
+#endif
+}
 
 /// Starts its threads anew for each call.
 struct OwnThreads {

@@ -198,7 +198,7 @@ TEST(SoftMoe, NoExecutorChangesABitOfManySequences) {
     const auto serial = answer(layer, x, length);
     for (const Index workers : {2, 3, 5, 8}) {
       EXPECT_TRUE(same_bits(answer(layer, x, length, test::Shuffled{workers}), serial)) << length;
-      EXPECT_TRUE(same_bits(answer(layer, x, length, OpenMp(workers)), serial)) << length;
+      EXPECT_TRUE(same_bits(answer(layer, x, length, test::open_mp(workers)), serial)) << length;
     }
   }
 }

@@ -78,8 +78,8 @@ TEST(Workspace, OfACallThatRunsIsRefusedToASecondOne) {
   EXPECT_EQ(error_of<std::logic_error>([&] { passes.forward(x, z, ws, test::OwnThreads{2}); }), told);
   gate.open();
   first.join();
-  EXPECT_EQ(y, x);              // the first call's answer is unharmed,
-  passes.forward(x, z, ws);     // and now the workspace is free
+  EXPECT_EQ(y, x);           // the first call's answer is unharmed,
+  passes.forward(x, z, ws);  // and now the workspace is free
   EXPECT_EQ(z, x);
 }
 

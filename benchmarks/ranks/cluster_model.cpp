@@ -29,7 +29,7 @@
 #include "moe/presets.hpp"
 #include "options.hpp"
 #include "parse.hpp"
-#include "records.hpp"
+#include "records_file.hpp"
 #include "text.hpp"
 #include "weight_pool.hpp"
 
@@ -146,6 +146,7 @@ std::pair<CallTime, double> predict(const Model& model, const Choices& choices, 
 int run(const Options& o) {
   const Ranks ranks;
   const bool tells = ranks.rank() == 0;
+  RecordsFile file(tells ? o.json : "");
   const moe::MoeShape shape = o.shape.empty() ? moe::layer_shape(o.preset) : parse_shape(o.shape);
   const auto token_counts = parse_numbers(o.tokens, "--tokens");
   const Index most_routes = *std::ranges::max_element(token_counts) * shape.top_k;
@@ -166,7 +167,6 @@ int run(const Options& o) {
         " tokens  load     measured  predicted         = experts    moving  exchange   bytes sent by all   latency "
         "a message  bandwidth\n");
   }
-  auto records = nlohmann::ordered_json::array();
   for (const double zipf : o.zipf) {
     for (const Index tokens : token_counts) {
       const Index calls = std::max<Index>(3, 512 / tokens);
@@ -186,26 +186,25 @@ int run(const Options& o) {
                   seconds_text(link.latency).c_str(), seconds_text(link.message).c_str(),
                   bytes_text(link.bytes_a_second).c_str());
       std::fflush(stdout);
-      records.push_back({{"kind", "measured"},
-                         {"shape", o.shape.empty() ? o.preset : o.shape},
-                         {"link", o.link},
-                         {"ranks", ranks.size()},
-                         {"cores", o.cores},
-                         {"zipf", zipf},
-                         {"tokens", tokens},
-                         {"ms", 1e3 * cost.seconds},
-                         {"predicted_ms", 1e3 * time.total()},
-                         {"experts_ms", 1e3 * time.experts},
-                         {"moving_ms", 1e3 * time.moving},
-                         {"exchange_ms", 1e3 * time.exchange},
-                         {"bytes", cost.bytes},
-                         {"predicted_bytes", bytes},
-                         {"latency_us", 1e6 * link.latency},
-                         {"message_us", 1e6 * link.message},
-                         {"bandwidth_gbs", 1e-9 * link.bytes_a_second}});
+      file.add({{"kind", "measured"},
+                {"shape", o.shape.empty() ? o.preset : o.shape},
+                {"link", o.link},
+                {"ranks", ranks.size()},
+                {"cores", o.cores},
+                {"zipf", zipf},
+                {"tokens", tokens},
+                {"ms", 1e3 * cost.seconds},
+                {"predicted_ms", 1e3 * time.total()},
+                {"experts_ms", 1e3 * time.experts},
+                {"moving_ms", 1e3 * time.moving},
+                {"exchange_ms", 1e3 * time.exchange},
+                {"bytes", cost.bytes},
+                {"predicted_bytes", bytes},
+                {"latency_us", 1e6 * link.latency},
+                {"message_us", 1e6 * link.message},
+                {"bandwidth_gbs", 1e-9 * link.bytes_a_second}});
     }
   }
-  if (tells && !o.json.empty()) write_whole(o.json, records.dump(1) + "\n");
   return 0;
 }
 

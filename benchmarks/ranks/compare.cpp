@@ -58,8 +58,9 @@ std::string why_not_alone(const Measurement& m, const Subject& subject, Index la
   return "needs " + bytes_text(needed) + " of memory beside the ranks; " + bytes_text(available) + " are available";
 }
 
+/// Prints the table while it grows, and writes what is measured.
 template <class W>
-std::vector<nlohmann::ordered_json> compare(const Measurement& m, const Subject& subject) {
+void compare(const Measurement& m, const Subject& subject, RecordsFile& file) {
   const auto& [ranks, line, token_counts, threads] = m;
   const MoeShape& shape = subject.shape;
   const double bytes_a_weight = sizeof(W);
@@ -112,38 +113,31 @@ std::vector<nlohmann::ordered_json> compare(const Measurement& m, const Subject&
       {"d_model", shape.d_model},     {"d_ff", shape.d_ff},
       {"experts", shape.num_experts}, {"top_k", shape.top_k},
   };
-  std::vector<nlohmann::ordered_json> records;
   for (const Index tokens : token_counts) {
     const auto rows = comparison.rows_for(tokens);
     say(ranks, lines_on_ranks(rows, tokens) + "\n");
     for (const RowOnRanks& row : rows) {
-      if (row.measured) records.push_back(record_of(row, setting));
+      if (row.measured) file.add(record_of(row, setting));
     }
   }
-  return records;
 }
 
 int run(const CommandLine& line) {
   const Ranks ranks;
-  const Index share_of_cores = std::max(Index(1), num_cores() / ranks.on_this_machine());
-  const Measurement m{ranks, line, parse_numbers(line.tokens, "--tokens"),
-                      moe::OpenMp(line.threads.value_or(share_of_cores)).workers()};
+  RecordsFile file(ranks.rank() == 0 ? line.json : "");
+  const Index share_of_cores = std::max(Index(1), default_threads() / ranks.on_this_machine());
+  const Measurement m{ranks, line, parse_numbers(line.tokens, "--tokens"), line.threads.value_or(share_of_cores)};
   say(ranks, processor_name() + ", " + counted(ranks.size(), "rank") + " of " + counted(m.threads, "thread") + ", " +
                  std::to_string(ranks.on_this_machine()) + " on this machine, " + compiler_name() + "\n" +
                  (ranks.size() == 1 ? "One rank alone: for more, mpirun -n 2 moe_compare --distributed\n\n" : "\n"));
-  auto records = nlohmann::ordered_json::array();
   for (const Subject& subject : subjects_of(line)) {
-    for (auto& record :
-         with_type(subject.weights, [&]<class W>(std::type_identity<W>) { return compare<W>(m, subject); })) {
-      records.push_back(std::move(record));
-    }
+    with_type(subject.weights, [&]<class W>(std::type_identity<W>) { compare<W>(m, subject, file); });
   }
   say(ranks, wrapped("Time: of each call the slowest rank's, and of calls the median. Exchange: packing, waiting for "
                      "other ranks, combining. Experts: with the shared one; what is left is routing. Imbalance: the "
                      "routes of the busiest rank, by the mean. One process has as many threads "
                      "as all ranks of a machine together, and runs the tokens of all ranks, as the dense FFNs do.") +
                  "\n");
-  if (ranks.rank() == 0 && !line.json.empty()) write_whole(line.json, records.dump(1) + "\n");
   return 0;
 }
 

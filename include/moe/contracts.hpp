@@ -41,8 +41,8 @@ concept Routes = requires(T& t, const Tokens<Scalar>& tokens, Routing<Scalar>& r
   t.route(tokens, routing, workers);
 };
 template <class T, class Scalar>
-concept Applies = requires(T& t, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
-                           MatrixRef<Scalar> y, Workers& workers) { t.apply(x, plan, y, workers); };
+concept Applies = requires(T& t, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
+                           Workers& workers) { t.apply(x, plan, y, workers); };
 
 template <class X>
 concept HasWorkers = requires(X& executor) {

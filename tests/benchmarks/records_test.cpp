@@ -69,6 +69,34 @@ TEST(WriteWhole, LeavesTheFileAndNothingElse) {
   std::filesystem::remove_all(folder);
 }
 
+TEST(RecordsFile, IsWholeAfterEachRecord) {
+  const std::filesystem::path file = std::filesystem::path(testing::TempDir()) / "moe_records_file.json";
+  std::filesystem::remove(file);
+  RecordsFile records(file);
+  EXPECT_FALSE(std::filesystem::exists(file));  // what an earlier run left would still be there
+  for (int i = 1; i <= 3; ++i) {
+    records.add({{"row", i}});
+    std::ifstream in(file);
+    const auto so_far = nlohmann::json::parse(in);
+    ASSERT_EQ(so_far.size(), std::size_t(i));
+    EXPECT_EQ(so_far.back()["row"], i);
+  }
+  std::filesystem::remove(file);
+}
+
+TEST(RecordsFile, ThatCannotBeWrittenIsRefusedBeforeAnythingIsMeasured) {
+  const std::string folder = testing::TempDir();
+  for (const std::string& file : {std::string("/no/such/folder/results.json"), folder}) {
+    try {
+      RecordsFile records(file);
+      FAIL();
+    } catch (const std::runtime_error& error) {
+      EXPECT_EQ(error.what(), "cannot write " + file);
+    }
+  }
+  RecordsFile("").add({{"row", 1}});  // none was asked for
+}
+
 TEST(WriteWhole, AFileThatCannotBeWrittenIsNamed) {
   try {
     write_whole("/no/such/folder/results.json", "");

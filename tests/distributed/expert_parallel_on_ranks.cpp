@@ -95,7 +95,8 @@ TYPED_TEST(ExpertParallelOf, ChunksAndThreadsAndWeightsOnTheInputChangeNoBit) {
         const auto x = this->tokens(d_model, tokens_of(my_rank(), most));
         const auto expected = invariant_forward(whole, x);
         EXPECT_TRUE(same_bits(invariant_forward(layer, x), expected)) << chunks << " chunks, " << x.cols();
-        EXPECT_TRUE(same_bits(invariant_forward(layer, x, OpenMp(2)), expected)) << chunks << " chunks, " << x.cols();
+        EXPECT_TRUE(same_bits(invariant_forward(layer, x, test::open_mp(2)), expected))
+            << chunks << " chunks, " << x.cols();
         EXPECT_TRUE(same_bits(invariant_forward(layer, x, test::Shuffled{3}), expected)) << chunks << " chunks";
       }
     }
@@ -173,7 +174,7 @@ TYPED_TEST(ExpertParallelOf, SumsOfRanksAreEqualToRounding) {
         const auto x = this->tokens(d_model, tokens_of(my_rank(), most));
         const auto y = invariant_forward(layer, x), expected = invariant_forward(whole, x);
         EXPECT_TRUE(test::is_close(y, expected)) << chunks << " chunks, " << x.cols() << " tokens";
-        EXPECT_TRUE(same_bits(invariant_forward(layer, x, OpenMp(3)), y));
+        EXPECT_TRUE(same_bits(invariant_forward(layer, x, test::open_mp(3)), y));
         if (num_ranks() == 1) {
           EXPECT_TRUE(same_bits(y, expected)) << "one sum in one order";
         }

@@ -52,7 +52,7 @@ TEST(Polling, ChangesNoBitWhileChunksTravel) {
     const auto x = test::random_matrix<Matrix<float>>(d_model, test::tokens_of(test::my_rank(), most), 1);
     const auto expected = test::invariant_forward(whole, x);
     EXPECT_TRUE(test::same_bits(test::invariant_forward(layer, x, Polling(Serial{})), expected));
-    EXPECT_TRUE(test::same_bits(test::invariant_forward(layer, x, Polling(OpenMp(2), 3)), expected));
+    EXPECT_TRUE(test::same_bits(test::invariant_forward(layer, x, Polling(test::open_mp(2), 3)), expected));
   }
 }
 

@@ -156,7 +156,7 @@ TYPED_TEST(TrainOnRanks, ThreadsChangeNoBit) {
     const auto router = router_for<typename TestFixture::Scalar>(d_model, num_experts, 3, weight_on);
     const MoeLayer whole(router, this->whole(d_model, num_experts));
     const MoeLayer layer(router, this->shared_out(d_model, dealt(num_experts, num_ranks())));
-    this->expect_bits_of_one_process(layer, whole, 40, "two threads", OpenMp(2));
+    this->expect_bits_of_one_process(layer, whole, 40, "two threads", test::open_mp(2));
     this->expect_bits_of_one_process(layer, whole, 40, "three workers in any order", test::Shuffled{3});
   }
 }

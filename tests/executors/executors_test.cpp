@@ -26,7 +26,7 @@ struct Serials {
   static Serial make(Index) { return {}; }
 };
 struct OpenMps {
-  static OpenMp make(Index workers) { return OpenMp(workers); }
+  static OpenMp make(Index workers) { return test::open_mp(workers); }
 };
 struct EigenThreadPools {
   struct Owner : std::unique_ptr<Eigen::ThreadPool>, EigenThreadPool {
@@ -150,7 +150,7 @@ TEST(MoeLayer, BringsTheErrorOfAnExpertToTheCaller) {
     expect_error(test::OwnThreads{3});
     expect_error(EigenThreadPool(pool));
 #if MOE_TEST_OPENMP
-    expect_error(OpenMp(3));
+    expect_error(test::open_mp(3));
 #endif
   }
 }
@@ -175,6 +175,20 @@ TEST(FirstError, KeepsTheFirstAndRunsNothingAfterIt) {
 }
 
 #ifdef _OPENMP
+#ifndef _OPENMP
+TEST(OpenMp, WithoutItsFlagRefusesToBeMany) {
+  EXPECT_EQ(OpenMp(1).workers(), 1);
+  try {
+    OpenMp many(4);
+    FAIL();
+  } catch (const std::invalid_argument& error) {
+    EXPECT_STREQ(error.what(),
+                 "OpenMp: workers is 4, expected 1 in a file that is compiled without -fopenmp: add that "
+                 "flag, or OpenMP::OpenMP_CXX in CMake");
+  }
+}
+#endif
+
 TEST(OpenMp, RefusesToBeNobody) {
   for (const Index workers : {0, -1}) {
     try {

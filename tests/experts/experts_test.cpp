@@ -271,7 +271,7 @@ TEST(JoinedExperts, AllocateNothingOnceWarm) {
   Matrix<float> y(17, 64);
   for (const Index workers : {1, 2}) {
     Workspace<float> ws;
-    OpenMp executor(workers);
+    OpenMp executor = test::open_mp(workers);
     for (int warming = 0; warming < 2; ++warming) layer.forward(x, y, ws, executor);
     EXPECT_EQ(test::allocations_in([&] { layer.forward(x, y, ws, executor); }), 0) << workers << " workers";
   }
@@ -322,7 +322,7 @@ TEST(AffineOutput, ScalesThenShiftsTheLayersOutput) {
     Matrix<float> expected = 0.75F * plain;
     EXPECT_TRUE(is_close(AffineOutput(layer, 0.75F).forward(x), expected));
     expected.colwise() += bias;
-    EXPECT_TRUE(is_close(AffineOutput(layer, 0.75F, bias).forward(x, OpenMp(2)), expected));
+    EXPECT_TRUE(is_close(AffineOutput(layer, 0.75F, bias).forward(x, test::open_mp(2)), expected));
   }
   EXPECT_EQ(error_of([&] { AffineOutput(layer, 1, bias.head(8)); }), "AffineOutput: bias.size() is 8, expected 9");
 }

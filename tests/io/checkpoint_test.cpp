@@ -877,7 +877,7 @@ TEST_F(BadCheckpoint, ASettingThatDoesNotFitIsAnErrorThatNamesIt) {
       {{{"model_type", 7}}, "model_type is 7, expected a string"},
       {{{"model_type", "bert"}}, "model_type is \"bert\", expected one of mixtral, minimax, "},
       {{{"model_type", std::string(2000, 'x')}}, "model_type is \"xxxx"},
-      {{{"text_config", {{"model_type", "bert"}}}}, "model_type is \"bert\", expected one of mixtral, minimax, "},
+      {{{"text_config", {{"model_type", "bert"}}}}, "model_type is \"bert\" and no key speaks of experts"},
       {{{"hidden_act", "gelu"}}, "hidden_act is \"gelu\", expected \"silu\""},
       {{{"hidden_act", json::array()}}, "hidden_act is an array, expected a string"},
       {{{"hidden_size", nullptr}}, "has no \"hidden_size\""},
@@ -1078,8 +1078,8 @@ TEST_F(BadCheckpoint, APrefixWithoutABlockIsAnErrorThatNamesTheNearest) {
   const auto suggestion = [&](const std::string& prefix) { return error_with(of, tensors, prefix); };
   for (const char* const dense : {"model.layers.0.mlp", "model.layers.0.mlp."}) {
     expect_parts(suggestion(dense), {folder.string(),
-                                     ": no MoE block \"model.layers.0.mlp\" among 3; "
-                                     "did you mean \"model.layers.1.mlp\"?"});
+                                     ": no MoE block \"model.layers.0.mlp\" among 3: this one is a dense layer, "
+                                     "without experts; did you mean \"model.layers.1.mlp\"?"});
   }
   expect_parts(suggestion("model.layers.33.mlp"), {"did you mean \"model.layers.13.mlp\"?"});
   expect_parts(suggestion("layers.2.mlp"), {"did you mean \"model.layers.2.mlp\"?"});

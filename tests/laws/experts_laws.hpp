@@ -260,7 +260,8 @@ TYPED_TEST_P(ExpertsLaws, NoExecutorChangesABit) {
           EXPECT_TRUE(same_bits(layer.forward(x, test::Shuffled{workers}), serial))
               << d_model << " wide, " << num_experts << " experts, " << num_tokens << " tokens, " << workers
               << " workers";
-          EXPECT_TRUE(same_bits(layer.forward(x, OpenMp(workers)), serial)) << "OpenMP, " << workers << " workers";
+          EXPECT_TRUE(same_bits(layer.forward(x, test::open_mp(workers)), serial))
+              << "OpenMP, " << workers << " workers";
         }
       }
     }
@@ -287,7 +288,8 @@ TYPED_TEST_P(ExpertsLaws, AWarmForwardAllocatesNothing) {
   if constexpr (may_allocate<TypeParam>) GTEST_SKIP() << "says that it may allocate";
   for (const Index num_tokens : token_counts) {
     this->expect_no_allocation({num_tokens, num_tokens}, Serial{});
-    for (const Index workers : {1, 2, 3, 8}) this->expect_no_allocation({num_tokens, num_tokens}, OpenMp(workers));
+    for (const Index workers : {1, 2, 3, 8})
+      this->expect_no_allocation({num_tokens, num_tokens}, test::open_mp(workers));
   }
 }
 
@@ -295,7 +297,7 @@ TYPED_TEST_P(ExpertsLaws, NorDoesASmallerBatchAfterwards) {
   if constexpr (may_allocate<TypeParam>) GTEST_SKIP() << "says that it may allocate";
   for (const Index workers : {1, 3}) {
     for (const Index smaller : {0, 1, 7, 15, 16, 17, 33, 63})
-      this->expect_no_allocation({64, smaller}, OpenMp(workers));
+      this->expect_no_allocation({64, smaller}, test::open_mp(workers));
   }
 }
 

@@ -89,7 +89,7 @@ TYPED_TEST_P(LayerLaws, NoExecutorChangesABit) {
       const auto serial = this->answer(layer, x);
       for (const Index workers : {1, 2, 3, 5, 8}) {
         EXPECT_TRUE(same_bits(this->answer(layer, x, test::Shuffled{workers}), serial)) << num_tokens << " tokens";
-        EXPECT_TRUE(same_bits(this->answer(layer, x, OpenMp(workers)), serial)) << num_tokens << " tokens";
+        EXPECT_TRUE(same_bits(this->answer(layer, x, test::open_mp(workers)), serial)) << num_tokens << " tokens";
       }
     }
   }
@@ -102,7 +102,7 @@ TYPED_TEST_P(LayerLaws, AUsedWorkspaceChangesNoBit) {
   for (const Index num_tokens : token_counts) {
     const auto x = this->tokens(9, num_tokens), z = this->tokens(33, 20);
     Matrix<S> y = x, u = z;
-    other.forward(z, u, ws, OpenMp(3));
+    other.forward(z, u, ws, test::open_mp(3));
     layer.forward(x, y, ws, Serial{});
     EXPECT_TRUE(same_bits(y, this->answer(layer, x))) << num_tokens << " tokens";
   }
@@ -172,7 +172,7 @@ TYPED_TEST_P(LayerLaws, AWarmForwardAllocatesNothing) {
     }
   };
   watch(Serial{});
-  for (const Index workers : {2, 3}) watch(OpenMp(workers));
+  for (const Index workers : {2, 3}) watch(test::open_mp(workers));
 }
 
 REGISTER_TYPED_TEST_SUITE_P(LayerLaws, TokensDoNotSeeEachOther, WhereAskedTokensDoNotSeeEachOtherByASingleBit,

@@ -167,7 +167,7 @@ TYPED_TEST_P(RouterLaws, NoExecutorChangesABit) {
       };
       for (const Index workers : {1, 2, 3, 5, 8}) {
         expect_same(this->route_all(router, x, test::Shuffled{workers}));
-        expect_same(this->route_all(router, x, OpenMp(workers)));
+        expect_same(this->route_all(router, x, test::open_mp(workers)));
       }
     }
   }
@@ -234,7 +234,7 @@ TYPED_TEST_P(RouterLaws, AWarmRouteAllocatesNothing) {
     }
   };
   watch(Serial{});
-  for (const Index workers : {2, 3}) watch(OpenMp(workers));
+  for (const Index workers : {2, 3}) watch(test::open_mp(workers));
 }
 
 /// NaN and ±∞, in one token, in several, in all.

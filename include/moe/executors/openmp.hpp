@@ -53,7 +53,8 @@ class OpenMp : public Serial {
   explicit OpenMp(Index workers) {
     if (workers == 1) return;
     require(workers >= 1, "OpenMp: workers is " + std::to_string(workers) + ", expected at least 1");
-    require(false, "OpenMp: workers is " + std::to_string(workers) + ", expected 1 in a file that is compiled without " +
+    require(false, "OpenMp: workers is " + std::to_string(workers) +
+                       ", expected 1 in a file that is compiled without " +
                        "-fopenmp: add that flag, or OpenMP::OpenMP_CXX in CMake");
   }
 };

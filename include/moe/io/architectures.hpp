@@ -1,6 +1,7 @@
 /// @file  What published model types call their settings and tensors.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <limits>
 #include <span>
@@ -10,6 +11,7 @@
 
 #include "moe/capacity.hpp"
 #include "moe/io/config.hpp"
+#include "moe/io/edit_distance.hpp"
 #include "moe/io/error.hpp"
 #include "moe/presets.hpp"
 #include "moe/routers/sparse_mixer.hpp"
@@ -244,7 +246,7 @@ inline constexpr auto known_architectures = std::to_array<Architecture>({
 /// Every model_type whose layers load_layer() can load.
 inline std::span<const Architecture> architectures() { return detail::known_architectures; }
 
-/// @throws Error naming the file and all that is known, if the model_type is not.
+/// @throws Error naming the file, all that is known, and the nearest, if the model_type is not.
 inline const Architecture& architecture_of(const Config& config) {
   const std::string type = config.text("model_type");
   std::string known;
@@ -252,7 +254,14 @@ inline const Architecture& architecture_of(const Config& config) {
     if (architecture.model_type == type) return architecture;
     known += (known.empty() ? "" : ", ") + std::string(architecture.model_type);
   }
-  fail(config.file(), ": model_type is \"", type, "\", expected one of ", known);
+  if (!config.mentions_experts()) {
+    fail(config.file(), ": model_type is \"", type,
+         "\" and no key speaks of experts: this is a dense model, without MoE layers to load; expected one of ", known);
+  }
+  const auto distance = [&](const Architecture& one) { return detail::edit_distance(one.model_type, type); };
+  const Architecture& nearest = *std::ranges::min_element(architectures(), {}, distance);
+  fail(config.file(), ": model_type is \"", type, "\", expected one of ", known,
+       distance(nearest) > type.size() / 3 ? "" : "; did you mean \"" + std::string(nearest.model_type) + "\"?");
 }
 
 namespace detail {

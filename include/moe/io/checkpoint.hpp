@@ -87,12 +87,14 @@ class LayerLoader {
   auto with_weight_type(const F& f) const {
     const std::string type = dtype();
     if constexpr (std::is_same_v<Scalar, double>) {
-      return f(double());
+      if (type == dtype_name<double>) return f(double());
+      fail(to_string(tensors_.at(first_expert_tensor())), " has dtype ", type, ", expected F64 for a layer of double");
     } else {
       if (type == dtype_name<bfloat16> || type == mxfp4) return f(bfloat16());
       if (type == dtype_name<float16>) return f(float16());
       if (type == dtype_name<float>) return f(float());
-      fail(to_string(tensors_.at(first_expert_tensor())), " has dtype ", type, ", expected F32, BF16 or F16");
+      fail(to_string(tensors_.at(first_expert_tensor())), " has dtype ", type, ", expected F32, BF16 or F16",
+           dtype_bits(type) > 0 && dtype_bits(type) <= 8 ? ": it is quantised, take the original weights" : "");
     }
   }
 
@@ -284,6 +286,13 @@ class LayerLoader {
   Index num_zero_experts_;  // of those that are loaded
 };
 
+/// Does it hold tensors, and is called as `sparse` is, but for its number? "model.layers.0.mlp" of DeepSeek.
+inline bool is_dense_layer(const Tensors& tensors, const std::string& block, const std::string& sparse) {
+  const auto last_name = [](const std::string& name) { return name.substr(name.rfind('.') + 1); };
+  return !block.empty() && last_name(block) == last_name(sparse) &&
+         std::ranges::any_of(tensors.names(), [&](const auto& name) { return name.starts_with(block + "."); });
+}
+
 /// @throws Error naming the nearest block, if this is none: a dense layer, or a name that is spelt otherwise here.
 inline void check_block(const ModelFiles& model, const std::string& block) {
   const std::string folder = model.folder().string();
@@ -295,7 +304,9 @@ inline void check_block(const ModelFiles& model, const std::string& block) {
   }
   const auto nearest =
       std::ranges::min_element(blocks, {}, [&](const auto& candidate) { return edit_distance(candidate, block); });
-  fail(folder, ": no MoE block \"", block, "\" among ", blocks.size(), "; did you mean \"", *nearest, "\"?");
+  const char* const is =
+      is_dense_layer(model.tensors(), block, *nearest) ? ": this one is a dense layer, without experts" : "";
+  fail(folder, ": no MoE block \"", block, "\" among ", blocks.size(), is, "; did you mean \"", *nearest, "\"?");
 }
 
 /// f(weights, config, architecture, shape) of the MoE block below `prefix`.
@@ -308,6 +319,12 @@ auto with_block(const ModelFiles& model, const std::string& prefix, const F& f) 
              model.shape());
   } catch (const std::invalid_argument& error) {  // e.g. groups that do not divide the experts
     fail(model.config().file(), ": ", error.what());
+  } catch (const Error& error) {
+    if (const std::string method = model.config().quantization(); !method.empty()) {
+      fail("the model is quantised (quant_method is \"", method, "\" in ", model.config().file(),
+           "), expected weights in F32, BF16 or F16: take the original ones, or expand them first; ", error.what());
+    }
+    throw;
   }
 }
 

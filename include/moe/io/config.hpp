@@ -9,6 +9,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "moe/io/edit_distance.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/json.hpp"
 #include "moe/types.hpp"
@@ -34,10 +35,28 @@ class Config {
   const std::string& file() const { return file_; }
 
   /// An absent key, or null, takes the default, as it does where the file was written.
-  Index integer(const char* key, Index absent) const { return has(key) ? integer(key) : absent; }
-  double number(const char* key, double absent) const { return has(key) ? number(key) : absent; }
-  bool flag(const char* key, bool absent) const { return has(key) ? flag(key) : absent; }
-  std::string text(const char* key, const std::string& absent) const { return has(key) ? text(key) : absent; }
+  /// @throws Error as below, and if it is absent but one is there that looks like it misspelt.
+  Index integer(const char* key, Index absent) const { return may_have(key) ? integer(key) : absent; }
+  double number(const char* key, double absent) const { return may_have(key) ? number(key) : absent; }
+  bool flag(const char* key, bool absent) const { return may_have(key) ? flag(key) : absent; }
+  std::string text(const char* key, const std::string& absent) const { return may_have(key) ? text(key) : absent; }
+
+  /// How its weights are quantised: "fp8", "gptq", "awq", …; empty if they are not, or as gpt-oss's are.
+  std::string quantization() const {
+    if (find("quantization_config").is_null()) return "";
+    const nlohmann::json& method = find("quantization_config.quant_method");
+    const std::string said = method.is_string() ? method.get<std::string>() : "unnamed";
+    return said == "mxfp4" ? "" : said;
+  }
+
+  /// Does a key speak of experts, as those of every MoE model do?
+  bool mentions_experts() const {
+    const auto& items = json_.items();
+    return std::any_of(items.begin(), items.end(), [](const auto& item) {
+      return item.key().find("expert") != std::string::npos || item.key().find("moe") != std::string::npos ||
+             item.key().find("ffn_config") != std::string::npos;
+    });
+  }
 
   /// A list, one number a layer, that repeats one number is that number.
   /// @throws Error if the key is absent or its value is of another kind; sizes are 1 to 2^31 − 1.
@@ -90,6 +109,16 @@ class Config {
   }
 
   bool has(const char* key) const { return !find(key).is_null(); }
+
+  bool may_have(const std::string& key) const {
+    if (!find(key).is_null()) return true;
+    const std::size_t slips = std::min<std::size_t>(2, key.size() / 6);  // of the pen, that we see through
+    for (const auto& [name, value] : json_.items()) {
+      if (name == key || detail::edit_distance(name, key) > slips) continue;
+      fail(file_, ": has \"", name, "\", which nothing reads, and no \"", key, "\": is that meant?");
+    }
+    return false;
+  }
 
   const nlohmann::json& at(const char* key) const {
     const nlohmann::json& value = find(key);

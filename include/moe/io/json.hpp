@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include "moe/io/error.hpp"
+#include "moe/io/impostors.hpp"
 #include "moe/io/mapped_file.hpp"
 
 namespace moe::inline MOE_TARGET::io {
@@ -83,9 +84,10 @@ inline nlohmann::json parse_json(std::string_view text, const std::string& file)
 }
 
 /// The JSON value that a file holds.
-/// @throws Error as map_file() and parse_json() do.
+/// @throws Error as map_file() and parse_json() do; naming what it is instead, if that is known.
 inline nlohmann::json read_json(const std::filesystem::path& path) {
   const MappedFile file = map_file(path);
+  if (const std::string is = detail::impostor(file.bytes); !is.empty()) fail(path.string(), ": ", is);
   return parse_json({reinterpret_cast<const char*>(file.bytes.data()), file.bytes.size()}, path.string());
 }
 

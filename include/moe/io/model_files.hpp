@@ -12,6 +12,7 @@
 
 #include "moe/io/architectures.hpp"
 #include "moe/io/config.hpp"
+#include "moe/io/impostors.hpp"
 #include "moe/io/safetensors.hpp"
 #include "moe/presets.hpp"
 
@@ -60,7 +61,7 @@ class ModelFiles {
   /// @throws Error naming the file, if one is missing or not as it should be, or its model_type is none that we know.
   ModelFiles(const std::filesystem::path& folder)
       : folder_(folder),
-        config_(std::make_shared<const Config>(Config::open(folder / "config.json"))),
+        config_(std::make_shared<const Config>(Config::open(detail::config_file_in(folder)))),
         architecture_(&architecture_of(*config_)),
         shape_(moe_shape(*config_)),
         tensors_(Tensors::open(folder)),

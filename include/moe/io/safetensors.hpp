@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <filesystem>
 #include <map>
-#include <numeric>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -15,7 +14,9 @@
 
 #include <nlohmann/json.hpp>
 
+#include "moe/io/edit_distance.hpp"
 #include "moe/io/error.hpp"
+#include "moe/io/impostors.hpp"
 #include "moe/io/json.hpp"
 #include "moe/io/safetensors_file.hpp"
 #include "moe/io/tensor.hpp"
@@ -23,21 +24,6 @@
 namespace moe::inline MOE_TARGET::io {
 
 namespace detail {
-
-/// Insertions, deletions, replacements that make b of a (Levenshtein distance).
-inline std::size_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<std::size_t> row(b.size() + 1);  // from the part of a seen so far to each prefix of b
-  std::iota(row.begin(), row.end(), std::size_t{0});
-  for (const char letter : a) {
-    std::size_t diagonal = row[0]++;
-    for (std::size_t j = 0; j < b.size(); ++j) {
-      const std::size_t replaced = diagonal + (letter == b[j] ? 0 : 1);
-      diagonal = row[j + 1];
-      row[j + 1] = std::min({replaced, row[j] + 1, diagonal + 1});
-    }
-  }
-  return row.back();
-}
 
 inline std::vector<std::string> safetensors_names_in(const std::filesystem::path& folder) {
   std::error_code error;
@@ -57,7 +43,7 @@ inline std::filesystem::path entry_file_of(const std::filesystem::path& folder) 
     if (std::filesystem::exists(folder / usual, ignored)) return folder / usual;
   }
   const std::vector<std::string> names = safetensors_names_in(folder);
-  if (names.empty()) fail(folder.string(), ": no *.safetensors file in this folder");
+  if (names.empty()) fail(folder.string(), ": no *.safetensors file in this folder", other_weights_in(folder));
   if (names.size() == 1) return folder / names[0];
   std::string list;
   for (const std::string& name : names) list += (list.empty() ? "" : ", ") + name;
@@ -175,6 +161,9 @@ class Tensors {
     if (tensors_.empty()) return "";
     const auto nearest = std::ranges::min_element(
         tensors_, {}, [&](const auto& entry) { return detail::edit_distance(entry.first, name); });
+    if (nearest->first.ends_with(".qweight")) {
+      return "; \"" + nearest->first + "\" is quantised (GPTQ or AWQ), expected weights that are not";
+    }
     return "; did you mean \"" + nearest->first + "\"?";
   }
 

@@ -19,6 +19,7 @@
 
 #include "moe/io/atomic_file.hpp"
 #include "moe/io/error.hpp"
+#include "moe/io/impostors.hpp"
 #include "moe/io/json.hpp"
 #include "moe/io/mapped_file.hpp"
 #include "moe/io/tensor.hpp"
@@ -44,12 +45,17 @@ inline constexpr const char* metadata_key = "__metadata__";
 inline std::string_view header_text(std::span<const std::byte> bytes, const std::string& file) {
   std::uint64_t length = 0;
   if (bytes.size() < sizeof length) {
-    fail(file, ": has ", bytes.size(), " bytes, expected at least ", sizeof length, " for the header's length");
+    fail(file, ": has ", bytes.size(), " bytes, expected at least ", sizeof length, " for the header's length",
+         if_unfinished);
   }
   std::memcpy(&length, bytes.data(), sizeof length);
+  if (length > std::min<std::uint64_t>(max_json_bytes, bytes.size())) {
+    if (const std::string is = impostor(bytes); !is.empty()) fail(file, ": ", is);
+  }
   if (length > max_json_bytes) fail(file, ": header length is ", length, ", expected at most ", max_json_bytes);
   if (length > bytes.size() - sizeof length) {
-    fail(file, ": header length is ", length, ", but only ", bytes.size() - sizeof length, " bytes follow");
+    fail(file, ": header length is ", length, ", but only ", bytes.size() - sizeof length, " bytes follow",
+         if_unfinished);
   }
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()) + sizeof length, length);
   if (!text.starts_with('{')) fail(file, ": header does not start with '{'");
@@ -98,7 +104,7 @@ inline Tensor parse_entry(const std::string& name, const nlohmann::json& entry, 
   const auto begin = static_cast<std::size_t>(offsets[0]), end = static_cast<std::size_t>(offsets[1]);
   if (begin > end || end > data.bytes.size()) {
     fail(whose, " has data_offsets ", to_string(offsets), ", expected a range within ", data.bytes.size(),
-         " bytes of data");
+         " bytes of data", begin <= end ? if_unfinished : "");
   }
   tensor.bytes = data.bytes.subspan(begin, end - begin);
   check_size(tensor);

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -86,7 +87,7 @@ class WeightTensors {
     auto owners = std::make_shared<std::vector<std::shared_ptr<const void>>>();  // keeps several files mapped as one
     for (Index i = 0; i < num_read(); ++i) {
       const Tensor tensor = at(numbered(pattern, expert(i)));
-      experts.push_back(as<W>(tensor, {rows, cols}).data());
+      experts.push_back(weights<W>(tensor, {rows, cols}).data());
       owners->push_back(tensor.owner);
     }
     return {std::move(experts), rows, cols, cols, std::move(owners)};
@@ -96,7 +97,7 @@ class WeightTensors {
   template <class W>
   WeightStack<W> single(std::string_view name, Index all_rows, Index cols, Index first, Index rows) const {
     const Tensor tensor = at(name);
-    const W* data = as<W>(tensor, {all_rows, cols}).data();
+    const W* data = weights<W>(tensor, {all_rows, cols}).data();
     return {{data + first * cols}, rows, cols, cols, tensor.owner};
   }
 
@@ -104,21 +105,22 @@ class WeightTensors {
   template <class W>
   WeightStack<W> fused(std::string_view name, Index all_rows, Index cols, Index first, Index rows) const {
     const Tensor tensor = at(name);
-    return in_place(as<W>(tensor, {num_experts_, all_rows, cols}).data(), tensor.owner, all_rows, cols, first, rows);
+    return in_place(weights<W>(tensor, {num_experts_, all_rows, cols}).data(), tensor.owner, all_rows, cols, first,
+                    rows);
   }
 
   /// All experts' (rows × cols) below each other as one matrix, in place.
   template <class W>
   WeightStack<W> stacked(std::string_view name, Index rows, Index cols) const {
     const Tensor tensor = at(name);
-    return in_place(as<W>(tensor, {num_experts_ * rows, cols}).data(), tensor.owner, rows, cols, 0, rows);
+    return in_place(weights<W>(tensor, {num_experts_ * rows, cols}).data(), tensor.owner, rows, cols, 0, rows);
   }
 
   /// The same of (cols × rows): turned once, into memory of their own.
   template <class W>
   WeightStack<W> stacked_turned(std::string_view name, Index rows, Index cols) const {
     const Tensor tensor = at(name);
-    return turned(as<W>(tensor, {num_experts_ * cols, rows}).data(), rows, cols, 0, 1, rows);
+    return turned(weights<W>(tensor, {num_experts_ * cols, rows}).data(), rows, cols, 0, 1, rows);
   }
 
   /// Of each expert's tensor, stored (cols × all_rows), the columns first, first + step, …: turned once to (rows ×
@@ -127,7 +129,7 @@ class WeightTensors {
   WeightStack<W> transposed(std::string_view name, Index all_rows, Index cols, Index first, Index step,
                             Index rows) const {
     const Tensor tensor = at(name);
-    return turned(as<W>(tensor, {num_experts_, cols, all_rows}).data(), all_rows, cols, first, step, rows);
+    return turned(weights<W>(tensor, {num_experts_, cols, all_rows}).data(), all_rows, cols, first, step, rows);
   }
 
   /// Of each expert's (all_rows × cols) in 4 bits, the rows first, first + step, …: expanded once. The tensors are
@@ -153,6 +155,16 @@ class WeightTensors {
   }
 
  private:
+  /// Its numbers, which are W as all of a layer.
+  template <class W>
+  static std::span<const W> weights(const Tensor& tensor, const std::vector<Index>& shape) {
+    if (tensor.dtype != dtype_name<W>) {
+      fail(to_string(tensor), " has dtype ", tensor.dtype, ", expected ", dtype_name<W>,
+           ", which this layer's first expert has: all weights of its experts are of one type");
+    }
+    return as<W>(tensor, shape);
+  }
+
   template <class W>
   WeightStack<W> in_place(const W* data, std::shared_ptr<const void> owner, Index all_rows, Index cols, Index first,
                           Index rows) const {

@@ -1,0 +1,29 @@
+/// @file  How far one name is from another, to suggest the nearest.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <numeric>
+#include <string_view>
+#include <vector>
+
+#include "moe/target.hpp"
+
+namespace moe::inline MOE_TARGET::io::detail {
+
+/// Insertions, deletions, replacements that make b of a (Levenshtein distance).
+inline std::size_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<std::size_t> row(b.size() + 1);  // from the part of a seen so far to each prefix of b
+  std::iota(row.begin(), row.end(), std::size_t{0});
+  for (const char letter : a) {
+    std::size_t diagonal = row[0]++;
+    for (std::size_t j = 0; j < b.size(); ++j) {
+      const std::size_t replaced = diagonal + (letter == b[j] ? 0 : 1);
+      diagonal = row[j + 1];
+      row[j + 1] = std::min({replaced, row[j] + 1, diagonal + 1});
+    }
+  }
+  return row.back();
+}
+
+}  // namespace moe::inline MOE_TARGET::io::detail

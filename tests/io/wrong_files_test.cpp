@@ -1,0 +1,261 @@
+/// @file  What is no checkpoint that we read is called by its name, and what to do is said.
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <iterator>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "errors.hpp"
+#include "load_layer.hpp"
+#include "temporary_folder.hpp"
+
+namespace {
+
+namespace fs = std::filesystem;
+using namespace moe;
+using namespace moe::io;
+using nlohmann::json;
+
+void write_text(const fs::path& path, const std::string& text) { std::ofstream(path, std::ios::binary) << text; }
+
+std::string text_of(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+/// A folder with a small Qwen3-MoE block, to be spoilt.
+class WrongFiles : public testing::Test {
+ protected:
+  WrongFiles() {
+    fs::create_directories(model);
+    fs::copy_file("tests/golden/qwen3_moe/config.json", model / "config.json");
+    fs::copy_file("tests/golden/qwen3_moe/case.safetensors", model / "model.safetensors");
+  }
+
+  void change_config(const std::function<void(json&)>& change) {
+    json config = json::parse(text_of(model / "config.json"));
+    change(config);
+    write_text(model / "config.json", config.dump());
+  }
+
+  /// Writes the weights anew, each as changed(it) or not at all.
+  void change_tensors(const std::function<bool(Tensor&)>& change) {
+    const Tensors all = Tensors::open(model / "model.safetensors");
+    std::vector<Tensor> tensors;
+    for (const std::string& name : all.names()) {
+      Tensor tensor = all.at(name);
+      if (change(tensor)) tensors.push_back(tensor);
+    }
+    write_safetensors(model / "model.safetensors", tensors);
+  }
+
+  std::string error_of_loading(const fs::path& folder, const std::string& prefix = "") const {
+    return test::error_of<Error>([&] { load_layer(folder, prefix); });
+  }
+  std::string error_of_loading() const { return error_of_loading(model); }
+
+  /// That loading says these parts, one after the other.
+  void expect_error(const std::vector<std::string>& parts) const { expect_parts(error_of_loading(), parts); }
+  static void expect_parts(const std::string& message, const std::vector<std::string>& parts) {
+    std::size_t at = 0;
+    for (const std::string& part : parts) {
+      at = message.find(part, at);
+      ASSERT_NE(at, std::string::npos) << "\"" << part << "\" is not in\n" << message;
+      at += part.size();
+    }
+  }
+
+  const test::TemporaryFolder temporary{"wrong_files"};
+  const fs::path model = temporary.path / "model";
+};
+
+const std::string lfs_pointer =
+    "version https://git-lfs.github.com/spec/v1\n"
+    "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 137868\n";
+const std::string gguf("GGUF\3\0\0\0\1\0\0\0\0\0\0\0", 16);
+
+TEST_F(WrongFiles, AreNotThoseThatLoad) { EXPECT_EQ(error_of_loading(), "no error"); }
+
+TEST_F(WrongFiles, AGitLfsPointer) {
+  const std::string told = ": is a Git LFS pointer, which stands for the file: run `git lfs pull` in its folder";
+  write_text(model / "model.safetensors", lfs_pointer);
+  expect_error({"model.safetensors" + told});
+  write_text(model / "config.json", lfs_pointer);
+  expect_error({"config.json" + told});
+}
+
+TEST_F(WrongFiles, AnHtmlPage) {
+  const std::string told = ": is an HTML page, which a server sent in place of the file";
+  for (const char* const page : {"<!DOCTYPE html>\n<html><body>Log in</body></html>", "\n <HTML lang=\"en\"><p>404"}) {
+    write_text(model / "model.safetensors", page);
+    expect_error({"model.safetensors" + told});
+  }
+  write_text(model / "config.json", "<!doctype html>");
+  expect_error({"config.json" + told});
+}
+
+TEST_F(WrongFiles, AGgufFile) {
+  const std::string told = ": is a GGUF file, which is not read: take the model's *.safetensors";
+  write_text(model / "model.safetensors", gguf);  // renamed
+  expect_error({"model.safetensors" + told});
+  write_text(temporary.path / "model.gguf", gguf);
+  expect_parts(error_of_loading(temporary.path / "model.gguf"), {"model.gguf" + told});
+  expect_parts(test::error_of<Error>([&] { Tensors::open(temporary.path / "model.gguf"); }), {"model.gguf" + told});
+
+  const std::string in_folder = "model.gguf is in GGUF, which is not read: take the model's *.safetensors";
+  expect_parts(error_of_loading(temporary.path), {"config.json: no such file: ", in_folder});
+  fs::rename(temporary.path / "model.gguf", model / "model.gguf");
+  fs::remove(model / "model.safetensors");
+  expect_error({"no *.safetensors file in this folder: ", in_folder});
+}
+
+TEST_F(WrongFiles, AFileOfPyTorch) {
+  write_text(model / "model.safetensors", "PK\3\4 and so on");
+  expect_error({"model.safetensors: is a zip archive, as PyTorch's *.bin"});
+  fs::rename(model / "model.safetensors", model / "pytorch_model.bin");
+  expect_error({"no *.safetensors file in this folder: pytorch_model.bin is in PyTorch's format"});
+}
+
+TEST_F(WrongFiles, ADownloadThatIsNotFinished) {
+  const std::string whole = text_of(model / "model.safetensors");
+  for (const std::size_t size :
+       {std::size_t(0), std::size_t(5), std::size_t(100), whole.size() / 2, whole.size() - 1}) {
+    write_text(model / "model.safetensors", whole.substr(0, size));
+    expect_error({"model.safetensors", "the file ends early, as an unfinished download does: fetch it again"});
+  }
+}
+
+TEST_F(WrongFiles, AFileInPlaceOfItsFolder) {
+  expect_parts(error_of_loading(model / "model.safetensors"),
+               {"model.safetensors: is a file, expected the folder that it is in, with config.json: ", model.string()});
+  expect_parts(error_of_loading(temporary.path / "nowhere"),
+               {"nowhere/config.json: no such file: expected a model's folder, with config.json beside"});
+}
+
+TEST_F(WrongFiles, TheTopOfAHubCache) {
+  const fs::path top = temporary.path / "models--Me--Tiny", revision = top / "snapshots" / "0a1b2c";
+  fs::create_directories(top / "snapshots");
+  fs::rename(model, revision);
+  expect_parts(error_of_loading(top), {"models--Me--Tiny: is the top of a model in a hub cache, expected the folder of "
+                                       "one revision: " +
+                                       revision.string()});
+  fs::create_directories(top / "snapshots" / "000000");  // an older one; refs/main says which is the newest
+  fs::create_directories(top / "refs");
+  write_text(top / "refs" / "main", "0a1b2c");
+  expect_parts(error_of_loading(top), {"one revision: " + revision.string()});
+  EXPECT_EQ(error_of_loading(revision), "no error");
+}
+
+TEST_F(WrongFiles, ADenseModel) {
+  for (const char* const type : {"llama", "qwen3", "mistral"}) {
+    write_text(model / "config.json",
+               json{{"model_type", type}, {"hidden_size", 22}, {"intermediate_size", 18}}.dump());
+    expect_error({"config.json: model_type is \"" + std::string(type) +
+                  "\" and no key speaks of experts: this is a dense model, without MoE layers to load"});
+  }
+}
+
+TEST_F(WrongFiles, AModelTypeThatIsMisspelt) {
+  for (const char* const type : {"qwen3_mo", "Qwen3_moe", "qwen3-moe"}) {
+    change_config([&](json& config) { config["model_type"] = type; });
+    expect_error(
+        {"model_type is \"" + std::string(type) + "\", expected one of mixtral, ", "did you mean \"qwen3_moe\"?"});
+  }
+  change_config([](json& config) { config["model_type"] = "something_else_entirely"; });
+  EXPECT_EQ(error_of_loading().find("did you mean"), std::string::npos);
+}
+
+TEST_F(WrongFiles, AnOptionalSettingThatIsMisspelt) {
+  for (const char* const key : {"norm_topk_probs", "norm_top_k_prob", "norm_topk_pro"}) {
+    change_config([&](json& config) {
+      config.erase("norm_topk_prob");
+      config[key] = true;
+    });
+    expect_error({"config.json: has \"" + std::string(key) +
+                  "\", which nothing reads, and no \"norm_topk_prob\": is that meant?"});
+    change_config([&](json& config) { config.erase(key); });
+    EXPECT_EQ(error_of_loading(), "no error");  // absent it may be
+  }
+}
+
+TEST_F(WrongFiles, ADenseLayerOfAMixedModel) {
+  change_tensors([](Tensor& tensor) {
+    const bool dense = tensor.name == "experts.0.gate_proj.weight";
+    tensor.name = (dense ? "model.layers.0.mlp.gate_proj.weight" : "model.layers.1.mlp." + tensor.name);
+    return true;
+  });
+  expect_parts(error_of_loading(model, "model.layers.0.mlp"),
+               {"no MoE block \"model.layers.0.mlp\" among ",
+                ": this one is a dense layer, without experts; did you mean "
+                "\"model.layers.1.mlp\"?"});
+  for (const char* const other : {"model.layers.2.mlp", "model.layers.1", "model.layers.0.gate_proj"}) {
+    EXPECT_EQ(error_of_loading(model, other).find("dense"), std::string::npos) << other;
+  }
+}
+
+TEST_F(WrongFiles, AQuantisedModel) {
+  const auto quantised = [](const std::string& method) {
+    return "the model is quantised (quant_method is \"" + method + "\" in ";
+  };
+  const std::string what_to_do =
+      "), expected weights in F32, BF16 or F16: take the original ones, or expand them first; ";
+  const auto say = [&](const char* method) {
+    change_config([&](json& config) { config["quantization_config"] = {{"quant_method", method}, {"bits", 8}}; });
+  };
+  const std::string good = text_of(model / "model.safetensors");
+  const std::string gate = "experts.0.gate_proj.weight";
+  for (const auto& [method, dtype] :
+       {std::pair("fp8", "F8_E4M3"), std::pair("bitsandbytes", "U8"), std::pair("compressed-tensors", "I8")}) {
+    write_text(model / "model.safetensors", good);
+    change_tensors([&, dtype = dtype](Tensor& tensor) {
+      if (!tensor.name.ends_with("proj.weight")) return true;
+      tensor.dtype = dtype;
+      tensor.bytes = tensor.bytes.first(tensor.bytes.size() / 4);
+      return true;
+    });
+    expect_error({"tensor \"" + gate + "\" has dtype " + dtype + ", expected F32, BF16 or F16: it is quantised"});
+    say(method);
+    expect_error({quantised(method), "config.json" + what_to_do, "tensor \"" + gate + "\" has dtype " + dtype});
+    change_config([](json& config) { config.erase("quantization_config"); });
+  }
+
+  write_text(model / "model.safetensors", good);
+  change_tensors([](Tensor& tensor) {
+    if (const auto at = tensor.name.find("_proj.weight"); at != std::string::npos) tensor.name.insert(at + 6, "q");
+    return true;
+  });
+  const std::string named =
+      "; \"experts.0.gate_proj.qweight\" is quantised (GPTQ or AWQ), expected weights that are not";
+  expect_error({"no tensor \"" + gate + "\"", named});
+  for (const char* const method : {"gptq", "awq"}) {
+    say(method);
+    expect_error({quantised(method), what_to_do, "no tensor \"" + gate + "\"", named});
+  }
+}
+
+TEST_F(WrongFiles, AQuantisedModelWhoseExpertsAreNotLoads) {
+  change_config([](json& config) { config["quantization_config"] = {{"quant_method", "fp8"}}; });
+  EXPECT_EQ(error_of_loading(), "no error");
+}
+
+TEST_F(WrongFiles, OneMatrixOfAnotherType) {
+  change_tensors([](Tensor& tensor) {
+    if (tensor.name != "experts.7.up_proj.weight") return true;
+    tensor.dtype = "BF16";
+    tensor.bytes = tensor.bytes.first(tensor.bytes.size() / 2);
+    return true;
+  });
+  expect_error(
+      {"model.safetensors: tensor \"experts.7.up_proj.weight\" has dtype BF16, expected F32, which this layer's "
+       "first expert has: all weights of its experts are of one type"});
+}
+
+}  // namespace
