@@ -84,6 +84,12 @@ TEST(Floors, NoHeaderReachesItself) {
   }
 }
 
+TEST(Floors, NoHeaderBringsTheMacrosOfWindows) {
+  for (const auto& [header, includes] : read_include_graph()) {
+    for (const auto& name : includes) EXPECT_NE(name, "windows.h") << header << " includes it";
+  }
+}
+
 TEST(Floors, OnlyTrainingIncludesTraining) {
   for (const auto& [header, includes] : read_include_graph()) {
     for (const auto& name : includes) {

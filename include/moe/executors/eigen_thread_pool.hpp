@@ -4,7 +4,11 @@
 #include <algorithm>
 #include <atomic>
 
+#if __has_include(<Eigen/ThreadPool>)  // since Eigen 5
+#include <Eigen/ThreadPool>
+#else
 #include <unsupported/Eigen/CXX11/ThreadPool>
+#endif
 
 #include "moe/executors/first_error.hpp"
 #include "moe/task.hpp"
