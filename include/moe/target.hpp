@@ -15,6 +15,10 @@
 #elif (defined(_MSVC_LANG) ? _MSVC_LANG : __cplusplus) < 202002L
 #error "moe: needs C++20: compile with -std=c++20 or later (CMake: link moe::moe, which asks for it)"
 #include <nothing more, see the line above>
+#elif defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__) || \
+    (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "moe: -ffast-math and its parts break promises of bits and of NaN: compile without it, and without -Ofast"
+#include <nothing more, see the line above>
 #endif
 
 #if defined(__AVX512F__) && defined(__AVX512BF16__)

