@@ -1,4 +1,5 @@
-/// @file  Counts allocations. Include it before Eigen, in one translation unit of a program.
+/// @file  Counts allocations. Include it before Eigen, in one translation unit of a program; in many, where
+/// MOE_LAWS_ARE_COMPILED says that allocations.cpp is linked.
 #pragma once
 
 #if (defined(EIGEN_CORE_H) || defined(EIGEN_CORE_MODULE_H)) && !defined(EIGEN_RUNTIME_NO_MALLOC)
@@ -6,8 +7,6 @@
 #endif
 
 #include <atomic>
-#include <cstdlib>
-#include <new>
 #include <stdexcept>
 
 namespace moe::test {
@@ -19,7 +18,11 @@ struct EigenAssertion : std::logic_error {
 
 [[noreturn]] inline void eigen_assertion_failed(const char* what) { throw EigenAssertion(what); }
 
+#ifdef MOE_LAWS_ARE_COMPILED
+extern std::atomic<long> num_allocations, num_bytes;
+#else
 inline std::atomic<long> num_allocations{0}, num_bytes{0};
+#endif
 
 }  // namespace moe::test
 
@@ -33,23 +36,9 @@ inline std::atomic<long> num_allocations{0}, num_bytes{0};
 
 #include <Eigen/Core>
 
-[[gnu::noinline]] void* operator new(std::size_t size) {
-  ++moe::test::num_allocations;
-  moe::test::num_bytes += static_cast<long>(size);
-  if (void* memory = std::malloc(size > 0 ? size : 1)) return memory;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void* operator new(std::size_t size, std::align_val_t alignment) {
-  ++moe::test::num_allocations;
-  moe::test::num_bytes += static_cast<long>(size);
-  const auto line = static_cast<std::size_t>(alignment);
-  if (void* memory = std::aligned_alloc(line, (size + line - 1) / line * line)) return memory;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
+#ifndef MOE_LAWS_ARE_COMPILED
+#include "counting_new.hpp"
+#endif
 
 namespace moe::test {
 

@@ -8,8 +8,8 @@
 #include <gtest/gtest.h>
 
 #include "compare.hpp"
+#include "load_layer.hpp"
 #include "moe/io/adapters.hpp"
-#include "moe/io/checkpoint.hpp"
 #include "moe/train.hpp"
 #include "moe/train/io/checkpoint.hpp"
 #include "random.hpp"

@@ -1,12 +1,15 @@
 /// @file  What a backward pass must be: the derivative of the forward pass, for every number that it depends on.
 #pragma once
 
+#include "allocations.hpp"  // before Eigen
+
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
-
-#include "allocations.hpp"  // before Eigen
 
 #include <gtest/gtest.h>
 
@@ -15,6 +18,7 @@
 #include "moe/parameters.hpp"
 #include "moe/scratch.hpp"
 #include "moe/tokens.hpp"
+#include "moe/train/any_layer.hpp"
 #include "moe/types.hpp"
 #include "moe/workspace.hpp"
 #include "pools.hpp"
@@ -80,18 +84,18 @@ void expect_an_expert_to_add_its_gradients(const E& expert, Index num_tokens, un
 
 /// Every gradient of a layer agrees with central differences, at up to `most` numbers of each parameter and of x; and
 /// all are added to what is there.
-template <class Layer>
-void expect_true_gradients(Layer layer, Index num_tokens, unsigned seed, Index most = 40,
-                           const SideInputs<double>& side = {}) {
-  static_assert(std::is_same_v<typename Layer::Scalar, double>, "differences need double");
+template <class Scalar>
+void expect_true_gradients_of(TrainableLayer<Scalar> layer, Index num_tokens, unsigned seed, Index most,
+                              const SideInputs<Scalar>& side) {
+  static_assert(std::is_same_v<Scalar, double>, "differences need double");
   Matrix<double> x = test::random_matrix<Matrix<double>>(layer.d_model(), num_tokens, seed);
   const Matrix<double> c = test::random_matrix<Matrix<double>>(layer.d_model(), num_tokens, seed + 1);
-  auto gradients = gradients_of(layer, x, c, Serial{}, side);
-  Matrix<double> y(x.rows(), x.cols());
+  Matrix<double> y(x.rows(), x.cols()), of_x = Matrix<double>::Zero(x.rows(), x.cols());
+  layer.workspace().side = side;
+  layer.forward(x, y);
+  layer.backward(x, c, of_x);
   const auto loss = [&] {
-    auto tape = tape_of(layer);
-    tape.workspace().side = side;
-    forward(layer, x, y, tape, Serial{});
+    layer.forward(x, y);
     return y.cwiseProduct(c).sum();
   };
 
@@ -109,49 +113,92 @@ void expect_true_gradients(Layer layer, Index num_tokens, unsigned seed, Index m
       EXPECT_NEAR(gradient[i], expected, 1e-7 * (1 + std::abs(expected))) << name << '[' << i << "] of " << size;
     }
   };
-  const auto values = parameters(layer), slopes = parameters(gradients.of_parameters);
+  const auto& values = layer.parameters();
+  const auto& slopes = layer.gradients();
   ASSERT_EQ(values.size(), slopes.size());
   for (std::size_t p = 0; p < values.size(); ++p) {
     ASSERT_EQ(values[p].name, slopes[p].name);
     check(values[p].name, values[p].data, slopes[p].data, values[p].size());
   }
-  check("x", x.data(), gradients.of_x.data(), x.size());
-  expect_sum<Layer>(gradients_after<Layer>({layer, x}, layer, x, c, Serial{}, side), gradients, layer, x);
+  check("x", x.data(), of_x.data(), x.size());
+
+  std::vector<Weight<double>> alone;
+  for (std::size_t p = 0; p < slopes.size(); ++p) {
+    alone.push_back(slopes[p].matrix());
+    slopes[p].matrix() = values[p].matrix();
+  }
+  Matrix<double> sum = x;
+  layer.forward(x, y);
+  layer.backward(x, c, sum);
+  EXPECT_TRUE(test::is_close(sum, (x + of_x).eval())) << "d_x";
+  for (std::size_t p = 0; p < slopes.size(); ++p) {
+    EXPECT_TRUE(test::is_close(slopes[p].matrix(), (values[p].matrix() + alone[p]).eval())) << slopes[p].name;
+  }
+}
+
+template <class Layer>
+void expect_true_gradients(Layer layer, Index num_tokens, unsigned seed, Index most = 40,
+                           const SideInputs<double>& side = {}) {
+  expect_true_gradients_of(TrainableLayer<typename Layer::Scalar>(std::move(layer)), num_tokens, seed, most, side);
 }
 
 /// Forward and backward passes give the same bits on any number of threads.
-template <class Layer>
-void expect_the_same_bits_for_any_number_of_threads(const Layer& layer, const SideInputs<float>& side = {}) {
-  const Index d = layer.d_model();
-  const auto x = test::random_matrix<Matrix<float>>(d, 70, 32), c = test::random_matrix<Matrix<float>>(d, 70, 33);
-  auto alone = gradients_of(layer, x, c, Serial{}, side);
+/// @param make  makes the same layer each time
+template <class Scalar>
+void expect_the_same_bits_of(const std::function<TrainableLayer<Scalar>()>& make, const SideInputs<Scalar>& side) {
+  auto alone = make();
+  const Index d = alone.d_model();
+  const auto x = test::random_matrix<Matrix<Scalar>>(d, 70, 32), c = test::random_matrix<Matrix<Scalar>>(d, 70, 33);
+  const auto step = [&](TrainableLayer<Scalar>& layer, ExecutorRef executor) {
+    Matrix<Scalar> y(d, 70), of_x = Matrix<Scalar>::Zero(d, 70);
+    layer.workspace().side = side;
+    layer.forward(x, y, executor);
+    layer.backward(x, c, of_x, executor);
+    return of_x;
+  };
+  const auto of_x = step(alone, Serial{});
   for (const Index threads : {2, 3, 7}) {
-    test::OwnThreads pool{threads};
-    auto together = gradients_of(layer, x, c, pool, side);
-    EXPECT_TRUE(test::same_bits(together.of_x, alone.of_x)) << threads;
-    const auto expected = parameters(alone.of_parameters), got = parameters(together.of_parameters);
+    auto together = make();
+    EXPECT_TRUE(test::same_bits(step(together, test::OwnThreads{threads}), of_x)) << threads;
+    const auto &expected = alone.gradients(), &got = together.gradients();
+    ASSERT_EQ(got.size(), expected.size());
     for (std::size_t p = 0; p < expected.size(); ++p) {
       EXPECT_TRUE(test::same_bits(got[p].matrix(), expected[p].matrix())) << got[p].name << ", " << threads;
     }
   }
 }
 
-/// Once warm, forward and backward passes allocate nothing.
 template <class Layer>
-void expect_warm_steps_to_allocate_nothing(const Layer& layer, const SideInputs<float>& side = {}) {
-  auto gradient = zeros_like(layer);
-  auto tape = tape_of(layer);
-  tape.workspace().side = side;
+void expect_the_same_bits_for_any_number_of_threads(const Layer& layer, const SideInputs<float>& side = {}) {
+  expect_the_same_bits_of<float>([&] { return TrainableLayer<float>(layer); }, side);
+}
+
+/// Once warm, forward and backward passes allocate nothing.
+template <class Scalar>
+void expect_warm_steps_of_to_allocate_nothing(TrainableLayer<Scalar> layer, const SideInputs<Scalar>& side) {
+  layer.workspace().side = side;
   const Index d = layer.d_model();
-  const auto x = test::random_matrix<Matrix<float>>(d, 70, 56), d_y = test::random_matrix<Matrix<float>>(d, 70, 57);
-  Matrix<float> y(d, 70), d_x = Matrix<float>::Zero(d, 70);
+  const auto x = test::random_matrix<Matrix<Scalar>>(d, 70, 56), d_y = test::random_matrix<Matrix<Scalar>>(d, 70, 57);
+  Matrix<Scalar> y(d, 70), d_x = Matrix<Scalar>::Zero(d, 70);
   const auto step = [&] {
-    forward(layer, x, y, tape, Serial{});
-    backward(layer, x, d_y, tape, d_x, gradient, Serial{});
+    layer.forward(x, y);
+    layer.backward(x, d_y, d_x);
   };
   step();
   step();
   EXPECT_EQ(test::allocations_in(step), 0);
 }
+
+template <class Layer>
+void expect_warm_steps_to_allocate_nothing(const Layer& layer, const SideInputs<float>& side = {}) {
+  expect_warm_steps_of_to_allocate_nothing(TrainableLayer<float>(layer), side);
+}
+
+#ifdef MOE_LAWS_ARE_COMPILED
+extern template void expect_true_gradients_of(TrainableLayer<double>, Index, unsigned, Index,
+                                              const SideInputs<double>&);
+extern template void expect_the_same_bits_of(const std::function<TrainableLayer<float>()>&, const SideInputs<float>&);
+extern template void expect_warm_steps_of_to_allocate_nothing(TrainableLayer<float>, const SideInputs<float>&);
+#endif
 
 }  // namespace moe::laws

@@ -1,0 +1,2 @@
+#define MOE_ONCE_WHOLE
+#include "compiled_once.hpp"

@@ -1,0 +1,68 @@
+/// @file  What nearly every test instantiates of the library, compiled once for all of them, in compiled_once*.cpp.
+///
+/// All tests include it, before their own lines; none of them needs it.
+#pragma once
+
+#include "allocations.hpp"
+
+#include "moe/dispatch.hpp"
+#include "moe/experts/gated_ffn_bank.hpp"
+#include "moe/kernels/gated_ffn.hpp"
+#include "moe/kernels/matmul.hpp"
+#include "moe/kernels/products.hpp"
+#include "moe/train/experts/gated_ffn_bank.hpp"
+#include "moe/train/kernels/add_product.hpp"
+#include "moe/types.hpp"
+#include "moe/workers.hpp"
+
+// The two halves of compiled_once*.cpp.
+#ifndef MOE_ONCE_WHOLE
+#define MOE_ONCE_WHOLE extern
+#endif
+#ifndef MOE_ONCE_NARROW
+#define MOE_ONCE_NARROW extern
+#endif
+
+namespace moe::inline MOE_TARGET {
+
+#define MOE_ONCE_FOR_AN_ARITHMETIC(once, A, W, S)                                                              \
+  once template void products<A<W>>(const Rows<W>&, const Columns<A<W>>&, A<W>::Register*, const TileUse<S>&); \
+  once template void put_some<A<W>>(const S* const*, const S*, const Columns<A<W>>&, Index);                   \
+  once template void gate_up<A<W>>(const WeightMap<W>&, const WeightMap<W>&, const Biases<S>&, Index, Index,   \
+                                   const TokenBatch<A<W>>&, const SwiGlu&, Scratch&);                          \
+  once template void down<A<W>>(const WeightMap<W>&, const Biases<S>&, Index, Index, const TokenBatch<A<W>>&, Scratch&);
+
+#define MOE_ONCE_FOR_A_WEIGHT(once, W, S)                                                                         \
+  namespace kernels {                                                                                             \
+  MOE_ONCE_FOR_AN_ARITHMETIC(once, Exact, W, S)                                                                   \
+  once template void matmul<W, S>(const WeightMap<W>&, const ConstMatrixRef<S>&, MatrixRef<S>, Scratch&,          \
+                                  const Numerics&);                                                               \
+  once template void matmul<W, S>(const WeightMap<W>&, const ConstMatrixRef<S>&, MatrixRef<S>, Workers&);         \
+  once template void add_product<W, S>(const Strided<S>&, Index, const WeightMap<W>&, S*, Index, S*);             \
+  }                                                                                                               \
+  once template void apply<W, SwiGlu>(const GatedFfnBank<W, SwiGlu>&, const ConstMatrixRef<S>&,                   \
+                                      const DispatchPlan<S>&, MatrixRef<S>, GatedFfnBankTape<S>&, Workers&);      \
+  once template void backward<W, SwiGlu, NoGradient<S>>(                                                          \
+      const GatedFfnBank<W, SwiGlu>&, const ConstMatrixRef<S>&, const DispatchPlan<S>&, const ConstMatrixRef<S>&, \
+      const GatedFfnBankTape<S>&, std::span<S>, MatrixRef<S>, NoGradient<S>&, Workers&);
+
+#define MOE_ONCE_FOR_A_SCALAR(once, S)                                                                            \
+  MOE_ONCE_FOR_A_WEIGHT(once, S, S)                                                                               \
+  once template DispatchPlan<S> plan_dispatch<S>(const Routing<S>&, Index, Index, PlanMemory<S>&);                \
+  once template void backward<S, SwiGlu, GatedFfnBank<S, SwiGlu>>(                                                \
+      const GatedFfnBank<S, SwiGlu>&, const ConstMatrixRef<S>&, const DispatchPlan<S>&, const ConstMatrixRef<S>&, \
+      const GatedFfnBankTape<S>&, std::span<S>, MatrixRef<S>, GatedFfnBank<S, SwiGlu>&, Workers&);
+
+MOE_ONCE_FOR_A_SCALAR(MOE_ONCE_WHOLE, float)
+MOE_ONCE_FOR_A_SCALAR(MOE_ONCE_WHOLE, double)
+MOE_ONCE_FOR_A_WEIGHT(MOE_ONCE_NARROW, bfloat16, float)
+MOE_ONCE_FOR_A_WEIGHT(MOE_ONCE_NARROW, float16, float)
+
+#if defined(__AVX512BF16__) || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+namespace kernels {
+MOE_ONCE_FOR_AN_ARITHMETIC(MOE_ONCE_NARROW, Fast, bfloat16, float)
+MOE_ONCE_FOR_AN_ARITHMETIC(MOE_ONCE_NARROW, Fast, float16, float)
+}  // namespace kernels
+#endif
+
+}  // namespace moe::inline MOE_TARGET

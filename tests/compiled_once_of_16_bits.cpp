@@ -1,0 +1,2 @@
+#define MOE_ONCE_NARROW
+#include "compiled_once.hpp"
