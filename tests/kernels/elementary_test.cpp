@@ -26,9 +26,7 @@ double gelu(double x) { return x * cdf(x); }
 double gelu_slope(double x) { return cdf(x) + x * std::exp(-x * x / 2) / std::sqrt(2 * std::numbers::pi); }
 double sigma(double x) { return 1 / (1 + std::exp(-2 * root * (x + 0.044715 * x * x * x))); }
 double gelu_tanh(double x) { return x * sigma(x); }
-double gelu_tanh_slope(double x) {
-  return sigma(x) + x * sigma(x) * sigma(-x) * 2 * root * (1 + 3 * 0.044715 * x * x);
-}
+double gelu_tanh_slope(double x) { return sigma(x) + x * sigma(x) * sigma(-x) * 2 * root * (1 + 3 * 0.044715 * x * x); }
 double exact_softplus(double x) { return std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x))); }
 
 /// The largest |f(x) − exact(x)| in units of the last place of exact(x), and at all, of every 4099th float in

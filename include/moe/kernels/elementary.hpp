@@ -120,8 +120,7 @@ struct GeluTanhSlope {
     using namespace detail;
     const Floats c = at_most(magnitude(x), tanh_limit), m = exp_of_tanh_gelu(c), d = all(1) / (all(1) + m);
     const Floats s = x < Floats{} ? m * d : d;
-    return multiply_add(with_sign_of(x, c) * m * d * d,
-                        multiply_add(all(0.214064449f), c * c, all(1.59576912f)), s);
+    return multiply_add(with_sign_of(x, c) * m * d * d, multiply_add(all(0.214064449f), c * c, all(1.59576912f)), s);
   }
 };
 

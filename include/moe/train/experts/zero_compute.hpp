@@ -35,7 +35,8 @@ template <class Scalar>
 void backward(const ConstantExpert<Scalar>& expert, const ConstMatrixRef<Scalar>& x, const ConstMatrixRef<Scalar>& d_y,
               MatrixRef<Scalar> d_x, ConstantExpert<Scalar>& gradient, Scratch&) {
   for (Index t = 0; t < x.cols(); ++t) {
-    Eigen::Matrix<Scalar, 2, 1> mix(kernels::dot(expert.w_mix.row(0), x.col(t)), kernels::dot(expert.w_mix.row(1), x.col(t)));
+    Eigen::Matrix<Scalar, 2, 1> mix(kernels::dot(expert.w_mix.row(0), x.col(t)),
+                                    kernels::dot(expert.w_mix.row(1), x.col(t)));
     softmax(mix, mix);
     const Scalar d = mix(0) * mix(1) * (kernels::dot(x.col(t), d_y.col(t)) - kernels::dot(expert.v, d_y.col(t)));
     kernels::add_scaled(mix(0), d_y.col(t), d_x.col(t));

@@ -27,8 +27,7 @@ void backward(const CosineTopK<Scalar>& router, const Tokens<Scalar>& tokens, co
   const auto logits = logits_of(routing, experts, tokens.count());
   backward(router.choice(), logits, routing, d_weight, d_logits, workers);
   if (router.log_scale() <= router.highest_log_scale()) {
-    for (Index t = 0; t < tokens.count(); ++t)
-      gradient.log_scale() += kernels::dot(d_logits.col(t), logits.col(t));
+    for (Index t = 0; t < tokens.count(); ++t) gradient.log_scale() += kernels::dot(d_logits.col(t), logits.col(t));
   }
 
   auto d_cosine = workers.shared().template matrix<Scalar>(experts, tokens.count());

@@ -20,7 +20,9 @@ namespace moe::inline MOE_TARGET {
 /// missing where the floor holds. ds may be dw.
 template <class Scores, class Gradient, class Scalar = typename Scores::Scalar>
 void renormalize_backward(const Scores& s, Scalar p, Scalar epsilon, Scalar floor, const Gradient& dw, Gradient& ds) {
-  const Scalar norm = p == 1 ? s.sum() : p == 2 ? std::sqrt(kernels::dot(s, s)) : std::pow(s.array().pow(p).sum(), 1 / p);
+  const Scalar norm = p == 1   ? s.sum()
+                      : p == 2 ? std::sqrt(kernels::dot(s, s))
+                               : std::pow(s.array().pow(p).sum(), 1 / p);
   const bool at_floor = norm + epsilon < floor;
   const Scalar divisor = at_floor ? floor : norm + epsilon;
   if (divisor == 0) {
