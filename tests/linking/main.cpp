@@ -1,6 +1,7 @@
 // Runs the parts FIRST and SECOND of one program, and says what each ran on.
 #include <cmath>
 #include <cstdio>
+#include <initializer_list>
 
 #include "part.hpp"
 
