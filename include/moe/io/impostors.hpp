@@ -88,8 +88,7 @@ inline std::filesystem::path config_file_in(const std::filesystem::path& folder)
     fail(utf8(folder), ": is a file, expected the folder that it is in, with config.json: ", utf8(parent));
   }
   if (const auto revision = revision_in_hub_cache(folder); !revision.empty()) {
-    fail(utf8(folder),
-         ": is the top of a model in a hub cache, expected the folder of one revision: ", utf8(revision));
+    fail(utf8(folder), ": is the top of a model in a hub cache, expected the folder of one revision: ", utf8(revision));
   }
   const std::string others = other_weights_in(folder);
   fail(utf8(config), ": no such file",
