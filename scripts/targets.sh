@@ -103,7 +103,7 @@ headers() {
   (cd include && find moe -name '*.hpp' ! -path '*distributed*' ! -path '*/arm/*' ! -path '*/x86/*') | LC_ALL=C sort |
     sed 's/.*/#include "&"/' >"$work/headers.cpp"
   status=0
-  compile -fsyntax-only "$work/headers.cpp" >"$work/log" 2>&1 || status=1
+  compile -c -o "$work/headers.o" "$work/headers.cpp" >"$work/log" 2>&1 || status=1
   outcome $status "every header, together"
 }
 
@@ -148,7 +148,7 @@ installed_compiler() {
   with_openmp
 }
 
-# zig TARGET: clang 22 with the headers and libraries of that system (libc++, but for nothing else).
+# zig TARGET: clang 22 with the headers and libraries of that system; libc++ everywhere.
 zig() {
   from_pypi ziglang 0.17.1
   export ZIG_GLOBAL_CACHE_DIR="$kept/zig-cache" ZIG_LOCAL_CACHE_DIR="$kept/zig-cache"
@@ -209,19 +209,7 @@ case $mode in
   musl) zig x86_64-linux-musl; emulated x86_64; check ;;
   musl-aarch64) zig aarch64-linux-musl; emulated aarch64; check ;;
   musl-riscv64) zig riscv64-linux-musl; emulated riscv64; check ;;
-  libcxx)
-    need clang++ clang "the compiler whose library libc++ is"
-    has_libcxx() { printf '#include <version>\nint main() {}\n' | clang++ -stdlib=libc++ -x c++ - -o "$work/libcxx" 2>/dev/null; }
-    if ! has_libcxx; then
-      major=$(clang++ -dumpversion | cut -d. -f1)
-      say "Installing libc++-$major-dev and libc++abi-$major-dev: libc++"
-      { may_install && install_packages "libc++-$major-dev" "libc++abi-$major-dev" >/dev/null 2>&1 && has_libcxx; } ||
-        skip "libc++ could not be installed"
-    fi
-    compiler='clang++' flags=-stdlib=libc++
-    with_openmp
-    check
-    ;;
+  libcxx) [ "$(uname -s)" = Linux ] || skip "this is no Linux"; zig "$(uname -m)-linux-gnu"; check ;;
   eigen5)
     from_pypi eigency 5.0.1.1 --python-version 3.11 --platform manylinux2014_x86_64  # of which the headers alone are used
     installed_compiler

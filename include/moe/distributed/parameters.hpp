@@ -85,7 +85,7 @@ Shares share_out(const Communicator& comm, const std::vector<Parameter<Scalar>>&
 inline void make_folder(const std::filesystem::path& folder) {
   std::error_code error;
   std::filesystem::create_directories(folder, error);
-  if (error) io::fail(folder.string(), ": cannot be made: ", error.message());
+  if (error) io::fail(io::utf8(folder), ": cannot be made: ", error.message());
 }
 
 }  // namespace detail

@@ -103,7 +103,7 @@ void save_adapters(const std::filesystem::path& folder, const std::vector<NamedA
   std::vector<Parameter<Scalar>> parameters;
   ParameterVisitor<Scalar> visit(parameters);
   for (const auto& named : adapters) visit.in(detail::peft_prefix + named.matrix, *named.adapter);
-  if (parameters.empty()) fail(folder.string(), ": there is no adapter of a rank above 0 to be written");
+  if (parameters.empty()) fail(utf8(folder), ": there is no adapter of a rank above 0 to be written");
   const std::string config = detail::peft_config(adapters, options).dump(2) + "\n";
   save_parameters(folder / "adapter_model.safetensors", parameters, {{"format", "pt"}});
   write_atomically(folder / "adapter_config.json", {std::as_bytes(std::span(config))});
@@ -119,7 +119,7 @@ void load_adapters(const std::filesystem::path& folder, const std::vector<NamedA
   for (const auto& [matrix, adapter, out, in] : adapters) {
     const Index rank = adapter->rank();
     if (rank == 0 && reader.has(matrix)) {
-      fail(folder.string(), ": \"", matrix, "\" has an adapter of shape ", to_string({reader.rank(matrix), in}),
+      fail(utf8(folder), ": \"", matrix, "\" has an adapter of shape ", to_string({reader.rank(matrix), in}),
            ", expected none, of rank 0");
     }
     found.push_back(rank == 0 ? Adapter<Scalar>() : reader.read(matrix, out, in, rank));
@@ -141,7 +141,7 @@ void adopt_adapters(const std::filesystem::path& folder, const std::vector<Named
     found.push_back(rank == 0 ? Adapter<Scalar>() : reader.read(matrix, out, in, rank));
   }
   if (!any) {
-    fail(folder.string(), ": has none of ", adapters.size(), " adapters",
+    fail(utf8(folder), ": has none of ", adapters.size(), " adapters",
          adapters.empty() ? "" : ", such as \"" + adapters[0].matrix + "\"");
   }
   for (std::size_t i = 0; i < adapters.size(); ++i) *adapters[i].adapter = std::move(found[i]);

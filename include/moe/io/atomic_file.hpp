@@ -57,7 +57,7 @@ inline TemporaryFile create_beside(const std::filesystem::path& path) {
     const std::error_code error = last_error();
     if (stream) return {std::move(temporary), std::move(stream)};
     if (error != std::errc::file_exists || attempt == 1000) {
-      fail(path.string(), ": cannot be written: ", error.message());
+      fail(utf8(path), ": cannot be written: ", error.message());
     }
   }
 }
@@ -106,7 +106,7 @@ inline void write_atomically(const std::filesystem::path& path, const std::vecto
   if (error) {
     std::error_code ignored;
     std::filesystem::remove(temporary.path, ignored);
-    fail(path.string(), ": cannot be written: ", error.message());
+    fail(utf8(path), ": cannot be written: ", error.message());
   }
   detail::flush_folder_to_disk(path.parent_path());
 }

@@ -295,7 +295,7 @@ inline bool is_dense_layer(const Tensors& tensors, const std::string& block, con
 
 /// @throws Error naming the nearest block, if this is none: a dense layer, or a name that is spelt otherwise here.
 inline void check_block(const ModelFiles& model, const std::string& block) {
-  const std::string folder = model.folder().string();
+  const std::string folder = utf8(model.folder());
   const std::vector<std::string>& blocks = model.moe_blocks();
   if (std::ranges::count(blocks, block) > 0) return;
   if (blocks.empty()) {

@@ -21,7 +21,7 @@ class Config {
  public:
   /// @param path  of a config.json
   /// @throws Error if it cannot be read or is not a JSON object.
-  static Config open(const std::filesystem::path& path) { return {read_json(path), path.string()}; }
+  static Config open(const std::filesystem::path& path) { return {read_json(path), utf8(path)}; }
 
   /// @param file  for messages
   /// @throws Error if `json` is not an object.

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstddef>
+#include <filesystem>
 #include <locale>
 #include <sstream>
 #include <stdexcept>
+#include <string>
 
 #include "moe/target.hpp"
 
@@ -17,6 +19,12 @@ struct Error : std::runtime_error {
 
 /// Longer messages are cut: what a damaged file says of itself may be megabytes.
 inline constexpr std::size_t max_message_bytes = 1000;
+
+/// A name for messages. (On Windows path.string() throws where its code page lacks a letter.)
+inline std::string utf8(const std::filesystem::path& path) {
+  const std::u8string text = path.u8string();
+  return {text.begin(), text.end()};
+}
 
 /// @throws Error whose message is these parts, one after the other.
 template <class... Parts>

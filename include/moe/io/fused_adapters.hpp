@@ -86,7 +86,7 @@ void adopt_fused_adapters(const std::filesystem::path& folder, const std::string
     if (!tensors.contains(name + ".lora_A.weight")) continue;
     const auto [rows, one_side] = shape_of(name + ".lora_A.weight");
     const Index other_side = shape_of(name + ".lora_B.weight").first;
-    const std::string what = file.string() + ": adapter \"" + name + "\"";
+    const std::string what = utf8(file) + ": adapter \"" + name + "\"";
     if (rows == 0 || rows % n != 0) {
       fail(what, " has ", rows, " rows in lora_A, expected a multiple of ", n, ", one for each expert");
     }
@@ -100,7 +100,7 @@ void adopt_fused_adapters(const std::filesystem::path& folder, const std::string
     if (whose) fail(what, " is of the same shape as that around it");
     whose = std::move(found);
   }
-  if (!gate_up && !down) fail(file.string(), ": no adapter of \"", experts, "\"");
+  if (!gate_up && !down) fail(utf8(file), ": no adapter of \"", experts, "\"");
 
   std::optional<bool> turned = options.turned;
   const auto look = [&](const auto& fused, Index out) {

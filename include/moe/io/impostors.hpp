@@ -46,7 +46,7 @@ inline std::string first_with_ending(const std::filesystem::path& folder, std::s
   std::error_code error;
   std::string first;
   for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
-    std::string name = entry->path().filename().string();
+    std::string name = utf8(entry->path().filename());
     if (name.ends_with(ending) && (first.empty() || name < first)) first = std::move(name);
   }
   return first;
@@ -83,16 +83,15 @@ inline std::filesystem::path config_file_in(const std::filesystem::path& folder)
   const std::filesystem::path config = folder / "config.json";
   if (std::filesystem::exists(config, error) || error) return config;  // who reads it says what is wrong with it
   if (std::filesystem::is_regular_file(folder, error)) {
-    if (folder.extension() == ".gguf") fail(folder.string(), ": ", impostor(std::as_bytes(std::span("GGUF"))));
+    if (folder.extension() == ".gguf") fail(utf8(folder), ": ", impostor(std::as_bytes(std::span("GGUF"))));
     const auto parent = folder.has_parent_path() ? folder.parent_path() : std::filesystem::path(".");
-    fail(folder.string(), ": is a file, expected the folder that it is in, with config.json: ", parent.string());
+    fail(utf8(folder), ": is a file, expected the folder that it is in, with config.json: ", utf8(parent));
   }
   if (const auto revision = revision_in_hub_cache(folder); !revision.empty()) {
-    fail(folder.string(),
-         ": is the top of a model in a hub cache, expected the folder of one revision: ", revision.string());
+    fail(utf8(folder), ": is the top of a model in a hub cache, expected the folder of one revision: ", utf8(revision));
   }
   const std::string others = other_weights_in(folder);
-  fail(config.string(), ": no such file",
+  fail(utf8(config), ": no such file",
        !others.empty() ? others : ": expected a model's folder, with config.json beside *.safetensors");
 }
 

@@ -87,8 +87,8 @@ inline nlohmann::json parse_json(std::string_view text, const std::string& file)
 /// @throws Error as map_file() and parse_json() do; naming what it is instead, if that is known.
 inline nlohmann::json read_json(const std::filesystem::path& path) {
   const MappedFile file = map_file(path);
-  if (const std::string is = detail::impostor(file.bytes); !is.empty()) fail(path.string(), ": ", is);
-  return parse_json({reinterpret_cast<const char*>(file.bytes.data()), file.bytes.size()}, path.string());
+  if (const std::string is = detail::impostor(file.bytes); !is.empty()) fail(utf8(path), ": ", is);
+  return parse_json({reinterpret_cast<const char*>(file.bytes.data()), file.bytes.size()}, utf8(path));
 }
 
 }  // namespace moe::inline MOE_TARGET::io

@@ -37,10 +37,10 @@ namespace detail {
 inline void check_regular_file(const std::filesystem::path& path) {
   std::error_code error;
   const std::filesystem::file_status status = std::filesystem::status(path, error);
-  if (status.type() == std::filesystem::file_type::not_found) fail(path.string(), ": no such file");
-  if (error) fail(path.string(), ": ", error.message());
-  if (std::filesystem::is_directory(status)) fail(path.string(), ": is a directory, expected a file");
-  if (!std::filesystem::is_regular_file(status)) fail(path.string(), ": is not a regular file");
+  if (status.type() == std::filesystem::file_type::not_found) fail(utf8(path), ": no such file");
+  if (error) fail(utf8(path), ": ", error.message());
+  if (std::filesystem::is_directory(status)) fail(utf8(path), ": is a directory, expected a file");
+  if (!std::filesystem::is_regular_file(status)) fail(utf8(path), ": is not a regular file");
 }
 
 }  // namespace detail
@@ -52,11 +52,11 @@ inline MappedFile read_file(const std::filesystem::path& path) {
   std::error_code error;
   const std::size_t size = std::filesystem::file_size(path, error);
   std::ifstream file(path, std::ios::binary);
-  if (error || !file) fail(path.string(), ": cannot be opened for reading");
+  if (error || !file) fail(utf8(path), ": cannot be opened for reading");
   const std::shared_ptr<std::byte[]> bytes(new std::byte[size]);  // new, unlike make_shared, aligns for every scalar
   file.read(reinterpret_cast<char*>(bytes.get()), static_cast<std::streamsize>(size));
   const auto got = static_cast<std::size_t>(file.gcount());
-  if (got != size) fail(path.string(), ": only ", got, " bytes of ", size, " could be read");
+  if (got != size) fail(utf8(path), ": only ", got, " bytes of ", size, " could be read");
   return {.bytes = {bytes.get(), size}, .owner = bytes};
 }
 
@@ -68,7 +68,7 @@ inline MappedFile read_file(const std::filesystem::path& path) {
 inline MappedFile map_file(const std::filesystem::path& path) {
   detail::check_regular_file(path);
   const int file = ::_wopen(path.c_str(), _O_RDONLY | _O_BINARY | _O_NOINHERIT);
-  if (file < 0) fail(path.string(), ": ", std::generic_category().message(errno));
+  if (file < 0) fail(utf8(path), ": ", std::generic_category().message(errno));
   const long long size = ::_filelengthi64(file);
   void* const handle = reinterpret_cast<void*>(::_get_osfhandle(file));
   void* const mapping = size > 0 ? ::CreateFileMappingW(handle, nullptr, /*PAGE_READONLY*/ 2, 0, 0, nullptr) : nullptr;
@@ -77,7 +77,7 @@ inline MappedFile map_file(const std::filesystem::path& path) {
   if (mapping) ::CloseHandle(mapping);  // the view stays
   ::_close(file);
   if (size == 0) return {};
-  if (!bytes) fail(path.string(), ": ", std::system_category().message(error));
+  if (!bytes) fail(utf8(path), ": ", std::system_category().message(error));
   return {.bytes = {static_cast<const std::byte*>(bytes), static_cast<std::size_t>(size)},
           .owner = std::shared_ptr<const void>(bytes, [](const void* mapped) { ::UnmapViewOfFile(mapped); })};
 }
@@ -90,14 +90,14 @@ inline MappedFile map_file(const std::filesystem::path& path) {
 inline MappedFile map_file(const std::filesystem::path& path) {
   detail::check_regular_file(path);
   const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (file < 0) fail(path.string(), ": ", std::generic_category().message(errno));
+  if (file < 0) fail(utf8(path), ": ", std::generic_category().message(errno));
   struct stat info = {};
   const bool has_info = ::fstat(file, &info) == 0;
   const auto size = static_cast<std::size_t>(info.st_size);
   void* const bytes = size > 0 ? ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0) : nullptr;
   const int error = errno;
   ::close(file);  // the mapping stays
-  if (!has_info || bytes == MAP_FAILED) fail(path.string(), ": ", std::generic_category().message(error));
+  if (!has_info || bytes == MAP_FAILED) fail(utf8(path), ": ", std::generic_category().message(error));
   if (size == 0) return {};
   return {.bytes = {static_cast<const std::byte*>(bytes), size},
           .owner = std::shared_ptr<void>(bytes, [size](void* mapped) { ::munmap(mapped, size); })};

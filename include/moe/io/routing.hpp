@@ -64,21 +64,21 @@ RecordedRouting<Scalar> load_routing(const std::filesystem::path& path) {
 
   const auto of = [&](const char* key) {
     const auto found = tensors.metadata().find(key);
-    if (found == tensors.metadata().end()) fail(path.string(), ": no metadata \"", key, "\"");
+    if (found == tensors.metadata().end()) fail(utf8(path), ": no metadata \"", key, "\"");
     return found->second;
   };
   const std::string count = of("num_tokens"), weight_on = of("weight_on");
   const auto [end, error] = std::from_chars(count.data(), count.data() + count.size(), recorded.num_tokens);
   if (error != std::errc() || end != count.data() + count.size() || recorded.num_tokens < 0) {
-    fail(path.string(), ": num_tokens is \"", count, "\", expected a number");
+    fail(utf8(path), ": num_tokens is \"", count, "\", expected a number");
   }
   if (weight_on != "input" && weight_on != "output") {
-    fail(path.string(), ": weight_on is \"", weight_on, "\", expected input or output");
+    fail(utf8(path), ": weight_on is \"", weight_on, "\", expected input or output");
   }
   routing.weight_on = weight_on == "input" ? WeightOn::input : WeightOn::output;
   for (const Index t : routing.token) {
     if (t < 0 || t >= recorded.num_tokens) {
-      fail(path.string(), ": a route is of token ", t, ", expected 0 to ", recorded.num_tokens - 1);
+      fail(utf8(path), ": a route is of token ", t, ", expected 0 to ", recorded.num_tokens - 1);
     }
   }
   return recorded;

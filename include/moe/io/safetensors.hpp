@@ -25,13 +25,13 @@ namespace moe::inline MOE_TARGET::io {
 
 namespace detail {
 
-inline std::vector<std::string> safetensors_names_in(const std::filesystem::path& folder) {
+inline std::vector<std::filesystem::path> safetensors_names_in(const std::filesystem::path& folder) {
   std::error_code error;
-  std::vector<std::string> names;
+  std::vector<std::filesystem::path> names;
   for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
-    if (entry->path().extension() == ".safetensors") names.push_back(entry->path().filename().string());
+    if (entry->path().extension() == ".safetensors") names.push_back(entry->path().filename());
   }
-  if (error) fail(folder.string(), ": ", error.message());
+  if (error) fail(utf8(folder), ": ", error.message());
   std::ranges::sort(names);
   return names;
 }
@@ -42,24 +42,24 @@ inline std::filesystem::path entry_file_of(const std::filesystem::path& folder) 
   for (const char* const usual : {"model.safetensors.index.json", "model.safetensors"}) {
     if (std::filesystem::exists(folder / usual, ignored)) return folder / usual;
   }
-  const std::vector<std::string> names = safetensors_names_in(folder);
-  if (names.empty()) fail(folder.string(), ": no *.safetensors file in this folder", other_weights_in(folder));
+  const std::vector<std::filesystem::path> names = safetensors_names_in(folder);
+  if (names.empty()) fail(utf8(folder), ": no *.safetensors file in this folder", other_weights_in(folder));
   if (names.size() == 1) return folder / names[0];
   std::string list;
-  for (const std::string& name : names) list += (list.empty() ? "" : ", ") + name;
-  fail(folder.string(), ": ", names.size(), " *.safetensors files without model.safetensors.index.json: ", list);
+  for (const auto& name : names) list += (list.empty() ? "" : ", ") + utf8(name);
+  fail(utf8(folder), ": ", names.size(), " *.safetensors files without model.safetensors.index.json: ", list);
 }
 
 /// Names of shards come from a stranger, who must not choose which folders we read.
 inline std::filesystem::path shard_path(const std::filesystem::path& index, const std::string& shard) {
   const std::filesystem::path relative(shard);
   if (relative.empty() || relative.has_root_path() || std::ranges::count(relative, "..") > 0) {
-    fail(index.string(), ": shard \"", shard, "\" is not a path within the folder of the index");
+    fail(utf8(index), ": shard \"", shard, "\" is not a path within the folder of the index");
   }
   const std::filesystem::path path = index.parent_path() / relative;
   std::error_code ignored;
   if (std::filesystem::status(path, ignored).type() == std::filesystem::file_type::not_found) {
-    fail(index.string(), ": shard ", path.string(), ": no such file");
+    fail(utf8(index), ": shard ", utf8(path), ": no such file");
   }
   return path;
 }
@@ -127,15 +127,15 @@ class Tensors {
     TensorFile file = read_safetensors(path);
     Map tensors;
     for (Tensor& tensor : file.tensors) tensors.emplace_hint(tensors.end(), tensor.name, std::move(tensor));
-    return {path.string(), std::move(tensors), std::move(file.metadata)};
+    return {utf8(path), std::move(tensors), std::move(file.metadata)};
   }
 
   static Tensors open_shards(const std::filesystem::path& index) {
-    Tensors all(index.string(), {}, {});
+    Tensors all(utf8(index), {}, {});
     for (const auto& [shard, names] : names_by_shard(index)) {
       Tensors some = open_file(detail::shard_path(index, shard));
       for (const std::string& name : names) {
-        if (!some.contains(name)) fail(index.string(), ": tensor \"", name, "\" is not in its shard ", some.path_);
+        if (!some.contains(name)) fail(utf8(index), ": tensor \"", name, "\" is not in its shard ", some.path_);
         all.tensors_.insert(some.tensors_.extract(name));
       }
       all.metadata_.merge(some.metadata_);
@@ -145,14 +145,14 @@ class Tensors {
 
   static std::map<std::string, std::vector<std::string>> names_by_shard(const std::filesystem::path& index) {
     const nlohmann::json json = read_json(index);
-    const std::string whose = index.string() + ": the index";
+    const std::string whose = utf8(index) + ": the index";
     const nlohmann::json& weight_map = detail::member(json, "weight_map", whose);
     if (!weight_map.is_object()) {
-      fail(index.string(), ": weight_map is ", detail::describe(weight_map), ", expected an object");
+      fail(utf8(index), ": weight_map is ", detail::describe(weight_map), ", expected an object");
     }
     std::map<std::string, std::vector<std::string>> names;
     for (const auto& [name, shard] : weight_map.items()) {
-      names[detail::to_text(shard, "shard", index.string() + ": tensor \"" + name + "\"")].push_back(name);
+      names[detail::to_text(shard, "shard", utf8(index) + ": tensor \"" + name + "\"")].push_back(name);
     }
     return names;
   }

@@ -163,7 +163,7 @@ inline TensorFile parse_safetensors(const MappedFile& file, const std::string& n
 /// The tensors of a file, mapped.
 /// @throws Error as map_file() and parse_safetensors() do.
 inline TensorFile read_safetensors(const std::filesystem::path& path) {
-  return parse_safetensors(map_file(path), path.string());
+  return parse_safetensors(map_file(path), utf8(path));
 }
 
 namespace detail {
@@ -216,9 +216,9 @@ inline std::string header_of(const std::vector<const Tensor*>& tensors, const Me
 inline void write_safetensors(const std::filesystem::path& path, const std::vector<Tensor>& tensors,
                               const Metadata& metadata = {}) {
   const std::vector<const Tensor*> order = detail::in_file_order(tensors);
-  const std::string header = detail::header_of(order, metadata, path.string());
+  const std::string header = detail::header_of(order, metadata, utf8(path));
   if (header.size() > max_json_bytes) {
-    fail(path.string(), ": header would have ", header.size(), " bytes, expected at most ", max_json_bytes);
+    fail(utf8(path), ": header would have ", header.size(), " bytes, expected at most ", max_json_bytes);
   }
   const std::uint64_t length = header.size();
   std::vector<std::span<const std::byte>> pieces = {std::as_bytes(std::span(&length, 1)),

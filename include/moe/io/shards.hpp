@@ -54,7 +54,7 @@ struct Shard {
 inline std::vector<Shard> shards_in(const std::filesystem::path& folder, std::error_code& error) {
   std::vector<Shard> shards;
   for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
-    if (const auto save = save_of(entry->path().filename().string())) shards.push_back({entry->path(), *save});
+    if (const auto save = save_of(utf8(entry->path().filename()))) shards.push_back({entry->path(), *save});
   }
   return shards;
 }
@@ -67,7 +67,7 @@ inline Index next_save(const std::filesystem::path& folder) {
   std::error_code error;
   Index last = 0;
   for (const detail::Shard& shard : detail::shards_in(folder, error)) last = std::max(last, shard.save);
-  if (error) fail(folder.string(), ": ", error.message());
+  if (error) fail(utf8(folder), ": ", error.message());
   return last + 1;
 }
 
@@ -92,7 +92,7 @@ inline void write_index(const std::filesystem::path& folder, const std::map<std:
   for (const std::string& shard : shards) {
     std::error_code ignored;
     if (!std::filesystem::exists(folder / shard, ignored)) {
-      fail((folder / shard).string(), ": no such file: was it written to a folder of the same name elsewhere?");
+      fail(utf8(folder / shard), ": no such file: was it written to a folder of the same name elsewhere?");
     }
   }
   const nlohmann::json index = {{"metadata", {{"total_size", total_bytes}}}, {"weight_map", shard_of}};
