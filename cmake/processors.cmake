@@ -21,11 +21,13 @@ set(flags_neon -march=armv8-a)
 set(flags_neon_bf16 -march=armv8.2-a+bf16)
 set(flags_portable "")
 
-# Whether one program can hold code for several.
+# Whether one program can hold code for several: with GNU's linker and objcopy.
 set(MOE_MANY_PROCESSORS FALSE)
-if(CMAKE_SYSTEM_NAME STREQUAL "Linux" AND CMAKE_OBJCOPY AND CMAKE_LINKER AND NOT CMAKE_INTERPROCEDURAL_OPTIMIZATION
-   AND CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang")
-  set(MOE_MANY_PROCESSORS TRUE)
+if(CMAKE_SYSTEM_NAME STREQUAL "Linux" AND CMAKE_OBJCOPY AND CMAKE_LINKER AND NOT CMAKE_INTERPROCEDURAL_OPTIMIZATION)
+  execute_process(COMMAND ${CMAKE_LINKER} --help OUTPUT_VARIABLE help ERROR_QUIET)
+  if(help MATCHES "--force-group-allocation")
+    set(MOE_MANY_PROCESSORS TRUE)
+  endif()
 endif()
 set(MOE_SRC ${CMAKE_CURRENT_LIST_DIR}/../src)
 
@@ -43,6 +45,7 @@ function(moe_seal out name processor entry exported sources)
     COMMAND ${CMAKE_OBJCOPY} --redefine-sym ${entry}=${exported} ${sealed}
     COMMAND_EXPAND_LISTS VERBATIM COMMENT "Sealing ${name}.o")
   set_source_files_properties(${sealed} PROPERTIES EXTERNAL_OBJECT TRUE GENERATED TRUE)
+  set_property(GLOBAL APPEND PROPERTY MOE_SEALED ${sealed})
   set(${out} ${sealed} PARENT_SCOPE)
 endfunction()
 
