@@ -1,5 +1,5 @@
-// moe::io for callers that are compiled for no processor in particular: loads layers whose kernels are those of the best
-// processor that this machine has.
+// moe::io for callers that are compiled for no processor in particular: loads layers whose kernels are those of the
+// best processor that this machine has.
 #include <stdexcept>
 
 #include "loaders.hpp"
@@ -9,8 +9,8 @@ namespace moe::io::detail {
 
 using Init = void (*)(int, char**, char**);
 
-#define CHOICE(name)                                      \
-  extern "C" const Loaders moe_io_loaders_##name;         \
+#define CHOICE(name)                                                     \
+  extern "C" const Loaders moe_io_loaders_##name;                        \
   extern "C" const Init __start_moe_init_##name[] __attribute__((weak)); \
   extern "C" const Init __stop_moe_init_##name[] __attribute__((weak));
 MOE_CHOICES
