@@ -22,27 +22,33 @@
 #endif
 
 #if defined(__AVX512F__) && defined(__AVX512BF16__)
-#define MOE_TARGET avx512_bf16
+#define MOE_PROCESSOR avx512_bf16
 #elif defined(__AVX512F__)
-#define MOE_TARGET avx512
+#define MOE_PROCESSOR avx512
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
-#define MOE_TARGET avx2
+#define MOE_PROCESSOR avx2
 #elif defined(__AVX__) && defined(__FMA__) && defined(__F16C__)
-#define MOE_TARGET avx_fma_f16c
+#define MOE_PROCESSOR avx_fma_f16c
 #elif defined(__AVX__) && defined(__FMA__)
-#define MOE_TARGET avx_fma
+#define MOE_PROCESSOR avx_fma
 #elif defined(__AVX__) && defined(__F16C__)
-#define MOE_TARGET avx_f16c
+#define MOE_PROCESSOR avx_f16c
 #elif defined(__AVX__)
-#define MOE_TARGET avx
+#define MOE_PROCESSOR avx
 #elif defined(__SSE2__)
-#define MOE_TARGET sse2
+#define MOE_PROCESSOR sse2
 #elif defined(__aarch64__) && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
-#define MOE_TARGET neon_bf16
+#define MOE_PROCESSOR neon_bf16
 #elif defined(__aarch64__)
-#define MOE_TARGET neon
+#define MOE_PROCESSOR neon
 #else
-#define MOE_TARGET portable
+#define MOE_PROCESSOR portable
+#endif
+
+// A program or library that carries code for several processors behind one interface says whose names all of it has:
+// cmake/processors.cmake.
+#if !defined(MOE_TARGET)
+#define MOE_TARGET MOE_PROCESSOR
 #endif
 
 #define MOE_STRING(text) #text
@@ -51,7 +57,7 @@
 namespace moe::inline MOE_TARGET {
 
 /// The name of the processor that this file is compiled for: "avx512_bf16", "avx512", "avx2", "sse2", "neon", …
-inline constexpr const char* target_name = MOE_NAME_OF(MOE_TARGET);
+inline constexpr const char* target_name = MOE_NAME_OF(MOE_PROCESSOR);
 
 }  // namespace moe::inline MOE_TARGET
 

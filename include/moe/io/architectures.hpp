@@ -13,7 +13,7 @@
 #include "moe/io/config.hpp"
 #include "moe/io/edit_distance.hpp"
 #include "moe/io/error.hpp"
-#include "moe/presets.hpp"
+#include "moe/moe_shape.hpp"
 #include "moe/routers/sparse_mixer.hpp"
 #include "moe/routers/top_k.hpp"
 #include "moe/types.hpp"

@@ -205,7 +205,8 @@ void for_each_dot_tile(const Rows<typename A::Weight>& rows, const Columns<A>& x
       in_place.period = blocks * in_place.steps_of_line;  // each block of columns fetches its share of the rows below
       in_place.countdown = b * in_place.steps_of_line;
       typename A::Scalar dots[R * max_columns];
-      detail::dot_tile_of<A, R, max_columns>(n, in_place, whole_steps, whole_steps < steps ? &tail : nullptr, x, column, dots);
+      detail::dot_tile_of<A, R, max_columns>(n, in_place, whole_steps, whole_steps < steps ? &tail : nullptr, x, column,
+                                             dots);
       use({.first_row = row,
            .rows_apart = apart,
            .num_rows = R,
@@ -223,7 +224,8 @@ void for_each_dot_tile(const Rows<typename A::Weight>& rows, const Columns<A>& x
   const Index widest = (x.count + blocks - 1) / blocks;
   unroll<max_columns>([&](auto before) {
     constexpr int C = before + 1;
-    if (widest == C) down(std::integral_constant<int, max_columns == 1 ? 1 : dot_rows(C)>{});
+    constexpr int R = max_columns == 1 ? 1 : dot_rows(C);
+    if (widest == C) down(std::integral_constant<int, R>{});
   });
 }
 

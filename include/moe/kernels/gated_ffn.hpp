@@ -177,7 +177,7 @@ MOE_KERNEL void add_turned(const S* tile, Index num_rows, Index stride, Index co
     unroll<squares>([&](auto q) {
       constexpr int first = q * L, height = std::min(L, max_rows - first);
       Lanes<S> square[L] = {};
-      unroll<height>([&](auto r) { square[r] = load_as<Lanes<S>>(tile + (first + r) * stride + c); });
+      repeat<height>([&](auto r) { square[r] = load_as<Lanes<S>>(tile + (first + r) * stride + c); });
       transpose<S>(square);
       for (Index i = 0; i < filled; ++i) {
         const S* const answer = reinterpret_cast<const S*>(&square[i]);

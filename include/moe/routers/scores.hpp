@@ -112,12 +112,10 @@ using kernels::softplus;
 template <class Logits, class Scores>
 void sqrt_softplus(const Logits& logits, Scores&& scores) {
   using Scalar = typename Logits::Scalar;
-  if constexpr (std::is_same_v<Scalar, float>) {
-    scores = logits.unaryExpr(kernels::OnRegisters<kernels::SoftplusOf>());
-  } else {
-    scores = logits.unaryExpr([](Scalar l) { return std::isnan(l) ? l : softplus(l); });
+  for (Index i = 0; i < logits.size(); ++i) {
+    const Scalar l = logits(i);
+    scores(i) = std::isnan(l) ? l : std::sqrt(softplus(l));
   }
-  scores = scores.unaryExpr([](Scalar s) { return std::sqrt(s); });  // Eigen's vectorised one is not always exact
   drop_subnormals(scores);
 }
 

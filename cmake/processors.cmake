@@ -1,0 +1,74 @@
+# One binary for many processors: code that is compiled for each, of which a program chooses at start.
+#
+# Everything behind such a choice is compiled again for each processor, templates of the standard library and of Eigen
+# included. A linker would keep one copy of those for all, maybe one that an older machine cannot run; so what belongs to a
+# processor is first put into one object file that exports nothing but its entry, and whose static objects are
+# constructed only if it is chosen (tests/consumers/processors).
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+  set(known sse2 avx2 avx512 avx512_bf16)
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
+  set(known neon neon_bf16)
+else()
+  set(known portable)
+endif()
+set(MOE_PROCESSORS ${known} CACHE STRING "What moe::io (with MOE_COMPILED) and programs for many processors are compiled for, the least first")
+
+set(flags_sse2 -march=x86-64)
+set(flags_avx2 ${flags_sse2} -mavx2 -mfma -mf16c -mbmi -mbmi2)
+set(flags_avx512 ${flags_avx2} -mavx512f -mavx512bw -mavx512cd -mavx512dq -mavx512vl)
+set(flags_avx512_bf16 ${flags_avx512} -mavx512bf16)
+set(flags_neon -march=armv8-a)
+set(flags_neon_bf16 -march=armv8.2-a+bf16)
+set(flags_portable "")
+
+# Whether one program can hold code for several: with GNU's linker and objcopy.
+set(MOE_MANY_PROCESSORS FALSE)
+if(CMAKE_SYSTEM_NAME STREQUAL "Linux" AND CMAKE_OBJCOPY AND CMAKE_LINKER AND NOT CMAKE_INTERPROCEDURAL_OPTIMIZATION)
+  execute_process(COMMAND ${CMAKE_LINKER} --help OUTPUT_VARIABLE help ERROR_QUIET)
+  if(help MATCHES "--force-group-allocation")
+    set(MOE_MANY_PROCESSORS TRUE)
+  endif()
+endif()
+set(MOE_SRC ${CMAKE_CURRENT_LIST_DIR}/../src)
+
+# Compiles SOURCES for `processor` into one object file that exports `entry` alone, called `exported` from outside; sets
+# `out` to it. What the sources need is linked from the targets that follow.
+function(moe_seal out name processor entry exported sources)
+  add_library(${name} OBJECT EXCLUDE_FROM_ALL ${sources})
+  target_link_libraries(${name} PRIVATE ${ARGN})
+  target_compile_options(${name} PRIVATE ${flags_${processor}} -fno-gnu-unique -fno-lto)
+  set(sealed ${CMAKE_CURRENT_BINARY_DIR}/${name}.o)
+  add_custom_command(
+    OUTPUT ${sealed} DEPENDS ${name} $<TARGET_OBJECTS:${name}>
+    COMMAND ${CMAKE_LINKER} -r --force-group-allocation -o ${sealed} $<TARGET_OBJECTS:${name}>
+    COMMAND ${CMAKE_OBJCOPY} --keep-global-symbol=${entry} --rename-section .init_array=moe_init_${processor},alloc,load,data,contents ${sealed}
+    COMMAND ${CMAKE_OBJCOPY} --redefine-sym ${entry}=${exported} ${sealed}
+    COMMAND_EXPAND_LISTS VERBATIM COMMENT "Sealing ${name}.o")
+  set_source_files_properties(${sealed} PROPERTIES EXTERNAL_OBJECT TRUE GENERATED TRUE)
+  set_property(GLOBAL APPEND PROPERTY MOE_SEALED ${sealed})
+  set(${out} ${sealed} PARENT_SCOPE)
+endfunction()
+
+# The processors as src/processors.hpp reads them, the best first: MOE_CHOICES=CHOICE(avx2) CHOICE(sse2)
+function(moe_choices out)
+  set(processors ${MOE_PROCESSORS})
+  list(REVERSE processors)
+  list(TRANSFORM processors REPLACE "(.+)" "CHOICE(\\1)")
+  list(JOIN processors " " choices)
+  set(${out} "MOE_CHOICES=${choices}" PARENT_SCOPE)
+endfunction()
+
+# Like add_executable, but the program is compiled for each of MOE_PROCESSORS and chooses at start. What follows the
+# sources is linked: targets, which must ask for no processor themselves.
+function(moe_add_program_for_many_processors name sources)
+  set(objects "")
+  foreach(processor IN LISTS MOE_PROCESSORS)
+    moe_seal(object ${name}_${processor} ${processor} main moe_main_${processor} "${sources}" ${ARGN})
+    list(APPEND objects ${object})
+  endforeach()
+  add_executable(${name} ${MOE_SRC}/main.cpp ${objects})
+  moe_choices(choices)
+  target_compile_definitions(${name} PRIVATE ${choices})
+  target_compile_features(${name} PRIVATE cxx_std_20)
+  target_link_libraries(${name} PRIVATE ${ARGN})
+endfunction()

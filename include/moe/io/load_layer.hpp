@@ -1,0 +1,99 @@
+/// @file  From a model's files to a layer that runs: what there is to call. Include checkpoint.hpp.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "moe/any_layer.hpp"
+#include "moe/experts/any_experts.hpp"
+#include "moe/io/error.hpp"
+#include "moe/moe_shape.hpp"
+#include "moe/types.hpp"
+
+namespace moe::inline MOE_TARGET::io {
+
+class ModelFiles;  // model_files.hpp
+
+/// A layer before it is put together: who holds its experts in another way puts it together with those.
+template <class Scalar>
+struct LayerParts {
+  std::optional<AnyExperts<Scalar>> experts;  // those that were asked for, numbered from 0; nothing if none were
+  std::function<AnyLayer<Scalar>(AnyExperts<Scalar>)> assemble;  // the layer, of a group that has all of its experts
+  MoeShape shape;
+  std::string model_type;  // of config.json
+  std::string dtype;       // of the experts' weights: "F32", "BF16", …; "MXFP4" runs as bfloat16
+};
+
+/// A layer, and what the files said of it.
+template <class Scalar>
+struct LoadedLayer {
+  AnyLayer<Scalar> layer;
+  MoeShape shape;
+  std::string model_type;
+  std::string dtype;
+};
+
+namespace detail {
+
+/// What a library and its callers must have in common besides the processor, which is in every name of ours. Functions
+/// have it in theirs, too, so that a linker that does not find them says what differs.
+template <int bytes>
+struct EigenMaxAlignBytes;  // Eigen's memory is freed as it was allocated
+template <bool is_defined>
+struct GlibcxxDebug;  // another std::vector
+template <class...>
+struct BuiltWith;
+
+#if defined(_GLIBCXX_DEBUG)
+using Flags = BuiltWith<EigenMaxAlignBytes<EIGEN_MAX_ALIGN_BYTES>, GlibcxxDebug<true>>;
+#else
+using Flags = BuiltWith<EigenMaxAlignBytes<EIGEN_MAX_ALIGN_BYTES>, GlibcxxDebug<false>>;
+#endif
+
+template <class Scalar, class BuiltAs>
+LayerParts<Scalar> load_parts(const ModelFiles& model, const std::string& prefix,
+                              const std::optional<std::vector<Index>>& experts);
+template <class Scalar, class BuiltAs>
+LayerParts<Scalar> load_parts(const std::filesystem::path& folder, const std::string& prefix,
+                              const std::optional<std::vector<Index>>& experts);
+template <class Scalar, class BuiltAs>
+LoadedLayer<Scalar> load_layer(const ModelFiles& model, const std::string& prefix);
+template <class Scalar, class BuiltAs>
+LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const std::string& prefix);
+
+/// Where a model is: its ModelFiles, or whatever is a path.
+template <class Model>
+using Place = std::conditional_t<std::is_same_v<Model, ModelFiles>, ModelFiles, std::filesystem::path>;
+
+}  // namespace detail
+
+/// The parts of the MoE block below `prefix` of a model: of its folder, or of its ModelFiles, to open those of several
+/// layers once.
+/// Experts' weights stay in the mapped files, which stay mapped as long as the parts live; only those that are stored
+/// transposed (Llama 4, gpt-oss, DBRX's down) or in 4 bits are turned or expanded once into memory of their own, and
+/// those of Switch and NLLB are copied. The router is copied as Scalar.
+/// @param prefix   e.g. "model.layers.3.mlp", with or without a last dot, or "" if names begin at the block
+/// @param experts  which of the layer's, zero-compute ones included, in ascending order: nothing is read or held of the
+///                 others; nullopt: all
+/// @throws Error naming the file, the tensor, and both numbers, if anything is missing or does not fit; or if there are
+///         no such experts.
+template <class Scalar = float, class Model>
+LayerParts<Scalar> load_parts(const Model& model, const std::string& prefix,
+                              const std::optional<std::vector<Index>>& experts = {}) {
+  const detail::Place<Model>& place = model;
+  return detail::load_parts<Scalar, detail::Flags>(place, prefix, experts);
+}
+
+/// The whole layer, ready to run; parts and errors as load_parts(). Switch counts its capacity per sequence: tell it
+/// Workspace::side.sequence_length.
+template <class Scalar = float, class Model>
+LoadedLayer<Scalar> load_layer(const Model& model, const std::string& prefix) {
+  const detail::Place<Model>& place = model;
+  return detail::load_layer<Scalar, detail::Flags>(place, prefix);
+}
+
+}  // namespace moe::inline MOE_TARGET::io

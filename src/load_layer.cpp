@@ -1,0 +1,40 @@
+// What moe::io is compiled to: the loaders of layers. For callers that are compiled for a processor, under their names;
+// behind choose_loaders.cpp, as a table of the name MOE_LOADERS.
+#include "moe/io/layer_loader.hpp"
+
+#if defined(MOE_LOADERS)
+
+#include "loaders.hpp"
+
+namespace moe::io::detail {
+
+template <class Scalar>
+constexpr LoadersOf<Scalar> loaders_of = {load_parts<Scalar, Flags>, load_parts<Scalar, Flags>,
+                                          load_layer<Scalar, Flags>, load_layer<Scalar, Flags>};
+
+extern "C" const Loaders MOE_LOADERS;
+const Loaders MOE_LOADERS = {loaders_of<float>, loaders_of<double>};
+
+}  // namespace moe::io::detail
+
+#else
+
+namespace moe::io::detail {
+
+template LayerParts<float> load_parts<float, Flags>(const ModelFiles&, const std::string&,
+                                                    const std::optional<std::vector<Index>>&);
+template LayerParts<float> load_parts<float, Flags>(const std::filesystem::path&, const std::string&,
+                                                    const std::optional<std::vector<Index>>&);
+template LoadedLayer<float> load_layer<float, Flags>(const ModelFiles&, const std::string&);
+template LoadedLayer<float> load_layer<float, Flags>(const std::filesystem::path&, const std::string&);
+
+template LayerParts<double> load_parts<double, Flags>(const ModelFiles&, const std::string&,
+                                                      const std::optional<std::vector<Index>>&);
+template LayerParts<double> load_parts<double, Flags>(const std::filesystem::path&, const std::string&,
+                                                      const std::optional<std::vector<Index>>&);
+template LoadedLayer<double> load_layer<double, Flags>(const ModelFiles&, const std::string&);
+template LoadedLayer<double> load_layer<double, Flags>(const std::filesystem::path&, const std::string&);
+
+}  // namespace moe::io::detail
+
+#endif

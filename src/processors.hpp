@@ -1,0 +1,41 @@
+// Which of the processors that a program is compiled for this one is. MOE_CHOICES lists them, the best first
+// (cmake/processors.cmake).
+#pragma once
+
+#include <cstdlib>
+#include <string_view>
+
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
+namespace moe_processors {
+
+inline bool runs(std::string_view name) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                      __builtin_cpu_supports("avx512vl");
+  if (name == "avx2") return avx2;
+  if (name == "avx512") return avx512;
+  if (name == "avx512_bf16") return avx512 && __builtin_cpu_supports("avx512bf16");
+#elif defined(__aarch64__) && defined(__linux__)
+  if (name == "neon_bf16") return (getauxval(AT_HWCAP2) & (1ul << 14)) != 0;  // HWCAP2_BF16
+#endif
+  return name == "sse2" || name == "neon" || name == "portable";
+}
+
+/// Whether it is this one. The environment variable MOE_PROCESSOR may ask for a lesser one, by name.
+inline bool is_chosen(std::string_view name) {
+  const char* const asked = std::getenv("MOE_PROCESSOR");
+  return runs(name) && (asked == nullptr || name == asked);
+}
+
+/// Constructs the static objects of what was chosen: [first, last) of its section.
+inline void construct(void (*const* first)(int, char**, char**), void (*const* last)(int, char**, char**)) {
+  for (; first != last; ++first) (*first)(0, nullptr, nullptr);
+}
+
+}  // namespace moe_processors

@@ -1,0 +1,10 @@
+# An object file for one processor defines one symbol for others, and constructs nothing unasked.
+execute_process(COMMAND ${NM} --extern-only --defined-only -P ${OBJECT} OUTPUT_VARIABLE symbols COMMAND_ERROR_IS_FATAL ANY)
+string(STRIP "${symbols}" symbols)
+if(NOT symbols MATCHES "^moe_io_loaders_[a-z0-9_]+ [A-Z] [^\n]*$")
+  message(FATAL_ERROR "${OBJECT} exports, besides its table of loaders or in place of it:\n${symbols}")
+endif()
+execute_process(COMMAND ${OBJDUMP} -h ${OBJECT} OUTPUT_VARIABLE sections COMMAND_ERROR_IS_FATAL ANY)
+if(sections MATCHES "\\.(init_array|ctors|preinit_array)[^\n]*")
+  message(FATAL_ERROR "${OBJECT} has ${CMAKE_MATCH_0}")
+endif()
