@@ -51,11 +51,13 @@ class Config {
 
   /// Does a key speak of experts, as those of every MoE model do?
   bool mentions_experts() const {
-    const auto& items = json_.items();
-    return std::any_of(items.begin(), items.end(), [](const auto& item) {
-      return item.key().find("expert") != std::string::npos || item.key().find("moe") != std::string::npos ||
-             item.key().find("ffn_config") != std::string::npos;
-    });
+    for (const auto& item : json_.items()) {
+      const std::string& key = item.key();
+      for (const char* const word : {"expert", "moe", "ffn_config"}) {
+        if (key.find(word) != std::string::npos) return true;
+      }
+    }
+    return false;
   }
 
   /// A list, one number a layer, that repeats one number is that number.
