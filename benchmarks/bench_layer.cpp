@@ -6,6 +6,11 @@
 /// call: GFLOP/s, GB/s (bytes of the experts in use), and limit_share (the time that the machine's limits allow, by the
 /// time taken). Weights of several layers are cycled, so that no cache holds them; tokens differ from call to call. All
 /// cases take hours: select with --benchmark_filter.
+///
+///   layer/tiny/<d_model>,<d_ff>,<experts>,<top_k>/<weights>/tokens:1/threads:1
+///
+/// is one token through a small layer that lies in the caches: nanoseconds of MoeLayer and of loops by hand, medians of
+/// rounds in which each has its turn, and the ratio of MoeLayer to the fastest of them.
 #include <any>
 #include <exception>
 #include <map>
@@ -22,6 +27,7 @@
 #include "memory.hpp"
 #include "options.hpp"
 #include "timing.hpp"
+#include "tiny.hpp"
 #include "work.hpp"
 
 namespace {
@@ -134,11 +140,53 @@ void register_all(Stage& stage) {
   }
 }
 
+/// A round is one iteration; "Time" is that of all contenders together.
+template <class W, int d_model, int d_ff, int num_experts, int top_k>
+void run_tiny(benchmark::State& state) try {
+  const auto tiny = std::make_unique<Tiny<W, d_model, d_ff, num_experts, top_k>>();
+  const auto contenders = tiny->contenders();
+  std::map<std::string, std::vector<double>> seconds;
+  for ([[maybe_unused]] auto _ : state) {
+    for (const auto& [name, forward] : contenders) {
+      const auto& call = forward;
+      seconds[name].push_back(seconds_of([&] {
+        for (Index i = 0; i < tiny->tokens; ++i) call(i);
+      }));
+    }
+  }
+  tiny->check();
+  TinyTimes times;
+  for (const auto& [name, all] : seconds) times[name] = 1e9 * median(all) / double(tiny->tokens);
+  for (const auto& [name, time] : times) state.counters[name + "_ns"] = time;
+  state.counters["ratio"] = ratio(times);
+} catch (const std::exception& error) {
+  state.SkipWithError(error.what());
+}
+
+template <class W, int d_model, int d_ff, int num_experts, int top_k>
+void register_tiny(const std::string& weights) {
+  std::string shape = std::to_string(d_model);
+  for (const int number : {d_ff, num_experts, top_k}) shape += "," + std::to_string(number);
+  benchmark::RegisterBenchmark(("layer/tiny/" + shape + "/" + weights + "/tokens:1/threads:1").c_str(),
+                               run_tiny<W, d_model, d_ff, num_experts, top_k>);
+}
+
+template <class W>
+void register_all_tiny(const std::string& weights) {
+  register_tiny<W, 32, 64, 4, 2>(weights);
+  register_tiny<W, 16, 32, 2, 1>(weights);
+  register_tiny<W, 30, 50, 4, 2>(weights);
+  register_tiny<W, 64, 128, 8, 2>(weights);
+  register_tiny<W, 128, 256, 16, 4>(weights);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   Stage stage;
   register_all(stage);
+  register_all_tiny<float>("f32");
+  register_all_tiny<moe::bfloat16>("bf16");
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   benchmark::RunSpecifiedBenchmarks();

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
-#include <deque>
 #include <stdexcept>
 #include <type_traits>
 #include <utility>
@@ -35,12 +34,8 @@ class Scratch {
 
   /// Everything handed out so far may be reused. Merges the blocks: a warm Scratch holds just one, of `at_least` bytes.
   void reset(std::size_t at_least = 0) {
-    const std::size_t bytes = std::max(capacity(), at_least);
-    if (blocks_.size() > 1 || bytes > capacity()) {
-      blocks_.clear();
-      blocks_.emplace_back((bytes + alignment - 1) / alignment);
-    }
     used_ = 0;
+    if (blocks_.size() != 1 || blocks_[0].size() * alignment < at_least) merge(std::max(capacity(), at_least));
   }
 
   /// Bytes held.
@@ -65,18 +60,25 @@ class Scratch {
   using Block = std::vector<Line, HugePageAllocator<Line>>;
 
   std::byte* take(std::size_t bytes) {
-    const std::size_t lines = std::max<std::size_t>(1, (bytes + alignment - 1) / alignment);
-    if (blocks_.empty() || used_ + lines > blocks_.back().size()) {
-      blocks_.emplace_back(std::max(lines, blocks_.empty() ? 0 : 2 * blocks_.back().size()));
-      used_ = 0;
-    }
-    std::byte* at = reinterpret_cast<std::byte*>(blocks_.back().data()) + used_ * alignment;
+    const std::size_t lines = (std::max<std::size_t>(1, bytes) + alignment - 1) / alignment;
+    if (blocks_.empty() || used_ + lines > blocks_.back().size()) grow(lines);
+    std::byte* const at = blocks_.back()[used_].bytes;
     used_ += lines;
     return at;
   }
 
-  std::deque<Block> blocks_;  // a deque never moves a block that is in use
-  std::size_t used_ = 0;      // lines taken from the last block
+  [[gnu::cold, gnu::noinline]] void grow(std::size_t lines) {
+    blocks_.emplace_back(std::max(lines, blocks_.empty() ? 0 : 2 * blocks_.back().size()));
+    used_ = 0;
+  }
+
+  [[gnu::cold, gnu::noinline]] void merge(std::size_t bytes) {
+    blocks_.clear();
+    if (bytes > 0) blocks_.emplace_back((bytes + alignment - 1) / alignment);
+  }
+
+  std::vector<Block> blocks_;  // a block that moves leaves its lines where they are, for they may be in use
+  std::size_t used_ = 0;       // lines taken from the last block
 };
 
 /// The Scratch of a call: one that all workers share, then one of each. A call holds it as long as it lasts.

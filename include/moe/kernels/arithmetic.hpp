@@ -8,6 +8,7 @@
 ///   step                  numbers in a step
 ///   weights_per_step      elements of Weight in a step
 ///   load<p>(weights)      part p of the weights of a step
+///   load_first<p>(weights, size)  the same where a row has no more than `size` of them, and zeros; need not be there
 ///   arrange(x, to)        the activations of a step, as the weights will meet them
 ///   multiply_add          sum += w · x, lane by lane
 ///   blocks_pay            from so many tokens on, activations are turned into blocks (columns.hpp); `never` for never
@@ -28,6 +29,7 @@
 
 #include "moe/kernels/bfloat16_pairs.hpp"
 #include "moe/kernels/lanes.hpp"
+#include "moe/kernels/load_padded.hpp"
 #include "moe/kernels/multiply_add.hpp"
 #include "moe/kernels/shuffle.hpp"
 #include "moe/kernels/widen.hpp"
@@ -55,6 +57,12 @@ struct Exact {
   template <int p>
   MOE_INLINE static Register load(const W* weights) {
     return widen(weights + p * L);
+  }
+
+  template <int p>
+    requires std::is_same_v<W, Scalar>
+  MOE_INLINE static Register load_first(const W* weights, Index size) {
+    return load_padded<Register>(weights + p * L, size - p * L);
   }
 
   MOE_INLINE static void arrange(const Scalar* x, Register* to) {
@@ -92,6 +100,12 @@ struct Exact<bfloat16> {
   template <int p>
   MOE_INLINE static Register load(const bfloat16* weights) {
     const auto pairs = load_as<Pairs>(weights);
+    return as_floats(p == 0 ? pairs << 16 : pairs & 0xffff0000u);
+  }
+
+  template <int p>
+  MOE_INLINE static Register load_first(const bfloat16* weights, Index size) {
+    const auto pairs = load_padded<Pairs>(weights, size);
     return as_floats(p == 0 ? pairs << 16 : pairs & 0xffff0000u);
   }
 

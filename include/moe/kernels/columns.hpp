@@ -6,6 +6,7 @@
 
 #include "moe/kernels/arithmetic.hpp"
 #include "moe/kernels/lanes.hpp"
+#include "moe/kernels/load_padded.hpp"
 #include "moe/kernels/transpose.hpp"
 #include "moe/scratch.hpp"
 #include "moe/types.hpp"
@@ -74,12 +75,13 @@ namespace detail {
 template <class A>
 MOE_INLINE void arrange_step(const typename A::Scalar* x, Index k, Index depth, typename A::Scalar factor,
                              typename A::Register* to) {
-  typename A::Scalar numbers[A::step] = {};
-  const Index n = std::min<Index>(A::step, depth - k);
-  if (n == A::step) {
+  typename A::Scalar numbers[A::step];
+  if (k + A::step <= depth) {
     for (Index i = 0; i < A::step; ++i) numbers[i] = factor * x[k + i];
   } else {
-    for (Index i = 0; i < n; ++i) numbers[i] = factor * x[k + i];
+    for (Index p = 0; p < A::step; p += lanes<typename A::Scalar>) {
+      store(numbers + p, factor * load_padded<Lanes<typename A::Scalar>>(x + k + p, depth - k - p));
+    }
   }
   A::arrange(numbers, to);
 }

@@ -62,8 +62,8 @@ struct RowsInPlace {
 };
 
 /// acc[r][c] += the products of one step.
-template <class A, int R, int C>
-MOE_INLINE void dot_step(const RowsInPlace<A, R>& rows, Index step, const typename A::Register* const* x, Index x_step,
+template <class A, int R, int C, class SomeRows>
+MOE_INLINE void dot_step(const SomeRows& rows, Index step, const typename A::Register* const* x, Index x_step,
                          Lanes<typename A::Scalar> (&acc)[R][C]) {
   if constexpr (R > C) {  // columns stay in registers while rows pass
     typename A::Register column[C][A::parts];
@@ -93,13 +93,28 @@ MOE_INLINE void dot_step(const RowsInPlace<A, R>& rows, Index step, const typena
   }
 }
 
+/// tile[r][c] = the sum of the lanes of acc[r][c]: one register of sums for each L dot products.
+template <class S, int R, int C>
+MOE_INLINE void sum_lanes(const Lanes<S> (&acc)[R][C], S* tile) {
+  constexpr int L = lanes<S>;
+  unroll<(R * C + L - 1) / L>([&](auto g) {
+    Lanes<S> group[L] = {};
+    unroll<L>([&](auto i) {
+      constexpr int dot = g * L + i;
+      if constexpr (dot < R * C) group[i] = acc[dot / C][dot % C];
+    });
+    const Lanes<S> total = sums<S>(group);
+    constexpr std::size_t filled = std::min<int>(L, R * C - g * L);
+    std::memcpy(tile + g * L, &total, filled * sizeof(S));
+  });
+}
+
 /// tile[r][c] = row r · column c, each summed in the same order whatever R and C are: how rows are grouped into tiles
 /// depends on the number of threads, and sums must not. `tail` holds what follows the whole steps, if anything does.
 template <class A, int R, int C>
 MOE_KERNEL void dot_tile(const RowsInPlace<A, R>& rows, Index whole_steps, const RowsInPlace<A, R>* tail,
                          const typename A::Register* const* x, typename A::Scalar* tile) {
   using S = typename A::Scalar;
-  constexpr int L = A::L;
   Lanes<S> acc[R][C] = {};
   const typename A::Register* column[C];
   unroll<C>([&](auto c) { column[c] = x[c]; });
@@ -114,16 +129,7 @@ MOE_KERNEL void dot_tile(const RowsInPlace<A, R>& rows, Index whole_steps, const
     tail = nullptr;
     first = last++;
   }
-  unroll<(R * C + L - 1) / L>([&](auto g) {  // one register of sums for each L dot products
-    Lanes<S> group[L] = {};
-    unroll<L>([&](auto i) {
-      constexpr int dot = g * L + i;
-      if constexpr (dot < R * C) group[i] = acc[dot / C][dot % C];
-    });
-    const Lanes<S> total = sums<S>(group);
-    constexpr std::size_t filled = std::min<int>(L, R * C - g * L);
-    std::memcpy(tile + g * L, &total, filled * sizeof(S));
-  });
+  sum_lanes<S, R, C>(acc, tile);
 }
 
 /// Columns [column, column + n) of so many rows, where n ≤ max_columns.
@@ -141,14 +147,108 @@ void dot_tile_of(Index n, const RowsInPlace<A, R>& rows, Index whole_steps, cons
   });
 }
 
+/// Neighbouring rows of weights where they lie.
+template <class A>
+struct NeighbouringRows {
+  const typename A::Weight* even;
+  const typename A::Weight* odd;
+  Index pair_step;  // from one even row to the next
+
+  MOE_INLINE const typename A::Weight* at(int r, Index step) const {
+    return ((r & 1) ? odd : even) + r / 2 * pair_step + step * A::weights_per_step;
+  }
+  template <int p>
+  MOE_INLINE typename A::Register load(int r, Index step) const {
+    return A::template load<p>(at(r, step));
+  }
+};
+
+/// What is left of them behind the whole steps, and zeros.
+template <class A>
+struct EndsOfRows {
+  NeighbouringRows<A> rows;
+  Index whole_steps, left;
+
+  template <int p>
+  MOE_INLINE typename A::Register load(int r, Index /*step*/) const {
+    typename A::Weight step[A::weights_per_step] = {};
+    std::memcpy(static_cast<void*>(step), rows.at(r, whole_steps), std::size_t(left) * sizeof(step[0]));
+    return A::template load<p>(step);
+  }
+  template <int p>
+    requires requires(const typename A::Weight* weights) { A::template load_first<p>(weights, Index(1)); }
+  MOE_INLINE typename A::Register load(int r, Index /*step*/) const {
+    return A::template load_first<p>(rows.at(r, whole_steps), left);
+  }
+};
+
+/// The same as dot_tile() for short rows.
+template <class A, int R, int C>
+MOE_INLINE void short_dot_tile(const NeighbouringRows<A>& rows, Index whole_steps, Index left,
+                               const typename A::Register* const* x, typename A::Scalar* tile) {
+  Lanes<typename A::Scalar> acc[R][C] = {};
+  for (Index step = 0; step < whole_steps; ++step) dot_step<A, R, C>(rows, step, x, step, acc);
+  if (left > 0) dot_step<A, R, C>(EndsOfRows<A>{rows, whole_steps, left}, 0, x, whole_steps, acc);
+  sum_lanes<typename A::Scalar, R, C>(acc, tile);
+}
+
+/// for_each_dot_tile() for C columns of short rows, at least R of them.
+template <class A, int R, int C>
+MOE_KERNEL void for_each_short_dot_tile(const Rows<typename A::Weight>& rows, const Columns<A>& x,
+                                        const TileUse<typename A::Scalar>& use) {
+  constexpr Index at_once = 8 * R;  // rows, for each call of use()
+  typename A::Scalar dots[(R + at_once) * C];
+  const Index whole_steps = x.depth / A::step, left = x.depth % A::step;
+  const typename A::Register* column[C];
+  for (int c = 0; c < C; ++c) column[c] = x.column(c);
+  for (Index top = 0; top < rows.count; top += at_once) {
+    const Index end = std::min(top + at_once, rows.count);
+    for (Index row = top; row < end; row += R) {
+      const Index first = std::min(row, rows.count - R);  // the last tile begins with rows of the one before
+      short_dot_tile<A, R, C>({rows[first], rows[first + 1], rows.pair_step}, whole_steps, left, column,
+                              dots + (R + first - top) * C);
+    }
+    use({.first_row = top,
+         .rows_apart = 1,
+         .num_rows = end - top,
+         .first_column = 0,
+         .num_columns = C,
+         .numbers = dots + R * C,
+         .stride = C});
+  }
+}
+
+/// Bytes up to which a row is short: docs/performance.md, "Tiny layers". Longer ones, 4 KB apart, share one set of L1.
+inline constexpr Index short_row_bytes = 2048;
+
+/// Where a register of sums has room for more rows of C columns than a tile has, takes short rows to as many at once:
+/// to sum a register's lanes costs more than to multiply a short row. Says whether it did.
+template <class A, int C>
+bool takes_short_rows(const Rows<typename A::Weight>& rows, const Columns<A>& x,
+                      const TileUse<typename A::Scalar>& use) {
+  constexpr int R = int(A::L) / C;
+  if constexpr (R > dot_rows(C)) {
+    if (rows.count >= R) {
+      for_each_short_dot_tile<A, R, C>(rows, x, use);
+      return true;
+    }
+    if (R >= 8 && rows.count >= R / 4) {
+      for_each_short_dot_tile<A, std::max(2, R / 4), C>(rows, x, use);
+      return true;
+    }
+  }
+  return false;
+}
+
 /// The weights of a row that follow its whole steps, and zeros.
 template <class A, int R>
 struct Tails {
-  typename A::Weight weights[R][A::weights_per_step] = {};
+  typename A::Weight weights[R][A::weights_per_step];  // written where there is a tail
 
   RowsInPlace<A, R> after(const RowsInPlace<A, R>& rows, Index depth) {
     RowsInPlace<A, R> tail;
     for (int r = 0; r < R; ++r) {
+      std::memset(static_cast<void*>(weights[r]), 0, sizeof weights[r]);
       std::memcpy(static_cast<void*>(weights[r]), rows.row[r] + depth / A::step * A::weights_per_step,
                   std::size_t(depth % A::step) * sizeof(weights[r][0]));
       tail.row[r] = weights[r];
@@ -169,6 +269,12 @@ void for_each_dot_tile(const Rows<typename A::Weight>& rows, const Columns<A>& x
                        const TileUse<typename A::Scalar>& use) {
   using Register = typename A::Register;
   if (rows.count == 0 || x.count == 0) return;
+  if constexpr (max_columns > 1) {
+    if (x.count <= 2 && x.depth * Index(sizeof(typename A::Weight)) <= detail::short_row_bytes) {
+      if (x.count == 1 && detail::takes_short_rows<A, 1>(rows, x, use)) return;
+      if (x.count == 2 && detail::takes_short_rows<A, 2>(rows, x, use)) return;
+    }
+  }
   // Half of L2 for the columns of a group, which stay while a group of rows passes by, which stays in the last cache.
   const Index column_bytes = x.stride() * Index(sizeof(Register));
   const Index group = std::max<Index>(1, Eigen::l2CacheSize() / 2 / column_bytes / max_columns) * max_columns;

@@ -123,12 +123,14 @@ MOE_KERNEL void gate_up_columns(const WeightMap<typename A::Weight>& w_gate, con
     const auto multiply = [&](const WeightMap<typename A::Weight>& w, const LowRank<S>& low_rank, const S* b,
                               auto& out) {
       products<A>(rows_of(w, top, top + rows), batch.x, room, [&](const Tile<S>& tile) {
-        for (Index r = 0; r < tile.num_rows; ++r) {
-          const Index row = tile.row(r);
-          add_low_rank(low_rank, top + row, tile.first_column, tile.num_columns, &tile(r, 0));
-          const S added = b ? b[top + row] : S(0);
-          for (Index c = 0; c < tile.num_columns; ++c) out(row, tile.column(c)) = tile(r, c) + added;
-        }
+        add_low_rank(low_rank, top, tile);
+        for_each_run(tile, [&](Index row, Index column, const S* numbers, Index size) {
+          if (b == nullptr) {
+            copy_run(numbers, size, &out(row, column));
+          } else {
+            for (Index r = 0; r < size; ++r) out(row + r, column) = numbers[r] + b[top + row + r];
+          }
+        });
       });
     };
     multiply(w_gate, batch.low_ranks.gate, bias.gate, gate);
@@ -201,26 +203,20 @@ void down(const WeightMap<typename A::Weight>& w_down, const Biases<S>& bias, In
           const TokenBatch<A>& batch, Scratch& scratch) {
   products<A>(rows_of(w_down, first, last), batch.hidden, make_room<A>(batch.hidden.depth, scratch),
               [&](const Tile<S>& tile) {
-                for (Index r = 0; r < tile.num_rows; ++r) {
-                  const Index row = first + tile.row(r);
-                  add_low_rank(batch.low_ranks.down, row, tile.first_column, tile.num_columns, &tile(r, 0));
-                  if (bias.down == nullptr) continue;
-                  for (Index c = 0; c < tile.num_columns; ++c) tile(r, c) += bias.down[row];
+                add_low_rank(batch.low_ranks.down, first, tile);
+                for (Index r = 0; bias.down != nullptr && r < tile.num_rows; ++r) {
+                  for (Index c = 0; c < tile.num_columns; ++c) tile(r, c) += bias.down[first + tile.row(r)];
                 }
-                S* const* const y = batch.y + tile.first_column;
                 if (batch.hidden.in_blocks) {
+                  S* const* const y = batch.y + tile.first_column;
                   const S* const weight = batch.weight ? batch.weight + tile.first_column : nullptr;
                   detail::add_turned<panel_rows<A>>(tile.numbers, tile.num_rows, tile.stride, tile.num_columns, weight,
                                                     y, first + tile.first_row);
                   return;
                 }
-                for (Index c = 0; c < tile.num_columns; ++c) {
-                  const S weight = batch.weight ? batch.weight[tile.column(c)] : S(1);
-                  for (Index r = 0; r < tile.num_rows; ++r) {
-                    S& sum = y[c][first + tile.row(r)];
-                    sum = multiply_add(weight, tile(r, c), sum);
-                  }
-                }
+                for_each_run(tile, [&](Index at, Index c, const S* numbers, Index size) {
+                  add_run(batch.weight ? batch.weight[c] : S(1), numbers, size, batch.y[c] + first + at);
+                });
               });
 }
 

@@ -3,6 +3,7 @@
 
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/multiply_add.hpp"
+#include "moe/kernels/tile_use.hpp"
 #include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET::kernels {
@@ -29,6 +30,15 @@ MOE_KERNEL void add_low_rank(const LowRank<S>& added, Index row, Index column, I
     const S b = added.b[row * added.rank + k];
     const S* const u = added.u + k * added.u_stride + column;
     for (Index c = 0; c < columns; ++c) tile[c] = multiply_add(b, u[c], tile[c]);
+  }
+}
+
+/// The same for a whole tile, whose rows count from `first` on.
+template <class S>
+void add_low_rank(const LowRank<S>& added, Index first, const Tile<S>& tile) {
+  if (added.rank == 0) return;
+  for (Index r = 0; r < tile.num_rows; ++r) {
+    add_low_rank(added, first + tile.row(r), tile.first_column, tile.num_columns, &tile(r, 0));
   }
 }
 

@@ -17,9 +17,9 @@ void matmul_rows(const WeightMap<typename A::Weight>& w, Index first, Index last
                  MatrixRef<typename A::Scalar> y, Scratch& scratch) {
   using S = typename A::Scalar;
   products<A>(rows_of(w, first, last), x, make_room<A>(x.depth, scratch), [&](const Tile<S>& tile) {
-    for (Index c = 0; c < tile.num_columns; ++c) {
-      for (Index r = 0; r < tile.num_rows; ++r) y(first + tile.row(r), tile.column(c)) = tile(r, c);
-    }
+    for_each_run(tile, [&](Index row, Index column, const S* numbers, Index size) {
+      copy_run(numbers, size, &y(first + row, column));
+    });
   });
 }
 

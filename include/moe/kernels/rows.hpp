@@ -13,7 +13,7 @@ struct Rows {
   Index pair_step;  // from one even row to the next
   Index count;
 
-  const W* operator[](Index row) const { return ((row & 1) ? odd : even) + row / 2 * pair_step; }
+  const W* operator[](Index row) const { return ((row & 1) ? odd : even) + (row >> 1) * pair_step; }
 
   /// Rows [first, first + size), where `first` is even.
   Rows middle(Index first, Index size) const {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <new>
 
 #include "moe/dispatch.hpp"
 #include "moe/kernels/columns.hpp"
@@ -90,12 +91,13 @@ class TokenBatches {
       const Index first = plan.first(e), count = plan.count(e);
       if (count == 0) continue;
       const bool blocks = in_blocks<A>(count, workers.numerics());
-      batches_[size_++] = {.expert = e,
-                           .x = make_columns<A>(x.rows(), count, blocks, scratch_),
-                           .hidden = make_columns<A>(d_ff, count, blocks, scratch_),
-                           .weight = plan.weight_on == WeightOn::output ? plan.weight.data() + first : nullptr,
-                           .y = out + first,
-                           .kept = kept.from(first)};
+      new (batches_ + size_++)
+          TokenBatch<A>{.expert = e,
+                        .x = make_columns<A>(x.rows(), count, blocks, scratch_),
+                        .hidden = make_columns<A>(d_ff, count, blocks, scratch_),
+                        .weight = plan.weight_on == WeightOn::output ? plan.weight.data() + first : nullptr,
+                        .y = out + first,
+                        .kept = kept.from(first)};
     }
     put(in, plan, workers);
   }
@@ -113,25 +115,24 @@ class TokenBatches {
 
   /// Fills in x, one task for some columns, so that a crowd at one expert is shared too.
   void put(const Scalar* const* in, const DispatchPlan<Scalar>& plan, Workers& workers) {
-    Index num_parts = 0;
-    for (const auto& batch : *this) num_parts += (batch.count() + some<A> - 1) / some<A>;
-    Part* parts = scratch_.array<Part>(num_parts);
-    num_parts = 0;
-    for (const auto& batch : *this) {
-      for (Index first = 0; first < batch.count(); first += some<A>) parts[num_parts++] = {&batch, first};
-    }
-    const auto put_part = [&](Index p) {
-      const auto& [batch, first] = parts[p];
-      const Index slot = plan.first(batch->expert) + first;
+    const auto put_part = [&](const TokenBatch<A>& batch, Index first) {
+      const Index slot = plan.first(batch.expert) + first;
       const Scalar* factor = plan.weight_on == WeightOn::input ? plan.weight.data() + slot : nullptr;
-      put_some<A>(in + slot, factor, batch->x, first);
+      put_some<A>(in + slot, factor, batch.x, first);
+    };
+    const auto for_each_part = [&](const auto& use) {
+      for (const auto& batch : *this) {
+        for (Index first = 0; first < batch.count(); first += some<A>) use(batch, first);
+      }
     };
     // Waking the other workers takes as long as copying a few thousand numbers.
-    if (plan.num_slots() * batches_->x.depth < 1 << 15) {
-      run_in_order(num_parts, put_part);
-    } else {
-      workers.for_each(num_parts, [&](Index p, Scratch&) { put_part(p); });
-    }
+    if (workers.count() == 1 || plan.num_slots() * batches_->x.depth < 1 << 15) return for_each_part(put_part);
+    Index num_parts = 0;
+    for_each_part([&](const auto&, Index) { ++num_parts; });
+    Part* const parts = scratch_.array<Part>(num_parts);
+    num_parts = 0;
+    for_each_part([&](const auto& batch, Index first) { parts[num_parts++] = {&batch, first}; });
+    workers.for_each(num_parts, [&](Index p, Scratch&) { put_part(*parts[p].batch, parts[p].first); });
   }
 
   /// Enough for any plan of as many slots or fewer, whichever experts they go to; so a smaller batch never needs more.

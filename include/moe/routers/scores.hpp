@@ -8,6 +8,7 @@
 
 #include "moe/kernels/elementary.hpp"
 #include "moe/kernels/lanes.hpp"
+#include "moe/kernels/load_padded.hpp"
 #include "moe/kernels/multiply_add.hpp"
 #include "moe/types.hpp"
 
@@ -34,7 +35,18 @@ auto sum_of(const Scores& scores) {
   for (; i + together <= scores.size(); i += together) {
     for (int k = 0; k < together; ++k) part[k] += scores(i + k);
   }
-  for (int k = 0; i < scores.size(); ++i, ++k) part[k] += scores(i);
+  if constexpr (requires { scores.data(); }) {
+    using Register = kernels::Lanes<Scalar>;
+    eigen_assert(scores.innerStride() == 1);
+    for (int k = 0; k < together; k += kernels::lanes<Scalar>) {
+      const Index left = scores.size() - i - k;
+      kernels::store(part + k,
+                     kernels::load_as<Register>(part + k) +
+                         kernels::load_padded<Register>(scores.data() + std::min(i + k, scores.size()), left));
+    }
+  } else {
+    for (int k = 0; i < scores.size(); ++i, ++k) part[k] += scores(i);
+  }
   for (int half = together / 2; half > 0; half /= 2) {
     for (int k = 0; k < half; ++k) part[k] += part[k + half];
   }
@@ -64,10 +76,16 @@ void exponentiate(typename Logits::Scalar sign, const Logits& logits, typename L
   constexpr int L = kernels::lanes<Scalar>;
   Eigen::Array<Scalar, L, 1> part;
   for (Index first = 0; first < logits.size(); first += L) {
-    const int filled = int(std::min<Index>(L, logits.size() - first));
-    for (int i = 0; i < L; ++i) part(i) = i < filled ? sign * logits(first + i) - shift : Scalar(0);
+    const Index filled = std::min<Index>(L, logits.size() - first);
+    if constexpr (requires { logits.data(); }) {
+      eigen_assert(logits.innerStride() == 1);
+      kernels::store(part.data(),
+                     sign * kernels::load_padded<kernels::Lanes<Scalar>>(logits.data() + first, filled) - shift);
+    } else {
+      for (Index i = 0; i < L; ++i) part(i) = i < filled ? sign * logits(first + i) - shift : Scalar(0);
+    }
     part = part.exp();
-    for (int i = 0; i < filled; ++i) scores(first + i) = part(i);
+    for (Index i = 0; i < filled; ++i) scores(first + i) = part(i);
   }
 }
 

@@ -1,0 +1,26 @@
+/// @file  Loads what is left of a row where it is less than a register.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+
+#include "moe/kernels/lanes.hpp"
+#include "moe/types.hpp"
+
+#if defined(__AVX2__)
+#include "moe/kernels/x86/load_padded.hpp"
+#else
+
+namespace moe::inline MOE_TARGET::kernels {
+
+/// The first `size` numbers at `from`, and zeros: where size ≤ 0 nothing but these. Nothing behind is read.
+template <class V, class T>
+MOE_INLINE V load_padded(const T* from, Index size) {
+  V v{};
+  std::memcpy(&v, from, std::size_t(std::clamp<Index>(size * Index(sizeof(T)), 0, sizeof(V))));
+  return v;
+}
+
+}  // namespace moe::inline MOE_TARGET::kernels
+
+#endif
