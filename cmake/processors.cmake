@@ -12,6 +12,7 @@ else()
   set(known portable)
 endif()
 set(MOE_PROCESSORS ${known} CACHE STRING "What moe::io (with MOE_COMPILED) and programs for many processors are compiled for, the least first")
+unset(known)
 
 # Sets `out` to what a compiler is told for a processor, whatever flags come before.
 function(moe_flags_of out processor)
@@ -48,7 +49,7 @@ function(moe_seal out name processor entry exported sources)
   add_custom_command(
     OUTPUT ${sealed} DEPENDS ${name} $<TARGET_OBJECTS:${name}>
     COMMAND ${CMAKE_LINKER} -r --force-group-allocation -o ${sealed} $<TARGET_OBJECTS:${name}>
-    COMMAND ${CMAKE_OBJCOPY} --keep-global-symbol=${entry} --rename-section .init_array=moe_init_${processor},alloc,load,data,contents ${sealed}
+    COMMAND ${CMAKE_OBJCOPY} --keep-global-symbol=${entry} --rename-section .init_array=init_of_${exported},alloc,load,data,contents ${sealed}
     COMMAND ${CMAKE_OBJCOPY} --redefine-sym ${entry}=${exported} ${sealed}
     COMMAND_EXPAND_LISTS VERBATIM COMMENT "Sealing ${name}.o")
   set_source_files_properties(${sealed} PROPERTIES EXTERNAL_OBJECT TRUE GENERATED TRUE)
