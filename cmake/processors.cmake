@@ -12,36 +12,44 @@ else()
   set(known portable)
 endif()
 set(MOE_PROCESSORS ${known} CACHE STRING "What moe::io (with MOE_COMPILED) and programs for many processors are compiled for, the least first")
+unset(known)
 
-set(flags_sse2 -march=x86-64)
-set(flags_avx2 ${flags_sse2} -mavx2 -mfma -mf16c -mbmi -mbmi2)
-set(flags_avx512 ${flags_avx2} -mavx512f -mavx512bw -mavx512cd -mavx512dq -mavx512vl)
-set(flags_avx512_bf16 ${flags_avx512} -mavx512bf16)
-set(flags_neon -march=armv8-a)
-set(flags_neon_bf16 -march=armv8.2-a+bf16)
-set(flags_portable "")
+# Sets `out` to what a compiler is told for a processor, whatever flags come before.
+function(moe_flags_of out processor)
+  set(sse2 -march=x86-64)
+  set(avx2 ${sse2} -mavx2 -mfma -mf16c -mbmi -mbmi2)
+  set(avx512 ${avx2} -mavx512f -mavx512bw -mavx512cd -mavx512dq -mavx512vl)
+  set(avx512_bf16 ${avx512} -mavx512bf16)
+  set(neon -march=armv8-a)
+  set(neon_bf16 -march=armv8.2-a+bf16)
+  set(portable "")
+  if(NOT DEFINED ${processor})
+    message(FATAL_ERROR "MOE_PROCESSORS: no processor is called ${processor}, see cmake/processors.cmake")
+  endif()
+  set(${out} ${${processor}} PARENT_SCOPE)
+endfunction()
 
 # Whether one program can hold code for several: with GNU's linker and objcopy.
-set(MOE_MANY_PROCESSORS FALSE)
+set(MOE_MANY_PROCESSORS FALSE CACHE INTERNAL "")
 if(CMAKE_SYSTEM_NAME STREQUAL "Linux" AND CMAKE_OBJCOPY AND CMAKE_LINKER AND NOT CMAKE_INTERPROCEDURAL_OPTIMIZATION)
   execute_process(COMMAND ${CMAKE_LINKER} --help OUTPUT_VARIABLE help ERROR_QUIET)
   if(help MATCHES "--force-group-allocation")
-    set(MOE_MANY_PROCESSORS TRUE)
+    set(MOE_MANY_PROCESSORS TRUE CACHE INTERNAL "")
   endif()
 endif()
-set(MOE_SRC ${CMAKE_CURRENT_LIST_DIR}/../src)
 
 # Compiles SOURCES for `processor` into one object file that exports `entry` alone, called `exported` from outside; sets
 # `out` to it. What the sources need is linked from the targets that follow.
 function(moe_seal out name processor entry exported sources)
   add_library(${name} OBJECT EXCLUDE_FROM_ALL ${sources})
   target_link_libraries(${name} PRIVATE ${ARGN})
-  target_compile_options(${name} PRIVATE ${flags_${processor}} -fno-gnu-unique -fno-lto)
+  moe_flags_of(flags ${processor})
+  target_compile_options(${name} PRIVATE ${flags} $<$<CXX_COMPILER_ID:GNU>:-fno-gnu-unique> -fno-lto)
   set(sealed ${CMAKE_CURRENT_BINARY_DIR}/${name}.o)
   add_custom_command(
     OUTPUT ${sealed} DEPENDS ${name} $<TARGET_OBJECTS:${name}>
     COMMAND ${CMAKE_LINKER} -r --force-group-allocation -o ${sealed} $<TARGET_OBJECTS:${name}>
-    COMMAND ${CMAKE_OBJCOPY} --keep-global-symbol=${entry} --rename-section .init_array=moe_init_${processor},alloc,load,data,contents ${sealed}
+    COMMAND ${CMAKE_OBJCOPY} --keep-global-symbol=${entry} --rename-section .init_array=init_of_${exported},alloc,load,data,contents ${sealed}
     COMMAND ${CMAKE_OBJCOPY} --redefine-sym ${entry}=${exported} ${sealed}
     COMMAND_EXPAND_LISTS VERBATIM COMMENT "Sealing ${name}.o")
   set_source_files_properties(${sealed} PROPERTIES EXTERNAL_OBJECT TRUE GENERATED TRUE)
@@ -61,12 +69,18 @@ endfunction()
 # Like add_executable, but the program is compiled for each of MOE_PROCESSORS and chooses at start. What follows the
 # sources is linked: targets, which must ask for no processor themselves.
 function(moe_add_program_for_many_processors name sources)
+  if(NOT MOE_MANY_PROCESSORS)
+    message(STATUS "${name} is compiled for one processor: GNU's linker and objcopy are not there")
+    add_executable(${name} ${sources})
+    target_link_libraries(${name} PRIVATE ${ARGN})
+    return()
+  endif()
   set(objects "")
   foreach(processor IN LISTS MOE_PROCESSORS)
     moe_seal(object ${name}_${processor} ${processor} main moe_main_${processor} "${sources}" ${ARGN})
     list(APPEND objects ${object})
   endforeach()
-  add_executable(${name} ${MOE_SRC}/main.cpp ${objects})
+  add_executable(${name} ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/../src/main.cpp ${objects})
   moe_choices(choices)
   target_compile_definitions(${name} PRIVATE ${choices})
   target_compile_features(${name} PRIVATE cxx_std_20)

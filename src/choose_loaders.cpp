@@ -9,20 +9,20 @@ namespace moe::io::detail {
 
 using Init = void (*)(int, char**, char**);
 
-#define CHOICE(name)                                                     \
-  extern "C" const Loaders moe_io_loaders_##name;                        \
-  extern "C" const Init __start_moe_init_##name[] __attribute__((weak)); \
-  extern "C" const Init __stop_moe_init_##name[] __attribute__((weak));
+#define CHOICE(name)                                                                   \
+  extern "C" const Loaders moe_io_loaders_##name;                                      \
+  extern "C" const Init __start_init_of_moe_io_loaders_##name[] __attribute__((weak)); \
+  extern "C" const Init __stop_init_of_moe_io_loaders_##name[] __attribute__((weak));
 MOE_CHOICES
 #undef CHOICE
 
 namespace {
 
 const Loaders& choose() {
-#define CHOICE(name)                                                            \
-  if (moe_processors::is_chosen(#name)) {                                       \
-    moe_processors::construct(__start_moe_init_##name, __stop_moe_init_##name); \
-    return moe_io_loaders_##name;                                               \
+#define CHOICE(name)                                                                                        \
+  if (moe_processors::is_chosen(#name)) {                                                                   \
+    moe_processors::construct(__start_init_of_moe_io_loaders_##name, __stop_init_of_moe_io_loaders_##name); \
+    return moe_io_loaders_##name;                                                                           \
   }
   MOE_CHOICES
 #undef CHOICE

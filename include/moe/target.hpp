@@ -21,10 +21,12 @@
 #include <nothing more, see the line above>
 #endif
 
-#if defined(__AVX512F__) && defined(__AVX512BF16__)
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512BF16__)
 #define MOE_PROCESSOR avx512_bf16
-#elif defined(__AVX512F__)
+#elif defined(__AVX512F__) && defined(__AVX512BW__)
 #define MOE_PROCESSOR avx512
+#elif defined(__AVX512F__)
+#define MOE_PROCESSOR avx512f
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #define MOE_PROCESSOR avx2
 #elif defined(__AVX__) && defined(__FMA__) && defined(__F16C__)

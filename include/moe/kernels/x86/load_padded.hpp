@@ -1,7 +1,7 @@
 /// @file  Loads a part of a register by the masks of AVX2 or AVX-512.
 #pragma once
 
-#if defined(__AVX2__)
+#if defined(__AVX512F__) || (defined(__AVX2__) && defined(__FMA__) && defined(__F16C__))  // "avx2" of target.hpp
 
 #include <immintrin.h>
 
