@@ -82,8 +82,7 @@ void expect_an_expert_to_add_its_gradients(const E& expert, Index num_tokens, un
   expect_sum<E>(after({expert, x}), after({zeros_like(expert), Matrix<Scalar>::Zero(x.rows(), x.cols())}), expert, x);
 }
 
-/// Every gradient of a layer agrees with central differences, at up to `most` numbers of each parameter and of x; and
-/// all are added to what is there.
+/// expect_true_gradients(), compiled once for all layers.
 template <class Scalar>
 void expect_true_gradients_of(TrainableLayer<Scalar> layer, Index num_tokens, unsigned seed, Index most,
                               const SideInputs<Scalar>& side) {
@@ -136,13 +135,15 @@ void expect_true_gradients_of(TrainableLayer<Scalar> layer, Index num_tokens, un
   }
 }
 
+/// Every gradient of a layer agrees with central differences, at up to `most` numbers of each parameter and of x; and
+/// all are added to what is there.
 template <class Layer>
 void expect_true_gradients(Layer layer, Index num_tokens, unsigned seed, Index most = 40,
                            const SideInputs<double>& side = {}) {
   expect_true_gradients_of(TrainableLayer<typename Layer::Scalar>(std::move(layer)), num_tokens, seed, most, side);
 }
 
-/// Forward and backward passes give the same bits on any number of threads.
+/// expect_the_same_bits_for_any_number_of_threads(), compiled once for all layers.
 /// @param make  makes the same layer each time
 template <class Scalar>
 void expect_the_same_bits_of(const std::function<TrainableLayer<Scalar>()>& make, const SideInputs<Scalar>& side) {
@@ -168,12 +169,13 @@ void expect_the_same_bits_of(const std::function<TrainableLayer<Scalar>()>& make
   }
 }
 
+/// Forward and backward passes give the same bits on any number of threads.
 template <class Layer>
 void expect_the_same_bits_for_any_number_of_threads(const Layer& layer, const SideInputs<float>& side = {}) {
   expect_the_same_bits_of<float>([&] { return TrainableLayer<float>(layer); }, side);
 }
 
-/// Once warm, forward and backward passes allocate nothing.
+/// expect_warm_steps_to_allocate_nothing(), compiled once for all layers.
 template <class Scalar>
 void expect_warm_steps_of_to_allocate_nothing(TrainableLayer<Scalar> layer, const SideInputs<Scalar>& side) {
   layer.workspace().side = side;
@@ -189,6 +191,7 @@ void expect_warm_steps_of_to_allocate_nothing(TrainableLayer<Scalar> layer, cons
   EXPECT_EQ(test::allocations_in(step), 0);
 }
 
+/// Once warm, forward and backward passes allocate nothing.
 template <class Layer>
 void expect_warm_steps_to_allocate_nothing(const Layer& layer, const SideInputs<float>& side = {}) {
   expect_warm_steps_of_to_allocate_nothing(TrainableLayer<float>(layer), side);
