@@ -165,10 +165,10 @@ void run_tiny(benchmark::State& state) try {
 
 template <class W, int d_model, int d_ff, int num_experts, int top_k>
 void register_tiny(const std::string& weights) {
-  std::string shape = std::to_string(d_model);
-  for (const int number : {d_ff, num_experts, top_k}) shape += "," + std::to_string(number);
-  benchmark::RegisterBenchmark(("layer/tiny/" + shape + "/" + weights + "/tokens:1/threads:1").c_str(),
-                               run_tiny<W, d_model, d_ff, num_experts, top_k>);
+  std::string name = "layer/tiny/";
+  for (const int number : {d_model, d_ff, num_experts}) name += std::to_string(number) + ",";
+  name += std::to_string(top_k) + "/" + weights + "/tokens:1/threads:1";
+  benchmark::RegisterBenchmark(name.c_str(), run_tiny<W, d_model, d_ff, num_experts, top_k>);
 }
 
 template <class W>
