@@ -44,9 +44,11 @@ Limits measure_and_print_limits(Index threads) {
   progress.show(0, "what this machine can do");
   const Limits limits = measure_limits(threads);
   progress.clear();
-  std::printf("%s, %td thread%s, %s, kernels for %s\nlimits measured: %s GFLOP/s of float multiply-adds, %s GB/s read from memory\n\n",
-              processor_name().c_str(), threads, threads == 1 ? "" : "s", compiler_name().c_str(), moe::target_name,
-              three_digits(limits.fma_gflops).c_str(), three_digits(limits.read_gbs).c_str());
+  std::printf(
+      "%s, %td thread%s, %s, kernels for %s\nlimits measured: %s GFLOP/s of float multiply-adds, %s GB/s read from "
+      "memory\n\n",
+      processor_name().c_str(), threads, threads == 1 ? "" : "s", compiler_name().c_str(), moe::target_name,
+      three_digits(limits.fma_gflops).c_str(), three_digits(limits.read_gbs).c_str());
   return limits;
 }
 

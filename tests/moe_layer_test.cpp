@@ -185,11 +185,11 @@ TEST(MoeLayer, RefusesARouterThatDoesNotFitItsExperts) {
             "MoeLayer: experts.num_experts() is 4, expected 5");
   EXPECT_EQ(error_of([] { MoeLayer(router_for<float>(8, 5, 2), bank_of<float>(9, 5)); }),
             "MoeLayer: experts.d_model() is 9, expected 8");
-  EXPECT_EQ(
-      error_of([] {
-        MoeLayer(router_for<float>(8, 2, 1), std::vector{test::Ffns<float>::make(8, 1), test::Ffns<float>::make(9, 1)});
-      }),
-      "ExpertList: expert.d_model() is 9, expected 8");
+  EXPECT_EQ(error_of([] {
+              MoeLayer(router_for<float>(8, 2, 1),
+                       std::vector{test::Ffns<float>::make(8, 1), test::Ffns<float>::make(9, 1)});
+            }),
+            "ExpertList: expert.d_model() is 9, expected 8");
   EXPECT_EQ(error_of([] { ExpertList<Ffn<float>>({}); }), "ExpertList: needs at least one expert");
 }
 

@@ -200,8 +200,11 @@ class WithCapacity {
 
   Index d_model() const { return router_.d_model(); }
   Index num_experts() const { return router_.num_experts(); }
-  Index top_k() const requires requires(const R& r) { r.top_k(); }
-  { return router_.top_k(); }
+  Index top_k() const
+    requires requires(const R& r) { r.top_k(); }
+  {
+    return router_.top_k();
+  }
   const R& router() const { return router_; }
   R& router() { return router_; }
   const CapacityOptions& options() const { return options_; }

@@ -16,9 +16,8 @@ class Workers;  // workers.hpp: the threads of one call, and their scratch
 
 /// f(x), element by element, on any Eigen array expression: silu, gelu, relu, …
 template <class A, class Scalar>
-concept Activation = std::copy_constructible<A> && requires(const A& f, const Eigen::Array<Scalar, 8, 1>& x) {
-  Eigen::Array<Scalar, 8, 1>(f(x));
-};
+concept Activation = std::copy_constructible<A> &&
+                     requires(const A& f, const Eigen::Array<Scalar, 8, 1>& x) { Eigen::Array<Scalar, 8, 1>(f(x)); };
 
 /// f(gate, up), element by element: the hidden layer of a gated FFN. Glu<A> makes one from any Activation.
 template <class A, class Scalar>
@@ -47,13 +46,13 @@ concept Router = requires(const R& router, const Tokens<typename R::Scalar>& tok
 /// A group of experts: y.col(t) += weight · expert(x.col(t)) for every slot of the plan. The layer knows nothing else
 /// of its experts; they may be a list, stacked weights in a mapped file, or live on other machines.
 template <class G>
-concept Experts = requires(const G& group, const ConstMatrixRef<typename G::Scalar>& x,
-                           const DispatchPlan<typename G::Scalar>& plan, MatrixRef<typename G::Scalar> y,
-                           Workers& workers) {
-  { group.d_model() } -> std::convertible_to<Index>;
-  { group.num_experts() } -> std::convertible_to<Index>;
-  { group.apply(x, plan, y, workers) } -> std::same_as<void>;
-};
+concept Experts =
+    requires(const G& group, const ConstMatrixRef<typename G::Scalar>& x, const DispatchPlan<typename G::Scalar>& plan,
+             MatrixRef<typename G::Scalar> y, Workers& workers) {
+      { group.d_model() } -> std::convertible_to<Index>;
+      { group.num_experts() } -> std::convertible_to<Index>;
+      { group.apply(x, plan, y, workers) } -> std::same_as<void>;
+    };
 
 /// Runs task(i, worker) once for each i in [0, n), in any order, 0 ≤ worker < workers(), and returns when all are
 /// done. No two tasks share a worker at the same time. If tasks throw, one of the errors reaches the caller: see

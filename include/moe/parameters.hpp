@@ -145,7 +145,9 @@ class ParameterVisitor {
 /// beside it, visit_parameters(part, visit).
 template <class Part, class Scalar>
   requires requires(Part& part, ParameterVisitor<Scalar>& visit) { part.visit_parameters(visit); }
-void visit_parameters(Part& part, ParameterVisitor<Scalar>& visit) { part.visit_parameters(visit); }
+void visit_parameters(Part& part, ParameterVisitor<Scalar>& visit) {
+  part.visit_parameters(visit);
+}
 
 /// All parameters of a layer, always in the same order. They are good as long as the layer neither moves nor dies.
 /// @throws std::invalid_argument naming one that is mapped or of another type, and so cannot be written.

@@ -39,13 +39,12 @@ struct Tokens {
   SideInputs<Scalar> side = {};
 
   template <class X>
-    requires std::convertible_to<const X&, ConstMatrixRef<Scalar>> Tokens(const X& its_x,
-                                                                          const SideInputs<Scalar>& its_side = {})
-        : x(its_x), side(its_side) {}
+    requires std::convertible_to<const X&, ConstMatrixRef<Scalar>>
+  Tokens(const X& its_x, const SideInputs<Scalar>& its_side = {}) : x(its_x), side(its_side) {}
 
-    operator const ConstMatrixRef<Scalar>&() const { return x; }
+  operator const ConstMatrixRef<Scalar>&() const { return x; }
 
-    Index count() const { return x.cols(); }
+  Index count() const { return x.cols(); }
 };
 
 template <class X, class Scalar>

@@ -80,9 +80,10 @@ TEST(LoadLayer, OnAllRanksTellsWhatOneMissesInItsFiles) {
   const fs::path golden = MOE_SOURCE_DIR "/tests/golden";
   const int last = test::num_ranks() - 1;
   const fs::path folder = golden / (test::my_rank() == last ? "nowhere" : "olmoe");
-  EXPECT_EQ(test::error_of<std::runtime_error>([&] { load_layer<float>(folder, "", MPI_COMM_WORLD); }),
-            test::told_by(last, (golden / "nowhere/config.json").string() +
-                                    ": no such file: expected a model's folder, with config.json beside *.safetensors"));
+  EXPECT_EQ(
+      test::error_of<std::runtime_error>([&] { load_layer<float>(folder, "", MPI_COMM_WORLD); }),
+      test::told_by(last, (golden / "nowhere/config.json").string() +
+                              ": no such file: expected a model's folder, with config.json beside *.safetensors"));
   EXPECT_EQ(test::error_of<std::runtime_error>(
                 [&] { load_layer<float>(golden / "olmoe", test::my_rank() == 0 ? "model.mlp" : "", MPI_COMM_WORLD); }),
             test::told_by(0, (golden / "olmoe").string() + ": no MoE block \"model.mlp\" among 1; did you mean \"\"?"));

@@ -62,16 +62,11 @@ TEST(Activations, AreTheirFormulas) {
   const auto tanh_gelu = [](double x) {
     return x / 2 * (1 + std::tanh(std::sqrt(2 / EIGEN_PI) * (x + 0.044715 * x * x * x)));
   };
-  expect_gated(
-      SwiGlu{}, [](double g, double u) { return silu_of(g) * u; }, "SwiGlu");
-  expect_gated(
-      GeGlu{}, [&](double g, double u) { return erf_gelu(g) * u; }, "GeGlu");
-  expect_gated(
-      GeGluTanh{}, [&](double g, double u) { return tanh_gelu(g) * u; }, "GeGluTanh");
-  expect_gated(
-      ReGlu{}, [](double g, double u) { return std::max(g, 0.0) * u; }, "ReGlu");
-  expect_gated(
-      Glu<ReluSquared>{}, [](double g, double u) { return std::pow(std::max(g, 0.0), 2) * u; }, "ReluSquared");
+  expect_gated(SwiGlu{}, [](double g, double u) { return silu_of(g) * u; }, "SwiGlu");
+  expect_gated(GeGlu{}, [&](double g, double u) { return erf_gelu(g) * u; }, "GeGlu");
+  expect_gated(GeGluTanh{}, [&](double g, double u) { return tanh_gelu(g) * u; }, "GeGluTanh");
+  expect_gated(ReGlu{}, [](double g, double u) { return std::max(g, 0.0) * u; }, "ReGlu");
+  expect_gated(Glu<ReluSquared>{}, [](double g, double u) { return std::pow(std::max(g, 0.0), 2) * u; }, "ReluSquared");
   expect_gated(
       GptOssGlu{.limit = 7, .alpha = 1.5F},
       [](double g, double u) {

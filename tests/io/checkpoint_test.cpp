@@ -183,7 +183,7 @@ Block<W, R> random_block(const MoeShape& shape, std::uint64_t seed) {
 
 template <class W>
 GatedFfnBank<W> bank_of(const std::vector<GatedFfn<W>>& ffns) {
-  const auto stack = [&](Weight<W> GatedFfn<W>::*which) {
+  const auto stack = [&](Weight<W> GatedFfn<W>::* which) {
     const Weight<W>& first = ffns[0].*which;
     WeightStack<W> weights(Index(ffns.size()), first.rows(), first.cols());
     for (std::size_t e = 0; e < ffns.size(); ++e) weights.owned(Index(e)) = ffns[e].*which;

@@ -226,9 +226,7 @@ TEST_F(Safetensors, AWrongShapeOrTypeIsAnErrorThatNamesBoth) {
   const std::vector<float> values(8 * 24);
   write_safetensors(folder / "model.safetensors", {make_tensor("gate.weight", {8, 24}, values)});
   const Tensor gate = Tensors::open(folder).at("gate.weight");
-  expect_parts(error_of([&] {
-                 as<float>(gate, {8, 32});
-               }),
+  expect_parts(error_of([&] { as<float>(gate, {8, 32}); }),
                {"model.safetensors: tensor \"gate.weight\" has shape [8, 24], expected [8, 32]"});
   expect_parts(error_of([&] { as<moe::bfloat16>(gate); }), {"tensor \"gate.weight\" has dtype F32, expected BF16"});
 }
@@ -315,15 +313,11 @@ TEST_F(Safetensors, AnUnalignedTensorIsCopiedToWhereItIsAligned) {
 }
 
 template <class T>
-concept CanBeRead = requires(T&& tensor) {
-  as<float>(std::forward<T>(tensor));
-};
+concept CanBeRead = requires(T&& tensor) { as<float>(std::forward<T>(tensor)); };
 static_assert(CanBeRead<const Tensor&> && !CanBeRead<Tensor>, "a temporary tensor may take its bytes with it");
 
 template <class T>
-concept CanBecomeTensor = requires(T&& values) {
-  make_tensor("w", {1}, std::forward<T>(values));
-};
+concept CanBecomeTensor = requires(T&& values) { make_tensor("w", {1}, std::forward<T>(values)); };
 static_assert(CanBecomeTensor<std::vector<float>&> && CanBecomeTensor<std::span<const float>>);
 static_assert(!CanBecomeTensor<std::vector<float>> && !CanBecomeTensor<std::vector<char>&>);
 
@@ -563,9 +557,7 @@ TEST_F(Safetensors, WhatCannotBeWrittenLeavesTheOldFile) {
     expect_parts(error_of([&] { write_safetensors(path, bad.tensors); }), {bad.message});
   }
   expect_parts(error_of([&] { write_safetensors(path, {}, {{"key", "\xff"}}); }), {path.string(), "not UTF-8"});
-  expect_parts(error_of([&] {
-                 write_safetensors(path, {}, {{"key", std::string(max_json_bytes, 'x')}});
-               }),
+  expect_parts(error_of([&] { write_safetensors(path, {}, {{"key", std::string(max_json_bytes, 'x')}}); }),
                {path.string(), "header would have 100000032 bytes, expected at most 100000000"});
   EXPECT_EQ(text_of(path), before);
   EXPECT_EQ(files_in_folder(), 1u);

@@ -22,9 +22,7 @@ using test::random_matrix;
 using test::same_bits;
 
 template <class Factory>
-inline constexpr bool may_allocate = requires {
-  requires Factory::may_allocate;
-};
+inline constexpr bool may_allocate = requires { requires Factory::may_allocate; };
 
 /// first, first + 1, …
 inline std::vector<unsigned> seeds_from(unsigned first, Index count) {

@@ -323,7 +323,8 @@ template <class Scalar>
 void ExpertsLawsOf<Scalar>::nor_does_a_smaller_batch_afterwards() {
   if (may_allocate()) GTEST_SKIP() << "says that it may allocate";
   for (const Index workers : {1, 3}) {
-    for (const Index smaller : {0, 1, 7, 15, 16, 17, 33, 63}) expect_no_allocation({64, smaller}, test::open_mp(workers));
+    for (const Index smaller : {0, 1, 7, 15, 16, 17, 33, 63})
+      expect_no_allocation({64, smaller}, test::open_mp(workers));
   }
 }
 

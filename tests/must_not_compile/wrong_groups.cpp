@@ -32,7 +32,8 @@ struct Right : Applies<S> {
   moe::Index num_experts() const { return 1; }
 };
 struct NotConst : Right<float> {
-  void apply(const moe::ConstMatrixRef<float>&, const moe::DispatchPlan<float>&, moe::MatrixRef<float>, moe::Workers&) {}
+  void apply(const moe::ConstMatrixRef<float>&, const moe::DispatchPlan<float>&, moe::MatrixRef<float>, moe::Workers&) {
+  }
 };
 struct WithoutApply : Right<float> {
   void apply() const {}

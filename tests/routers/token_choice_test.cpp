@@ -382,9 +382,7 @@ TEST(NoisyTopK, RefusesWhatDoesNotFitWithTheNumbers) {
   EXPECT_EQ(complaint(6, 4, -1), "NoisyTopK: min_stddev is -1.000000, expected 0 or more");
   EXPECT_EQ(complaint(6, 4, 0, 7), "NoisyTopK: top_k is 7, expected 1 to 6");
   const auto router = NoisyTopKs::make(4);
-  EXPECT_EQ(error_of([&] {
-              route(router, {Matrix<float>::Zero(4, 3), {.noise = standing_numbers(0, 2)}});
-            }),
+  EXPECT_EQ(error_of([&] { route(router, {Matrix<float>::Zero(4, 3), {.noise = standing_numbers(0, 2)}}); }),
             "NoisyTopK: side.noise.size() is 22, expected 33");
 }
 
@@ -783,9 +781,7 @@ TEST(CarriedTopK, RefusesWhatDoesNotFitWithTheNumbers) {
   EXPECT_EQ(complaint(6, 6, 7), "CarriedTopK: top_k is 7, expected 1 to 6");
   const auto router = CarriedTopKs::make(4);
   const Matrix<float> x = Matrix<float>::Zero(4, 3);
-  EXPECT_EQ(error_of([&] {
-              route(router, {x, {.previous_logits = standing_numbers(0, 2)}});
-            }),
+  EXPECT_EQ(error_of([&] { route(router, {x, {.previous_logits = standing_numbers(0, 2)}}); }),
             "CarriedTopK: side.previous_logits.size() is 22, expected 33");
 
   std::vector<Scratch> scratch;

@@ -73,9 +73,7 @@ TEST(FineTuning, ReportsWhatLearnsAndRefusesAPatternThatFitsNothing) {
   const std::string report = training_report(all, matching(all, {"gate.*", "experts.2.up*"}));
   EXPECT_TRUE(report.starts_with("learns  gate.weight [4, 6]\nfrozen  experts.0.gate_proj.weight [8, 6]\n")) << report;
   EXPECT_TRUE(report.ends_with("2 of 13 parameters learn, 72 of 600 numbers\n")) << report;
-  EXPECT_EQ(error_of([&] {
-              matching(all, {"gate.*", "experts.4.*"});
-            }),
+  EXPECT_EQ(error_of([&] { matching(all, {"gate.*", "experts.4.*"}); }),
             "matching: no parameter of 13 fits \"experts.4.*\"");
 }
 

@@ -164,9 +164,7 @@ TEST(KeepExperts, RefusesWhatCannotBeKept) {
   EXPECT_EQ(error_with({1}), "keep_experts: kept.size() is 1, expected 2 to 4");
   EXPECT_EQ(error_with({1, 4}), "keep_experts: kept[1] is 4, expected 2 to 3");
   EXPECT_EQ(error_with({2, 1}), "keep_experts: kept[1] is 1, expected 3 to 3");
-  EXPECT_EQ(error_of([] {
-              keep_experts(layer_of(4, {.top_k = 1, .num_groups = 2}), {0, 1});
-            }),
+  EXPECT_EQ(error_of([] { keep_experts(layer_of(4, {.top_k = 1, .num_groups = 2}), {0, 1}); }),
             "keep_experts: num_groups of the router is 2, expected 1");
 }
 

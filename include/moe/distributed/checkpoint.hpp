@@ -64,8 +64,7 @@ template <class Scalar = float>
 io::LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const std::string& prefix,
                                    const Placement& placement, MPI_Comm comm,
                                    const ExpertParallelOptions& options = {}) {
-  return detail::load_layer<Scalar>(
-      folder, prefix, [&](Index, int) { return placement; }, comm, options);
+  return detail::load_layer<Scalar>(folder, prefix, [&](Index, int) { return placement; }, comm, options);
 }
 template <class Scalar = float>
 io::LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const std::string& prefix, MPI_Comm comm,

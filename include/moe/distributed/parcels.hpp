@@ -68,7 +68,7 @@ class Parcels {
 
   /// use(first of its parcel, i) for each of the columns or slots of one chunk.
   template <class F>
-  void for_each(int Parcel::*what, int chunk, Workers& workers, const F& use) const {
+  void for_each(int Parcel::* what, int chunk, Workers& workers, const F& use) const {
     workers.for_each(num_ranks_, [&](Index rank, Scratch&) {
       const Parcel& begin = first(int(rank), chunk);
       for (int i = begin.*what; i < begin.*what + (*this)(int(rank), chunk).*what; ++i) use(begin, i);
@@ -76,7 +76,7 @@ class Parcels {
   }
 
   /// Parcel::columns or Parcel::slots of one chunk.
-  CountsOfRanks counts(int Parcel::*what, int chunk, Scratch& scratch) const {
+  CountsOfRanks counts(int Parcel::* what, int chunk, Scratch& scratch) const {
     auto *const count = scratch.array<int>(num_ranks_), *const begin = scratch.array<int>(num_ranks_);
     for (int rank = 0; rank < num_ranks_; ++rank) {
       count[rank] = (*this)(rank, chunk).*what;

@@ -27,7 +27,7 @@ struct Itinerary {
   bool is_summed() const { return answers == Answers::summed; }
 
   /// What an answer is for.
-  int Parcel::*back() const { return is_summed() ? &Parcel::columns : &Parcel::slots; }
+  int Parcel::* back() const { return is_summed() ? &Parcel::columns : &Parcel::slots; }
 };
 
 /// The way to the experts and back, once, chunk by chunk, where T travels. Its memory is in a scratch.
@@ -130,7 +130,7 @@ class RoundTrip {
   }
 
  private:
-  int Parcel::*back() const { return itinerary_.back(); }
+  int Parcel::* back() const { return itinerary_.back(); }
 
   /// Memory for what `columns` hold as To: their own, if they do already.
   template <class To, class From>

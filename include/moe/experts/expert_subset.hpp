@@ -29,8 +29,11 @@ class ExpertSubset {
   }
 
   Index d_model() const { return group_.d_model(); }
-  Index d_ff() const requires requires(const G& group) { group.d_ff(); }
-  { return group_.d_ff(); }
+  Index d_ff() const
+    requires requires(const G& group) { group.d_ff(); }
+  {
+    return group_.d_ff();
+  }
   Index num_experts() const { return static_cast<Index>(experts_.size()); }
   const G& group() const { return group_; }
   const std::vector<Index>& experts() const { return experts_; }

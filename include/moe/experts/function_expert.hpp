@@ -12,8 +12,8 @@ namespace moe::inline MOE_TARGET {
 
 /// function(x, y) maps tokens x (d_model × n) to y, column by column. See expert_from().
 template <class Scalar_, class F>
-  requires std::invocable < const F&, const ConstMatrixRef<Scalar_>
-&, MatrixRef < Scalar_ >> class FunctionExpert {
+  requires std::invocable<const F&, const ConstMatrixRef<Scalar_>&, MatrixRef<Scalar_>>
+class FunctionExpert {
  public:
   using Scalar = Scalar_;
 

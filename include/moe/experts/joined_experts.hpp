@@ -68,8 +68,7 @@ class JoinedExperts {
     [&]<std::size_t... i>(std::index_sequence<i...>) {
       Index first = 0;
       ((f(std::integral_constant<std::size_t, i>{}, first), first += group<i>().num_experts()), ...);
-    }
-    (std::index_sequence_for<First, Others...>{});
+    }(std::index_sequence_for<First, Others...>{});
   }
 
  private:

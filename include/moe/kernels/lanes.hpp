@@ -81,8 +81,7 @@ template <int n, class F>
 MOE_INLINE constexpr void unroll(F&& f) {
   [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
     (f(std::integral_constant<int, i>{}), ...);
-  }
-  (std::make_integer_sequence<int, n>{});
+  }(std::make_integer_sequence<int, n>{});
 }
 
 /// The same for an f that does without compile-time numbers.

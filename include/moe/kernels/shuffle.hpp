@@ -25,8 +25,7 @@ template <class S>
 MOE_INLINE Lanes<S> evens(const Lanes<S>& a, const Lanes<S>& b) {
   return [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
     return shuffle<S, 2 * i...>(a, b);
-  }
-  (std::make_integer_sequence<int, lanes<S>>{});
+  }(std::make_integer_sequence<int, lanes<S>>{});
 }
 
 /// Every second lane of a and b taken together, from the second on.
@@ -34,8 +33,7 @@ template <class S>
 MOE_INLINE Lanes<S> odds(const Lanes<S>& a, const Lanes<S>& b) {
   return [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
     return shuffle<S, 2 * i + 1 ...>(a, b);
-  }
-  (std::make_integer_sequence<int, lanes<S>>{});
+  }(std::make_integer_sequence<int, lanes<S>>{});
 }
 
 }  // namespace moe::inline MOE_TARGET::kernels

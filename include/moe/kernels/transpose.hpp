@@ -17,8 +17,7 @@ MOE_INLINE void swap_blocks(Lanes<S>& a, Lanes<S>& b) {
     const Lanes<S> seconds = shuffle<S, ((j & size) ? L + j : j + size)...>(a, b);
     a = firsts;
     b = seconds;
-  }
-  (std::make_integer_sequence<int, lanes<S>>{});
+  }(std::make_integer_sequence<int, lanes<S>>{});
 }
 
 /// v[i][j] ↔ v[j][i] for lanes<S> registers (Eklundh 1972: blocks of half the size, a quarter, … one).

@@ -220,7 +220,7 @@ class SeatFinder {
   Index num_experts_, seats_, num_extra_;
   AlignedColumns<Real> scores_;  // (num_experts × n_tokens)
   AlignedColumns<Real> loss_;    // (to, from): of score, if the expert `from` sends its best suited token to `to`
-  Row price_, no_room_;            // of a seat; ∞ where none is free, else 0
+  Row price_, no_room_;          // of a seat; ∞ where none is free, else 0
   Row direct_, open_, unvisited_price_;
   Real* distance_;
   Index *visited_, *path_;

@@ -27,8 +27,11 @@ class Replay {
 
   Index d_model() const { return router_.d_model(); }
   Index num_experts() const { return router_.num_experts(); }
-  Index top_k() const requires requires(const R& r) { r.top_k(); }
-  { return router_.top_k(); }
+  Index top_k() const
+    requires requires(const R& r) { r.top_k(); }
+  {
+    return router_.top_k();
+  }
   const R& router() const { return router_; }
   R& router() { return router_; }
 

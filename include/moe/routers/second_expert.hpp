@@ -92,8 +92,11 @@ class WithSecondExpert {
 
   Index d_model() const { return router_.d_model(); }
   Index num_experts() const { return router_.num_experts(); }
-  Index top_k() const requires requires(const R& r) { r.top_k(); }
-  { return router_.top_k(); }
+  Index top_k() const
+    requires requires(const R& r) { r.top_k(); }
+  {
+    return router_.top_k();
+  }
   const R& router() const { return router_; }
   R& router() { return router_; }
   const SecondExpertOptions& options() const { return options_; }

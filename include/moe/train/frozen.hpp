@@ -31,12 +31,16 @@ class Frozen {
   Index d_model() const { return part_->d_model(); }
   Index num_experts() const { return part_->num_experts(); }
 
-  void route(const Tokens<Scalar>& tokens, Routing<Scalar>& routing, Workers& workers) const requires Router<T> {
+  void route(const Tokens<Scalar>& tokens, Routing<Scalar>& routing, Workers& workers) const
+    requires Router<T>
+  {
     part_->route(tokens, routing, workers);
   }
 
   void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
-             Workers& workers) const requires Experts<T> {
+             Workers& workers) const
+    requires Experts<T>
+  {
     part_->apply(x, plan, y, workers);
   }
 

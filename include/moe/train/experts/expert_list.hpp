@@ -23,12 +23,12 @@ namespace moe::inline MOE_TARGET {
 /// backward() is called with other tokens than before; what it needs of forward() it computes again.
 template <class E>
 concept TrainableExpert = Expert<E> && std::copyable<E> &&
-    requires(const E& expert, const ConstMatrixRef<typename E::Scalar>& x,
-             const ConstMatrixRef<typename E::Scalar>& d_y, MatrixRef<typename E::Scalar> d_x, E& gradient,
-             Scratch& scratch, ParameterVisitor<typename E::Scalar>& visit) {
-  { backward(expert, x, d_y, d_x, gradient, scratch) } -> std::same_as<void>;
-  { visit_parameters(gradient, visit) } -> std::same_as<void>;
-};
+                          requires(const E& expert, const ConstMatrixRef<typename E::Scalar>& x,
+                                   const ConstMatrixRef<typename E::Scalar>& d_y, MatrixRef<typename E::Scalar> d_x,
+                                   E& gradient, Scratch& scratch, ParameterVisitor<typename E::Scalar>& visit) {
+                            { backward(expert, x, d_y, d_x, gradient, scratch) } -> std::same_as<void>;
+                            { visit_parameters(gradient, visit) } -> std::same_as<void>;
+                          };
 
 /// What a forward pass of a list keeps for its backward pass.
 template <class Scalar>
