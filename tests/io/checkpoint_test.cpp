@@ -23,6 +23,7 @@
 #include "compare.hpp"
 #include "load_layer.hpp"
 #include "moe/moe.hpp"
+#include "moe/presets.hpp"
 #include "random.hpp"
 #include "run_any_layer.hpp"
 

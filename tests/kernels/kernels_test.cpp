@@ -300,12 +300,12 @@ TYPED_TEST(ProductsOf, ColumnByColumnNoOtherTokenChangesABit) {
 // One or two tokens meet short rows many at a time; three never do.
 TYPED_TEST(ProductsOf, ShortRowsHaveTheBitsOfLongOnes) {
   using S = typename TypeParam::Scalar;
-  using W = typename TypeParam::Weight;
+  using Number = typename TypeParam::Weight;
   test::Random random(1);
-  const Index border = 2048 / Index(sizeof(W));  // of what is short
+  const Index border = 2048 / Index(sizeof(Number));  // of what is short
   for (const Index cols : {this->step - 1, 2 * this->step, 2 * this->step + 7, border, border + 1}) {
     for (const Index rows : {1, 2, 3, 4, 5, 8, 15, 16, 17, 31, 64, 127, 128, 129, 130, 255, 300}) {
-      const auto w = random.matrix<Weight<W>>(rows, cols);
+      const auto w = random.matrix<Weight<Number>>(rows, cols);
       const auto x = random.matrix<Matrix<S>>(cols, 3);
       const auto three = this->product(map_of(w), x, false);
       for (const Index few : {1, 2}) {
