@@ -54,3 +54,12 @@ function(moe_add_output_test test target source)
                                 -P ${PROJECT_SOURCE_DIR}/cmake/compare_output.cmake
            WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
 endfunction()
+
+# Has a program that shows what users write, which its source alone says, compiled with the tests in less time: it reads
+# <moe/moe.hpp> as the others do, and loads layers as with MOE_COMPILED.
+function(moe_compile_with_tests target)
+  target_link_libraries(${target} PRIVATE shared_by_programs)
+  target_compile_options(${target} PRIVATE ${test_options})
+  target_compile_definitions(${target} PRIVATE MOE_IO_COMPILED)
+  target_precompile_headers(${target} REUSE_FROM shared_by_programs)
+endfunction()
