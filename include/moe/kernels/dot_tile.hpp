@@ -218,8 +218,9 @@ MOE_KERNEL void for_each_short_dot_tile(const Rows<typename A::Weight>& rows, co
   }
 }
 
-/// Bytes up to which a row is short: docs/performance.md, "Tiny layers". Longer ones, 4 KB apart, share one set of L1.
-inline constexpr Index short_row_bytes = 2048;
+/// Numbers up to which a row is short: docs/performance.md, "Tiny layers". Of longer ones, side by side, memory sees
+/// many short streams, which costs weights of 16 bits a tenth.
+inline constexpr Index short_depth = 512;
 
 /// Where a register of sums has room for more rows of C columns than a tile has, takes short rows to as many at once:
 /// to sum a register's lanes costs more than to multiply a short row. Says whether it did.
@@ -270,7 +271,7 @@ void for_each_dot_tile(const Rows<typename A::Weight>& rows, const Columns<A>& x
   using Register = typename A::Register;
   if (rows.count == 0 || x.count == 0) return;
   if constexpr (max_columns > 1) {
-    if (x.count <= 2 && x.depth * Index(sizeof(typename A::Weight)) <= detail::short_row_bytes) {
+    if (x.count <= 2 && x.depth <= detail::short_depth) {
       if (x.count == 1 && detail::takes_short_rows<A, 1>(rows, x, use)) return;
       if (x.count == 2 && detail::takes_short_rows<A, 2>(rows, x, use)) return;
     }
