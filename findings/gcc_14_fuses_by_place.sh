@@ -6,8 +6,9 @@
 # chained through a loop, for it takes fused chains to be slow there: about a quarter of sums of two products differ
 # between a loop and the same written out. With -mtune=haswell both are fused, with -ffp-contract=off neither, and none
 # differs. g++ 12.2 fuses both for either tuning; g++ 16.2 does as 14.2. So -ffp-contract=fast makes bits depend on
-# -mtune and on unrolling, and a library that promises bits must say its fused multiply-adds. Needs root and debootstrap
-# (Debian's package): g++ is Debian 13's, 14.2.0-19. Exits with 0 while it is so, and with 1
+# -mtune and on unrolling, and a library that promises bits must say its fused multiply-adds.
+#
+# Needs root and debootstrap (Debian's package): g++ is Debian 13's, 14.2.0-19. Exits with 0 while it is so, and with 1
 # once it is not.
 set -euo pipefail
 work=$(mktemp -d)
