@@ -16,7 +16,7 @@ endif()
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   # g++ guesses these from its optimiser's view of inlined code; with AVX-512 it finds them in its own headers.
   target_compile_options(moe_portable INTERFACE -Wno-maybe-uninitialized -Wno-uninitialized)
-  foreach(guess array-bounds stringop-overflow stringop-overread restrict free-nonheap-object)
+  foreach(guess aggressive-loop-optimizations array-bounds stringop-overflow stringop-overread restrict free-nonheap-object)
     target_compile_options(moe_portable INTERFACE -Wno-error=${guess})
   endforeach()
 endif()

@@ -92,7 +92,7 @@ TEST(Elementary, FunctionsDependOnNoPlaceInMemory) {
   for (Index first = 0; first < x.size(); ++first) {
     for (const Index size : {Index(1), Index(5), x.size() - first}) {
       if (first + size > x.size()) continue;
-      const auto some = [&](const Eigen::ArrayXf& all) { return Eigen::ArrayXf(all.segment(first, size)).matrix(); };
+      const auto some = [&](const Eigen::ArrayXf& all) { return Eigen::VectorXf(all.segment(first, size).matrix()); };
       Eigen::ArrayXf some_scores = x.segment(first, size);
       sqrt_softplus(x.segment(first, size), some_scores);
       EXPECT_TRUE(test::same_bits(Gelu()(x.segment(first, size)).eval().matrix(), some(gelus)));
