@@ -119,6 +119,7 @@ TEST(Bits, AreTheSameFromEveryCompiler) {
       {"avx512", 2874850474625333479},
       {"avx2", 8721556699626394954},
       {"sse2", 5251049390790532368},
+      {"neon_bf16", 13459939920814850456U},
   };
   const auto expected = recorded.find(target_name);
   if (expected == recorded.end()) GTEST_SKIP() << "nothing is recorded for " << target_name << ": " << sum.value;
