@@ -19,6 +19,9 @@
 
 namespace moe::inline MOE_TARGET::kernels {
 
+/// Whether multiply_add() rounds once, not twice.
+inline constexpr bool is_fused = MOE_FUSED;
+
 /// a · b + c, fused where the processor can. Of one number, and lane by lane, with the same bits.
 MOE_INLINE float multiply_add(float a, float b, float c) {
 #if MOE_FUSED
