@@ -41,9 +41,10 @@ Errors errors_of(double (*exact)(double), double lowest, double highest) {
     for (const float x : {std::bit_cast<float>(bits), std::bit_cast<float>(bits | 0x80000000)}) {
       if (x < lowest || x > highest) continue;
       const double expected = exact(x), off = std::abs(double(OnRegisters<F>()(x)) - expected);
-      const double ulp = std::max(std::ldexp(1.0, std::ilogb(expected) - 23), 0x1p-149);
-      if (expected != 0) most.ulps = std::max(most.ulps, off / ulp);
       most.absolute = std::max(most.absolute, off);
+      if (expected == 0) continue;
+      const double ulp = std::max(std::ldexp(1.0, std::ilogb(expected) - 23), 0x1p-149);
+      most.ulps = std::max(most.ulps, off / ulp);
     }
   }
   return most;
