@@ -30,13 +30,13 @@ CMAKE
 
 python3 -m venv "$work/python"
 changed=0
-for version in 3.22.6 3.31.6 4.0.3 4.4.5; do
-  "$work/python/bin/pip" --quiet --disable-pip-version-check install "cmake==$version"
+for release in cmake==3.22.6 cmake==3.31.6 cmake==4.0.3 cmake==4.4.5; do
+  "$work/python/bin/pip" --quiet --disable-pip-version-check install "$release"
   # Where MPI is installed: neither its compiler nor pkg-config may tell of it.
-  said=$(PKG_CONFIG_LIBDIR="$work/nothing" "$work/python/bin/cmake" -S "$work/project" -B "$work/build-$version" \
+  said=$(PKG_CONFIG_LIBDIR="$work/nothing" "$work/python/bin/cmake" -S "$work/project" -B "$work/build-$release" \
     -G "Unix Makefiles" -DMPI_SKIP_COMPILER_WRAPPER=TRUE -DMPI_SKIP_GUESSING=TRUE 2>&1 | grep -o 'found [01], target [01]' ||
     true)
-  echo "CMake $version: $said"
+  echo "$release: $said"
   [ "$said" = "found 0, target 1" ] || changed=1
 done
 if [ "$changed" = 1 ]; then
