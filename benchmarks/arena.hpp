@@ -9,11 +9,11 @@
 
 #include "contender.hpp"
 #include "machine.hpp"
-#include "moe/dense.hpp"
-#include "moe/executors/openmp.hpp"
 #include "moe/experts/gated_ffn_bank.hpp"
-#include "moe/presets.hpp"
+#include "moe/layers/dense.hpp"
+#include "moe/models/presets.hpp"
 #include "moe/routers/linear_top_k.hpp"
+#include "moe/runtime/executors/openmp.hpp"
 #include "weight_pool.hpp"
 
 namespace moe::bench {

@@ -17,8 +17,8 @@
 #include "arena.hpp"
 #include "contenders.hpp"
 #include "memory.hpp"
-#include "moe/executors/openmp.hpp"
-#include "moe/workspace.hpp"
+#include "moe/runtime/executors/openmp.hpp"
+#include "moe/runtime/workspace.hpp"
 #include "routers.hpp"
 #include "timing.hpp"
 

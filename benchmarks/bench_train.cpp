@@ -12,8 +12,8 @@
 
 #include "limits.hpp"
 #include "machine.hpp"
+#include "moe/models/presets.hpp"
 #include "moe/moe.hpp"
-#include "moe/presets.hpp"
 #include "moe/train.hpp"
 #include "parse.hpp"
 #include "timing.hpp"

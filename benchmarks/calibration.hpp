@@ -10,11 +10,11 @@
 
 #include "cluster_model.hpp"
 #include "machine.hpp"
-#include "moe/combine.hpp"
-#include "moe/dispatch.hpp"
-#include "moe/presets.hpp"
-#include "moe/types.hpp"
-#include "moe/workers.hpp"
+#include "moe/core/dispatch.hpp"
+#include "moe/core/types.hpp"
+#include "moe/experts/combine.hpp"
+#include "moe/models/presets.hpp"
+#include "moe/runtime/workers.hpp"
 #include "timing.hpp"
 #include "weight_pool.hpp"
 

@@ -10,10 +10,10 @@
 #include <utility>
 #include <vector>
 
-#include "moe/check.hpp"
-#include "moe/random_number.hpp"
-#include "moe/routing.hpp"
-#include "moe/types.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/random_number.hpp"
+#include "moe/core/routing.hpp"
+#include "moe/core/types.hpp"
 
 namespace moe::bench {
 

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "choices.hpp"
-#include "moe/check.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/types.hpp"
 #include "moe/distributed/placement.hpp"
-#include "moe/types.hpp"
 
 namespace moe::bench {
 

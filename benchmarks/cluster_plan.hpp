@@ -8,8 +8,8 @@
 
 #include "choices.hpp"
 #include "cluster_model.hpp"
+#include "moe/core/types.hpp"
 #include "moe/distributed/placement.hpp"
-#include "moe/types.hpp"
 
 namespace moe::bench {
 

@@ -7,7 +7,7 @@
 #include <CLI/CLI.hpp>
 
 #include "compare.hpp"
-#include "moe/types.hpp"
+#include "moe/core/types.hpp"
 #include "parse.hpp"
 
 namespace moe::bench {

@@ -3,9 +3,9 @@
 
 #include <array>
 
-#include "moe/numerics.hpp"
-#include "moe/presets.hpp"
-#include "moe/types.hpp"
+#include "moe/core/numerics.hpp"
+#include "moe/core/types.hpp"
+#include "moe/models/presets.hpp"
 #include "work.hpp"
 
 namespace moe::bench {

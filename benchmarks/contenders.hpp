@@ -9,8 +9,8 @@
 #include "arena.hpp"
 #include "contender.hpp"
 #include "eigen_user.hpp"
+#include "moe/models/presets.hpp"
 #include "moe/moe.hpp"
-#include "moe/presets.hpp"
 #include "work.hpp"
 
 namespace moe::bench {

@@ -8,11 +8,12 @@
 #include <vector>
 
 #include "corpus.hpp"
-#include "moe/parameters.hpp"
-#include "moe/random_number.hpp"
-#include "moe/train/any_layer.hpp"
-#include "moe/types.hpp"
-#include "moe/workers.hpp"
+#include "moe/core/parameters.hpp"
+#include "moe/core/random_number.hpp"
+#include "moe/core/types.hpp"
+#include "moe/runtime/workers.hpp"
+#include "moe/train/parameter_pieces.hpp"
+#include "moe/train/trainable_layer.hpp"
 
 namespace moe::bench {
 

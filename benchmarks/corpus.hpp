@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "moe/random_number.hpp"
-#include "moe/types.hpp"
+#include "moe/core/random_number.hpp"
+#include "moe/core/types.hpp"
 
 namespace moe::bench {
 

@@ -19,9 +19,9 @@
 
 #include "machine.hpp"
 #include "memory.hpp"
+#include "moe/core/types.hpp"
 #include "moe/kernels/bfloat16_pairs.hpp"
 #include "moe/kernels/lanes.hpp"
-#include "moe/types.hpp"
 
 namespace moe::bench {
 

@@ -11,7 +11,7 @@
 #include <unistd.h>
 #endif
 
-#include "moe/types.hpp"
+#include "moe/core/types.hpp"
 
 namespace moe::bench {
 

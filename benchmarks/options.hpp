@@ -10,9 +10,9 @@
 #include <type_traits>
 #include <vector>
 
-#include "moe/check.hpp"
-#include "moe/presets.hpp"
-#include "moe/types.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/types.hpp"
+#include "moe/models/presets.hpp"
 
 namespace moe::bench {
 

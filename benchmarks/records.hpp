@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "limits.hpp"
-#include "moe/presets.hpp"
+#include "moe/models/presets.hpp"
 #include "records_file.hpp"
 #include "row.hpp"
 

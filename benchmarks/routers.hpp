@@ -6,26 +6,26 @@
 #include <utility>
 #include <vector>
 
-#include "moe/capacity.hpp"
-#include "moe/random.hpp"
+#include "moe/core/tokens.hpp"
+#include "moe/models/random.hpp"
 #include "moe/routers/any_router.hpp"
 #include "moe/routers/base.hpp"
 #include "moe/routers/carried_top_k.hpp"
 #include "moe/routers/cosine_top_k.hpp"
 #include "moe/routers/expert_choice.hpp"
+#include "moe/routers/filters/capacity.hpp"
+#include "moe/routers/filters/replay.hpp"
+#include "moe/routers/filters/second_expert.hpp"
 #include "moe/routers/linear_top_k.hpp"
 #include "moe/routers/noisy_top_k.hpp"
 #include "moe/routers/normed_top_k.hpp"
 #include "moe/routers/quantile_balancing.hpp"
 #include "moe/routers/random_router.hpp"
 #include "moe/routers/relu_router.hpp"
-#include "moe/routers/replay.hpp"
-#include "moe/routers/second_expert.hpp"
 #include "moe/routers/sinkhorn.hpp"
 #include "moe/routers/sparse_mixer.hpp"
 #include "moe/routers/token_hash.hpp"
 #include "moe/routers/top_p.hpp"
-#include "moe/tokens.hpp"
 
 namespace moe::bench {
 

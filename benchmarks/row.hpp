@@ -6,7 +6,7 @@
 #include <span>
 
 #include "contender.hpp"
-#include "moe/types.hpp"
+#include "moe/core/types.hpp"
 #include "work.hpp"
 
 namespace moe::bench {

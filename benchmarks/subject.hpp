@@ -11,9 +11,9 @@
 
 #include "arena.hpp"
 #include "command_line.hpp"
-#include "moe/any_layer.hpp"
 #include "moe/io/checkpoint.hpp"
-#include "moe/presets.hpp"
+#include "moe/layers/any_layer.hpp"
+#include "moe/models/presets.hpp"
 #include "options.hpp"
 #include "text.hpp"
 

@@ -6,7 +6,7 @@
 #include <span>
 #include <string>
 
-#include "moe/presets.hpp"
+#include "moe/models/presets.hpp"
 #include "row.hpp"
 #include "text.hpp"
 

@@ -13,7 +13,7 @@
 
 #include "eigen_fixed.hpp"
 #include "eigen_user.hpp"
-#include "moe/check.hpp"
+#include "moe/core/check.hpp"
 #include "moe/moe.hpp"
 #include "timing.hpp"
 #include "weight_pool.hpp"

@@ -8,11 +8,11 @@
 #include <utility>
 #include <vector>
 
+#include "moe/core/task.hpp"
+#include "moe/core/types.hpp"
+#include "moe/core/weight_stack.hpp"
 #include "moe/experts/gated_ffn_bank.hpp"
-#include "moe/task.hpp"
-#include "moe/types.hpp"
-#include "moe/weight_stack.hpp"
-#include "moe/workers.hpp"
+#include "moe/runtime/workers.hpp"
 
 namespace moe::bench {
 

@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "limits.hpp"
-#include "moe/types.hpp"
+#include "moe/core/types.hpp"
 
 namespace moe::bench {
 

@@ -1,6 +1,6 @@
 #include "laws/router_laws.hpp"
 
-#include "moe/capacity.hpp"
+#include "moe/routers/filters/capacity.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -12,10 +12,10 @@
 
 #include "errors.hpp"
 #include "expert_factories.hpp"
-#include "moe/dense.hpp"
+#include "moe/core/sequences.hpp"
 #include "moe/experts/expert_list.hpp"
-#include "moe/moe_layer.hpp"
-#include "moe/sequences.hpp"
+#include "moe/layers/dense.hpp"
+#include "moe/layers/moe_layer.hpp"
 #include "naive.hpp"
 
 namespace moe::laws {

@@ -7,7 +7,7 @@
 
 #include <gtest/gtest.h>
 
-#include "moe/types.hpp"
+#include "moe/core/types.hpp"
 
 namespace moe::test {
 

@@ -5,15 +5,15 @@
 
 #include "allocations.hpp"
 
-#include "moe/dispatch.hpp"
+#include "moe/core/dispatch.hpp"
+#include "moe/core/types.hpp"
+#include "moe/experts/detail/bank_kernels.hpp"
 #include "moe/experts/gated_ffn_bank.hpp"
-#include "moe/kernels/gated_ffn.hpp"
 #include "moe/kernels/matmul.hpp"
 #include "moe/kernels/products.hpp"
+#include "moe/runtime/workers.hpp"
 #include "moe/train/experts/gated_ffn_bank.hpp"
 #include "moe/train/kernels/add_product.hpp"
-#include "moe/types.hpp"
-#include "moe/workers.hpp"
 
 // The two halves of compiled_once*.cpp.
 #ifndef MOE_ONCE_WHOLE

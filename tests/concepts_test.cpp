@@ -3,8 +3,8 @@
 #include "laws/router_laws.hpp"
 
 #include "laws/executor_laws.hpp"
-#include "moe/activation.hpp"
-#include "moe/concepts.hpp"
+#include "moe/core/concepts.hpp"
+#include "moe/experts/activation.hpp"
 #include "moe/experts/any_expert.hpp"
 #include "moe/experts/ffn.hpp"
 #include "moe/experts/function_expert.hpp"

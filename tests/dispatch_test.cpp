@@ -1,4 +1,4 @@
-#include "moe/dispatch.hpp"
+#include "moe/core/dispatch.hpp"
 
 #include <algorithm>
 #include <string>

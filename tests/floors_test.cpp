@@ -2,9 +2,11 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <iostream>
 #include <map>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -16,7 +18,7 @@ using IncludeGraph = std::map<std::string, Names>;  // header, as its users writ
 
 const std::filesystem::path include_folder = std::filesystem::path(MOE_SOURCE_DIR) / "include";
 
-/// "moe/types.hpp" of `#include <moe/types.hpp>`; empty for any other line.
+/// "moe/core/types.hpp" of `#include <moe/core/types.hpp>`; empty for any other line.
 std::string included_by(const std::string& line) {
   if (!line.starts_with("#include ")) return {};
   const auto first = line.find_first_of("<\"");
@@ -54,10 +56,32 @@ std::set<std::string> reach(const IncludeGraph& graph, const std::string& header
   return reached;
 }
 
+/// The room of a header: its first folder, or "" for a door, which opens several.
+std::string room_of(const std::string& header) {
+  const auto first = header.find('/') + 1, last = header.find('/', first);
+  return last == std::string::npos ? "" : header.substr(first, last - first);
+}
+
+/// From the ground up. A header knows its own room and those below; rooms of one floor do not know each other.
+const std::vector<Names> floors = {{"core"},
+                                   {"runtime", "kernels"},
+                                   {"experts", "routers", "telemetry"},
+                                   {"layers", "losses"},
+                                   {"lora", "models"},
+                                   {"io", "surgery"},
+                                   {"distributed"},
+                                   {"train"}};
+
+/// The number of a room's floor, counted from the ground; that of none for a door.
+std::size_t floor_of(const std::string& room) {
+  const auto has_it = [&](const Names& rooms) { return std::find(rooms.begin(), rooms.end(), room) != rooms.end(); };
+  return std::size_t(std::find_if(floors.begin(), floors.end(), has_it) - floors.begin());
+}
+
 bool is_ours(const std::string& name) { return name.starts_with("moe/"); }
 bool is_training(const std::string& name) { return name.starts_with("moe/train"); }
 bool is_distributed(const std::string& name) {
-  return name.starts_with("moe/distributed/") || name.starts_with("moe/train/distributed/");
+  return name.starts_with("moe/distributed") || name.starts_with("moe/train/distributed/");
 }
 bool is_eigen(const std::string& name) { return name.starts_with("Eigen/") || name.starts_with("unsupported/Eigen/"); }
 bool is_standard(const std::string& name) { return name.find_first_of("./") == std::string::npos; }
@@ -80,6 +104,50 @@ TEST(Floors, NoHeaderReachesItself) {
   for (const auto& [header, includes] : graph) {
     for (const auto& name : includes) {
       EXPECT_FALSE(reach(graph, name).contains(header)) << header << " reaches itself through " << name;
+    }
+  }
+}
+
+TEST(Floors, ARoomKnowsThoseBelow) {
+  std::set<std::string> rooms;
+  std::set<std::pair<std::string, std::string>> imports, run_back;
+  for (const auto& [header, includes] : read_include_graph()) {
+    const std::string room = room_of(header);
+    rooms.insert(room);
+    EXPECT_TRUE(room.empty() || floor_of(room) < floors.size()) << header << " lives on no floor";
+    for (const auto& name : includes) {
+      if (!is_ours(name) || room_of(name) == room) continue;
+      imports.emplace(room, room_of(name));
+      if (floor_of(room_of(name)) < floor_of(room)) continue;
+      run_back.emplace(room, room_of(name));
+      ADD_FAILURE() << header << " includes " << name << ", which is no floor below";
+    }
+  }
+  std::cout << rooms.size() - 1 << " rooms on " << floors.size() << " floors, " << imports.size()
+            << " imports between them and from the doors, " << run_back.size() << " of which run back\n";
+}
+
+TEST(Floors, DoorsAloneStandInTheHall) {
+  Names doors;
+  for (const auto& [header, includes] : read_include_graph()) {
+    if (!room_of(header).empty()) continue;
+    doors.push_back(header);
+    std::ifstream file(include_folder / header);
+    for (std::string line; std::getline(file, line);) {
+      EXPECT_TRUE(line.empty() || line.starts_with("#") || line.starts_with("//")) << header << ": " << line;
+    }
+  }
+  EXPECT_LE(doors.size(), 12) << "doors are few";
+}
+
+/// What a call is for, its workers and its plan, is known above.
+TEST(Floors, KernelsKnowNoPlansAndNoWorkers) {
+  const IncludeGraph graph = read_include_graph();
+  for (const auto& [header, includes] : graph) {
+    if (room_of(header) != "kernels") continue;
+    for (const auto& name : reach(graph, header)) {
+      EXPECT_NE(name, "moe/core/dispatch.hpp") << header << " reaches it";
+      EXPECT_NE(room_of(name), "runtime") << header << " reaches " << name;
     }
   }
 }
@@ -125,7 +193,7 @@ TEST(Floors, WhatAFileCompilesIsNamedAfterItsProcessor) {
     for (std::string line; std::getline(file, line);) {
       if (!line.starts_with("namespace moe")) continue;
       EXPECT_TRUE(line.starts_with("namespace moe::inline MOE_TARGET")) << header << ": " << line;
-      EXPECT_TRUE(reach(graph, header).contains("moe/target.hpp")) << header << " does not know MOE_TARGET";
+      EXPECT_TRUE(reach(graph, header).contains("moe/core/target.hpp")) << header << " does not know MOE_TARGET";
     }
   }
 }
@@ -133,7 +201,7 @@ TEST(Floors, WhatAFileCompilesIsNamedAfterItsProcessor) {
 TEST(Floors, OpenMpIsIncludedWhereTheCompilerHasIt) {
   for (const auto& [header, includes] : read_include_graph()) {
     if (std::find(includes.begin(), includes.end(), "omp.h") == includes.end()) continue;
-    EXPECT_EQ(header, "moe/executors/openmp.hpp");
+    EXPECT_EQ(header, "moe/runtime/executors/openmp.hpp");
     std::ifstream file(include_folder / header);
     bool guarded = false;
     for (std::string line; std::getline(file, line) && included_by(line) != "omp.h";) {

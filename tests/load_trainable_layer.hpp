@@ -3,7 +3,7 @@
 
 #include <filesystem>
 
-#include "moe/train/any_layer.hpp"
+#include "moe/train/trainable_layer.hpp"
 
 namespace moe::test {
 

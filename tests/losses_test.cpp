@@ -20,9 +20,9 @@
 
 #include "compare.hpp"
 #include "errors.hpp"
-#include "moe/executors/serial.hpp"
 #include "moe/routers/top_k.hpp"
-#include "moe/workers.hpp"
+#include "moe/runtime/executors/serial.hpp"
+#include "moe/runtime/workers.hpp"
 #include "random.hpp"
 
 namespace {

@@ -1,10 +1,10 @@
 #include "laws/layer_laws.hpp"
 
-#include "moe/affine_output.hpp"
-#include "moe/any_layer.hpp"
-#include "moe/dense.hpp"
-#include "moe/moe_layer.hpp"
-#include "moe/shared.hpp"
+#include "moe/layers/affine_output.hpp"
+#include "moe/layers/any_layer.hpp"
+#include "moe/layers/dense.hpp"
+#include "moe/layers/moe_layer.hpp"
+#include "moe/layers/shared.hpp"
 
 #include <stdexcept>
 #include <string>

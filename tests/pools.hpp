@@ -8,10 +8,10 @@
 #include <utility>
 #include <vector>
 
-#include "moe/executors/first_error.hpp"
-#include "moe/executors/openmp.hpp"
-#include "moe/task.hpp"
-#include "moe/types.hpp"
+#include "moe/core/task.hpp"
+#include "moe/core/types.hpp"
+#include "moe/runtime/executors/first_error.hpp"
+#include "moe/runtime/executors/openmp.hpp"
 #include "random.hpp"
 
 namespace moe::test {

@@ -7,7 +7,7 @@
 
 #include <gtest/gtest.h>
 
-#include "moe/presets.hpp"
+#include "moe/models/presets.hpp"
 #include "moe/routers/linear_top_k.hpp"
 
 namespace {

@@ -3,7 +3,7 @@
 
 #include <random>
 
-#include "moe/types.hpp"
+#include "moe/core/types.hpp"
 
 namespace moe::test {
 

@@ -1,4 +1,4 @@
-#include "moe/random_number.hpp"
+#include "moe/core/random_number.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -8,7 +8,7 @@
 
 #include <gtest/gtest.h>
 
-#include "moe/types.hpp"
+#include "moe/core/types.hpp"
 
 namespace moe {
 namespace {

@@ -1,7 +1,7 @@
-#include "run_any_layer.hpp"  // and nothing else of the library: moe/any_layer.hpp is enough to run a layer
+#include "run_any_layer.hpp"  // and nothing else of the library: moe/layers/any_layer.hpp is enough to run a layer
 
 #ifdef NLOHMANN_JSON_VERSION_MAJOR
-#error "moe/any_layer.hpp brings what only moe/io/ needs"
+#error "moe/layers/any_layer.hpp brings what only moe/io/ needs"
 #endif
 
 namespace moe::test {

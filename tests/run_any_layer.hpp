@@ -1,7 +1,7 @@
 /// @file  Runs a layer in a file that knows nothing of how it was made.
 #pragma once
 
-#include "moe/any_layer.hpp"
+#include "moe/layers/any_layer.hpp"
 
 namespace moe::test {
 

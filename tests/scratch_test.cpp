@@ -1,6 +1,6 @@
 #include "allocations.hpp"
 
-#include "moe/scratch.hpp"
+#include "moe/core/scratch.hpp"
 
 #include <cstdint>
 #include <memory>
@@ -11,10 +11,10 @@
 #include <gtest/gtest.h>
 
 #include "errors.hpp"
-#include "moe/check.hpp"
-#include "moe/executors/serial.hpp"
-#include "moe/weight_stack.hpp"
-#include "moe/workers.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/weight_stack.hpp"
+#include "moe/runtime/executors/serial.hpp"
+#include "moe/runtime/workers.hpp"
 #include "pools.hpp"
 #include "random.hpp"
 

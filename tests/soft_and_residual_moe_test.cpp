@@ -1,7 +1,7 @@
 #include "laws/layer_laws.hpp"
 
-#include "moe/residual_moe.hpp"
-#include "moe/soft_moe.hpp"
+#include "moe/layers/residual_moe.hpp"
+#include "moe/layers/soft_moe.hpp"
 
 #include <cmath>
 #include <limits>
@@ -11,9 +11,9 @@
 
 #include "errors.hpp"
 #include "expert_factories.hpp"
-#include "moe/dense.hpp"
-#include "moe/moe_layer.hpp"
-#include "moe/shared.hpp"
+#include "moe/layers/dense.hpp"
+#include "moe/layers/moe_layer.hpp"
+#include "moe/layers/shared.hpp"
 #include "naive.hpp"
 
 namespace moe::laws {

@@ -1,4 +1,4 @@
-#include "moe/workspace.hpp"
+#include "moe/runtime/workspace.hpp"
 
 #include <atomic>
 #include <stdexcept>
@@ -10,7 +10,7 @@
 #include <gtest/gtest.h>
 
 #include "errors.hpp"
-#include "moe/moe_layer.hpp"
+#include "moe/layers/moe_layer.hpp"
 #include "pools.hpp"
 
 namespace {

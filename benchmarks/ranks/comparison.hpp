@@ -13,8 +13,8 @@
 #include "arena.hpp"
 #include "compare.hpp"
 #include "contenders.hpp"
-#include "moe/any_layer.hpp"
 #include "moe/distributed/expert_parallel.hpp"
+#include "moe/layers/any_layer.hpp"
 #include "ranks/ranks.hpp"
 #include "timing.hpp"
 

@@ -23,7 +23,7 @@
 #include "moe/distributed/checkpoint.hpp"
 #include "moe/distributed/run.hpp"
 #include "moe/io/safetensors_file.hpp"
-#include "moe/random.hpp"
+#include "moe/models/random.hpp"
 
 namespace {
 

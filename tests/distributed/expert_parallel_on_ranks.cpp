@@ -10,12 +10,12 @@
 #include "distributed/ranks.hpp"
 #include "errors.hpp"
 #include "expert_factories.hpp"
-#include "moe/any_layer.hpp"
 #include "moe/distributed/telemetry.hpp"
 #include "moe/experts/any_experts.hpp"
-#include "moe/moe_layer.hpp"
-#include "moe/random.hpp"
-#include "moe/shared.hpp"
+#include "moe/layers/any_layer.hpp"
+#include "moe/layers/moe_layer.hpp"
+#include "moe/layers/shared.hpp"
+#include "moe/models/random.hpp"
 
 namespace moe::laws {
 

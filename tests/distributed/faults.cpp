@@ -9,8 +9,8 @@
 
 #include "distributed/ranks.hpp"
 #include "moe/distributed/run.hpp"
-#include "moe/moe_layer.hpp"
-#include "moe/random.hpp"
+#include "moe/layers/moe_layer.hpp"
+#include "moe/models/random.hpp"
 #include "moe/routers/linear_top_k.hpp"
 
 int main(int argc, char** argv) {

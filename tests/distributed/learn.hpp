@@ -5,12 +5,13 @@
 #include <map>
 #include <string>
 
-#include "moe/executors/serial.hpp"
-#include "moe/parameters.hpp"
-#include "moe/tokens.hpp"
+#include "moe/core/parameters.hpp"
+#include "moe/core/tokens.hpp"
+#include "moe/core/types.hpp"
+#include "moe/runtime/executors/serial.hpp"
 #include "moe/train.hpp"
 #include "moe/train/distributed/expert_parallel.hpp"
-#include "moe/types.hpp"
+#include "moe/train/parameter_pieces.hpp"
 
 namespace moe::test {
 

@@ -13,8 +13,8 @@
 #include "errors.hpp"
 #include "expert_factories.hpp"
 #include "moe/distributed/move_experts.hpp"
-#include "moe/moe_layer.hpp"
-#include "moe/random.hpp"
+#include "moe/layers/moe_layer.hpp"
+#include "moe/models/random.hpp"
 #include "moe/train/experts/ffn.hpp"
 
 namespace moe::distributed {

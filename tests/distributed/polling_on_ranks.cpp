@@ -11,7 +11,7 @@
 #include "expert_factories.hpp"
 #include "laws/executor_laws.hpp"
 #include "moe/distributed/polling.hpp"
-#include "moe/executors/openmp.hpp"
+#include "moe/runtime/executors/openmp.hpp"
 #include "pools.hpp"
 
 namespace {

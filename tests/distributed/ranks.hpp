@@ -11,8 +11,8 @@
 #include <mpi.h>
 
 #include "moe/distributed/expert_parallel.hpp"
-#include "moe/executors/serial.hpp"
-#include "moe/workspace.hpp"
+#include "moe/runtime/executors/serial.hpp"
+#include "moe/runtime/workspace.hpp"
 
 namespace moe::test {
 

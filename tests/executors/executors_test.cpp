@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "expert_factories.hpp"
-#include "moe/executors/eigen_thread_pool.hpp"
-#include "moe/executors/openmp.hpp"
-#include "moe/executors/serial.hpp"
+#include "moe/runtime/executors/eigen_thread_pool.hpp"
+#include "moe/runtime/executors/openmp.hpp"
+#include "moe/runtime/executors/serial.hpp"
 #include "pools.hpp"
 
 // ThreadSanitizer does not see how OpenMP's own library synchronises.

@@ -9,13 +9,13 @@
 
 #include "errors.hpp"
 #include "expert_factories.hpp"
-#include "moe/affine_output.hpp"
-#include "moe/dense.hpp"
-#include "moe/executors/openmp.hpp"
 #include "moe/experts/any_experts.hpp"
 #include "moe/experts/joined_experts.hpp"
 #include "moe/experts/zero_compute.hpp"
-#include "moe/make_layer.hpp"
+#include "moe/layers/affine_output.hpp"
+#include "moe/layers/dense.hpp"
+#include "moe/models/make_layer.hpp"
+#include "moe/runtime/executors/openmp.hpp"
 #include "naive.hpp"
 #include "pools.hpp"
 

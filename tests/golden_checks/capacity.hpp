@@ -8,15 +8,15 @@
 
 #include "golden_checks/common.hpp"
 #include "golden_checks/gradients.hpp"
-#include "moe/activation.hpp"
-#include "moe/capacity.hpp"
-#include "moe/executors/serial.hpp"
+#include "moe/experts/activation.hpp"
 #include "moe/experts/ffn.hpp"
 #include "moe/experts/function_expert.hpp"
 #include "moe/io/json.hpp"
-#include "moe/moe_layer.hpp"
+#include "moe/layers/moe_layer.hpp"
+#include "moe/routers/filters/capacity.hpp"
 #include "moe/routers/linear_top_k.hpp"
 #include "moe/routers/top_k.hpp"
+#include "moe/runtime/executors/serial.hpp"
 #include "moe/train.hpp"
 
 namespace moe::golden {

@@ -9,10 +9,10 @@
 
 #include <gtest/gtest.h>
 
+#include "moe/core/routing.hpp"
+#include "moe/core/types.hpp"
 #include "moe/io/config.hpp"
 #include "moe/io/safetensors.hpp"
-#include "moe/routing.hpp"
-#include "moe/types.hpp"
 
 namespace moe::golden {
 

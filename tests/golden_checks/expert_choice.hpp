@@ -10,7 +10,7 @@
 #include "golden_checks/common.hpp"
 #include "golden_checks/gradients.hpp"
 #include "moe/experts/ffn.hpp"
-#include "moe/moe_layer.hpp"
+#include "moe/layers/moe_layer.hpp"
 #include "moe/routers/expert_choice.hpp"
 #include "moe/train.hpp"
 

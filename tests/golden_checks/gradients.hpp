@@ -6,7 +6,8 @@
 
 #include "golden_checks/common.hpp"
 #include "load_trainable_layer.hpp"
-#include "moe/parameters.hpp"
+#include "moe/core/parameters.hpp"
+#include "moe/train/parameter_pieces.hpp"
 
 namespace moe::golden {
 

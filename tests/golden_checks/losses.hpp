@@ -10,19 +10,19 @@
 #include <vector>
 
 #include "golden_checks/common.hpp"
-#include "moe/capacity.hpp"
-#include "moe/executors/serial.hpp"
 #include "moe/io/json.hpp"
 #include "moe/losses/importance.hpp"
 #include "moe/losses/load_balancing.hpp"
 #include "moe/losses/smooth_load.hpp"
 #include "moe/losses/variation.hpp"
 #include "moe/losses/z_loss.hpp"
-#include "moe/routers/logits.hpp"
+#include "moe/routers/detail/logits.hpp"
+#include "moe/routers/filters/capacity.hpp"
 #include "moe/routers/noisy_top_k.hpp"
 #include "moe/routers/top_k.hpp"
+#include "moe/runtime/executors/serial.hpp"
+#include "moe/runtime/workers.hpp"
 #include "moe/train.hpp"
-#include "moe/workers.hpp"
 
 namespace moe::golden {
 

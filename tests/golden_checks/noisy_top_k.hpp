@@ -7,10 +7,10 @@
 
 #include "golden_checks/common.hpp"
 #include "moe/experts/ffn.hpp"
-#include "moe/moe_layer.hpp"
-#include "moe/routers/logits.hpp"
+#include "moe/kernels/scores.hpp"
+#include "moe/layers/moe_layer.hpp"
+#include "moe/routers/detail/logits.hpp"
 #include "moe/routers/noisy_top_k.hpp"
-#include "moe/routers/scores.hpp"
 
 namespace moe::golden {
 

@@ -6,8 +6,8 @@
 
 #include "golden_checks/common.hpp"
 #include "golden_checks/gradients.hpp"
-#include "moe/executors/serial.hpp"
 #include "moe/routers/sinkhorn.hpp"
+#include "moe/runtime/executors/serial.hpp"
 #include "moe/train.hpp"
 
 namespace moe::golden {

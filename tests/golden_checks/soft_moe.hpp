@@ -7,9 +7,9 @@
 
 #include "golden_checks/common.hpp"
 #include "golden_checks/gradients.hpp"
-#include "moe/activation.hpp"
+#include "moe/experts/activation.hpp"
 #include "moe/experts/ffn.hpp"
-#include "moe/soft_moe.hpp"
+#include "moe/layers/soft_moe.hpp"
 #include "moe/train.hpp"
 
 namespace moe::golden {

@@ -17,7 +17,7 @@
 #include "compare.hpp"
 #include "load_layer.hpp"
 #include "moe/io/mxfp4.hpp"
-#include "moe/presets.hpp"
+#include "moe/models/presets.hpp"
 #include "random.hpp"
 
 namespace {

@@ -22,8 +22,8 @@
 
 #include "compare.hpp"
 #include "load_layer.hpp"
+#include "moe/models/presets.hpp"
 #include "moe/moe.hpp"
-#include "moe/presets.hpp"
 #include "random.hpp"
 #include "run_any_layer.hpp"
 

@@ -7,16 +7,16 @@
 
 #include <gtest/gtest.h>
 
-#include "moe/activation.hpp"
-#include "moe/combine.hpp"
-#include "moe/dispatch.hpp"
-#include "moe/executors/serial.hpp"
+#include "moe/core/dispatch.hpp"
+#include "moe/core/target.hpp"
+#include "moe/experts/activation.hpp"
+#include "moe/experts/combine.hpp"
 #include "moe/experts/gated_ffn_bank.hpp"
 #include "moe/kernels/matmul.hpp"
+#include "moe/kernels/scores.hpp"
 #include "moe/kernels/vectors.hpp"
-#include "moe/routers/scores.hpp"
-#include "moe/target.hpp"
-#include "moe/train/activation.hpp"
+#include "moe/runtime/executors/serial.hpp"
+#include "moe/train/experts/activation.hpp"
 #include "moe/train/kernels/add_product.hpp"
 #include "moe/train/optimisers/sgd.hpp"
 #include "random.hpp"

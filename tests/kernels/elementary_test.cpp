@@ -10,9 +10,9 @@
 #include <gtest/gtest.h>
 
 #include "compare.hpp"
-#include "moe/activation.hpp"
-#include "moe/routers/scores.hpp"
-#include "moe/train/activation.hpp"
+#include "moe/experts/activation.hpp"
+#include "moe/kernels/scores.hpp"
+#include "moe/train/experts/activation.hpp"
 #include "random.hpp"
 
 namespace moe::kernels {

@@ -77,7 +77,8 @@ TYPED_TEST(MultiplyAdd, OfVectorsDependsOnNoPlaceInMemory) {
   }
 }
 
-// -ffast-math is refused by moe/target.hpp, and so is what g++ tells of. clang++ tells nothing of -fassociative-math.
+// -ffast-math is refused by moe/core/target.hpp, and so is what g++ tells of. clang++ tells nothing of
+// -fassociative-math.
 TYPED_TEST(MultiplyAdd, NothingElseIsReordered) {
   using S = TypeParam;
   volatile S of_large = 1 / std::numeric_limits<S>::epsilon(), of_one = S(0.25);

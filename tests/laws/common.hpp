@@ -9,9 +9,9 @@
 #include <gtest/gtest.h>
 
 #include "compare.hpp"
+#include "moe/core/routing.hpp"
+#include "moe/core/types.hpp"
 #include "moe/routers/linear_top_k.hpp"
-#include "moe/routing.hpp"
-#include "moe/types.hpp"
 #include "random.hpp"
 
 namespace moe::laws {

@@ -14,11 +14,11 @@
 #include <gtest/gtest.h>
 
 #include "compare.hpp"
-#include "moe/concepts.hpp"
-#include "moe/executors/serial.hpp"
+#include "moe/core/concepts.hpp"
 #include "moe/experts/function_expert.hpp"
-#include "moe/moe_layer.hpp"
+#include "moe/layers/moe_layer.hpp"
 #include "moe/routers/linear_top_k.hpp"
+#include "moe/runtime/executors/serial.hpp"
 #include "random.hpp"
 
 namespace moe::laws {

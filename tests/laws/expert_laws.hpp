@@ -20,10 +20,10 @@
 
 #include <gtest/gtest.h>
 
-#include "moe/concepts.hpp"
+#include "moe/core/concepts.hpp"
+#include "moe/core/scratch.hpp"
 #include "moe/experts/any_expert.hpp"
-#include "moe/moe_layer.hpp"
-#include "moe/scratch.hpp"
+#include "moe/layers/moe_layer.hpp"
 
 namespace moe::laws {
 

@@ -20,12 +20,12 @@
 
 #include <gtest/gtest.h>
 
-#include "moe/dense.hpp"
-#include "moe/executors/openmp.hpp"
-#include "moe/executors/serial.hpp"
 #include "moe/experts/any_experts.hpp"
 #include "moe/experts/expert_list.hpp"
-#include "moe/moe_layer.hpp"
+#include "moe/layers/dense.hpp"
+#include "moe/layers/moe_layer.hpp"
+#include "moe/runtime/executors/openmp.hpp"
+#include "moe/runtime/executors/serial.hpp"
 #include "pools.hpp"
 
 namespace moe::laws {

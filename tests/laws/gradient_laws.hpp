@@ -14,13 +14,14 @@
 #include <gtest/gtest.h>
 
 #include "compare.hpp"
-#include "moe/executors/serial.hpp"
-#include "moe/parameters.hpp"
-#include "moe/scratch.hpp"
-#include "moe/tokens.hpp"
-#include "moe/train/any_layer.hpp"
-#include "moe/types.hpp"
-#include "moe/workspace.hpp"
+#include "moe/core/parameters.hpp"
+#include "moe/core/scratch.hpp"
+#include "moe/core/tokens.hpp"
+#include "moe/core/types.hpp"
+#include "moe/runtime/executors/serial.hpp"
+#include "moe/runtime/workspace.hpp"
+#include "moe/train/parameter_pieces.hpp"
+#include "moe/train/trainable_layer.hpp"
 #include "pools.hpp"
 #include "random.hpp"
 

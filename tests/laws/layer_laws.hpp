@@ -18,10 +18,10 @@
 #include <gtest/gtest.h>
 
 #include "errors.hpp"
-#include "moe/any_layer.hpp"
-#include "moe/executors/openmp.hpp"
-#include "moe/executors/serial.hpp"
-#include "moe/workspace.hpp"
+#include "moe/layers/any_layer.hpp"
+#include "moe/runtime/executors/openmp.hpp"
+#include "moe/runtime/executors/serial.hpp"
+#include "moe/runtime/workspace.hpp"
 #include "pools.hpp"
 
 namespace moe::laws {

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "expert_factories.hpp"
-#include "moe/experts/lora_bank.hpp"
+#include "moe/lora/bank.hpp"
 
 namespace moe::laws {
 

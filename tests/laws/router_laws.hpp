@@ -25,11 +25,11 @@
 
 #include <gtest/gtest.h>
 
-#include "moe/concepts.hpp"
-#include "moe/executors/openmp.hpp"
-#include "moe/executors/serial.hpp"
+#include "moe/core/concepts.hpp"
 #include "moe/routers/any_router.hpp"
-#include "moe/workers.hpp"
+#include "moe/runtime/executors/openmp.hpp"
+#include "moe/runtime/executors/serial.hpp"
+#include "moe/runtime/workers.hpp"
 #include "pools.hpp"
 
 namespace moe::laws {

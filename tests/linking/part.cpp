@@ -3,11 +3,11 @@
 
 #include <atomic>
 
-#include "moe/executors/openmp.hpp"
 #include "moe/experts/gated_ffn_bank.hpp"
-#include "moe/moe_layer.hpp"
-#include "moe/random.hpp"
+#include "moe/layers/moe_layer.hpp"
+#include "moe/models/random.hpp"
 #include "moe/routers/linear_top_k.hpp"
+#include "moe/runtime/executors/openmp.hpp"
 
 inline std::atomic<int> lanes_seen = 0;
 

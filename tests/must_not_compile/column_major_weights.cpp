@@ -1,6 +1,6 @@
 // Weights are row-major, as checkpoints store them; to read others in place would transpose them.
 // expect: no matching function for call to 'map_of
-#include "moe/types.hpp"
+#include "moe/core/types.hpp"
 
 #ifdef MOE_POSITIVE_CONTROL
 moe::Weight<float> w(2, 3);

@@ -1,6 +1,6 @@
 // Scratch memory is made ready for each worker, so an executor says how many there are.
 // expect: moe: this executor has no `Index workers\(\)`: how many tasks run at once
-#include "moe/workers.hpp"
+#include "moe/runtime/workers.hpp"
 
 struct InOrder {
 #ifdef MOE_POSITIVE_CONTROL

@@ -1,6 +1,6 @@
 // The sentence comes first from a layer of a list, too, however deep the cause.
 // expect: moe: this expert has no `Index d_model\(\) const`
-#include "moe/moe_layer.hpp"
+#include "moe/layers/moe_layer.hpp"
 #include "moe/routers/linear_top_k.hpp"
 
 struct Twice {

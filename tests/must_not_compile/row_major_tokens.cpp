@@ -1,6 +1,6 @@
 // Tokens are columns, each contiguous; y cannot be written elsewhere.
 // expect: no matching (member )?function for call to .*forward
-#include "moe/dense.hpp"
+#include "moe/layers/dense.hpp"
 
 #ifdef MOE_POSITIVE_CONTROL
 using Tokens = moe::Matrix<float>;

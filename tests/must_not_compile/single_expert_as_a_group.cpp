@@ -2,7 +2,7 @@
 // expect: moe: this is one expert, expected a group of them: ExpertList\(std::vector{expert}\)
 #include "moe/experts/expert_list.hpp"
 #include "moe/experts/ffn.hpp"
-#include "moe/moe_layer.hpp"
+#include "moe/layers/moe_layer.hpp"
 #include "moe/routers/linear_top_k.hpp"
 
 #ifdef MOE_POSITIVE_CONTROL

@@ -2,4 +2,4 @@
 // flags: -D_MSC_VER=1940 -U__clang__
 // expect: moe: MSVC's own front end lacks what the kernels need: compile with clang-cl, or with g\+\+ of MinGW
 // lines: 30
-#include "moe/target.hpp"
+#include "moe/core/target.hpp"

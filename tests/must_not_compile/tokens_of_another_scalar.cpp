@@ -1,6 +1,6 @@
 // float weights take float tokens; a cast would be a copy that nobody asked for.
 // expect: no matching (member )?function for call to .*forward
-#include "moe/dense.hpp"
+#include "moe/layers/dense.hpp"
 
 #ifdef MOE_POSITIVE_CONTROL
 using Tokens = moe::Matrix<float>;

@@ -5,7 +5,7 @@
 // expect: moe: this router has no `void route\(const Tokens<Scalar>& tokens, Routing<Scalar>& routing, Workers& workers\) const` for its Scalar; it adds its routes to `routing` and returns nothing
 // expect: moe: this router's route\(\) is not const: one router serves many threads
 // expect: moe: this router's route\(\) returns something, expected void: it adds its routes to `routing`
-#include "moe/capacity.hpp"
+#include "moe/routers/filters/capacity.hpp"
 
 struct WithoutScalar {
   moe::Index d_model() const { return 4; }

@@ -17,7 +17,7 @@
 #include "errors.hpp"
 #include "moe/experts/any_expert.hpp"
 #include "moe/experts/function_expert.hpp"
-#include "moe/moe_layer.hpp"
+#include "moe/layers/moe_layer.hpp"
 #include "naive.hpp"
 
 namespace moe::laws {

@@ -10,12 +10,12 @@
 
 #include "errors.hpp"
 #include "expert_factories.hpp"
-#include "moe/capacity.hpp"
-#include "moe/moe_layer.hpp"
-#include "moe/random_number.hpp"
+#include "moe/core/random_number.hpp"
+#include "moe/layers/moe_layer.hpp"
+#include "moe/routers/filters/capacity.hpp"
+#include "moe/routers/filters/replay.hpp"
+#include "moe/routers/filters/second_expert.hpp"
 #include "moe/routers/linear_top_k.hpp"
-#include "moe/routers/replay.hpp"
-#include "moe/routers/second_expert.hpp"
 
 namespace moe::laws {
 

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <utility>
 
-#include "moe/routers/lora_router.hpp"
+#include "moe/lora/router.hpp"
 
 namespace moe::laws {
 

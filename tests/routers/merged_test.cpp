@@ -1,13 +1,13 @@
 #include "laws/router_laws.hpp"
 
-#include "moe/routers/merged.hpp"
+#include "moe/routers/filters/merged_experts.hpp"
 
 #include <string>
 #include <vector>
 
 #include "errors.hpp"
 #include "expert_factories.hpp"
-#include "moe/capacity.hpp"
+#include "moe/routers/filters/capacity.hpp"
 #include "naive.hpp"
 
 namespace moe::laws {

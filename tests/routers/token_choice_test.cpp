@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "errors.hpp"
-#include "moe/random_number.hpp"
+#include "moe/core/random_number.hpp"
 #include "moe/routers/carried_top_k.hpp"
 #include "moe/routers/cosine_top_k.hpp"
 #include "moe/routers/noisy_top_k.hpp"

@@ -7,6 +7,7 @@
 #include "compare.hpp"
 #include "errors.hpp"
 #include "moe/moe.hpp"
+#include "moe/surgery.hpp"
 #include "moe/train.hpp"
 #include "random.hpp"
 

@@ -1,7 +1,7 @@
 // Adapters beside frozen weights: what they add, what they learn, and what they leave alone.
 #include "allocations.hpp"
 
-#include "moe/experts/lora_bank.hpp"
+#include "moe/lora/bank.hpp"
 
 #include <array>
 #include <cmath>

@@ -13,7 +13,7 @@
 
 #include <mpi.h>
 
-#include "moe/check.hpp"
+#include "moe/core/check.hpp"
 #include "moe/distributed/communicator.hpp"
 
 namespace moe::inline MOE_TARGET::distributed {

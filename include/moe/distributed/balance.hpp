@@ -3,12 +3,12 @@
 
 #include <cstddef>
 
-#include "moe/check.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/scratch.hpp"
+#include "moe/core/types.hpp"
 #include "moe/distributed/communicator.hpp"
 #include "moe/distributed/sum_in_order.hpp"
 #include "moe/losses/load_balancing.hpp"
-#include "moe/scratch.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET::distributed {
 

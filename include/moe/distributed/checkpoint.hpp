@@ -9,7 +9,8 @@
 
 #include <mpi.h>
 
-#include "moe/check.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/types.hpp"
 #include "moe/distributed/agreement.hpp"
 #include "moe/distributed/communicator.hpp"
 #include "moe/distributed/expert_parallel.hpp"
@@ -18,7 +19,6 @@
 #include "moe/experts/any_experts.hpp"
 #include "moe/io/checkpoint.hpp"
 #include "moe/io/model_files.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET::distributed {
 

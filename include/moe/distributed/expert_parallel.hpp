@@ -12,9 +12,11 @@
 
 #include <mpi.h>
 
-#include "moe/check.hpp"
-#include "moe/concepts.hpp"
-#include "moe/dispatch.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/concepts.hpp"
+#include "moe/core/dispatch.hpp"
+#include "moe/core/scratch.hpp"
+#include "moe/core/types.hpp"
 #include "moe/distributed/agreement.hpp"
 #include "moe/distributed/communicator.hpp"
 #include "moe/distributed/exchange.hpp"
@@ -25,9 +27,7 @@
 #include "moe/distributed/shared_error.hpp"
 #include "moe/distributed/traffic.hpp"
 #include "moe/experts/expert_subset.hpp"
-#include "moe/scratch.hpp"
-#include "moe/types.hpp"
-#include "moe/workers.hpp"
+#include "moe/runtime/workers.hpp"
 
 namespace moe::inline MOE_TARGET::distributed {
 

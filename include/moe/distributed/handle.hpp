@@ -5,7 +5,7 @@
 
 #include <mpi.h>
 
-#include "moe/target.hpp"
+#include "moe/core/target.hpp"
 
 namespace moe::inline MOE_TARGET::distributed {
 

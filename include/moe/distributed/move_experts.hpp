@@ -4,16 +4,16 @@
 #include <optional>
 #include <utility>
 
-#include "moe/check.hpp"
-#include "moe/concepts.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/concepts.hpp"
+#include "moe/core/parameters.hpp"
+#include "moe/core/types.hpp"
 #include "moe/distributed/agreement.hpp"
 #include "moe/distributed/communicator.hpp"
 #include "moe/distributed/expert_parallel.hpp"
 #include "moe/distributed/move_parameters.hpp"
 #include "moe/distributed/placement.hpp"
 #include "moe/distributed/shared_error.hpp"
-#include "moe/parameters.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET::distributed {
 

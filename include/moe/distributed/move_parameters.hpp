@@ -13,10 +13,10 @@
 
 #include <mpi.h>
 
-#include "moe/check.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/parameters.hpp"
 #include "moe/distributed/agreement.hpp"
 #include "moe/distributed/communicator.hpp"
-#include "moe/parameters.hpp"
 
 namespace moe::inline MOE_TARGET::distributed {
 

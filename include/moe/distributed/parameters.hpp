@@ -18,7 +18,9 @@
 #include <mpi.h>
 #include <nlohmann/json.hpp>
 
-#include "moe/check.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/parameters.hpp"
+#include "moe/core/types.hpp"
 #include "moe/distributed/agreement.hpp"
 #include "moe/distributed/communicator.hpp"
 #include "moe/distributed/shared_error.hpp"
@@ -27,8 +29,6 @@
 #include "moe/io/safetensors_file.hpp"
 #include "moe/io/shards.hpp"
 #include "moe/io/tensor.hpp"
-#include "moe/parameters.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET::distributed {
 

@@ -7,13 +7,13 @@
 #include <limits>
 #include <vector>
 
-#include "moe/check.hpp"
-#include "moe/dispatch.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/dispatch.hpp"
+#include "moe/core/scratch.hpp"
+#include "moe/core/types.hpp"
 #include "moe/distributed/exchange.hpp"
 #include "moe/distributed/placement.hpp"
-#include "moe/scratch.hpp"
-#include "moe/types.hpp"
-#include "moe/workers.hpp"
+#include "moe/runtime/workers.hpp"
 
 namespace moe::inline MOE_TARGET::distributed {
 

@@ -7,9 +7,9 @@
 #include <tuple>
 #include <vector>
 
-#include "moe/check.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/types.hpp"
 #include "moe/telemetry/routing_stats.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET::distributed {
 

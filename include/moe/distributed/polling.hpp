@@ -7,10 +7,10 @@
 
 #include <mpi.h>
 
-#include "moe/check.hpp"
-#include "moe/concepts.hpp"
-#include "moe/task.hpp"
-#include "moe/types.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/concepts.hpp"
+#include "moe/core/task.hpp"
+#include "moe/core/types.hpp"
 
 namespace moe::inline MOE_TARGET::distributed {
 

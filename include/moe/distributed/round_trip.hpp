@@ -5,14 +5,14 @@
 
 #include <mpi.h>
 
-#include "moe/combine.hpp"
-#include "moe/dispatch.hpp"
+#include "moe/core/dispatch.hpp"
+#include "moe/core/scratch.hpp"
+#include "moe/core/types.hpp"
 #include "moe/distributed/communicator.hpp"
 #include "moe/distributed/exchange.hpp"
 #include "moe/distributed/parcels.hpp"
-#include "moe/scratch.hpp"
-#include "moe/types.hpp"
-#include "moe/workers.hpp"
+#include "moe/experts/combine.hpp"
+#include "moe/runtime/workers.hpp"
 
 namespace moe::inline MOE_TARGET::distributed {
 

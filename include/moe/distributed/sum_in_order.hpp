@@ -7,10 +7,10 @@
 
 #include <mpi.h>
 
-#include "moe/check.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/scratch.hpp"
+#include "moe/core/types.hpp"
 #include "moe/distributed/communicator.hpp"
-#include "moe/scratch.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET::distributed {
 

@@ -10,7 +10,7 @@
 
 #include <mpi.h>
 
-#include "moe/check.hpp"
+#include "moe/core/check.hpp"
 #include "moe/distributed/agreement.hpp"
 #include "moe/distributed/communicator.hpp"
 #include "moe/distributed/traffic.hpp"

@@ -3,7 +3,7 @@
 
 #include <chrono>
 
-#include "moe/types.hpp"
+#include "moe/core/types.hpp"
 
 namespace moe::inline MOE_TARGET::distributed {
 

@@ -5,9 +5,9 @@
 #include <memory>
 #include <utility>
 
-#include "moe/concepts.hpp"
-#include "moe/scratch.hpp"
-#include "moe/types.hpp"
+#include "moe/core/concepts.hpp"
+#include "moe/core/scratch.hpp"
+#include "moe/core/types.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -5,9 +5,9 @@
 #include <memory>
 #include <utility>
 
-#include "moe/concepts.hpp"
-#include "moe/dispatch.hpp"
-#include "moe/types.hpp"
+#include "moe/core/concepts.hpp"
+#include "moe/core/dispatch.hpp"
+#include "moe/core/types.hpp"
 
 namespace moe::inline MOE_TARGET {
 

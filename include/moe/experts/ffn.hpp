@@ -1,12 +1,12 @@
 /// @file  The plain expert of Switch and NLLB: one layer, an activation, one layer.
 #pragma once
 
-#include "moe/activation.hpp"
-#include "moe/check.hpp"
-#include "moe/concepts.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/concepts.hpp"
+#include "moe/core/scratch.hpp"
+#include "moe/core/types.hpp"
+#include "moe/experts/activation.hpp"
 #include "moe/kernels/matmul.hpp"
-#include "moe/scratch.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -1,13 +1,13 @@
 /// @file  The expert of Mixtral, DeepSeek and Llama-style models: two inputs multiplied, one output.
 #pragma once
 
-#include "moe/activation.hpp"
-#include "moe/check.hpp"
-#include "moe/concepts.hpp"
-#include "moe/contracts.hpp"
-#include "moe/kernels/gated_ffn.hpp"
-#include "moe/scratch.hpp"
-#include "moe/types.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/concepts.hpp"
+#include "moe/core/contracts.hpp"
+#include "moe/core/scratch.hpp"
+#include "moe/core/types.hpp"
+#include "moe/experts/activation.hpp"
+#include "moe/experts/detail/bank_kernels.hpp"
 
 namespace moe::inline MOE_TARGET {
 

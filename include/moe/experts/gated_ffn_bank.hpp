@@ -6,15 +6,15 @@
 #include <utility>
 #include <vector>
 
-#include "moe/activation.hpp"
-#include "moe/check.hpp"
-#include "moe/concepts.hpp"
-#include "moe/contracts.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/concepts.hpp"
+#include "moe/core/contracts.hpp"
+#include "moe/core/types.hpp"
+#include "moe/core/weight_stack.hpp"
+#include "moe/experts/activation.hpp"
+#include "moe/experts/detail/bank_kernels.hpp"
 #include "moe/experts/gated_ffn.hpp"
-#include "moe/kernels/gated_ffn.hpp"
-#include "moe/types.hpp"
-#include "moe/weight_stack.hpp"
-#include "moe/workers.hpp"
+#include "moe/runtime/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -8,12 +8,12 @@
 #include <type_traits>
 #include <utility>
 
-#include "moe/check.hpp"
-#include "moe/concepts.hpp"
-#include "moe/contracts.hpp"
-#include "moe/dispatch.hpp"
-#include "moe/types.hpp"
-#include "moe/workers.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/concepts.hpp"
+#include "moe/core/contracts.hpp"
+#include "moe/core/dispatch.hpp"
+#include "moe/core/types.hpp"
+#include "moe/runtime/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -4,11 +4,11 @@
 /// in JoinedExperts. MoE++: Jin et al. 2024, arXiv:2410.07348; LongCat-Flash has copies alone, arXiv:2509.01322.
 #pragma once
 
-#include "moe/check.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/scratch.hpp"
+#include "moe/core/types.hpp"
+#include "moe/kernels/scores.hpp"
 #include "moe/kernels/vectors.hpp"
-#include "moe/routers/scores.hpp"
-#include "moe/scratch.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -10,6 +10,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "moe/core/parameters.hpp"
+#include "moe/core/types.hpp"
 #include "moe/io/atomic_file.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/parameters.hpp"
@@ -18,8 +20,6 @@
 #include "moe/io/tensor.hpp"
 #include "moe/io/weight_tensors.hpp"
 #include "moe/lora/named_adapters.hpp"
-#include "moe/parameters.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET::io {
 

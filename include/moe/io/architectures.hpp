@@ -9,14 +9,14 @@
 #include <string_view>
 #include <variant>
 
-#include "moe/capacity.hpp"
+#include "moe/core/types.hpp"
 #include "moe/io/config.hpp"
 #include "moe/io/edit_distance.hpp"
 #include "moe/io/error.hpp"
-#include "moe/moe_shape.hpp"
+#include "moe/models/moe_shape.hpp"
+#include "moe/routers/filters/capacity.hpp"
 #include "moe/routers/sparse_mixer.hpp"
 #include "moe/routers/top_k.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET::io {
 

@@ -9,10 +9,10 @@
 
 #include <nlohmann/json.hpp>
 
+#include "moe/core/types.hpp"
 #include "moe/io/edit_distance.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/json.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET::io {
 

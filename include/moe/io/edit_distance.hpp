@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "moe/target.hpp"
+#include "moe/core/target.hpp"
 
 namespace moe::inline MOE_TARGET::io::detail {
 

@@ -8,7 +8,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "moe/target.hpp"
+#include "moe/core/target.hpp"
 
 namespace moe::inline MOE_TARGET::io {
 

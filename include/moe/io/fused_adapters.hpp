@@ -8,13 +8,13 @@
 #include <utility>
 #include <vector>
 
-#include "moe/experts/lora_bank.hpp"
+#include "moe/core/types.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/peft_config.hpp"
 #include "moe/io/safetensors.hpp"
 #include "moe/io/tensor.hpp"
 #include "moe/io/weight_tensors.hpp"
-#include "moe/types.hpp"
+#include "moe/lora/bank.hpp"
 
 namespace moe::inline MOE_TARGET::io {
 

@@ -15,10 +15,8 @@
 #include <variant>
 #include <vector>
 
-#include "moe/affine_output.hpp"
-#include "moe/any_layer.hpp"
-#include "moe/capacity.hpp"
-#include "moe/check.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/types.hpp"
 #include "moe/experts/any_expert.hpp"
 #include "moe/experts/any_experts.hpp"
 #include "moe/experts/expert_list.hpp"
@@ -33,13 +31,15 @@
 #include "moe/io/model_files.hpp"
 #include "moe/io/safetensors.hpp"
 #include "moe/io/weight_tensors.hpp"
-#include "moe/moe_layer.hpp"
-#include "moe/moe_shape.hpp"
+#include "moe/layers/affine_output.hpp"
+#include "moe/layers/any_layer.hpp"
+#include "moe/layers/moe_layer.hpp"
+#include "moe/layers/shared.hpp"
+#include "moe/models/moe_shape.hpp"
 #include "moe/routers/any_router.hpp"
+#include "moe/routers/filters/capacity.hpp"
 #include "moe/routers/linear_top_k.hpp"
 #include "moe/routers/sparse_mixer.hpp"
-#include "moe/shared.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET::io {
 

@@ -8,11 +8,11 @@
 #include <type_traits>
 #include <vector>
 
-#include "moe/any_layer.hpp"
+#include "moe/core/types.hpp"
 #include "moe/experts/any_experts.hpp"
 #include "moe/io/error.hpp"
-#include "moe/moe_shape.hpp"
-#include "moe/types.hpp"
+#include "moe/layers/any_layer.hpp"
+#include "moe/models/moe_shape.hpp"
 
 namespace moe::inline MOE_TARGET::io {
 

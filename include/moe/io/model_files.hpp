@@ -14,7 +14,7 @@
 #include "moe/io/config.hpp"
 #include "moe/io/impostors.hpp"
 #include "moe/io/safetensors.hpp"
-#include "moe/moe_shape.hpp"
+#include "moe/models/moe_shape.hpp"
 
 namespace moe::inline MOE_TARGET::io {
 

@@ -6,7 +6,7 @@
 #include <limits>
 #include <span>
 
-#include "moe/types.hpp"
+#include "moe/core/types.hpp"
 
 namespace moe::inline MOE_TARGET::io {
 

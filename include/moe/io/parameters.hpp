@@ -8,11 +8,11 @@
 #include <string>
 #include <vector>
 
+#include "moe/core/parameters.hpp"
+#include "moe/core/types.hpp"
 #include "moe/io/safetensors.hpp"
 #include "moe/io/safetensors_file.hpp"
 #include "moe/io/tensor.hpp"
-#include "moe/parameters.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET::io {
 

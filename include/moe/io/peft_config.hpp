@@ -8,11 +8,11 @@
 
 #include <nlohmann/json.hpp>
 
+#include "moe/core/types.hpp"
 #include "moe/io/config.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/json.hpp"
 #include "moe/io/safetensors_file.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET::io::detail {
 

@@ -10,12 +10,12 @@
 #include <type_traits>
 #include <vector>
 
+#include "moe/core/routing.hpp"
+#include "moe/core/types.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/safetensors.hpp"
 #include "moe/io/safetensors_file.hpp"
 #include "moe/io/tensor.hpp"
-#include "moe/routing.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET::io {
 

@@ -17,13 +17,13 @@
 
 #include <nlohmann/json.hpp>
 
+#include "moe/core/types.hpp"
 #include "moe/io/atomic_file.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/impostors.hpp"
 #include "moe/io/json.hpp"
 #include "moe/io/mapped_file.hpp"
 #include "moe/io/tensor.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET::io {
 

@@ -18,9 +18,9 @@
 
 #include <nlohmann/json.hpp>
 
+#include "moe/core/types.hpp"
 #include "moe/io/atomic_file.hpp"
 #include "moe/io/error.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET::io {
 

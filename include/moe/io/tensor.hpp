@@ -16,8 +16,8 @@
 #include <utility>
 #include <vector>
 
+#include "moe/core/types.hpp"
 #include "moe/io/error.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET::io {
 

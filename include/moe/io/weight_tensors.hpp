@@ -11,12 +11,12 @@
 #include <utility>
 #include <vector>
 
-#include "moe/check.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/types.hpp"
+#include "moe/core/weight_stack.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/mxfp4.hpp"
 #include "moe/io/safetensors.hpp"
-#include "moe/types.hpp"
-#include "moe/weight_stack.hpp"
 
 namespace moe::inline MOE_TARGET::io {
 

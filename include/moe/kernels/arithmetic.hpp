@@ -27,13 +27,13 @@
 #include <limits>
 #include <type_traits>
 
+#include "moe/core/types.hpp"
 #include "moe/kernels/bfloat16_pairs.hpp"
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/load_padded.hpp"
 #include "moe/kernels/multiply_add.hpp"
 #include "moe/kernels/shuffle.hpp"
 #include "moe/kernels/widen.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET::kernels {
 

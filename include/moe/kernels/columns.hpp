@@ -4,12 +4,12 @@
 #include <algorithm>
 #include <cstring>
 
+#include "moe/core/scratch.hpp"
+#include "moe/core/types.hpp"
 #include "moe/kernels/arithmetic.hpp"
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/load_padded.hpp"
 #include "moe/kernels/transpose.hpp"
-#include "moe/scratch.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET::kernels {
 

@@ -4,13 +4,13 @@
 #include <algorithm>
 #include <cstring>
 
+#include "moe/core/types.hpp"
 #include "moe/kernels/arithmetic.hpp"
 #include "moe/kernels/columns.hpp"
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/rows.hpp"
 #include "moe/kernels/tile_use.hpp"
 #include "moe/kernels/transpose.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET::kernels {
 

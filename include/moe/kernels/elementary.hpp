@@ -10,9 +10,9 @@
 #include <cstdint>
 #include <cstring>
 
+#include "moe/core/types.hpp"
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/multiply_add.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET::kernels {
 

@@ -6,7 +6,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "moe/types.hpp"
+#include "moe/core/types.hpp"
 
 // clang++ prefers 256-bit registers even where it may use 512-bit ones, unless a function asks for more.
 #if defined(__clang__) && defined(__AVX512F__)

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "moe/core/types.hpp"
 #include "moe/kernels/lanes.hpp"
-#include "moe/types.hpp"
 
 #if defined(__AVX512F__) || (defined(__AVX2__) && defined(__FMA__) && defined(__F16C__))  // "avx2" of target.hpp
 #include "moe/kernels/x86/load_padded.hpp"

@@ -1,10 +1,10 @@
 /// @file  A product of low rank that is added to another one.
 #pragma once
 
+#include "moe/core/types.hpp"
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/multiply_add.hpp"
 #include "moe/kernels/tile_use.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET::kernels {
 

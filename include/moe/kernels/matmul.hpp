@@ -1,13 +1,12 @@
 /// @file  y = W·x, for weights of any type.
 #pragma once
 
+#include "moe/core/numerics.hpp"
+#include "moe/core/scratch.hpp"
+#include "moe/core/types.hpp"
 #include "moe/kernels/columns.hpp"
 #include "moe/kernels/products.hpp"
 #include "moe/kernels/rows.hpp"
-#include "moe/numerics.hpp"
-#include "moe/scratch.hpp"
-#include "moe/types.hpp"
-#include "moe/workers.hpp"
 
 namespace moe::inline MOE_TARGET::kernels {
 
@@ -31,8 +30,9 @@ void matmul(const WeightMap<W>& w, const Eigen::Ref<const Matrix<S>>& x, MatrixR
   matmul_rows<Exact<W>>(w, 0, w.rows(), columns, y, scratch);
 }
 
-/// y = W·x, exactly, rows split over the workers.
-template <class W, class S>
+/// y = W·x, exactly, rows split over the workers, which are a Workers: who they are is not known down here.
+template <class W, class S, class Workers>
+  requires requires(Workers& workers) { workers.numerics(); }
 void matmul(const WeightMap<W>& w, const Eigen::Ref<const Matrix<S>>& x, MatrixRef<S> y, Workers& workers) {
   const auto columns = columns_of<Exact<W>>(
       x, in_blocks<Exact<W>>(x.cols(), workers.numerics()), workers.shared(),

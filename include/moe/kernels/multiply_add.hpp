@@ -6,8 +6,8 @@
 /// without FMA), it is a product, rounded, and a sum, rounded, which nothing there can fuse.
 #pragma once
 
+#include "moe/core/types.hpp"
 #include "moe/kernels/lanes.hpp"
-#include "moe/types.hpp"
 
 // g++ says __FP_FAST_FMA wherever it would fuse, but for AVX-512 alone; clang++ does not.
 #if defined(__FP_FAST_FMA) || defined(__FMA__) || defined(__AVX512F__) || defined(__FMA4__) || defined(__aarch64__) || \

@@ -3,15 +3,15 @@
 
 #include <algorithm>
 
+#include "moe/core/numerics.hpp"
+#include "moe/core/scratch.hpp"
+#include "moe/core/types.hpp"
 #include "moe/kernels/arithmetic.hpp"
 #include "moe/kernels/broadcast_tile.hpp"
 #include "moe/kernels/columns.hpp"
 #include "moe/kernels/dot_tile.hpp"
 #include "moe/kernels/rows.hpp"
 #include "moe/kernels/tile_use.hpp"
-#include "moe/numerics.hpp"
-#include "moe/scratch.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET::kernels {
 

@@ -1,7 +1,7 @@
 /// @file  The rows of weights that a product reads, in place.
 #pragma once
 
-#include "moe/types.hpp"
+#include "moe/core/types.hpp"
 
 namespace moe::inline MOE_TARGET::kernels {
 

@@ -3,9 +3,9 @@
 
 #include <type_traits>
 
+#include "moe/core/types.hpp"
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/multiply_add.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET::kernels {
 

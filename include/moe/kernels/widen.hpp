@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <cstring>
 
+#include "moe/core/types.hpp"
 #include "moe/kernels/bfloat16_pairs.hpp"
 #include "moe/kernels/lanes.hpp"
-#include "moe/types.hpp"
 
 #if defined(__F16C__) || defined(__AVX512F__)
 #include "moe/kernels/x86/float16.hpp"

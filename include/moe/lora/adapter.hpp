@@ -6,9 +6,9 @@
 #include <limits>
 #include <string>
 
-#include "moe/check.hpp"
-#include "moe/random_number.hpp"
-#include "moe/types.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/random_number.hpp"
+#include "moe/core/types.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -1,12 +1,12 @@
 /// @file  Layers with adapters as layers without.
 #pragma once
 
-#include "moe/capacity.hpp"
-#include "moe/dense.hpp"
-#include "moe/experts/lora_bank.hpp"
-#include "moe/moe_layer.hpp"
-#include "moe/routers/lora_router.hpp"
-#include "moe/shared.hpp"
+#include "moe/layers/dense.hpp"
+#include "moe/layers/moe_layer.hpp"
+#include "moe/layers/shared.hpp"
+#include "moe/lora/bank.hpp"
+#include "moe/lora/router.hpp"
+#include "moe/routers/filters/capacity.hpp"
 
 namespace moe::inline MOE_TARGET {
 

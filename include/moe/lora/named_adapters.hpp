@@ -4,14 +4,14 @@
 #include <string>
 #include <vector>
 
-#include "moe/capacity.hpp"
-#include "moe/dense.hpp"
-#include "moe/experts/lora_bank.hpp"
+#include "moe/core/types.hpp"
+#include "moe/layers/dense.hpp"
+#include "moe/layers/moe_layer.hpp"
+#include "moe/layers/shared.hpp"
 #include "moe/lora/adapter.hpp"
-#include "moe/moe_layer.hpp"
-#include "moe/routers/lora_router.hpp"
-#include "moe/shared.hpp"
-#include "moe/types.hpp"
+#include "moe/lora/bank.hpp"
+#include "moe/lora/router.hpp"
+#include "moe/routers/filters/capacity.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -3,12 +3,12 @@
 
 #include <algorithm>
 
+#include "moe/core/scratch.hpp"
+#include "moe/core/types.hpp"
 #include "moe/kernels/columns.hpp"
 #include "moe/kernels/products.hpp"
 #include "moe/lora/adapter.hpp"
 #include "moe/lora/dropout.hpp"
-#include "moe/scratch.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET {
 

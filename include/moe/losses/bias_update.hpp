@@ -7,8 +7,8 @@
 #include <span>
 #include <type_traits>
 
-#include "moe/check.hpp"
-#include "moe/types.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/types.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -3,9 +3,9 @@
 
 #include <cstddef>
 
+#include "moe/core/routing.hpp"
+#include "moe/core/types.hpp"
 #include "moe/losses/token_mask.hpp"
-#include "moe/routing.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET {
 

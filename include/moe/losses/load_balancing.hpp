@@ -8,17 +8,17 @@
 #include <stdexcept>
 #include <string>
 
-#include "moe/check.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/routing.hpp"
+#include "moe/core/scratch.hpp"
+#include "moe/core/sequences.hpp"
+#include "moe/core/types.hpp"
 #include "moe/kernels/multiply_add.hpp"
+#include "moe/kernels/scores.hpp"
 #include "moe/kernels/vectors.hpp"
 #include "moe/losses/token_mask.hpp"
-#include "moe/routers/logits.hpp"
-#include "moe/routers/scores.hpp"
+#include "moe/routers/detail/logits.hpp"
 #include "moe/routers/top_k.hpp"
-#include "moe/routing.hpp"
-#include "moe/scratch.hpp"
-#include "moe/sequences.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET {
 

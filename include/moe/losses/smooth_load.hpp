@@ -5,11 +5,11 @@
 #include <cmath>
 #include <limits>
 
-#include "moe/check.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/scratch.hpp"
+#include "moe/core/types.hpp"
 #include "moe/losses/token_mask.hpp"
-#include "moe/routers/best_k.hpp"
-#include "moe/scratch.hpp"
-#include "moe/types.hpp"
+#include "moe/routers/detail/best_k.hpp"
 
 namespace moe::inline MOE_TARGET {
 

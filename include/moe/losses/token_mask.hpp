@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-#include "moe/types.hpp"
+#include "moe/core/types.hpp"
 
 namespace moe::inline MOE_TARGET {
 

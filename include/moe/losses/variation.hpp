@@ -3,8 +3,8 @@
 
 #include <algorithm>
 
+#include "moe/core/types.hpp"
 #include "moe/kernels/multiply_add.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -3,9 +3,9 @@
 
 #include <cmath>
 
+#include "moe/core/types.hpp"
 #include "moe/kernels/multiply_add.hpp"
 #include "moe/losses/token_mask.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -5,10 +5,10 @@
 #include <memory>
 #include <utility>
 
-#include "moe/concepts.hpp"
-#include "moe/routing.hpp"
-#include "moe/tokens.hpp"
-#include "moe/types.hpp"
+#include "moe/core/concepts.hpp"
+#include "moe/core/routing.hpp"
+#include "moe/core/tokens.hpp"
+#include "moe/core/types.hpp"
 
 namespace moe::inline MOE_TARGET {
 

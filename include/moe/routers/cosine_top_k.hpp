@@ -5,14 +5,14 @@
 #include <cmath>
 #include <utility>
 
-#include "moe/check.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/routing.hpp"
+#include "moe/core/types.hpp"
 #include "moe/kernels/matmul.hpp"
-#include "moe/routers/logits.hpp"
+#include "moe/routers/detail/logits.hpp"
+#include "moe/routers/detail/unit_length.hpp"
 #include "moe/routers/top_k.hpp"
-#include "moe/routing.hpp"
-#include "moe/types.hpp"
-#include "moe/unit_length.hpp"
-#include "moe/workers.hpp"
+#include "moe/runtime/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -6,17 +6,17 @@
 #include <limits>
 #include <utility>
 
-#include "moe/capacity.hpp"
-#include "moe/check.hpp"
-#include "moe/routers/by_expert.hpp"
-#include "moe/routers/logits.hpp"
-#include "moe/routers/scores.hpp"
-#include "moe/routing.hpp"
-#include "moe/scratch.hpp"
-#include "moe/sequences.hpp"
-#include "moe/tokens.hpp"
-#include "moe/types.hpp"
-#include "moe/workers.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/routing.hpp"
+#include "moe/core/scratch.hpp"
+#include "moe/core/sequences.hpp"
+#include "moe/core/tokens.hpp"
+#include "moe/core/types.hpp"
+#include "moe/kernels/scores.hpp"
+#include "moe/routers/detail/by_expert.hpp"
+#include "moe/routers/detail/logits.hpp"
+#include "moe/routers/filters/capacity.hpp"
+#include "moe/runtime/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -3,13 +3,13 @@
 
 #include <cstdint>
 
-#include "moe/check.hpp"
-#include "moe/random_number.hpp"
-#include "moe/routers/equal_weights.hpp"
-#include "moe/routing.hpp"
-#include "moe/tokens.hpp"
-#include "moe/types.hpp"
-#include "moe/workers.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/random_number.hpp"
+#include "moe/core/routing.hpp"
+#include "moe/core/tokens.hpp"
+#include "moe/core/types.hpp"
+#include "moe/routers/detail/equal_weights.hpp"
+#include "moe/runtime/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
 

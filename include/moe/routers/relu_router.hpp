@@ -5,12 +5,12 @@
 #include <cmath>
 #include <utility>
 
-#include "moe/check.hpp"
-#include "moe/routers/logits.hpp"
-#include "moe/routers/varying_routes.hpp"
-#include "moe/routing.hpp"
-#include "moe/types.hpp"
-#include "moe/workers.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/routing.hpp"
+#include "moe/core/types.hpp"
+#include "moe/routers/detail/logits.hpp"
+#include "moe/routers/detail/varying_routes.hpp"
+#include "moe/runtime/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
 

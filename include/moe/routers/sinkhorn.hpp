@@ -8,16 +8,16 @@
 #include <string>
 #include <utility>
 
-#include "moe/check.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/routing.hpp"
+#include "moe/core/types.hpp"
+#include "moe/kernels/scores.hpp"
 #include "moe/kernels/vectors.hpp"
-#include "moe/routers/best_k.hpp"
-#include "moe/routers/by_expert.hpp"
-#include "moe/routers/logits.hpp"
-#include "moe/routers/scores.hpp"
+#include "moe/routers/detail/best_k.hpp"
+#include "moe/routers/detail/by_expert.hpp"
+#include "moe/routers/detail/logits.hpp"
 #include "moe/routers/top_k.hpp"
-#include "moe/routing.hpp"
-#include "moe/types.hpp"
-#include "moe/workers.hpp"
+#include "moe/runtime/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
 

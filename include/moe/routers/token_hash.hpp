@@ -8,15 +8,15 @@
 #include <string>
 #include <utility>
 
-#include "moe/check.hpp"
-#include "moe/random_number.hpp"
-#include "moe/routers/equal_weights.hpp"
-#include "moe/routers/logits.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/random_number.hpp"
+#include "moe/core/routing.hpp"
+#include "moe/core/tokens.hpp"
+#include "moe/core/types.hpp"
+#include "moe/routers/detail/equal_weights.hpp"
+#include "moe/routers/detail/logits.hpp"
 #include "moe/routers/top_k.hpp"
-#include "moe/routing.hpp"
-#include "moe/tokens.hpp"
-#include "moe/types.hpp"
-#include "moe/workers.hpp"
+#include "moe/runtime/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -8,12 +8,12 @@
 #include <string_view>
 #include <utility>
 
-#include "moe/check.hpp"
-#include "moe/routers/best_k.hpp"
-#include "moe/routers/scores.hpp"
-#include "moe/routing.hpp"
-#include "moe/types.hpp"
-#include "moe/workers.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/routing.hpp"
+#include "moe/core/types.hpp"
+#include "moe/kernels/scores.hpp"
+#include "moe/routers/detail/best_k.hpp"
+#include "moe/runtime/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -5,9 +5,9 @@
 #include <string>
 #include <string_view>
 
+#include "moe/core/types.hpp"
 #include "moe/telemetry/readings.hpp"
 #include "moe/telemetry/text.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "moe/routing.hpp"
+#include "moe/core/routing.hpp"
+#include "moe/core/types.hpp"
 #include "moe/telemetry/table.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -6,7 +6,7 @@
 #include <functional>
 #include <limits>
 
-#include "moe/types.hpp"
+#include "moe/core/types.hpp"
 
 namespace moe::inline MOE_TARGET::detail {
 

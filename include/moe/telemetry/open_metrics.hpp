@@ -6,10 +6,10 @@
 #include <string>
 #include <string_view>
 
-#include "moe/check.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/types.hpp"
 #include "moe/telemetry/readings.hpp"
 #include "moe/telemetry/text.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -8,8 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "moe/core/types.hpp"
 #include "moe/telemetry/routing_stats.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -8,12 +8,12 @@
 #include <span>
 #include <vector>
 
-#include "moe/check.hpp"
-#include "moe/routers/scores.hpp"
-#include "moe/routing.hpp"
-#include "moe/scratch.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/routing.hpp"
+#include "moe/core/scratch.hpp"
+#include "moe/core/types.hpp"
+#include "moe/kernels/scores.hpp"
 #include "moe/telemetry/entropy.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -9,9 +9,9 @@
 #include <string_view>
 #include <vector>
 
+#include "moe/core/types.hpp"
 #include "moe/telemetry/readings.hpp"
 #include "moe/telemetry/text.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET {
 

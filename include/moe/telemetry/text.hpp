@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-#include "moe/target.hpp"
+#include "moe/core/target.hpp"
 
 namespace moe::inline MOE_TARGET::detail {
 

@@ -5,10 +5,10 @@
 #include <cstddef>
 #include <span>
 
-#include "moe/dispatch.hpp"
-#include "moe/scratch.hpp"
-#include "moe/types.hpp"
-#include "moe/workers.hpp"
+#include "moe/core/dispatch.hpp"
+#include "moe/core/scratch.hpp"
+#include "moe/core/types.hpp"
+#include "moe/runtime/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -6,9 +6,9 @@
 #include <string_view>
 #include <vector>
 
-#include "moe/check.hpp"
-#include "moe/parameters.hpp"
-#include "moe/types.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/parameters.hpp"
+#include "moe/core/types.hpp"
 
 namespace moe::inline MOE_TARGET {
 

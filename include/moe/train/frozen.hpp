@@ -6,13 +6,13 @@
 #include <type_traits>
 #include <utility>
 
-#include "moe/concepts.hpp"
-#include "moe/dispatch.hpp"
-#include "moe/routing.hpp"
-#include "moe/tokens.hpp"
+#include "moe/core/concepts.hpp"
+#include "moe/core/dispatch.hpp"
+#include "moe/core/routing.hpp"
+#include "moe/core/tokens.hpp"
+#include "moe/core/types.hpp"
+#include "moe/runtime/workers.hpp"
 #include "moe/train/no_gradient.hpp"
-#include "moe/types.hpp"
-#include "moe/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -1,7 +1,7 @@
 /// @file  Stands where a gradient would, of what does not learn.
 #pragma once
 
-#include "moe/types.hpp"
+#include "moe/core/types.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -5,8 +5,8 @@
 #include <stdexcept>
 #include <string>
 
-#include <moe/executors/openmp.hpp>
 #include <moe/io/checkpoint.hpp>
+#include <moe/runtime/executors/openmp.hpp>
 
 #include "reference.hpp"
 

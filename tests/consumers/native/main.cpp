@@ -2,8 +2,8 @@
 #include <cstring>
 #include <iostream>
 
-#include <moe/executors/openmp.hpp>
-#include <moe/target.hpp>
+#include <moe/core/target.hpp>
+#include <moe/runtime/executors/openmp.hpp>
 
 int main() {
 #ifdef __OPTIMIZE__

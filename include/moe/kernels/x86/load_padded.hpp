@@ -9,8 +9,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "moe/core/types.hpp"
 #include "moe/kernels/lanes.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET::kernels {
 

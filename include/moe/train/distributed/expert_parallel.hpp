@@ -11,18 +11,18 @@
 
 #include <mpi.h>
 
-#include "moe/check.hpp"
-#include "moe/dispatch.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/dispatch.hpp"
+#include "moe/core/scratch.hpp"
+#include "moe/core/types.hpp"
 #include "moe/distributed/exchange.hpp"
 #include "moe/distributed/expert_parallel.hpp"
 #include "moe/distributed/parcels.hpp"
 #include "moe/distributed/round_trip.hpp"
 #include "moe/distributed/shared_error.hpp"
 #include "moe/distributed/traffic.hpp"
-#include "moe/scratch.hpp"
+#include "moe/runtime/workers.hpp"
 #include "moe/train/no_gradient.hpp"
-#include "moe/types.hpp"
-#include "moe/workers.hpp"
 
 namespace moe::inline MOE_TARGET::distributed {
 

@@ -16,18 +16,18 @@
 
 #include <mpi.h>
 
-#include "moe/check.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/parameters.hpp"
+#include "moe/core/scratch.hpp"
+#include "moe/core/task.hpp"
+#include "moe/core/types.hpp"
 #include "moe/distributed/agreement.hpp"
 #include "moe/distributed/communicator.hpp"
 #include "moe/distributed/exchange.hpp"
 #include "moe/distributed/sum_in_order.hpp"
-#include "moe/executors/serial.hpp"
-#include "moe/parameters.hpp"
-#include "moe/scratch.hpp"
-#include "moe/task.hpp"
+#include "moe/runtime/executors/serial.hpp"
+#include "moe/runtime/workers.hpp"
 #include "moe/train/optimisers/clip_gradients.hpp"
-#include "moe/types.hpp"
-#include "moe/workers.hpp"
 
 namespace moe::inline MOE_TARGET::distributed {
 

@@ -5,14 +5,14 @@
 #include <span>
 #include <vector>
 
-#include "moe/concepts.hpp"
-#include "moe/dispatch.hpp"
+#include "moe/core/concepts.hpp"
+#include "moe/core/dispatch.hpp"
+#include "moe/core/parameters.hpp"
+#include "moe/core/types.hpp"
 #include "moe/experts/expert_list.hpp"
 #include "moe/kernels/vectors.hpp"
-#include "moe/parameters.hpp"
+#include "moe/runtime/workers.hpp"
 #include "moe/train/dispatch.hpp"
-#include "moe/types.hpp"
-#include "moe/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -4,14 +4,14 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "moe/core/parameters.hpp"
+#include "moe/core/scratch.hpp"
+#include "moe/core/types.hpp"
 #include "moe/experts/ffn.hpp"
 #include "moe/kernels/matmul.hpp"
-#include "moe/parameters.hpp"
-#include "moe/scratch.hpp"
-#include "moe/train/activation.hpp"
+#include "moe/train/experts/activation.hpp"
 #include "moe/train/kernels/add_product.hpp"
 #include "moe/train/no_gradient.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -5,16 +5,16 @@
 #include <span>
 #include <vector>
 
-#include "moe/dispatch.hpp"
+#include "moe/core/dispatch.hpp"
+#include "moe/core/types.hpp"
 #include "moe/experts/gated_ffn_bank.hpp"
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/vectors.hpp"
-#include "moe/train/activation.hpp"
+#include "moe/runtime/workers.hpp"
 #include "moe/train/dispatch.hpp"
+#include "moe/train/experts/activation.hpp"
 #include "moe/train/kernels/add_product.hpp"
 #include "moe/train/no_gradient.hpp"
-#include "moe/types.hpp"
-#include "moe/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -5,10 +5,10 @@
 #include <tuple>
 #include <utility>
 
-#include "moe/dispatch.hpp"
+#include "moe/core/dispatch.hpp"
+#include "moe/core/types.hpp"
 #include "moe/experts/joined_experts.hpp"
-#include "moe/types.hpp"
-#include "moe/workers.hpp"
+#include "moe/runtime/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -1,11 +1,11 @@
 /// @file  Gradients of the experts that cost next to nothing.
 #pragma once
 
+#include "moe/core/parameters.hpp"
+#include "moe/core/scratch.hpp"
+#include "moe/core/types.hpp"
 #include "moe/experts/zero_compute.hpp"
 #include "moe/kernels/vectors.hpp"
-#include "moe/parameters.hpp"
-#include "moe/scratch.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET {
 

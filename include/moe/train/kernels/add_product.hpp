@@ -8,12 +8,12 @@
 #include <cstring>
 #include <type_traits>
 
+#include "moe/core/scratch.hpp"
+#include "moe/core/types.hpp"
 #include "moe/kernels/columns.hpp"
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/multiply_add.hpp"
 #include "moe/kernels/widen.hpp"
-#include "moe/scratch.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET::kernels {
 

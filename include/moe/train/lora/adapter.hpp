@@ -4,11 +4,11 @@
 ///   ∂L/∂B += ∂L/∂y·uᵀ    ∂L/∂A += t·(D·x)ᵀ    ∂L/∂x += D·Aᵀ·t
 #pragma once
 
+#include "moe/core/scratch.hpp"
+#include "moe/core/types.hpp"
 #include "moe/lora/adapter.hpp"
 #include "moe/lora/dropout.hpp"
-#include "moe/scratch.hpp"
 #include "moe/train/kernels/add_product.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -5,10 +5,10 @@
 #include <span>
 #include <type_traits>
 
-#include "moe/check.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/routing.hpp"
+#include "moe/core/types.hpp"
 #include "moe/losses/token_mask.hpp"
-#include "moe/routing.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET {
 

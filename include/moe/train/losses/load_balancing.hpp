@@ -3,13 +3,13 @@
 
 #include <cstddef>
 
-#include "moe/check.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/routing.hpp"
+#include "moe/core/scratch.hpp"
+#include "moe/core/types.hpp"
+#include "moe/kernels/scores.hpp"
 #include "moe/losses/load_balancing.hpp"
-#include "moe/routers/scores.hpp"
-#include "moe/routing.hpp"
-#include "moe/scratch.hpp"
-#include "moe/train/routers/scores.hpp"
-#include "moe/types.hpp"
+#include "moe/train/routers/detail/scores.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -5,11 +5,11 @@
 #include <cmath>
 #include <numbers>
 
-#include "moe/check.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/scratch.hpp"
+#include "moe/core/types.hpp"
 #include "moe/losses/smooth_load.hpp"
-#include "moe/routers/best_k.hpp"
-#include "moe/scratch.hpp"
-#include "moe/types.hpp"
+#include "moe/routers/detail/best_k.hpp"
 
 namespace moe::inline MOE_TARGET {
 

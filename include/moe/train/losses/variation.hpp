@@ -3,10 +3,10 @@
 
 #include <algorithm>
 
+#include "moe/core/types.hpp"
 #include "moe/kernels/multiply_add.hpp"
 #include "moe/kernels/vectors.hpp"
 #include "moe/losses/variation.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET {
 

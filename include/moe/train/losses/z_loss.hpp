@@ -1,10 +1,10 @@
 /// @file  Gradient of the z-loss.
 #pragma once
 
-#include "moe/check.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/types.hpp"
 #include "moe/losses/token_mask.hpp"
 #include "moe/losses/z_loss.hpp"
-#include "moe/types.hpp"
 
 namespace moe::inline MOE_TARGET {
 

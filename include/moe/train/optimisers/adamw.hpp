@@ -7,14 +7,15 @@
 #include <utility>
 #include <vector>
 
-#include "moe/executors/serial.hpp"
+#include "moe/core/parameters.hpp"
+#include "moe/core/types.hpp"
 #include "moe/kernels/vectors.hpp"
-#include "moe/parameters.hpp"
+#include "moe/runtime/executors/serial.hpp"
+#include "moe/runtime/workers.hpp"
 #include "moe/train/optimisers/blocks.hpp"
 #include "moe/train/optimisers/parameter_groups.hpp"
 #include "moe/train/optimisers/require_alike.hpp"
-#include "moe/types.hpp"
-#include "moe/workers.hpp"
+#include "moe/train/parameter_pieces.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "moe/types.hpp"
+#include "moe/core/types.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "moe/check.hpp"
-#include "moe/parameters.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/parameters.hpp"
 #include "moe/train/freeze.hpp"
 
 namespace moe::inline MOE_TARGET {

@@ -7,11 +7,12 @@
 #include <string>
 #include <vector>
 
-#include "moe/check.hpp"
-#include "moe/executors/serial.hpp"
-#include "moe/parameters.hpp"
-#include "moe/types.hpp"
-#include "moe/workers.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/parameters.hpp"
+#include "moe/core/types.hpp"
+#include "moe/runtime/executors/serial.hpp"
+#include "moe/runtime/workers.hpp"
+#include "moe/train/parameter_pieces.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <numbers>
 
-#include "moe/types.hpp"
+#include "moe/core/types.hpp"
 
 namespace moe::inline MOE_TARGET {
 

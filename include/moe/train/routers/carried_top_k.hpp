@@ -4,15 +4,15 @@
 #include <span>
 #include <type_traits>
 
-#include "moe/check.hpp"
+#include "moe/core/check.hpp"
+#include "moe/core/routing.hpp"
+#include "moe/core/tokens.hpp"
+#include "moe/core/types.hpp"
 #include "moe/routers/carried_top_k.hpp"
-#include "moe/routers/logits.hpp"
-#include "moe/routing.hpp"
-#include "moe/tokens.hpp"
-#include "moe/train/routers/logits.hpp"
+#include "moe/routers/detail/logits.hpp"
+#include "moe/runtime/workers.hpp"
+#include "moe/train/routers/detail/logits.hpp"
 #include "moe/train/routers/top_k.hpp"
-#include "moe/types.hpp"
-#include "moe/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
 

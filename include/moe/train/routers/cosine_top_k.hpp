@@ -4,17 +4,17 @@
 #include <span>
 #include <type_traits>
 
+#include "moe/core/routing.hpp"
+#include "moe/core/tokens.hpp"
+#include "moe/core/types.hpp"
 #include "moe/kernels/vectors.hpp"
 #include "moe/routers/cosine_top_k.hpp"
-#include "moe/routers/logits.hpp"
-#include "moe/routing.hpp"
-#include "moe/tokens.hpp"
-#include "moe/train/routers/logits.hpp"
+#include "moe/routers/detail/logits.hpp"
+#include "moe/routers/detail/unit_length.hpp"
+#include "moe/runtime/workers.hpp"
+#include "moe/train/routers/detail/logits.hpp"
+#include "moe/train/routers/detail/unit_length.hpp"
 #include "moe/train/routers/top_k.hpp"
-#include "moe/train/unit_length.hpp"
-#include "moe/types.hpp"
-#include "moe/unit_length.hpp"
-#include "moe/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -4,13 +4,13 @@
 #include <span>
 #include <type_traits>
 
+#include "moe/core/routing.hpp"
+#include "moe/core/tokens.hpp"
+#include "moe/core/types.hpp"
 #include "moe/routers/linear_top_k.hpp"
-#include "moe/routing.hpp"
-#include "moe/tokens.hpp"
-#include "moe/train/routers/logits.hpp"
+#include "moe/runtime/workers.hpp"
+#include "moe/train/routers/detail/logits.hpp"
 #include "moe/train/routers/top_k.hpp"
-#include "moe/types.hpp"
-#include "moe/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
 

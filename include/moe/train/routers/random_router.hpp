@@ -4,11 +4,11 @@
 #include <span>
 #include <type_traits>
 
+#include "moe/core/routing.hpp"
+#include "moe/core/tokens.hpp"
+#include "moe/core/types.hpp"
 #include "moe/routers/random_router.hpp"
-#include "moe/routing.hpp"
-#include "moe/tokens.hpp"
-#include "moe/types.hpp"
-#include "moe/workers.hpp"
+#include "moe/runtime/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -5,12 +5,12 @@
 #include <span>
 #include <type_traits>
 
+#include "moe/core/routing.hpp"
+#include "moe/core/tokens.hpp"
+#include "moe/core/types.hpp"
 #include "moe/routers/relu_router.hpp"
-#include "moe/routing.hpp"
-#include "moe/tokens.hpp"
-#include "moe/train/routers/logits.hpp"
-#include "moe/types.hpp"
-#include "moe/workers.hpp"
+#include "moe/runtime/workers.hpp"
+#include "moe/train/routers/detail/logits.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -4,15 +4,15 @@
 #include <cmath>
 #include <span>
 
+#include "moe/core/routing.hpp"
+#include "moe/core/scratch.hpp"
+#include "moe/core/types.hpp"
 #include "moe/kernels/multiply_add.hpp"
+#include "moe/kernels/scores.hpp"
 #include "moe/kernels/vectors.hpp"
-#include "moe/routers/scores.hpp"
 #include "moe/routers/top_k.hpp"
-#include "moe/routing.hpp"
-#include "moe/scratch.hpp"
-#include "moe/train/routers/scores.hpp"
-#include "moe/types.hpp"
-#include "moe/workers.hpp"
+#include "moe/runtime/workers.hpp"
+#include "moe/train/routers/detail/scores.hpp"
 
 namespace moe::inline MOE_TARGET {
 

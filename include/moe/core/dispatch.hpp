@@ -1,0 +1,102 @@
+/// @file  Groups routes by expert.
+#pragma once
+
+#include <numeric>
+#include <span>
+#include <vector>
+
+#include "moe/core/routing.hpp"
+#include "moe/core/scratch.hpp"
+#include "moe/core/types.hpp"
+
+namespace moe::inline MOE_TARGET {
+
+/// Routes grouped by expert (CSR): expert e owns slots [first(e), first(e) + count(e)). A view: it copies nothing, and
+/// lasts as long as the memory behind it.
+template <class Scalar>
+struct DispatchPlan {
+  std::span<const Index> offset;   // num_experts + 1
+  std::span<const Index> token;    // of each slot
+  std::span<const Scalar> weight;  // of each slot
+  std::span<const Index> route;    // which route fills the slot: backward writes its gradient there
+  WeightOn weight_on = WeightOn::output;
+
+  Index num_experts() const { return static_cast<Index>(offset.size()) - 1; }
+  Index num_slots() const { return static_cast<Index>(token.size()); }
+  Index first(Index expert) const { return offset[std::size_t(expert)]; }
+  Index count(Index expert) const { return offset[std::size_t(expert) + 1] - first(expert); }
+
+  /// A slot's weight where it multiplies what the expert reads, else 1.
+  Scalar input_weight(Index slot) const { return weight_on == WeightOn::input ? weight[std::size_t(slot)] : Scalar(1); }
+  /// A slot's weight where it multiplies what the expert answers, else 1.
+  Scalar output_weight(Index slot) const {
+    return weight_on == WeightOn::output ? weight[std::size_t(slot)] : Scalar(1);
+  }
+
+  /// The plan of experts [first_expert, first_expert + count) alone, numbered from 0.
+  DispatchPlan experts(Index first_expert, Index count, Scratch& scratch) const {
+    auto* const offsets = scratch.array<Index>(count + 1);
+    const Index begin = first(first_expert);
+    for (Index e = 0; e <= count; ++e) offsets[e] = first(first_expert + e) - begin;
+    const auto slots = [&](auto all) { return all.subspan(std::size_t(begin), std::size_t(offsets[count])); };
+    return {{offsets, std::size_t(count) + 1}, slots(token), slots(weight), slots(route), weight_on};
+  }
+};
+
+/// What a plan lies in; kept from call to call, so that a warm call allocates nothing.
+template <class Scalar>
+struct PlanMemory {
+  std::vector<Index> offset, token, route;
+  std::vector<Scalar> weight;
+  WeightOn weight_on = WeightOn::output;
+
+  DispatchPlan<Scalar> view() const { return {offset, token, weight, route, weight_on}; }
+};
+
+/// Counting sort, stable: inside an expert the tokens keep the router's order, so results never depend on threads.
+/// Dropped routes get no slot.
+/// @throws std::invalid_argument if a route names a token or an expert that is not there, or lacks one of its parts.
+template <class Scalar>
+DispatchPlan<Scalar> plan_dispatch(const Routing<Scalar>& routing, Index num_tokens, Index num_experts,
+                                   PlanMemory<Scalar>& memory) {
+  const auto num_routes = routing.token.size();
+  require_routes(routing, num_tokens, num_experts);
+  auto& [offset, token, route, weight, weight_on] = memory;
+  offset.assign(std::size_t(num_experts) + 1, 0);
+  for (std::size_t r = 0; r < num_routes; ++r) {
+    if (!routing.is_dropped(Index(r))) ++offset[std::size_t(routing.expert[r]) + 1];
+  }
+  std::partial_sum(offset.begin(), offset.end(), offset.begin());
+
+  const auto num_slots = std::size_t(offset.back());
+  token.resize(num_slots);
+  weight.resize(num_slots);
+  route.resize(num_slots);
+  for (std::size_t r = 0; r < num_routes; ++r) {  // offset[e] walks from first(e) to first(e + 1) …
+    if (routing.is_dropped(Index(r))) continue;
+    const auto slot = std::size_t(offset[std::size_t(routing.expert[r])]++);
+    token[slot] = routing.token[r];
+    weight[slot] = routing.weight[r];
+    route[slot] = Index(r);
+  }
+  for (auto e = std::size_t(num_experts); e > 0; --e) offset[e] = offset[e - 1];  // … and back
+  offset[0] = 0;
+  weight_on = routing.weight_on;
+  return memory.view();
+}
+
+/// Every token goes to this one expert and counts for 1: what a dense layer does.
+template <class Scalar>
+DispatchPlan<Scalar> plan_all_to(Index expert, Index num_tokens, Index num_experts, PlanMemory<Scalar>& memory) {
+  auto& [offset, token, route, weight, weight_on] = memory;
+  offset.assign(std::size_t(num_experts) + 1, 0);
+  for (auto e = std::size_t(expert) + 1; e < offset.size(); ++e) offset[e] = num_tokens;
+  token.resize(std::size_t(num_tokens));
+  std::iota(token.begin(), token.end(), Index(0));
+  route = token;
+  weight.assign(std::size_t(num_tokens), Scalar(1));
+  weight_on = WeightOn::output;
+  return memory.view();
+}
+
+}  // namespace moe::inline MOE_TARGET

@@ -1,0 +1,85 @@
+/// @file  Who goes where: the only thing a router says and the only thing dispatch needs to hear.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <iterator>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "moe/core/check.hpp"
+#include "moe/core/types.hpp"
+
+namespace moe::inline MOE_TARGET {
+
+/// Where a route's weight is multiplied in: weight · expert(x), or expert(weight · x) as Llama 4 does.
+enum class WeightOn { output, input };
+
+/// A list of routes; route r sends token[r] to expert[r] and counts for weight[r].
+/// Token-choice routers write top_k routes a token, side by side and best first; expert-choice routers as many as an
+/// expert takes.
+template <class Scalar>
+struct Routing {
+  std::vector<Index> token;
+  std::vector<Index> expert;
+  std::vector<Scalar> weight;
+  WeightOn weight_on = WeightOn::output;
+
+  /// 1 for a route that a filter took out, such as for lack of capacity; empty if none was. Dispatch passes over it,
+  /// and what the router chose can still be seen.
+  std::vector<std::uint8_t> dropped;
+
+  /// (num_experts × n_tokens), column by column: what the router computed before it chose. Losses read it; a router
+  /// without logits leaves it empty.
+  std::vector<Scalar> logits;
+
+  Index size() const { return static_cast<Index>(token.size()); }
+
+  void clear() {
+    token.clear();
+    expert.clear();
+    weight.clear();
+    dropped.clear();
+    logits.clear();
+    weight_on = WeightOn::output;
+  }
+
+  void add(Index to_token, Index to_expert, Scalar with_weight) {
+    token.push_back(to_token);
+    expert.push_back(to_expert);
+    weight.push_back(with_weight);
+  }
+
+  bool is_dropped(Index route) const { return !dropped.empty() && dropped[std::size_t(route)] != 0; }
+  Index num_dropped() const { return std::count(dropped.begin(), dropped.end(), 1); }
+
+  void drop(Index route) {
+    dropped.resize(token.size());
+    dropped[std::size_t(route)] = 1;
+  }
+
+  /// Makes room for routes that are then written by index, in any order.
+  void resize(Index num_routes) {
+    token.resize(std::size_t(num_routes));
+    expert.resize(std::size_t(num_routes));
+    weight.resize(std::size_t(num_routes));
+  }
+};
+
+/// @throws std::invalid_argument if a route names a token or an expert that is not there, or lacks one of its parts.
+template <class Scalar>
+void require_routes(const Routing<Scalar>& routing, Index num_tokens, Index num_experts) {
+  require_equal(std::ssize(routing.expert), routing.size(), "Routing: expert.size()");
+  require_equal(std::ssize(routing.weight), routing.size(), "Routing: weight.size()");
+  if (!routing.dropped.empty()) require_equal(std::ssize(routing.dropped), routing.size(), "Routing: dropped.size()");
+  for (std::size_t r = 0; r < routing.token.size(); ++r) {
+    const Index e = routing.expert[r], t = routing.token[r];
+    if (e >= 0 && e < num_experts && t >= 0 && t < num_tokens) continue;
+    throw std::invalid_argument("Routing: route " + std::to_string(r) + " sends token " + std::to_string(t) + " of " +
+                                std::to_string(num_tokens) + " to expert " + std::to_string(e) + " of " +
+                                std::to_string(num_experts));
+  }
+}
+
+}  // namespace moe::inline MOE_TARGET

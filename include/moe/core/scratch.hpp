@@ -1,0 +1,119 @@
+/// @file  Memory for intermediate results: grows while warming up, then never allocates again.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <stdexcept>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "moe/core/huge_pages.hpp"
+#include "moe/core/types.hpp"
+
+namespace moe::inline MOE_TARGET {
+
+/// Hands out memory that lives until the next reset(). One Scratch per worker; not thread-safe.
+class Scratch {
+ public:
+  static constexpr std::size_t alignment = 64;  // bytes: a cache line, and the widest register
+
+  /// An uninitialised (rows × cols) matrix.
+  template <class Scalar>
+  Eigen::Map<Matrix<Scalar>, Eigen::Aligned64> matrix(Index rows, Index cols) {
+    return {array<Scalar>(rows * cols), rows, cols};
+  }
+
+  /// `size` uninitialised numbers or pointers, on a cache line of their own.
+  template <class T>
+  T* array(Index size) {
+    static_assert(std::is_trivially_copyable_v<T> && alignof(T) <= alignment);
+    return reinterpret_cast<T*>(take(sizeof(T) * std::size_t(size)));
+  }
+
+  /// Everything handed out so far may be reused. Merges the blocks: a warm Scratch holds just one, of `at_least` bytes.
+  void reset(std::size_t at_least = 0) {
+    used_ = 0;
+    if (blocks_.size() != 1 || blocks_[0].size() * alignment < at_least) merge(std::max(capacity(), at_least));
+  }
+
+  /// Bytes held.
+  std::size_t capacity() const {
+    std::size_t lines = 0;
+    for (const Block& block : blocks_) lines += block.size();
+    return lines * alignment;
+  }
+
+  /// Makes room, so that the next arrays up to so many bytes (each rounded up to `alignment`) need no new block.
+  void reserve(std::size_t bytes) {
+    const std::size_t lines = (bytes + alignment - 1) / alignment;
+    if (!blocks_.empty() && used_ + lines <= blocks_.back().size()) return;
+    blocks_.emplace_back(lines);
+    used_ = 0;
+  }
+
+ private:
+  struct alignas(alignment) Line {
+    std::byte bytes[alignment];
+  };
+  using Block = std::vector<Line, HugePageAllocator<Line>>;
+
+  std::byte* take(std::size_t bytes) {
+    const std::size_t lines = (std::max<std::size_t>(1, bytes) + alignment - 1) / alignment;
+    if (blocks_.empty() || used_ + lines > blocks_.back().size()) grow(lines);
+    std::byte* const at = blocks_.back()[used_].bytes;
+    used_ += lines;
+    return at;
+  }
+
+  [[gnu::cold, gnu::noinline]] void grow(std::size_t lines) {
+    blocks_.emplace_back(std::max(lines, blocks_.empty() ? 0 : 2 * blocks_.back().size()));
+    used_ = 0;
+  }
+
+  [[gnu::cold, gnu::noinline]] void merge(std::size_t bytes) {
+    blocks_.clear();
+    if (bytes > 0) blocks_.emplace_back((bytes + alignment - 1) / alignment);
+  }
+
+  std::vector<Block> blocks_;  // a block that moves leaves its lines where they are, for they may be in use
+  std::size_t used_ = 0;       // lines taken from the last block
+};
+
+/// The Scratch of a call: one that all workers share, then one of each. A call holds it as long as it lasts.
+class CallScratch {
+ public:
+  CallScratch() = default;
+  CallScratch(const CallScratch& other) : each_(other.each_) {}  // held by nobody yet
+  CallScratch(CallScratch&& other) noexcept : each_(std::move(other.each_)) {}
+  CallScratch& operator=(const CallScratch& other) { return each_ = other.each_, *this; }
+  CallScratch& operator=(CallScratch&& other) noexcept { return each_ = std::move(other.each_), *this; }
+
+  /// One call's right to it, given back at the call's end, however it ends.
+  class Hold {
+   public:
+    /// @throws std::logic_error if another call has it.
+    explicit Hold(CallScratch& scratch) : scratch_(scratch) {
+      if (scratch_.is_held_.exchange(true, std::memory_order_acquire)) {
+        throw std::logic_error(
+            "Workspace: two calls use it at once, expected one at a time: give each thread a workspace (or tape) of "
+            "its own");
+      }
+    }
+    Hold(const Hold&) = delete;
+    Hold& operator=(const Hold&) = delete;
+    ~Hold() { scratch_.is_held_.store(false, std::memory_order_release); }
+
+    std::vector<Scratch>& each() { return scratch_.each_; }
+
+   private:
+    CallScratch& scratch_;
+  };
+
+ private:
+  std::vector<Scratch> each_;
+  std::atomic<bool> is_held_ = false;
+};
+
+}  // namespace moe::inline MOE_TARGET

@@ -1,0 +1,110 @@
+/// @file  One weight matrix for each expert.
+#pragma once
+
+#include <concepts>
+#include <iterator>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "moe/core/check.hpp"
+#include "moe/core/huge_pages.hpp"
+#include "moe/core/types.hpp"
+
+namespace moe::inline MOE_TARGET {
+
+/// (rows × cols) for each of num_experts experts, row-major: owned, stacked [num_experts][rows][cols]; or mapped, each
+/// where it lies. Copying copies what is owned and shares what is mapped.
+template <class W>
+class WeightStack {
+ public:
+  /// Owned; all zeros.
+  WeightStack(Index num_experts, Index rows, Index cols)
+      : num_experts_(num_experts),
+        rows_(rows),
+        cols_(cols),
+        row_stride_(cols),
+        owned_(std::size_t(num_experts * rows * cols)) {}
+
+  /// Mapped: expert e is at experts[e], its rows `row_stride` apart, or else one after the other. `memory` keeps them
+  /// alive, if you do not.
+  /// @throws std::invalid_argument unless row_stride ≥ cols.
+  WeightStack(std::vector<const W*> experts, Index rows, Index cols, std::optional<Index> row_stride = {},
+              std::shared_ptr<const void> memory = {})
+      : num_experts_(Index(experts.size())),
+        rows_(rows),
+        cols_(cols),
+        row_stride_(row_stride.value_or(cols)),
+        mapped_(std::move(experts)),
+        memory_(std::move(memory)) {
+    require_between(cols, row_stride_, std::numeric_limits<Index>::max(), "WeightStack: row_stride");
+  }
+
+  Index num_experts() const { return num_experts_; }
+  Index rows() const { return rows_; }
+  Index cols() const { return cols_; }
+  Index row_stride() const { return row_stride_; }
+  bool is_owned() const { return mapped_.empty(); }
+
+  WeightMap<W> operator[](Index expert) const {
+    return {is_owned() ? owned_.data() + expert * rows_ * cols_ : mapped_[std::size_t(expert)], rows_, cols_,
+            Eigen::OuterStride<>(row_stride_)};
+  }
+
+  /// To write it.
+  /// @throws std::invalid_argument if the weights are mapped.
+  Eigen::Map<Weight<W>> owned(Index expert) {
+    require(is_owned(), "WeightStack: mapped weights cannot be written");
+    return {owned_.data() + expert * rows_ * cols_, rows_, cols_};
+  }
+
+ private:
+  Index num_experts_, rows_, cols_, row_stride_;
+  std::vector<W, HugePageAllocator<W>> owned_;
+  std::vector<const W*> mapped_;
+  std::shared_ptr<const void> memory_;
+};
+
+/// The same weights in memory of their own, to write.
+template <class W>
+WeightStack<W> owned(const WeightStack<W>& stack) {
+  if (stack.is_owned()) return stack;
+  WeightStack<W> copy(stack.num_experts(), stack.rows(), stack.cols());
+  for (Index e = 0; e < stack.num_experts(); ++e) copy.owned(e) = stack[e];
+  return copy;
+}
+
+/// Copies of these matrices, one an expert, in one piece.
+/// @throws std::invalid_argument naming both numbers unless all are of one shape.
+template <class M>
+  requires std::derived_from<M, Eigen::MatrixBase<M>>
+WeightStack<typename M::Scalar> owned(const std::vector<M>& experts) {
+  const Index rows = experts.empty() ? 0 : experts[0].rows(), cols = experts.empty() ? 0 : experts[0].cols();
+  WeightStack<typename M::Scalar> stack(std::ssize(experts), rows, cols);
+  for (Index e = 0; e < stack.num_experts(); ++e) {
+    const M& expert = experts[std::size_t(e)];
+    require_equal(expert.rows(), rows, "owned: experts[" + std::to_string(e) + "].rows()");
+    require_equal(expert.cols(), cols, "owned: experts[" + std::to_string(e) + "].cols()");
+    stack.owned(e) = expert;
+  }
+  return stack;
+}
+
+/// Numbers that lie stacked, [num_experts][rows][cols], used where they lie: mapped<float>(numbers, 8, 512, 256).
+/// @param memory  keeps them alive, if you do not
+/// @throws std::invalid_argument naming both numbers unless there are as many.
+template <class W>
+WeightStack<W> mapped(std::type_identity_t<std::span<const W>> numbers, Index num_experts, Index rows, Index cols,
+                      std::shared_ptr<const void> memory = {}) {
+  require_equal(std::ssize(numbers), num_experts * rows * cols, "mapped: numbers.size()");
+  std::vector<const W*> experts;
+  for (Index e = 0; e < num_experts; ++e) experts.push_back(numbers.data() + e * rows * cols);
+  return {std::move(experts), rows, cols, cols, std::move(memory)};
+}
+
+}  // namespace moe::inline MOE_TARGET

@@ -1,0 +1,9 @@
+/// @file  The door to experts on many ranks (needs MPI).
+#pragma once
+
+#include "moe/distributed/expert_parallel.hpp"
+#include "moe/distributed/move_experts.hpp"
+#include "moe/distributed/placement.hpp"
+#include "moe/distributed/polling.hpp"
+#include "moe/distributed/run.hpp"
+#include "moe/distributed/telemetry.hpp"

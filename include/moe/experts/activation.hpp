@@ -1,0 +1,140 @@
+/// @file  Element-wise nonlinearities, written as Eigen expressions so that they vectorise and fuse.
+#pragma once
+
+#include <cmath>
+#include <type_traits>
+
+#include "moe/core/concepts.hpp"
+#include "moe/core/types.hpp"
+#include "moe/kernels/elementary.hpp"
+#include "moe/kernels/multiply_add.hpp"
+
+namespace moe::inline MOE_TARGET {
+
+/// silu(x) = x·σ(x), also called swish. Elfwing et al. 2017, arXiv:1702.03118.
+struct Silu {
+  template <class X>
+  auto operator()(const Eigen::ArrayBase<X>& x) const {
+    using Scalar = typename X::Scalar;
+    return x.derived() / (Scalar(1) + (-x.derived()).exp());
+  }
+};
+
+/// relu(x) = max(0, x).
+struct Relu {
+  template <class X>
+  auto operator()(const Eigen::ArrayBase<X>& x) const {
+    return x.derived().max(typename X::Scalar(0));
+  }
+};
+
+/// relu(x)². So et al. 2021, "Primer", arXiv:2109.08668; Nemotron's.
+struct ReluSquared {
+  template <class X>
+  auto operator()(const Eigen::ArrayBase<X>& x) const {
+    return x.derived().max(typename X::Scalar(0)).square();
+  }
+};
+
+/// gelu(x) = x·Φ(x) = x/2·(1 + erf(x/√2)). Hendrycks & Gimpel 2016, arXiv:1606.08415.
+struct Gelu {
+  template <class X>
+  auto operator()(const Eigen::ArrayBase<X>& x) const {
+    using Scalar = typename X::Scalar;
+    if constexpr (std::is_same_v<Scalar, float>) {
+      return x.derived().unaryExpr(kernels::OnRegisters<kernels::GeluOf>());
+    } else {
+      return x.derived().unaryExpr(
+          [](Scalar v) { return Scalar(0.5) * v * (Scalar(1) + std::erf(v * Scalar(0.70710678118654752440))); });
+    }
+  }
+};
+
+/// The tanh approximation of gelu, ibid. §2: x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³))). Checkpoints:
+/// "gelu_pytorch_tanh".
+struct GeluTanh {
+  template <class X>
+  auto operator()(const Eigen::ArrayBase<X>& x) const {
+    using Scalar = typename X::Scalar;
+    if constexpr (std::is_same_v<Scalar, float>) {
+      return x.derived().unaryExpr(kernels::OnRegisters<kernels::GeluTanhOf>());
+    } else {
+      return x.derived().unaryExpr([](Scalar v) {
+        const Scalar cubic = kernels::multiply_add(Scalar(0.044715) * v * v, v, v);
+        return Scalar(0.5) * v * (Scalar(1) + std::tanh(Scalar(0.79788456080286535588) * cubic));
+      });
+    }
+  }
+};
+
+/// act(gate) ⊙ up: the hidden layer of a gated FFN. Shazeer 2020, "GLU Variants Improve Transformer", arXiv:2002.05202.
+template <class Act>
+struct Glu {
+  Act act{};
+
+  template <class G, class U>
+  auto operator()(const Eigen::ArrayBase<G>& gate, const Eigen::ArrayBase<U>& up) const {
+    return act(gate.derived()) * up.derived();
+  }
+};
+
+using SwiGlu = Glu<Silu>;
+using GeGlu = Glu<Gelu>;
+using GeGluTanh = Glu<GeluTanh>;
+using ReGlu = Glu<Relu>;
+
+namespace detail {
+
+/// min(x, limit), and x cut to [−limit, limit]. A NaN stays one.
+template <class X>
+auto at_most(const Eigen::ArrayBase<X>& x, typename X::Scalar limit) {
+  return x.derived().min(limit);
+}
+template <class X>
+auto clamp(const Eigen::ArrayBase<X>& x, typename X::Scalar limit) {
+  return x.derived().min(limit).max(-limit);
+}
+
+}  // namespace detail
+
+/// (up + 1) ⊙ gate·σ(alpha·gate), of gate cut above at `limit`, and up on both sides. The gate has no lower bound.
+/// OpenAI 2025, gpt-oss model card, arXiv:2508.10925, and its reference implementation.
+struct GptOssGlu {
+  float limit = 7;
+  float alpha = 1.702F;
+
+  template <class G, class U>
+  auto operator()(const Eigen::ArrayBase<G>& gate, const Eigen::ArrayBase<U>& up) const {
+    using Scalar = typename G::Scalar;
+    const auto cut = detail::at_most(gate, Scalar(limit));
+    return (detail::clamp(up, Scalar(limit)) + Scalar(1)) * cut / (Scalar(1) + (cut * -Scalar(alpha)).exp());
+  }
+};
+
+/// act(gate) ⊙ up of gate cut above at `limit`, and up on both sides: DeepSeek-V4's, with Silu and 10.
+template <class Act>
+struct ClampedInputGlu {
+  float limit = 10;
+  Act act{};
+
+  template <class G, class U>
+  auto operator()(const Eigen::ArrayBase<G>& gate, const Eigen::ArrayBase<U>& up) const {
+    using Scalar = typename G::Scalar;
+    return act(detail::at_most(gate, Scalar(limit))) * detail::clamp(up, Scalar(limit));
+  }
+};
+
+/// act(gate), cut above at `limit`, ⊙ up, cut on both sides: Step-3.5's, with Silu.
+template <class Act>
+struct ClampedOutputGlu {
+  float limit = 7;
+  Act act{};
+
+  template <class G, class U>
+  auto operator()(const Eigen::ArrayBase<G>& gate, const Eigen::ArrayBase<U>& up) const {
+    using Scalar = typename G::Scalar;
+    return detail::at_most(act(gate.derived()), Scalar(limit)) * detail::clamp(up, Scalar(limit));
+  }
+};
+
+}  // namespace moe::inline MOE_TARGET

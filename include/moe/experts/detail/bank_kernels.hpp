@@ -1,0 +1,223 @@
+/// @file  The two halves of a gated FFN for the tokens of one expert, rows [first, last) at a time.
+#pragma once
+
+#include <algorithm>
+
+#include "moe/core/scratch.hpp"
+#include "moe/core/types.hpp"
+#include "moe/experts/detail/token_batch.hpp"
+#include "moe/kernels/lanes.hpp"
+#include "moe/kernels/low_rank.hpp"
+#include "moe/kernels/multiply_add.hpp"
+#include "moe/kernels/products.hpp"
+#include "moe/kernels/rows.hpp"
+#include "moe/kernels/transpose.hpp"
+
+namespace moe::inline MOE_TARGET::kernels {
+
+namespace detail {
+
+/// h[i] = act(gate[i], up[i]) for one register at a time: so each element is computed alike wherever a band begins.
+template <class S, class Act>
+MOE_KERNEL void activate(const S* gate, const S* up, S* hidden, Index size, const Act& act) {
+  using Register = Eigen::Array<S, lanes<S>, 1>;
+  eigen_assert(size % lanes<S> == 0);
+  for (Index i = 0; i < size; i += lanes<S>) {
+    Eigen::Map<Register>(hidden + i) = act(Eigen::Map<const Register>(gate + i), Eigen::Map<const Register>(up + i));
+  }
+}
+
+/// Numbers of the hidden rows that are computed before they are activated, column by column: those of few tokens make
+/// long streams of rows.
+inline constexpr Index hidden_numbers = 8192;
+
+template <class A>
+Index hidden_in_group(Index tokens) {
+  return round_up(std::max(rows_in_group, hidden_numbers / std::max<Index>(1, tokens)), A::step);
+}
+
+}  // namespace detail
+
+/// Bytes that gate_up() and down() take from a scratch for so many tokens or fewer.
+template <class A>
+std::size_t scratch_bytes(Index d_model, Index d_ff, Index tokens) {
+  const Index numbers = std::max(rows_in_group * tokens, detail::hidden_numbers) + A::step * tokens;
+  return std::size_t(room_registers<A>(std::max(d_model, d_ff))) * sizeof(typename A::Register) +
+         std::size_t(2 * numbers) * sizeof(typename A::Scalar) + 4 * Scratch::alignment;
+}
+
+/// What is added to gate and up, d_ff numbers each, and to the expert's answer, d_model numbers; null for nothing.
+template <class S>
+struct Biases {
+  const S* gate = nullptr;
+  const S* up = nullptr;
+  const S* down = nullptr;
+};
+
+namespace detail {
+
+/// Keeps a tile of pairs of rows (gate, up), if anyone asks for them.
+template <class S>
+void keep_pairs(const Kept<S>& kept, Index hidden_row, const Tile<S>& tile) {
+  if (kept.gate == nullptr) return;
+  for (Index c = 0; c < tile.num_columns; ++c) {
+    const Kept<S> to = kept.from(tile.column(c));
+    for (Index r = 0; r < tile.num_rows; r += 2) {
+      to.gate[hidden_row + r / 2] = tile(r, c);
+      to.up[hidden_row + r / 2] = tile(r + 1, c);
+    }
+  }
+}
+
+/// Keeps the first rows of a tile, which are hidden ones, if anyone asks for them.
+template <class S>
+void keep_hidden(const Kept<S>& kept, Index hidden_row, Index num_rows, const Tile<S>& tile) {
+  if (kept.hidden == nullptr) return;
+  for (Index c = 0; c < tile.num_columns; ++c) {
+    for (Index r = 0; r < num_rows; ++r) kept.from(tile.column(c)).hidden[hidden_row + r] = tile(r, c);
+  }
+}
+
+/// gate_up() for columns in blocks. A tile holds pairs of rows (gate, up), each as wide as the block.
+template <class A, class S, class Act>
+void gate_up_blocks(const WeightMap<typename A::Weight>& w_gate, const WeightMap<typename A::Weight>& w_up,
+                    const Biases<S>& bias, Index first, Index last, const TokenBatch<A>& batch, const Act& act,
+                    Scratch& scratch) {
+  products<A>(rows_of_both(w_gate, w_up, first, last), batch.x, make_room<A>(batch.x.depth, scratch),
+              [&](const Tile<S>& tile) {
+                const Index hidden_row = first + tile.first_row / 2, width = tile.stride;
+                for (Index r = 0; r < tile.num_rows; ++r) {
+                  const LowRank<S>& low_rank = (r & 1) ? batch.low_ranks.up : batch.low_ranks.gate;
+                  add_low_rank(low_rank, hidden_row + r / 2, tile.first_column, tile.num_columns, &tile(r, 0));
+                  const S* const b = (r & 1) ? bias.up : bias.gate;
+                  if (b == nullptr) continue;
+                  for (Index c = 0; c < width; ++c) tile(r, c) += b[hidden_row + r / 2];
+                }
+                keep_pairs(batch.kept, hidden_row, tile);
+                for (Index r = 0; r < tile.num_rows; r += 2)
+                  activate(&tile(r, 0), &tile(r + 1, 0), &tile(r / 2, 0), width, act);
+                keep_hidden(batch.kept, hidden_row, tile.num_rows / 2, tile);
+                A::put_rows(tile.numbers, tile.num_rows / 2, width, hidden_row, batch.hidden.block(tile.first_column));
+              });
+  const Index depth = batch.hidden.depth, numbers = A::num_units(depth) * A::step / (A::parts * A::L);
+  if (last != depth) return;
+  const S zeros[full_block<A>] = {};
+  for (Index row = round_up(depth, A::rows_together); row < numbers; row += A::rows_together) {
+    for (Index column = 0; column < batch.count(); column += full_block<A>) {
+      A::put_rows(zeros, 1, block_width<A>(batch.count() - column), row, batch.hidden.block(column));
+    }
+  }
+}
+
+/// gate_up() column by column.
+template <class A, class S, class Act>
+MOE_KERNEL void gate_up_columns(const WeightMap<typename A::Weight>& w_gate, const WeightMap<typename A::Weight>& w_up,
+                                const Biases<S>& bias, Index first, Index last, const TokenBatch<A>& batch,
+                                const Act& act, Scratch& scratch) {
+  const Index height = hidden_in_group<A>(batch.count());
+  auto* const room = make_room<A>(batch.x.depth, scratch);
+  auto gate = scratch.matrix<S>(height, batch.count());
+  auto up = scratch.matrix<S>(height, batch.count());
+  for (Index top = first; top < last; top += height) {
+    const Index rows = std::min(height, last - top), padded = round_up(rows, A::step);
+    const auto multiply = [&](const WeightMap<typename A::Weight>& w, const LowRank<S>& low_rank, const S* b,
+                              auto& out) {
+      products<A>(rows_of(w, top, top + rows), batch.x, room, [&](const Tile<S>& tile) {
+        add_low_rank(low_rank, top, tile);
+        for_each_run(tile, [&](Index row, Index column, const S* numbers, Index size) {
+          if (b == nullptr) {
+            copy_run(numbers, size, &out(row, column));
+          } else {
+            for (Index r = 0; r < size; ++r) out(row + r, column) = numbers[r] + b[top + row + r];
+          }
+        });
+      });
+    };
+    multiply(w_gate, batch.low_ranks.gate, bias.gate, gate);
+    multiply(w_up, batch.low_ranks.up, bias.up, up);
+    for (Index c = 0; c < batch.count(); ++c) {
+      if (batch.kept.gate) {
+        std::copy_n(gate.data() + c * height, rows, batch.kept.from(c).gate + top);
+        std::copy_n(up.data() + c * height, rows, batch.kept.from(c).up + top);
+      }
+      S* const hidden = gate.data() + c * height;
+      activate(hidden, up.data() + c * height, hidden, padded, act);
+      if (batch.kept.hidden) std::copy_n(hidden, rows, batch.kept.from(c).hidden + top);
+      std::fill(hidden + rows, hidden + padded, S(0));
+      auto* to = batch.hidden.registers + c * batch.hidden.stride() + top / A::step * A::parts;
+      for (Index k = 0; k < padded; k += A::step, to += A::parts) A::arrange(hidden + k, to);
+    }
+  }
+}
+
+}  // namespace detail
+
+/// hidden rows [first, last) = act(W_gate · x + b_gate, W_up · x + b_up).
+/// `first` is a multiple of A::step; `last` is one too, or d_ff.
+template <class A, class S, class Act>
+void gate_up(const WeightMap<typename A::Weight>& w_gate, const WeightMap<typename A::Weight>& w_up,
+             const Biases<S>& bias, Index first, Index last, const TokenBatch<A>& batch, const Act& act,
+             Scratch& scratch) {
+  if (first == last) return;
+  if constexpr (A::blocks_pay != never) {
+    if (batch.x.in_blocks) return detail::gate_up_blocks(w_gate, w_up, bias, first, last, batch, act, scratch);
+  }
+  detail::gate_up_columns(w_gate, w_up, bias, first, last, batch, act, scratch);
+}
+
+namespace detail {
+
+/// y[c][0, num_rows) += weight[c] · tile(:, c), for a tile of max_rows whole registers of tokens: turned around, a
+/// square at a time, so that each token's numbers lie side by side.
+template <int max_rows, class S>
+MOE_KERNEL void add_turned(const S* tile, Index num_rows, Index stride, Index columns, const S* weight, S* const* y,
+                           Index row) {
+  constexpr int L = lanes<S>;
+  constexpr auto squares = (max_rows + L - 1) / L;
+  for (Index c = 0; c < columns; c += L) {
+    const Index filled = std::min<Index>(L, columns - c);
+    unroll<squares>([&](auto q) {
+      constexpr int first = q * L, height = std::min(L, max_rows - first);
+      Lanes<S> square[L] = {};
+      repeat<height>([&](auto r) { square[r] = load_as<Lanes<S>>(tile + (first + r) * stride + c); });
+      transpose<S>(square);
+      for (Index i = 0; i < filled; ++i) {
+        const S* const answer = reinterpret_cast<const S*>(&square[i]);
+        const S times = weight ? weight[c + i] : S(1);
+        S* const to = y[c + i] + row + first;
+        if (num_rows >= first + height) {
+          for (int r = 0; r < height; ++r) to[r] = multiply_add(times, answer[r], to[r]);
+        } else {
+          for (Index r = 0; r < num_rows - first; ++r) to[r] = multiply_add(times, answer[r], to[r]);
+        }
+      }
+    });
+  }
+}
+
+}  // namespace detail
+
+/// Adds weight · (W_down · hidden + b_down) to rows [first, last) of y.
+template <class A, class S>
+void down(const WeightMap<typename A::Weight>& w_down, const Biases<S>& bias, Index first, Index last,
+          const TokenBatch<A>& batch, Scratch& scratch) {
+  products<A>(rows_of(w_down, first, last), batch.hidden, make_room<A>(batch.hidden.depth, scratch),
+              [&](const Tile<S>& tile) {
+                add_low_rank(batch.low_ranks.down, first, tile);
+                for (Index r = 0; bias.down != nullptr && r < tile.num_rows; ++r) {
+                  for (Index c = 0; c < tile.num_columns; ++c) tile(r, c) += bias.down[first + tile.row(r)];
+                }
+                if (batch.hidden.in_blocks) {
+                  S* const* const y = batch.y + tile.first_column;
+                  const S* const weight = batch.weight ? batch.weight + tile.first_column : nullptr;
+                  detail::add_turned<panel_rows<A>>(tile.numbers, tile.num_rows, tile.stride, tile.num_columns, weight,
+                                                    y, first + tile.first_row);
+                  return;
+                }
+                for_each_run(tile, [&](Index at, Index c, const S* numbers, Index size) {
+                  add_run(batch.weight ? batch.weight[c] : S(1), numbers, size, batch.y[c] + first + at);
+                });
+              });
+}
+
+}  // namespace moe::inline MOE_TARGET::kernels

@@ -1,0 +1,13 @@
+/// @file  The door to files: published layers, routes and parameters, read and written (needs nlohmann-json).
+#pragma once
+
+#include "moe/io/adapters.hpp"
+#include "moe/io/checkpoint.hpp"
+#include "moe/io/fused_adapters.hpp"
+#include "moe/io/model_files.hpp"
+#include "moe/io/parameters.hpp"
+#include "moe/io/routing.hpp"
+#include "moe/io/safetensors.hpp"
+#include "moe/io/safetensors_file.hpp"
+#include "moe/io/shards.hpp"
+#include "moe/io/weight_tensors.hpp"

@@ -1,0 +1,259 @@
+/// @file  A bank of gated FFN experts with adapters beside their matrices.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <iterator>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "moe/core/check.hpp"
+#include "moe/core/concepts.hpp"
+#include "moe/core/contracts.hpp"
+#include "moe/core/dispatch.hpp"
+#include "moe/core/types.hpp"
+#include "moe/experts/detail/token_batch.hpp"
+#include "moe/experts/gated_ffn_bank.hpp"
+#include "moe/kernels/low_rank.hpp"
+#include "moe/lora/adapter.hpp"
+#include "moe/lora/dropout.hpp"
+#include "moe/lora/project.hpp"
+#include "moe/runtime/workers.hpp"
+
+namespace moe::inline MOE_TARGET {
+
+/// Of one expert. Each may be of rank 0.
+template <class Scalar>
+struct ExpertAdapters {
+  Adapter<Scalar> gate{}, up{}, down{};
+
+  /// 0, 1 and 2.
+  const Adapter<Scalar>& operator[](Index matrix) const { return matrix == 0 ? gate : matrix == 1 ? up : down; }
+  Adapter<Scalar>& operator[](Index matrix) { return matrix == 0 ? gate : matrix == 1 ? up : down; }
+
+  /// Beside matrices under the names that most checkpoints use.
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    visit.in("gate_proj", gate);
+    visit.in("up_proj", up);
+    visit.in("down_proj", down);
+  }
+};
+
+/// @throws std::invalid_argument naming both numbers unless these fit beside the experts of a bank.
+template <class W, class Act>
+void require_fit(const std::vector<ExpertAdapters<ActivationScalar<W>>>& adapters, const GatedFfnBank<W, Act>& bank,
+                 const std::string& who) {
+  require_equal(std::ssize(adapters), bank.num_experts(), who + ": adapters.size()");
+  for (std::size_t e = 0; e < adapters.size(); ++e) {
+    const std::string name = who + ": " + std::to_string(e);
+    require_fit(adapters[e].gate, bank.d_ff(), bank.d_model(), name + ".gate_proj");
+    require_fit(adapters[e].up, bank.d_ff(), bank.d_model(), name + ".up_proj");
+    require_fit(adapters[e].down, bank.d_model(), bank.d_ff(), name + ".down_proj");
+  }
+}
+
+namespace detail {
+
+template <class W, class Act, class Scalar = ActivationScalar<W>>
+void add_adapters(const std::vector<ExpertAdapters<Scalar>>& adapters, Scalar times, GatedFfnBank<W, Act>& bank) {
+  require_fit(adapters, bank, "merge");
+  for (Index e = 0; e < bank.num_experts(); ++e) {
+    const auto to = bank[e];
+    const auto& its = adapters[std::size_t(e)];
+    add_adapter<W>(its.gate, times, to.w_gate);
+    add_adapter<W>(its.up, times, to.w_up);
+    add_adapter<W>(its.down, times, to.w_down);
+  }
+}
+
+/// U = scale·A·x of the adapters of one of three matrices, for the slots of a plan. As much memory for any plan of as
+/// many slots.
+template <class Scalar>
+class LoraProjections {
+ public:
+  LoraProjections(const std::vector<ExpertAdapters<Scalar>>& adapters, Index matrix, const DispatchPlan<Scalar>& plan,
+                  Workers& workers)
+      : adapters_(adapters), matrix_(matrix), plan_(plan), workers_(workers) {
+    for (const auto& its : adapters) rank_ = std::max(rank_, its[matrix].rank());
+    u_ = workers.shared().template array<Scalar>(rank_ * plan.num_slots());
+  }
+
+  /// The largest.
+  Index rank() const { return rank_; }
+
+  /// Of one expert, (rank × its slots), row-major.
+  kernels::LowRank<Scalar> operator[](Index expert) const {
+    const Adapter<Scalar>& adapter = adapters_[std::size_t(expert)][matrix_];
+    return {adapter.b.data(), adapter.rank(), u_ + rank_ * plan_.first(expert), plan_.count(expert)};
+  }
+
+  /// @param read  what the slots read, one after the other
+  void compute(const TokensRead<Scalar>& read, const Dropout& dropout) {
+    if (rank_ == 0) return;
+    workers_.for_each_band(plan_.num_slots(), 16, [&](Index first, Index last, Scratch& scratch) {
+      for (Index e = 0; e < plan_.num_experts(); ++e) {
+        const Index start = plan_.first(e), from = std::max(first, start), to = std::min(last, start + plan_.count(e));
+        const Adapter<Scalar>& adapter = adapters_[std::size_t(e)][matrix_];
+        if (from >= to || adapter.rank() == 0) continue;
+        scratch.reset();
+        project(adapter, dropout.of_matrix(3 * e + matrix_), read.from(from), to - from,
+                u_ + rank_ * start + (from - start), plan_.count(e), 1, scratch);
+      }
+    });
+  }
+
+ private:
+  const std::vector<ExpertAdapters<Scalar>>& adapters_;
+  Index matrix_;
+  const DispatchPlan<Scalar>& plan_;
+  Workers& workers_;
+  Index rank_ = 0;
+  Scalar* u_;
+};
+
+}  // namespace detail
+
+/// expert(x) = W_down·h + Δ_down·h, h = act(W_gate·x + Δ_gate·x, W_up·x + Δ_up·x), and the biases of the bank. No Δ is
+/// ever computed: A and B of an adapter meet the tokens that the expert sees.
+///
+/// The bank may be mapped, and of 16 bits. It is not written, and copies share it. With B = 0 or rank 0 the answers are
+/// the bank's, to the last bit.
+template <class W, class Act = SwiGlu>
+class LoraBank {
+  static_assert(is_gated_activation<Act, ActivationScalar<W>>());
+
+ public:
+  using Scalar = ActivationScalar<W>;
+  using Base = GatedFfnBank<W, Act>;
+
+  /// @param adapters  of each expert
+  /// @param dropout   share of what adapters read that is left out while they learn, as `seed` and that of the step say
+  /// @throws std::invalid_argument if their number or a shape does not fit, or unless 0 ≤ dropout < 1.
+  LoraBank(Base base, std::vector<ExpertAdapters<Scalar>> adapters, double dropout = 0, std::uint64_t seed = 1)
+      : base_(std::make_shared<Base>(std::move(base))), adapters_(std::move(adapters)), dropout_(dropout), seed_(seed) {
+    require_fit(adapters_, *base_, "LoraBank");
+    require_dropout(dropout, "LoraBank");
+  }
+
+  Index d_model() const { return base_->d_model(); }
+  Index d_ff() const { return base_->d_ff(); }
+  Index num_experts() const { return base_->num_experts(); }
+  const Base& base() const { return *base_; }
+  double dropout() const { return dropout_; }
+  std::uint64_t seed() const { return seed_; }
+  const std::vector<ExpertAdapters<Scalar>>& adapters() const { return adapters_; }
+  std::vector<ExpertAdapters<Scalar>>& adapters() { return adapters_; }
+
+  void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
+             Workers& workers) const {
+    apply(x, plan, y, workers, {}, Dropout());
+  }
+
+  /// @param kept     where each slot's gate and up are kept, if anywhere
+  /// @param dropout  what adapters do not read
+  void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y, Workers& workers,
+             kernels::Kept<Scalar> kept, const Dropout& dropout) const {
+    const Index slots = plan.num_slots();
+    Scratch& shared = workers.shared();
+    detail::LoraProjections<Scalar> gate(adapters_, 0, plan, workers), up(adapters_, 1, plan, workers),
+        down(adapters_, 2, plan, workers);
+    if (down.rank() > 0) {
+      kept.stride = kernels::kept_stride(d_ff());
+      kept.hidden = shared.array<Scalar>(kept.stride * slots);
+    }
+    auto* const low_ranks = shared.array<kernels::LowRanks<Scalar>>(num_experts());
+    for (Index e = 0; e < num_experts(); ++e) low_ranks[e] = {gate[e], up[e], down[e]};
+
+    auto** const numbers = shared.array<const Scalar*>(slots);
+    const TokensRead<Scalar> read{numbers, plan.token.data(),
+                                  plan.weight_on == WeightOn::input ? plan.weight.data() : nullptr};
+    for (Index s = 0; s < slots; ++s) numbers[s] = x.data() + plan.token[std::size_t(s)] * x.outerStride();
+    gate.compute(read, dropout);
+    up.compute(read, dropout);
+    base_->apply(x, plan, y, workers, kept, low_ranks, [&] {
+      for (Index s = 0; s < slots; ++s) numbers[s] = kept.hidden + s * kept.stride;
+      down.compute({numbers, read.token}, dropout);
+    });
+  }
+
+  /// f(name of a matrix, its adapter, outputs, inputs) for each, under the names that most checkpoints use.
+  template <class F>
+  void for_each_adapter(const F& f) {
+    for (std::size_t e = 0; e < adapters_.size(); ++e) {
+      const std::string name = std::to_string(e);
+      f(name + ".gate_proj", adapters_[e].gate, d_ff(), d_model());
+      f(name + ".up_proj", adapters_[e].up, d_ff(), d_model());
+      f(name + ".down_proj", adapters_[e].down, d_model(), d_ff());
+    }
+  }
+
+  /// The adapters alone learn.
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    for (std::size_t e = 0; e < adapters_.size(); ++e) visit.expert(Index(e), adapters_[e]);
+    visit.frozen("", *base_);
+  }
+
+ private:
+  std::shared_ptr<Base> base_;
+  std::vector<ExpertAdapters<Scalar>> adapters_;
+  double dropout_;
+  std::uint64_t seed_;
+};
+
+struct LoraBankOptions {
+  Index rank = 8;
+  std::vector<Index> expert_ranks{};  // of each expert, 0 for none; empty: all have `rank`
+  double alpha = 16;
+  bool gate = true, up = true, down = true;  // which of an expert's matrices have an adapter
+  double dropout = 0;                        // share of what adapters read that is left out while they learn
+  std::uint64_t seed = 1;                    // of A, and of dropout
+};
+
+/// A bank beside adapters that add nothing yet.
+/// @throws std::invalid_argument if expert_ranks are there, but not num_experts of them, if a rank is below 0, or
+/// unless 0 ≤ dropout < 1.
+template <class W, class Act>
+LoraBank<W, Act> with_lora(GatedFfnBank<W, Act> bank, const LoraBankOptions& options = {}) {
+  using Scalar = ActivationScalar<W>;
+  const Index d = bank.d_model(), ff = bank.d_ff(), n = bank.num_experts();
+  if (!options.expert_ranks.empty()) require_equal(std::ssize(options.expert_ranks), n, "LoRA: expert_ranks.size()");
+  std::vector<ExpertAdapters<Scalar>> adapters;
+  for (Index e = 0; e < n; ++e) {
+    const Index rank = options.expert_ranks.empty() ? options.rank : options.expert_ranks[std::size_t(e)];
+    const auto make = [&](bool wanted, Index out, Index in, Index matrix) {
+      return make_adapter<Scalar>(out, in, wanted ? rank : 0, options.alpha,
+                                  random_bits(options.seed, std::uint64_t(3 * e + matrix)));
+    };
+    adapters.push_back({make(options.gate, ff, d, 0), make(options.up, ff, d, 1), make(options.down, d, ff, 2)});
+  }
+  return {std::move(bank), std::move(adapters), options.dropout, options.seed};
+}
+
+/// Adds the adapters of each expert to the weights of a bank that they belong beside. Weights of 16 bits are rounded
+/// once each.
+/// @throws std::invalid_argument if their number or a shape does not fit, or if weights are mapped; then nothing has
+/// been written.
+template <class W, class Act>
+void merge(const std::vector<ExpertAdapters<ActivationScalar<W>>>& adapters, GatedFfnBank<W, Act>& bank) {
+  detail::add_adapters(adapters, ActivationScalar<W>(1), bank);
+}
+
+/// Takes them out again: to rounding, the bank is what it was before merge().
+template <class W, class Act>
+void unmerge(const std::vector<ExpertAdapters<ActivationScalar<W>>>& adapters, GatedFfnBank<W, Act>& bank) {
+  detail::add_adapters(adapters, ActivationScalar<W>(-1), bank);
+}
+
+/// A bank without adapters that computes the same, to rounding, with weights of its own.
+template <class W, class Act>
+GatedFfnBank<W, Act> merged(const LoraBank<W, Act>& bank) {
+  GatedFfnBank<W, Act> sum = owned(bank.base());
+  merge(bank.adapters(), sum);
+  return sum;
+}
+
+}  // namespace moe::inline MOE_TARGET

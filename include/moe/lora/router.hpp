@@ -1,0 +1,108 @@
+/// @file  A linear top-k router with an adapter beside its weight.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "moe/core/routing.hpp"
+#include "moe/core/tokens.hpp"
+#include "moe/core/types.hpp"
+#include "moe/kernels/multiply_add.hpp"
+#include "moe/lora/adapter.hpp"
+#include "moe/lora/dropout.hpp"
+#include "moe/lora/project.hpp"
+#include "moe/routers/detail/logits.hpp"
+#include "moe/routers/linear_top_k.hpp"
+#include "moe/runtime/workers.hpp"
+
+namespace moe::inline MOE_TARGET {
+
+/// logits = W·x + scale·B·A·x + bias, then as LinearTopK. The router is not written, and copies share it. With B = 0 or
+/// rank 0 the routes are the router's, to the last bit.
+template <class Scalar_>
+class LoraRouter {
+ public:
+  using Scalar = Scalar_;
+  using Base = LinearTopK<Scalar>;
+
+  /// @param dropout  share of what the adapter reads that is left out where side inputs have a seed, as `seed` and that
+  /// one say: while it learns
+  /// @throws std::invalid_argument if a shape does not fit, or unless 0 ≤ dropout < 1.
+  LoraRouter(Base base, Adapter<Scalar> adapter, double dropout = 0, std::uint64_t seed = 1)
+      : base_(std::make_shared<Base>(std::move(base))), adapter_(std::move(adapter)), dropout_(dropout), seed_(seed) {
+    require_fit(adapter_, num_experts(), d_model(), "LoraRouter");
+    require_dropout(dropout, "LoraRouter");
+  }
+
+  Index d_model() const { return base_->d_model(); }
+  Index num_experts() const { return base_->num_experts(); }
+  Index top_k() const { return base_->top_k(); }
+  const Base& base() const { return *base_; }
+  const Adapter<Scalar>& adapter() const { return adapter_; }
+  Adapter<Scalar>& adapter() { return adapter_; }
+  double dropout() const { return dropout_; }
+  std::uint64_t seed() const { return seed_; }
+
+  /// What the adapter does not read of these tokens.
+  Dropout dropout_for(const Tokens<Scalar>& tokens) const { return {dropout_, seed_, tokens.side.seed}; }
+
+  void route(const Tokens<Scalar>& tokens, Routing<Scalar>& routing, Workers& workers) const {
+    const Index rank = adapter_.rank(), n = tokens.count();
+    auto logits = linear_logits(base().weight(), base().bias(), tokens.x, routing, workers);
+    if (rank > 0) {
+      const auto read = columns_read<Scalar>(tokens.x, workers.shared());
+      auto u = workers.shared().template matrix<Scalar>(rank, n);
+      workers.for_each_band(n, 16, [&](Index first, Index last, Scratch& scratch) {
+        project(adapter_, dropout_for(tokens), read.from(first), last - first, u.col(first).data(), 1, rank, scratch);
+        for (Index t = first; t < last; ++t) {
+          for (Index e = 0; e < num_experts(); ++e) {
+            for (Index k = 0; k < rank; ++k) {
+              logits(e, t) = kernels::multiply_add(u(k, t), adapter_.b(e, k), logits(e, t));
+            }
+          }
+        }
+      });
+    }
+    base_->choice().route(logits, routing, workers);
+  }
+
+  /// The adapter alone learns.
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    visit.in("", adapter_);
+    visit.frozen("", *base_);
+  }
+
+ private:
+  std::shared_ptr<Base> base_;
+  Adapter<Scalar> adapter_;
+  double dropout_;
+  std::uint64_t seed_;
+};
+
+struct LoraOptions {
+  Index rank = 8;
+  double alpha = 16;
+  double dropout = 0;      // share of what the adapter reads that is left out while it learns
+  std::uint64_t seed = 1;  // of A, and of dropout
+};
+
+/// A router beside an adapter that adds nothing yet.
+/// @throws std::invalid_argument if the rank is below 0, or unless 0 ≤ dropout < 1.
+template <class Scalar>
+LoraRouter<Scalar> with_lora(LinearTopK<Scalar> router, const LoraOptions& options = {}) {
+  auto adapter =
+      make_adapter<Scalar>(router.num_experts(), router.d_model(), options.rank, options.alpha, options.seed);
+  return {std::move(router), std::move(adapter), options.dropout, options.seed};
+}
+
+/// A router without an adapter that computes the same logits, to rounding.
+template <class Scalar>
+LinearTopK<Scalar> merged(const LoraRouter<Scalar>& router) {
+  LinearTopK<Scalar> sum = router.base();
+  add_adapter<Scalar>(router.adapter(), Scalar(1), sum.weight());
+  return sum;
+}
+
+}  // namespace moe::inline MOE_TARGET

@@ -1,0 +1,6 @@
+/// @file  The door to models: shapes of published ones, and layers of random weights with these shapes.
+#pragma once
+
+#include "moe/models/make_layer.hpp"
+#include "moe/models/presets.hpp"
+#include "moe/models/random.hpp"

@@ -1,0 +1,42 @@
+/// @file  Keeps the k best of what it is shown, without sorting the rest.
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include "moe/core/scratch.hpp"
+#include "moe/core/types.hpp"
+
+namespace moe::inline MOE_TARGET {
+
+/// Best first. Of equal ranks the one offered first wins; NaN ranks with −∞. One comparison an item once k are held.
+template <class Scalar>
+class BestK {
+ public:
+  BestK(Scratch& scratch, Index k) : k_(k), items_(scratch.array<Index>(k)), ranks_(scratch.array<Scalar>(k)) {}
+
+  void clear() { size_ = 0; }
+
+  void offer(Index item, Scalar rank) {
+    if (std::isnan(rank)) rank = -std::numeric_limits<Scalar>::infinity();
+    if (size_ == k_ && !(rank > ranks_[k_ - 1])) return;
+    Index place = size_ < k_ ? size_++ : k_ - 1;
+    for (; place > 0 && rank > ranks_[place - 1]; --place) {
+      items_[place] = items_[place - 1];
+      ranks_[place] = ranks_[place - 1];
+    }
+    items_[place] = item;
+    ranks_[place] = rank;
+  }
+
+  Index size() const { return size_; }
+  const Index* items() const { return items_; }
+  const Scalar* ranks() const { return ranks_; }
+
+ private:
+  Index k_, size_ = 0;
+  Index* items_;
+  Scalar* ranks_;
+};
+
+}  // namespace moe::inline MOE_TARGET

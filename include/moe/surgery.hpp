@@ -1,0 +1,7 @@
+/// @file  The door to surgery: a layer made of another one, upcycled, merged or pruned, and how much that changed.
+#pragma once
+
+#include "moe/surgery/change_report.hpp"
+#include "moe/surgery/merge.hpp"
+#include "moe/surgery/prune.hpp"
+#include "moe/surgery/upcycle.hpp"

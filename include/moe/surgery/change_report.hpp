@@ -1,0 +1,42 @@
+/// @file  What a layer's outputs lose when it is made smaller.
+#pragma once
+
+#include <string>
+
+#include "moe/core/types.hpp"
+#include "moe/runtime/executors/serial.hpp"
+#include "moe/runtime/workers.hpp"
+#include "moe/telemetry/text.hpp"
+
+namespace moe::inline MOE_TARGET {
+
+/// How far outputs y are from those of the original, y₀, on the same tokens.
+struct OutputChange {
+  double relative = 0;     // ‖y − y₀‖ / ‖y₀‖
+  double worst_token = 0;  // the largest ‖y − y₀‖ / ‖y₀‖ of a token
+};
+
+/// @param x  (d_model × n_tokens) a batch that matters
+/// @throws std::invalid_argument as the layers' forward().
+template <class Before, class After, class Scalar = typename Before::Scalar>
+OutputChange measure_change(const Before& before, const After& after, const ConstMatrixRef<Scalar>& x,
+                            ExecutorRef executor = Serial{}) {
+  const Matrix<double> was = before.forward(x, executor).template cast<double>();
+  const Matrix<double> is = after.forward(x, executor).template cast<double>();
+  if (x.cols() == 0) return {};
+  const Eigen::ArrayXd off = (is - was).colwise().norm(), norm = was.colwise().norm();
+  const auto ratio = [](double change, double of) { return change == 0 ? 0 : change / of; };
+  return {ratio(off.matrix().norm(), norm.matrix().norm()), off.binaryExpr(norm, ratio).maxCoeff()};
+}
+
+/// "8 experts → 6: on 512 tokens, outputs are off by 0.031 of their norm, by 0.24 at the worst token\n"
+template <class Before, class After, class Scalar = typename Before::Scalar>
+std::string change_report(const Before& before, const After& after, const ConstMatrixRef<Scalar>& x,
+                          ExecutorRef executor = Serial{}) {
+  const auto [relative, worst] = measure_change(before, after, x, executor);
+  return std::to_string(before.num_experts()) + " experts → " + std::to_string(after.num_experts()) + ": on " +
+         std::to_string(x.cols()) + " tokens, outputs are off by " + detail::rounded(relative, 2) +
+         " of their norm, by " + detail::rounded(worst, 2) + " at the worst token\n";
+}
+
+}  // namespace moe::inline MOE_TARGET

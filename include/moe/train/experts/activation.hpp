@@ -1,0 +1,117 @@
+/// @file  Derivatives of the activations.
+///
+/// An activation of yours becomes trainable by a slope() beside it, a gated one by slopes().
+#pragma once
+
+#include <cmath>
+#include <type_traits>
+
+#include "moe/core/types.hpp"
+#include "moe/experts/activation.hpp"
+#include "moe/kernels/elementary.hpp"
+#include "moe/kernels/multiply_add.hpp"
+#include "moe/kernels/vectors.hpp"
+
+namespace moe::inline MOE_TARGET {
+
+/// f'(x), element by element, for a fixed-size array of numbers.
+template <class Array>
+Array slope(const Silu&, const Array& x) {
+  using Scalar = typename Array::Scalar;
+  const Array s = (Scalar(1) + (-x).exp()).inverse();
+  Array slope = s;  // s + x·s·(1 − s)
+  kernels::add_scaled(Array(x * s), Array(Scalar(1) - s), slope);
+  return slope;
+}
+
+/// 0 at 0.
+template <class Array>
+Array slope(const Relu&, const Array& x) {
+  using Scalar = typename Array::Scalar;
+  return (x > Scalar(0)).template cast<Scalar>();
+}
+
+template <class Array>
+Array slope(const ReluSquared&, const Array& x) {
+  using Scalar = typename Array::Scalar;
+  return Scalar(2) * x.max(Scalar(0));
+}
+
+/// Φ(x) + x·φ(x).
+template <class Array>
+Array slope(const Gelu&, const Array& x) {
+  using Scalar = typename Array::Scalar;
+  if constexpr (std::is_same_v<Scalar, float>) {
+    return x.unaryExpr(kernels::OnRegisters<kernels::GeluSlope>());
+  } else {
+    return x.unaryExpr([](Scalar v) {
+      const Scalar cdf = Scalar(0.5) * (Scalar(1) + std::erf(v * Scalar(0.70710678118654752440)));
+      return kernels::multiply_add(v * std::exp(v * v * Scalar(-0.5)), Scalar(0.39894228040143267794), cdf);
+    });
+  }
+}
+
+template <class Array>
+Array slope(const GeluTanh&, const Array& x) {
+  using Scalar = typename Array::Scalar;
+  if constexpr (std::is_same_v<Scalar, float>) {
+    return x.unaryExpr(kernels::OnRegisters<kernels::GeluTanhSlope>());
+  } else {
+    return x.unaryExpr([](Scalar v) {
+      constexpr auto a = Scalar(0.79788456080286535588), b = Scalar(0.044715);
+      const Scalar t = std::tanh(a * kernels::multiply_add(b * v * v, v, v));
+      const Scalar du = a * kernels::multiply_add(3 * b * v, v, Scalar(1));
+      return Scalar(0.5) * kernels::multiply_add(v * (Scalar(1) - t) * (Scalar(1) + t), du, Scalar(1) + t);
+    });
+  }
+}
+
+/// ∂f/∂gate and ∂f/∂up of f(gate, up), element by element.
+template <class Act, class Array>
+void slopes(const Glu<Act>& f, const Array& gate, const Array& up, Array& by_gate, Array& by_up) {
+  by_gate = slope(f.act, gate) * up;
+  by_up = f.act(gate);
+}
+
+namespace detail {
+
+/// The slope of at_most() and of clamp(): 1 up to the limit, and at it.
+template <class Array>
+Array within(const Array& x, typename Array::Scalar highest) {
+  return (x <= highest).template cast<typename Array::Scalar>();
+}
+
+}  // namespace detail
+
+/// With c the cut gate and s = σ(αc): ∂/∂gate = (up + 1) · (s + αc·s·(1 − s)), ∂/∂up = c·s; 0 beyond the limits.
+template <class Array>
+void slopes(const GptOssGlu& f, const Array& gate, const Array& up, Array& by_gate, Array& by_up) {
+  using Scalar = typename Array::Scalar;
+  const auto limit = Scalar(f.limit), alpha = Scalar(f.alpha);
+  const Array cut = detail::at_most(gate, limit);
+  const Array s = (Scalar(1) + (cut * -alpha).exp()).inverse();
+  Array slope = s;  // s + αc·s·(1 − s)
+  kernels::add_scaled(Array(alpha * cut * s), Array(Scalar(1) - s), slope);
+  by_gate = (detail::clamp(up, limit) + Scalar(1)) * slope * detail::within(gate, limit);
+  by_up = cut * s * detail::within(Array(up.abs()), limit);
+}
+
+template <class Act, class Array>
+void slopes(const ClampedInputGlu<Act>& f, const Array& gate, const Array& up, Array& by_gate, Array& by_up) {
+  using Scalar = typename Array::Scalar;
+  const auto limit = Scalar(f.limit);
+  const Array cut = detail::at_most(gate, limit);
+  by_gate = slope(f.act, cut) * detail::clamp(up, limit) * detail::within(gate, limit);
+  by_up = f.act(cut) * detail::within(Array(up.abs()), limit);
+}
+
+template <class Act, class Array>
+void slopes(const ClampedOutputGlu<Act>& f, const Array& gate, const Array& up, Array& by_gate, Array& by_up) {
+  using Scalar = typename Array::Scalar;
+  const auto limit = Scalar(f.limit);
+  const Array answer = f.act(gate);
+  by_gate = slope(f.act, gate) * detail::clamp(up, limit) * detail::within(answer, limit);
+  by_up = detail::at_most(answer, limit) * detail::within(Array(up.abs()), limit);
+}
+
+}  // namespace moe::inline MOE_TARGET

@@ -1,0 +1,80 @@
+/// @file  Gradients of a sparse layer with an expert that every token sees.
+#pragma once
+
+#include <cmath>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "moe/core/check.hpp"
+#include "moe/core/dispatch.hpp"
+#include "moe/core/types.hpp"
+#include "moe/experts/combine.hpp"
+#include "moe/kernels/vectors.hpp"
+#include "moe/layers/shared.hpp"
+#include "moe/runtime/executors/serial.hpp"
+#include "moe/runtime/meanwhile.hpp"
+#include "moe/runtime/workers.hpp"
+#include "moe/runtime/workspace.hpp"
+
+namespace moe::inline MOE_TARGET {
+
+/// What backward() needs of the forward() before.
+template <class Scalar, class LayerTape, class ExpertsTape>
+struct WithSharedExpertTape {
+  LayerTape layer;
+  ExpertsTape shared;
+  PlanMemory<Scalar> shared_plan;
+  std::vector<Scalar> d_weight;  // ∂L/∂ what each token's shared answer is multiplied by
+
+  Workspace<Scalar>& workspace() { return layer.workspace(); }
+  Eigen::Map<Matrix<Scalar>> logit_gradient() { return layer.logit_gradient(); }
+};
+
+template <class Layer, class G>
+auto tape_of(const WithSharedExpert<Layer, G>& layer) {
+  return WithSharedExpertTape<typename G::Scalar, decltype(tape_of(layer.layer())),
+                              decltype(tape_of(layer.shared()))>{};
+}
+
+/// As forward() of a MoeLayer: train/moe_layer.hpp.
+template <class Layer, class G, class Tape, class Scalar = typename G::Scalar>
+void forward(const WithSharedExpert<Layer, G>& layer, const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Tape& tape,
+             ExecutorRef executor = Serial{}) {
+  Workspace<Scalar>& ws = tape.workspace();
+  const auto run_shared = [&](Workers& workers) {
+    const auto everyone = plan_all_to(0, x.cols(), 1, tape.shared_plan);
+    apply(layer.shared(), x, everyone, layer.no_answers(x, ws.shared_answers), tape.shared, workers);
+  };
+  const Meanwhile meanwhile(ws.meanwhile, run_shared);
+  forward(layer.layer(), x, y, tape.layer, executor);
+
+  Workers workers(executor, ws.scratch, ws.numerics, ws.side.seed);
+  const auto everyone = plan_all_to(0, x.cols(), 1, tape.shared_plan);
+  layer.weigh_shared(x, tape.shared_plan.weight);
+  if (meanwhile.is_done()) {
+    combine(Eigen::Map<const Matrix<Scalar>>(ws.shared_answers.data(), x.rows(), x.cols()), everyone, y, workers);
+  } else {
+    apply(layer.shared(), x, everyone, y, tape.shared, workers);
+  }
+}
+
+/// As backward() of a MoeLayer.
+template <class Layer, class G, class Tape, class GradientLayer, class Scalar = typename G::Scalar>
+void backward(const WithSharedExpert<Layer, G>& layer, const ConstMatrixRef<Scalar>& x,
+              const ConstMatrixRef<Scalar>& d_y, Tape& tape, MatrixRef<Scalar> d_x, GradientLayer& gradient,
+              ExecutorRef executor = Serial{}) {
+  backward(layer.layer(), x, d_y, tape.layer, d_x, gradient.layer(), executor);
+  Workers workers(executor, tape.workspace().scratch, tape.workspace().numerics, tape.workspace().side.seed);
+  tape.d_weight.assign(std::size_t(x.cols()), Scalar(0));
+  backward(layer.shared(), x, tape.shared_plan.view(), d_y, std::as_const(tape.shared), std::span(tape.d_weight), d_x,
+           gradient.shared(), workers);
+  if (layer.gate().size() == 0) return;
+  for (Index t = 0; t < x.cols(); ++t) {  // w = σ(gate · x)
+    const Scalar w = tape.shared_plan.weight[std::size_t(t)], d = tape.d_weight[std::size_t(t)] * w * (Scalar(1) - w);
+    kernels::add_scaled(d, x.col(t), gradient.gate());
+    kernels::add_scaled(d, layer.gate(), d_x.col(t));
+  }
+}
+
+}  // namespace moe::inline MOE_TARGET
