@@ -1,4 +1,5 @@
 // What docs/architecture.md promises to be the same from every compiler: recorded for each target.
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <map>
@@ -18,6 +19,7 @@
 #include "moe/runtime/executors/serial.hpp"
 #include "moe/train/experts/activation.hpp"
 #include "moe/train/kernels/add_product.hpp"
+#include "moe/train/optimisers/adamw.hpp"
 #include "moe/train/optimisers/sgd.hpp"
 #include "random.hpp"
 
@@ -121,6 +123,25 @@ TEST(Bits, AreTheSameFromEveryCompiler) {
   const auto expected = recorded.find(target_name);
   if (expected == recorded.end()) GTEST_SKIP() << "nothing is recorded for " << target_name << ": " << sum.value;
   EXPECT_EQ(sum.value, expected->second) << target_name;
+}
+
+/// No sum depends on the width of registers: what fuses has one result, what does not another.
+TEST(Bits, OfAdamWAreTheSameOnEveryProcessorThatFuses) {
+  test::Random random(5);
+  Weight<float> w = random.matrix<Weight<float>>(7, 19), gradient = w;
+  Weight<double> wide = random.matrix<Weight<double>>(7, 19), wide_gradient = wide;
+  AdamW<float> adam({{"w", w.data(), w.rows(), w.cols()}}, {.learning_rate = 0.1});
+  AdamW<double> wide_adam({{"w", wide.data(), wide.rows(), wide.cols()}}, {.learning_rate = 0.1});
+  for (int step = 0; step < 50; ++step) {
+    gradient = random.matrix<Weight<float>>(7, 19) * std::ldexp(1.0F, step - 25);
+    wide_gradient = gradient.cast<double>() / 3;
+    adam.step({{"w", gradient.data(), w.rows(), w.cols()}});
+    wide_adam.step({{"w", wide_gradient.data(), w.rows(), w.cols()}});
+  }
+  Checksum sum;
+  sum.add(w);
+  sum.add(wide);
+  EXPECT_EQ(sum.value, kernels::is_fused ? 13829196909923373854U : 4702983702823542589U);
 }
 
 }  // namespace

@@ -57,11 +57,105 @@ TEST(AdamW, IsItsFormula) {
   EXPECT_EQ(adam.steps(), 5);
 }
 
-std::vector<Parameter<float>> list(Weight<float>& w) {
-  std::vector<Parameter<float>> all;
-  ParameterVisitor<float> visit(all);
+template <class S>
+std::vector<Parameter<S>> list(Weight<S>& w) {
+  std::vector<Parameter<S>> all;
+  ParameterVisitor<S> visit(all);
   visit("w", w);
   return all;
+}
+
+/// Magnitudes of gradients, each beside each other in whole registers and behind them.
+template <class S>
+std::vector<S> magnitudes() {
+  using Limits = std::numeric_limits<S>;
+  std::vector<S> all{0, Limits::denorm_min(), Limits::min(), Limits::max()};
+  for (int exponent = Limits::min_exponent10; exponent <= Limits::max_exponent10; exponent += 4) {
+    all.push_back(S(std::pow(10.0, exponent)));
+  }
+  for (const double g : {1.8e19, 1.9e19, 0.3, 2.7}) all.push_back(S(g));
+  return all;
+}
+
+TEST(AdamW, StepsAsInDoubleForEveryFiniteGradient) {
+  const std::vector<float> g = magnitudes<float>();
+  const Index num = Index(3 * g.size());  // no multiple of a register
+  for (const AdamWOptions& o : {AdamWOptions{}, AdamWOptions{.learning_rate = 2, .beta1 = 0, .beta2 = 0.5}}) {
+    Weight<float> w(1, num), d_w(1, num);
+    AdamW<float> adam(list(w), o);
+    const auto state = adam.state();
+    for (int step = 1; step <= 6; ++step) {
+      w.setZero();  // so that what is left is the step, rounded once
+      for (Index i = 0; i < num; ++i) {
+        const float sign = (i + step) % 3 == 0 ? -1 : 1;
+        d_w(i) = sign * g[std::size_t(i % 2 == 0 ? i : i * step * 7) % g.size()];  // the same again, or others
+      }
+      const Eigen::ArrayXd m = state[1].array().cast<double>(), root = state[2].array().cast<double>();
+      adam.step(list(d_w));
+      for (Index i = 0; i < num; ++i) {
+        const double grad = d_w(i), mean = o.beta1 * m(i) + (1 - o.beta1) * grad;
+        const double square = o.beta2 * root(i) * root(i) + (1 - o.beta2) * grad * grad;
+        const double expected = o.learning_rate * mean / (1 - std::pow(o.beta1, step)) /
+                                (std::sqrt(square / (1 - std::pow(o.beta2, step))) + o.epsilon);
+        ASSERT_TRUE(std::isfinite(expected));
+        EXPECT_NEAR(-double(w(i)), expected, 1e-5 * std::abs(expected) + std::numeric_limits<float>::denorm_min())
+            << "step " << step << ", gradient " << d_w(i) << ", mean " << m(i) << ", root " << root(i);
+      }
+    }
+  }
+}
+
+TEST(AdamW, OfDoublesStepsByTheLearningRateWhateverTheGradient) {
+  std::vector<double> g = magnitudes<double>();
+  std::erase_if(g, [](double number) { return number < 1e-2; });  // beside ε = 1e-8
+  Weight<double> w = Weight<double>::Zero(1, Index(g.size())), d_w = w;
+  for (Index i = 0; i < w.size(); ++i) d_w(i) = i % 2 == 0 ? g[std::size_t(i)] : -g[std::size_t(i)];
+  AdamW<double> adam(list(w), {.learning_rate = 1e-3, .weight_decay = 0});
+  for (int step = 1; step <= 5; ++step) {
+    adam.step(list(d_w));
+    for (Index i = 0; i < w.size(); ++i) {
+      const double expected = (i % 2 == 0 ? -1e-3 : 1e-3) * step;
+      EXPECT_NEAR(w(i), expected, 2e-6 * std::abs(expected)) << d_w(i) << ", step " << step;
+    }
+  }
+}
+
+TEST(Sgd, RefusesAStepThatOverflowsAndChangesNothing) {
+  const float huge = std::numeric_limits<float>::max();
+  struct Case {
+    float value, velocity, gradient;
+    SgdOptions options;
+    std::string told;
+  };
+  for (const auto& [value, velocity, gradient, options, told] :
+       {Case{0, 0, huge, {.learning_rate = 10}, "up to 3.40282e+38, its learning rate 10"},
+        Case{1, huge, huge, {.learning_rate = 1e-3, .momentum = 0.9}, "up to 3.40282e+38, its learning rate 0.001"},
+        Case{huge, 0, -huge, {.learning_rate = 0.5}, "up to 3.40282e+38, its learning rate 0.5"},
+        Case{huge, 0, 2, {.learning_rate = 1, .weight_decay = 2}, "up to 2, its learning rate 1"}}) {
+    for (const Index place : {0, 15, 16, 36}) {  // in registers, and behind them
+      test::OwnThreads pool{3};
+      Weight<float> first = random_matrix<Weight<float>>(40, 60, 1), second = random_matrix<Weight<float>>(1, 37, 2);
+      Weight<float> d_first = random_matrix<Weight<float>>(40, 60, 3),
+                    d_second = random_matrix<Weight<float>>(1, 37, 4);
+      const auto both = [](Weight<float>& one, Weight<float>& other) {
+        return std::vector<Parameter<float>>{{"first", one.data(), one.rows(), one.cols()},
+                                             {"second", other.data(), other.rows(), other.cols()}};
+      };
+      Sgd<float> sgd(both(first, second), options);
+      const auto state = sgd.state();
+      second(place) = value;
+      state[1].array()(place) = velocity;
+      d_second(place) = gradient;
+      const Weight<float> first_before = first, second_before = second, velocity_before = state[1].matrix();
+      EXPECT_EQ(error_of([&] { sgd.step(both(d_first, d_second), pool); }),
+                "Sgd: second would not be finite after this step: its gradient is " + told +
+                    "; clip the gradients, or lower it");
+      EXPECT_TRUE(test::same_bits(first, first_before));
+      EXPECT_TRUE(test::same_bits(second, second_before));
+      EXPECT_TRUE((state[0].array() == 0).all());
+      EXPECT_TRUE(test::same_bits(Weight<float>(state[1].matrix()), velocity_before));
+    }
+  }
 }
 
 template <class Optimiser, class Options>

@@ -4,12 +4,15 @@
 #include <cmath>
 #include <cstddef>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "moe/core/parameters.hpp"
 #include "moe/core/types.hpp"
-#include "moe/kernels/vectors.hpp"
+#include "moe/kernels/lanes.hpp"
+#include "moe/kernels/multiply_add.hpp"
+#include "moe/kernels/square_root.hpp"
 #include "moe/runtime/executors/serial.hpp"
 #include "moe/runtime/workers.hpp"
 #include "moe/train/optimisers/blocks.hpp"
@@ -27,9 +30,67 @@ struct AdamWOptions {
   double weight_decay = 0.01;
 };
 
+namespace detail {
+
+/// base^exponent, with bits that no C library decides.
+inline double power(double base, Index exponent) {
+  double product = 1;
+  for (; exponent > 0; exponent /= 2, base *= base) {
+    if (exponent % 2 != 0) product *= base;
+  }
+  return product;
+}
+
+/// One step of AdamW for a register of parameters, in double: the square of every float is one, and what is left of a
+/// mean that nearly cancels is right.
+template <class Scalar>
+struct AdamWStep {
+  using Wide = kernels::Lanes<double>;
+  using Stored = typename kernels::detail::VectorOf<Scalar, sizeof(Scalar) * std::size_t(kernels::lanes<double>)>::type;
+
+  double beta1, beta2, epsilon;
+  double rate;     // η / (1 − β₁ᵗ)
+  double unbias;   // 1 / √(1 − β₂ᵗ)
+  double decayed;  // 1 − ηλ
+
+  MOE_INLINE void operator()(const Scalar* gradient, Scalar* mean, Scalar* root, Scalar* value) const {
+    const Wide g = read(gradient), r = read(root), old = read(value);
+    const Wide m = kernels::multiply_add(all(1 - beta1), g, beta1 * read(mean));
+    const Wide scale = scale_for(g, r), gs = scale * g, rs = scale * r;
+    const Wide next = kernels::square_root(kernels::multiply_add((1 - beta2) * gs, gs, beta2 * rs * rs));
+    const Wide ratio = scale * m / kernels::multiply_add(next, all(unbias), epsilon * scale);
+    write(m, mean);
+    write(next / scale, root);
+    write(kernels::multiply_add(all(decayed), old, -rate * ratio), value);
+  }
+
+ private:
+  MOE_INLINE static Wide all(double number) { return number - Wide{}; }
+  MOE_INLINE static Wide read(const Scalar* from) {
+    return __builtin_convertvector(kernels::load_as<Stored>(from), Wide);
+  }
+  MOE_INLINE static void write(const Wide& numbers, Scalar* to) {
+    kernels::store(to, __builtin_convertvector(numbers, Stored));
+  }
+
+  /// What g and r are multiplied by, so that their squares are doubles.
+  MOE_INLINE static Wide scale_for([[maybe_unused]] const Wide& g, [[maybe_unused]] const Wide& r) {
+    if constexpr (std::is_same_v<Scalar, double>) {
+      const Wide limit = all(0x1p500);
+      return g > limit ? all(0x1p-600) : -g > limit ? all(0x1p-600) : r > limit ? all(0x1p-600) : all(1);
+    } else {
+      return all(1);
+    }
+  }
+};
+
+}  // namespace detail
+
 /// m ← β₁m + (1 − β₁)g,  v ← β₂v + (1 − β₂)g²,
 /// p ← p − η·(λp + m̂ / (√v̂ + ε)),  m̂ = m / (1 − β₁ᵗ),  v̂ = v / (1 − β₂ᵗ).
-/// The same to the last bit for any number of threads, and wherever parameters lie.
+/// Each step is computed in double, for every finite gradient, and rounded once. Of v its root is remembered, which has
+/// the range of gradients: v itself overflows where these are 1.9e19.
+/// The same to the last bit for any number of threads, wherever parameters lie, and from every compiler.
 /// Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization", arXiv:1711.05101, algorithm 2.
 template <class Scalar_>
 class AdamW {
@@ -45,7 +106,7 @@ class AdamW {
       : parameters_(std::move(parameters)), options_(options), factors_(group_factors(parameters_, groups)) {
     for (const auto& parameter : parameters_) {
       mean_.push_back(Array::Zero(parameter.size()));
-      square_.push_back(Array::Zero(parameter.size()));
+      root_.push_back(Array::Zero(parameter.size()));
     }
   }
 
@@ -59,7 +120,7 @@ class AdamW {
     for (std::size_t p = 0; p < parameters_.size(); ++p) {
       const auto& [name, data, rows, cols] = parameters_[p];
       all.push_back({"adamw.mean." + name, mean_[p].data(), rows, cols});
-      all.push_back({"adamw.square." + name, square_[p].data(), rows, cols});
+      all.push_back({"adamw.root." + name, root_[p].data(), rows, cols});
     }
     return all;
   }
@@ -71,25 +132,24 @@ class AdamW {
     require_alike(parameters_, gradients);
     require_finite(gradients, executor);
     steps_(0) += 1;
-    const auto b1 = Scalar(options_.beta1), b2 = Scalar(options_.beta2), epsilon = Scalar(options_.epsilon);
-    const double unbias_mean = 1 - std::pow(options_.beta1, double(steps_(0)));
-    const auto unbias = Scalar(1 / (1 - std::pow(options_.beta2, double(steps_(0)))));
+    const double unbias_mean = 1 - detail::power(options_.beta1, steps());
+    const double unbias_square = 1 - detail::power(options_.beta2, steps());
     for_each_piece(parameters_, executor, [&](Index, std::size_t p, Index first, Index size) {
-      const double learning_rate = options_.learning_rate * factors_[p].learning_rate;
-      const auto rate = Scalar(learning_rate / unbias_mean);
-      const auto kept = Scalar(1 - learning_rate * options_.weight_decay * factors_[p].weight_decay);
+      const double rate = options_.learning_rate * factors_[p].learning_rate;
+      const detail::AdamWStep<Scalar> update{.beta1 = options_.beta1,
+                                             .beta2 = options_.beta2,
+                                             .epsilon = options_.epsilon,
+                                             .rate = rate / unbias_mean,
+                                             .unbias = 1 / std::sqrt(unbias_square),
+                                             .decayed = 1 - rate * options_.weight_decay * factors_[p].weight_decay};
       using Numbers = Block<Scalar>;
-      const auto update = [&](const Numbers& g, Numbers& mean, Numbers& square, Numbers& value) {
-        mean *= b1;
-        kernels::add_scaled(1 - b1, g, mean);
-        square *= b2;
-        kernels::add_scaled(Numbers((1 - b2) * g), g, square);
-        Numbers next = -rate * mean / ((unbias * square).sqrt() + epsilon);
-        kernels::add_scaled(kept, value, next);
-        value = next;
+      const auto update_block = [&](const Numbers& g, Numbers& mean, Numbers& root, Numbers& value) {
+        for (Index i = 0; i < block_size; i += kernels::lanes<double>) {
+          update(g.data() + i, mean.data() + i, root.data() + i, value.data() + i);
+        }
       };
       const Scalar* const gradient = gradients[p].data + first;
-      for_each_block(size, update, gradient, mean_[p].data() + first, square_[p].data() + first,
+      for_each_block(size, update_block, gradient, mean_[p].data() + first, root_[p].data() + first,
                      parameters_[p].data + first);
     });
   }
@@ -98,7 +158,7 @@ class AdamW {
   std::vector<Parameter<Scalar>> parameters_;
   AdamWOptions options_;
   std::vector<GroupFactors> factors_;  // of each parameter
-  std::vector<Array> mean_, square_;
+  std::vector<Array> mean_, root_;     // m and √v
   Array steps_ = Array::Zero(1);  // a Scalar, to lie in a file beside the others; exact up to 2^24
 };
 

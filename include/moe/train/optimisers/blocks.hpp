@@ -15,8 +15,7 @@ using Block = Eigen::Array<Scalar, block_size, 1>;
 
 /// Calls f with one block of each of these lists, again and again until all numbers of all lists have had their turn,
 /// and writes back those that are not const. The last blocks are filled up with zeros: no number passes through other
-/// instructions than its neighbours, so its bits depend neither on where it lies nor on what lies beside it. (At the
-/// end of a list Eigen takes one number at a time, and then its square root is another one.)
+/// instructions than its neighbours, so its bits depend neither on where it lies nor on what lies beside it.
 template <class F, class... Number>
 void for_each_block(Index size, const F& f, Number*... lists) {
   const auto run = [&](Index first, Index count, Block<std::remove_const_t<Number>>... blocks) {

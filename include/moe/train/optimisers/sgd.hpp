@@ -1,11 +1,15 @@
 /// @file  Stochastic gradient descent with momentum.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
+#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "moe/core/check.hpp"
 #include "moe/core/parameters.hpp"
 #include "moe/core/types.hpp"
 #include "moe/kernels/vectors.hpp"
@@ -51,27 +55,67 @@ class Sgd {
     return all;
   }
 
-  /// As AdamW::step().
+  /// @param gradients  of the parameters, in the same order
+  /// @throws std::invalid_argument as AdamW::step(), and naming the parameter if it would not be finite after the step;
+  /// then nothing has been written.
   void step(const std::vector<Parameter<Scalar>>& gradients, ExecutorRef executor = Serial{}) {
     require_alike(parameters_, gradients);
-    require_finite(gradients, executor);
+    require_finite_result(gradients, executor);
     for_each_piece(parameters_, executor, [&](Index, std::size_t p, Index first, Index size) {
-      const auto rate = Scalar(options_.learning_rate * factors_[p].learning_rate);
-      const auto decay = Scalar(options_.weight_decay * factors_[p].weight_decay);
-      using Numbers = Block<Scalar>;
-      const auto update = [&](const Numbers& g, Numbers& velocity, Numbers& value) {
-        Numbers next = g;
-        kernels::add_scaled(Scalar(options_.momentum), velocity, next);
-        kernels::add_scaled(decay, value, next);
-        velocity = next;
-        kernels::add_scaled(-rate, velocity, value);
-      };
       const Scalar* const gradient = gradients[p].data + first;
-      for_each_block(size, update, gradient, velocity_[p].data() + first, parameters_[p].data + first);
+      for_each_block(size, update(p), gradient, velocity_[p].data() + first, parameters_[p].data + first);
     });
   }
 
  private:
+  using Numbers = Block<Scalar>;
+
+  /// Of a block of the parameter p.
+  auto update(std::size_t p) const {
+    return [rate = Scalar(options_.learning_rate * factors_[p].learning_rate),
+            decay = Scalar(options_.weight_decay * factors_[p].weight_decay),
+            momentum = Scalar(options_.momentum)](const Numbers& g, Numbers& velocity, Numbers& value) {
+      Numbers next = g;
+      kernels::add_scaled(momentum, velocity, next);
+      kernels::add_scaled(decay, value, next);
+      velocity = next;
+      kernels::add_scaled(-rate, velocity, value);
+    };
+  }
+
+  /// Would the step leave these numbers finite? Where a gradient is not, they would not be, either.
+  bool is_finite_after(std::size_t p, const Scalar* gradient, Index first, Index size) const {
+    bool finite = true;
+    const Scalar* const velocity = velocity_[p].data() + first;
+    const Scalar* const value = parameters_[p].data + first;
+    for_each_block(
+        size,
+        [&, step = update(p)](const Numbers& g, Numbers& b, Numbers& v) {
+          step(g, b, v);
+          finite = finite && (b * Scalar(0) + v * Scalar(0)).sum() == 0;  // 0 · x is 0 for a finite x alone
+        },
+        gradient, velocity, value);
+    return finite;
+  }
+
+  void require_finite_result(const std::vector<Parameter<Scalar>>& gradients, ExecutorRef executor) const {
+    std::array<bool, parameter_bands> finite;
+    finite.fill(true);
+    for_each_piece(parameters_, executor, [&](Index band, std::size_t p, Index first, Index size) {
+      if (!is_finite_after(p, gradients[p].data + first, first, size)) finite[std::size_t(band)] = false;
+    });
+    if (std::all_of(finite.begin(), finite.end(), [](bool is) { return is; })) return;
+    require_finite(gradients, executor);
+    for (std::size_t p = 0; p < parameters_.size(); ++p) {
+      if (is_finite_after(p, gradients[p].data, 0, gradients[p].size())) continue;
+      std::ostringstream largest, rate;
+      largest << gradients[p].array().abs().maxCoeff();
+      rate << options_.learning_rate * factors_[p].learning_rate;
+      require(false, "Sgd: " + parameters_[p].name + " would not be finite after this step: its gradient is up to " +
+                         largest.str() + ", its learning rate " + rate.str() + "; clip the gradients, or lower it");
+    }
+  }
+
   std::vector<Parameter<Scalar>> parameters_;
   SgdOptions options_;
   std::vector<GroupFactors> factors_;  // of each parameter
