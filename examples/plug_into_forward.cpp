@@ -7,8 +7,9 @@
 
 using Eigen::MatrixXf;
 
-MatrixXf rms_norm(const MatrixXf& x) {
-  return x.array().rowwise() / (x.colwise().squaredNorm() / float(x.rows())).array().sqrt();
+MatrixXf rms_norm(MatrixXf x) {  // a token at a time: Eigen 3.4's sqrt() of arrays is an estimate
+  for (auto token : x.colwise()) token /= std::sqrt(token.squaredNorm() / float(x.rows()) + 1e-6f);
+  return x;
 }
 
 struct Block {
@@ -18,9 +19,8 @@ struct Block {
   MatrixXf attention(const MatrixXf& x) const {  // one head, causal
     MatrixXf scores = (w_key * x).transpose() * (w_query * x) / std::sqrt(float(x.rows()));
     for (Eigen::Index t = 0; t < scores.cols(); ++t) {
-      auto seen = scores.col(t).head(t + 1).array();
-      seen = (seen - seen.maxCoeff()).exp().eval();
-      seen /= seen.sum();
+      auto seen = scores.col(t).head(t + 1);
+      moe::softmax(seen, seen);
       scores.col(t).tail(scores.rows() - t - 1).setZero();
     }
     return w_out * (w_value * x) * scores;

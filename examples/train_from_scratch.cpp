@@ -32,8 +32,8 @@ struct Training {
       x.reshaped(per_byte, tokens * history).col(i) = model.embedding.row(byte(i / history, i % history));
     }
     forward(model.layer, x, y, tape);
-    const Matrix<float> hidden = x + y, e = (model.out * hidden).array().exp();
-    Matrix<float> d_logits = e * e.colwise().sum().cwiseInverse().asDiagonal();  // softmax − what came
+    Matrix<float> hidden = x + y, d_logits = model.out * hidden;  // softmax − what came
+    for (auto token : d_logits.colwise()) softmax(token, token);
     float bits = 0;
     for (Index t = 0; t < tokens; ++t) bits -= std::log2(d_logits(byte(t, history), t)--) / float(tokens);
     d_logits /= float(tokens);

@@ -1,6 +1,7 @@
 /// @file  Element-wise nonlinearities, written as Eigen expressions so that they vectorise and fuse.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <type_traits>
 
@@ -11,12 +12,29 @@
 
 namespace moe::inline MOE_TARGET {
 
-/// silu(x) = x·σ(x), also called swish. Elfwing et al. 2017, arXiv:1702.03118.
+namespace detail {
+
+/// Below this σ is taken as here, where it is 6e-39 (of doubles 3e-308): further down exp(−x) would be infinite, or, of
+/// Eigen 3.4, stay where it is, so that x·σ(x) grew again.
+template <class Scalar>
+inline constexpr Scalar lowest_logit = std::is_same_v<Scalar, double> ? -708 : -88;
+
+/// exp(x) with the same bits wherever a number stands.
+template <class X>
+auto exp_of(const Eigen::ArrayBase<X>& x) {
+  using Scalar = typename X::Scalar;
+  return x.derived().unaryExpr(kernels::OnRegisters<kernels::ExpOf<Scalar>, Scalar>());
+}
+
+}  // namespace detail
+
+/// silu(x) = x·σ(x), also called swish; near 0 (6e-37 off) at −∞. Elfwing et al. 2017, arXiv:1702.03118.
 struct Silu {
   template <class X>
   auto operator()(const Eigen::ArrayBase<X>& x) const {
     using Scalar = typename X::Scalar;
-    return x.derived() / (Scalar(1) + (-x.derived()).exp());
+    const auto cut = x.derived().max(detail::lowest_logit<Scalar>);
+    return cut / (Scalar(1) + detail::exp_of(-cut));
   }
 };
 
@@ -44,8 +62,10 @@ struct Gelu {
     if constexpr (std::is_same_v<Scalar, float>) {
       return x.derived().unaryExpr(kernels::OnRegisters<kernels::GeluOf>());
     } else {
-      return x.derived().unaryExpr(
-          [](Scalar v) { return Scalar(0.5) * v * (Scalar(1) + std::erf(v * Scalar(0.70710678118654752440))); });
+      return x.derived().unaryExpr([](Scalar v) {
+        v = std::max(v, Scalar(-40));  // where it is 0; a NaN stays one
+        return Scalar(0.5) * v * (Scalar(1) + std::erf(v * Scalar(0.70710678118654752440)));
+      });
     }
   }
 };
@@ -60,6 +80,7 @@ struct GeluTanh {
       return x.derived().unaryExpr(kernels::OnRegisters<kernels::GeluTanhOf>());
     } else {
       return x.derived().unaryExpr([](Scalar v) {
+        v = std::max(v, Scalar(-40));
         const Scalar cubic = kernels::multiply_add(Scalar(0.044715) * v * v, v, v);
         return Scalar(0.5) * v * (Scalar(1) + std::tanh(Scalar(0.79788456080286535588) * cubic));
       });
@@ -95,6 +116,12 @@ auto clamp(const Eigen::ArrayBase<X>& x, typename X::Scalar limit) {
   return x.derived().min(limit).max(-limit);
 }
 
+/// The gate of GptOssGlu: cut at `limit`, and where σ(alpha·gate) is all but 0.
+template <class X>
+auto cut_gate(const Eigen::ArrayBase<X>& gate, typename X::Scalar limit, typename X::Scalar alpha) {
+  return gate.derived().min(limit).max(lowest_logit<typename X::Scalar> / std::abs(alpha));
+}
+
 }  // namespace detail
 
 /// (up + 1) ⊙ gate·σ(alpha·gate), of gate cut above at `limit`, and up on both sides. The gate has no lower bound.
@@ -106,8 +133,8 @@ struct GptOssGlu {
   template <class G, class U>
   auto operator()(const Eigen::ArrayBase<G>& gate, const Eigen::ArrayBase<U>& up) const {
     using Scalar = typename G::Scalar;
-    const auto cut = detail::at_most(gate, Scalar(limit));
-    return (detail::clamp(up, Scalar(limit)) + Scalar(1)) * cut / (Scalar(1) + (cut * -Scalar(alpha)).exp());
+    const auto cut = detail::cut_gate(gate, Scalar(limit), Scalar(alpha));
+    return (detail::clamp(up, Scalar(limit)) + Scalar(1)) * cut / (Scalar(1) + detail::exp_of(cut * -Scalar(alpha)));
   }
 };
 

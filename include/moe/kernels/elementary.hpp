@@ -136,17 +136,29 @@ struct SoftplusOf {
   }
 };
 
+/// exp(x) as Eigen has it in registers. Of what is left over at the end of an array it takes the C library's, which has
+/// other bits, and other limits: Eigen 3.4's own ends above 0 and below ∞.
+template <class S>
+struct ExpOf {
+  MOE_INLINE Lanes<S> operator()(const Lanes<S>& x) const {
+    Eigen::Array<S, lanes<S>, 1> numbers;
+    store(numbers.data(), x);
+    numbers = numbers.exp();
+    return load_as<Lanes<S>>(numbers.data());
+  }
+};
+
 /// A function of whole registers as one of Eigen's expressions, in packets or number by number, with the same bits.
-template <class F>
+template <class F, class S = float>
 struct OnRegisters {
-  MOE_INLINE float operator()(float x) const { return F()(detail::all(x))[0]; }
+  MOE_INLINE S operator()(S x) const { return F()(x - Lanes<S>{})[0]; }
 
   template <class Packet>
   MOE_INLINE Packet packetOp(const Packet& x) const {
-    static_assert(sizeof(Packet) <= sizeof(Lanes<float>));
-    Lanes<float> in{};
+    static_assert(sizeof(Packet) <= sizeof(Lanes<S>));
+    Lanes<S> in{};
     std::memcpy(&in, &x, sizeof x);
-    const Lanes<float> out = F()(in);
+    const Lanes<S> out = F()(in);
     Packet packet;
     std::memcpy(&packet, &out, sizeof packet);
     return packet;
@@ -159,7 +171,7 @@ inline double softplus(double x) { return std::max(x, 0.0) + std::log1p(std::exp
 
 }  // namespace moe::inline MOE_TARGET::kernels
 
-template <class F>
-struct Eigen::internal::functor_traits<moe::kernels::OnRegisters<F>> {
-  enum { Cost = 50, PacketAccess = packet_traits<float>::Vectorizable };
+template <class F, class S>
+struct Eigen::internal::functor_traits<moe::kernels::OnRegisters<F, S>> {
+  enum { Cost = 50, PacketAccess = packet_traits<S>::Vectorizable };
 };

@@ -3,6 +3,7 @@
 /// An activation of yours becomes trainable by a slope() beside it, a gated one by slopes().
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <type_traits>
 
@@ -18,9 +19,10 @@ namespace moe::inline MOE_TARGET {
 template <class Array>
 Array slope(const Silu&, const Array& x) {
   using Scalar = typename Array::Scalar;
-  const Array s = (Scalar(1) + (-x).exp()).inverse();
+  const Array cut = x.max(detail::lowest_logit<Scalar>).min(-detail::lowest_logit<Scalar>);  // beyond, it is 0 and 1
+  const Array s = Scalar(1) / (Scalar(1) + detail::exp_of(-cut));
   Array slope = s;  // s + x·s·(1 − s)
-  kernels::add_scaled(Array(x * s), Array(Scalar(1) - s), slope);
+  kernels::add_scaled(Array(cut * s), Array(Scalar(1) - s), slope);
   return slope;
 }
 
@@ -45,6 +47,7 @@ Array slope(const Gelu&, const Array& x) {
     return x.unaryExpr(kernels::OnRegisters<kernels::GeluSlope>());
   } else {
     return x.unaryExpr([](Scalar v) {
+      v = std::clamp(v, Scalar(-40), Scalar(40));  // beyond, it is 0 and 1; a NaN stays one
       const Scalar cdf = Scalar(0.5) * (Scalar(1) + std::erf(v * Scalar(0.70710678118654752440)));
       return kernels::multiply_add(v * std::exp(v * v * Scalar(-0.5)), Scalar(0.39894228040143267794), cdf);
     });
@@ -59,6 +62,7 @@ Array slope(const GeluTanh&, const Array& x) {
   } else {
     return x.unaryExpr([](Scalar v) {
       constexpr auto a = Scalar(0.79788456080286535588), b = Scalar(0.044715);
+      v = std::clamp(v, Scalar(-40), Scalar(40));
       const Scalar t = std::tanh(a * kernels::multiply_add(b * v * v, v, v));
       const Scalar du = a * kernels::multiply_add(3 * b * v, v, Scalar(1));
       return Scalar(0.5) * kernels::multiply_add(v * (Scalar(1) - t) * (Scalar(1) + t), du, Scalar(1) + t);
@@ -88,8 +92,8 @@ template <class Array>
 void slopes(const GptOssGlu& f, const Array& gate, const Array& up, Array& by_gate, Array& by_up) {
   using Scalar = typename Array::Scalar;
   const auto limit = Scalar(f.limit), alpha = Scalar(f.alpha);
-  const Array cut = detail::at_most(gate, limit);
-  const Array s = (Scalar(1) + (cut * -alpha).exp()).inverse();
+  const Array cut = detail::cut_gate(gate, limit, alpha);
+  const Array s = Scalar(1) / (Scalar(1) + detail::exp_of(cut * -alpha));
   Array slope = s;  // s + αc·s·(1 − s)
   kernels::add_scaled(Array(alpha * cut * s), Array(Scalar(1) - s), slope);
   by_gate = (detail::clamp(up, limit) + Scalar(1)) * slope * detail::within(gate, limit);

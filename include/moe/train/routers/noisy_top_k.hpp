@@ -9,6 +9,7 @@
 #include "moe/core/tokens.hpp"
 #include "moe/core/types.hpp"
 #include "moe/kernels/matmul.hpp"
+#include "moe/kernels/scores.hpp"
 #include "moe/routers/detail/logits.hpp"
 #include "moe/routers/noisy_top_k.hpp"
 #include "moe/runtime/workers.hpp"
@@ -29,7 +30,11 @@ void stddev_backward(const NoisyTopK<Scalar>& router, const ConstMatrixRef<Scala
   const auto weight = map_of(router.noise_weight());
   auto raw = workers.shared().template matrix<Scalar>(router.num_experts(), x.cols());
   kernels::matmul<Scalar, Scalar>(weight, x, raw, workers);
-  d_stddev.array() /= Scalar(1) + (-raw.array()).exp();
+  for (Index t = 0; t < x.cols(); ++t) {
+    auto column = raw.col(t);
+    exponentiate(Scalar(-1), column, Scalar(0), column);
+    for (Index e = 0; e < raw.rows(); ++e) d_stddev(e, t) /= 1 + column(e);
+  }
   linear_backward<Scalar>(weight, x, d_stddev, d_x, gradient.noise_weight(), {nullptr, 0}, workers);
 }
 
