@@ -6,16 +6,22 @@
 #include <cstdint>
 #include <limits>
 #include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "errors.hpp"
 #include "expert_factories.hpp"
 #include "moe/core/random_number.hpp"
 #include "moe/layers/moe_layer.hpp"
+#include "moe/lora/router.hpp"
 #include "moe/routers/filters/capacity.hpp"
 #include "moe/routers/filters/replay.hpp"
 #include "moe/routers/filters/second_expert.hpp"
 #include "moe/routers/linear_top_k.hpp"
+#include "moe/routers/token_hash.hpp"
+#include "moe/routers/top_p.hpp"
+#include "random.hpp"
 
 namespace moe::laws {
 
@@ -39,7 +45,7 @@ struct RandomSeconds {
   static Side side(Index, Index) { return {.seed = 6}; }
 };
 
-/// Routes that have nothing to do with x: one of a token and two of the next, by turns. They live on.
+/// Routes that have nothing to do with x. They live on.
 const Routing<float>* standing_routes(Index first, Index count) {
   static const auto made = [] {
     std::array<std::array<Routing<float>, 65>, 65> all;
@@ -48,7 +54,7 @@ const Routing<float>* standing_routes(Index first, Index count) {
         for (Index t = 0; t < c; ++t) {
           auto& routing = all[std::size_t(f)][std::size_t(c)];
           routing.add(t, (f + t) % 11, 0.75F);
-          if ((f + t) % 2 == 1) routing.add(t, (f + t + 3) % 11, 0.25F);
+          routing.add(t, (f + t + 3) % 11, (f + t) % 2 == 1 ? 0.25F : 0.5F);
         }
       }
     }
@@ -239,9 +245,9 @@ TEST(Replay, OfWhatALayerRecordedGivesTheSameOutputToTheLastBit) {
 
 TEST(Replay, TakesRoutesAsTheyAreWhateverTheTokens) {
   const auto routing = route(Replays::make(9), {Matrix<float>::Constant(9, 3, nan), Replays::side(1, 3)});
-  EXPECT_EQ(routing.token, (Experts{0, 0, 1, 2, 2}));
-  EXPECT_EQ(routing.expert, (Experts{1, 4, 2, 3, 6}));
-  EXPECT_EQ(routing.weight, (Numbers{0.75F, 0.25F, 0.75F, 0.75F, 0.25F}));
+  EXPECT_EQ(routing.token, (Experts{0, 0, 1, 1, 2, 2}));
+  EXPECT_EQ(routing.expert, (Experts{1, 4, 2, 5, 3, 6}));
+  EXPECT_EQ(routing.weight, (Numbers{0.75F, 0.25F, 0.75F, 0.5F, 0.75F, 0.25F}));
 }
 
 TEST(Replay, OfNothingRoutesAsItsRouterDoes) {
@@ -254,22 +260,100 @@ TEST(Replay, OfNothingRoutesAsItsRouterDoes) {
   EXPECT_EQ(router.top_k(), 2);
 }
 
+std::string complaint_of(const auto& router, const Routing<float>& recorded, Index tokens, Index recorded_tokens = 0) {
+  return error_of([&] {
+    route(router,
+          {Matrix<float>::Zero(router.d_model(), tokens), {.recorded = &recorded, .recorded_tokens = recorded_tokens}});
+  });
+}
+
 TEST(Replay, RefusesRoutesThatLeadNowhere) {
   const auto router = Replays::make(4);
-  const auto complaint = [&](const Routing<float>& recorded) {
-    return error_of([&] { route(router, {Matrix<float>::Zero(4, 3), {.recorded = &recorded}}); });
-  };
-  Routing<float> recorded;
-  EXPECT_EQ(complaint(recorded), "no error");
-  recorded.add(2, 10, 1);
-  EXPECT_EQ(complaint(recorded), "no error");
-  recorded.add(3, 10, 1);
-  EXPECT_EQ(complaint(recorded), "Routing: route 1 sends token 3 of 3 to expert 10 of 11");
+  Routing<float> recorded = *standing_routes(0, 3);
+  EXPECT_EQ(complaint_of(router, recorded, 3), "no error");
+  recorded.token[1] = 3;
+  EXPECT_EQ(complaint_of(router, recorded, 3), "Routing: route 1 sends token 3 of 3 to expert 3 of 11");
   recorded.token[1] = 2;
   recorded.expert[1] = 11;
-  EXPECT_EQ(complaint(recorded), "Routing: route 1 sends token 2 of 3 to expert 11 of 11");
+  EXPECT_EQ(complaint_of(router, recorded, 3), "Routing: route 1 sends token 2 of 3 to expert 11 of 11");
   recorded.expert.pop_back();
-  EXPECT_EQ(complaint(recorded), "Routing: expert.size() is 1, expected 2");
+  EXPECT_EQ(complaint_of(router, recorded, 3), "Routing: expert.size() is 5, expected 6");
+}
+
+TEST(Replay, RefusesARecordingOfFewerTokensOrHalfOfOne) {
+  const auto router = Replays::make(4);
+  EXPECT_EQ(complaint_of(router, {}, 0), "no error");
+  EXPECT_EQ(complaint_of(router, {}, 3), "Replay: side.recorded has 0 routes, expected 6: 2 of each of 3 tokens");
+  EXPECT_EQ(complaint_of(router, *standing_routes(0, 10), 12),
+            "Replay: side.recorded has 20 routes, expected 24: 2 of each of 12 tokens");
+  Routing<float> half = *standing_routes(0, 12);
+  half.resize(12);
+  EXPECT_EQ(complaint_of(router, half, 12), "Replay: side.recorded has 12 routes, expected 24: 2 of each of 12 tokens");
+  EXPECT_EQ(complaint_of(router, *standing_routes(0, 10), 10, 12), "Replay: side.recorded_tokens is 12, expected 10");
+
+  // Where a token may have any number of routes, its logits tell, or the caller.
+  const Replay varying(TopP<float>(test::random_matrix<Weight<float>>(5, 4, 1), {.top_p = 0.6}));
+  const auto x = test::random_matrix<Matrix<float>>(4, 10, 2);
+  auto recorded = route(varying, x);
+  EXPECT_EQ(complaint_of(varying, recorded, 10), "no error");
+  EXPECT_EQ(complaint_of(varying, recorded, 12), "Replay: side.recorded->logits.size() is 50, expected 60");
+  recorded.logits.clear();  // as in a file
+  EXPECT_EQ(complaint_of(varying, recorded, 12), "no error");
+  EXPECT_EQ(complaint_of(varying, recorded, 12, 10), "Replay: side.recorded_tokens is 10, expected 12");
+}
+
+TEST(Replay, WithWeightsAnewAsksTheRouterForThoseOfTheRecordedExperts) {
+  const auto check = [](const auto& base) {
+    const Replay router(base, {.weights = ReplayedWeights::anew});
+    const auto x = test::random_matrix<Matrix<float>>(9, 12, 3);
+    const auto own = route(router, x), chosen_before = route(router.router(), x);
+    EXPECT_EQ(own.weight, chosen_before.weight);
+    const Routing<float> again = route(router, {x, {.recorded = &own}});  // of the same router: all is the same
+    EXPECT_EQ(again.expert, own.expert);
+    EXPECT_EQ(again.weight, own.weight);
+    EXPECT_EQ(again.logits, own.logits);
+
+    Routing<float> recorded = *standing_routes(0, 12);
+    recorded.drop(3);
+    const auto got = route(router, {x, {.recorded = &recorded}});
+    EXPECT_EQ(got.token, recorded.token);
+    EXPECT_EQ(got.expert, recorded.expert);
+    EXPECT_EQ(got.logits, own.logits);
+    EXPECT_TRUE(got.is_dropped(3));
+    EXPECT_EQ(got.num_dropped(), 1);
+    for (std::size_t t = 0; t < 12; ++t) {  // softmax, renormalised: e^(l₀ − l₁) to 1
+      const float* const logits = got.logits.data() + 11 * t;
+      const float odds = std::exp(logits[got.expert[2 * t]] - logits[got.expert[2 * t + 1]]);
+      EXPECT_NEAR(got.weight[2 * t], odds / (1 + odds), 1e-6F);
+      EXPECT_NEAR(got.weight[2 * t + 1], 1 / (1 + odds), 1e-6F);
+    }
+  };
+  const LinearTopK<float> linear(test::random_matrix<Weight<float>>(11, 9, 1), {.top_k = 2, .renormalize = true});
+  check(linear);
+  LoraRouter<float> lora = with_lora(linear, {.rank = 2});
+  lora.adapter().b.setConstant(0.3F);
+  check(lora);
+}
+
+TEST(Replay, WithWeightsAnewRefusesWhatItsRouterWouldNotWrite) {
+  const Replay router(router_for<float>(4, 11, 2), {.weights = ReplayedWeights::anew});
+  Routing<float> recorded = *standing_routes(0, 3);
+  recorded.expert[3] = recorded.expert[2];
+  EXPECT_EQ(complaint_of(router, recorded, 3),
+            "Replay: recorded route 3 sends token 1 to expert 1, expected token 1 to one that it is not sent to yet");
+  recorded = *standing_routes(0, 3);
+  std::swap(recorded.token[1], recorded.token[2]);
+  EXPECT_EQ(complaint_of(router, recorded, 3),
+            "Replay: recorded route 1 sends token 1 to expert 3, expected token 0 to one that it is not sent to yet");
+  const std::string told = error_of([] {
+    Replay(WithSecondExpert<LinearTopK<float>>(router_for<float>(9, 6, 2), {}), {.weights = ReplayedWeights::anew});
+  });
+  EXPECT_NE(told.find("put filters around Replay"), told.npos) << told;
+  const Replay equal(TokenHash<float>(4, 11, random_hash_table(5, 11, 2, 1)), {.weights = ReplayedWeights::anew});
+  const std::vector<Index> ids{0, 1, 2};
+  recorded = *standing_routes(0, 3);
+  EXPECT_EQ(error_of([&] { route(equal, {Matrix<float>::Zero(4, 3), {.token_ids = ids, .recorded = &recorded}}); }),
+            "Replay: the number of logits is 0, expected 33");
 }
 
 TEST(Replay, RefusesTheRoutingThatItWrites) {

@@ -45,6 +45,10 @@ void for_each_router(const F& f) {
   f(RandomRouter<float>(40, 6, 2, 21), {});
   f(WithSecondExpert(LinearTopK<float>(rows(22), {.top_k = 2, .renormalize = true}), {}), {.seed = 23});
   f(Replay(LinearTopK<float>(rows(24), {.top_k = 2})), {});
+  static Routing<float> recorded;
+  recorded.clear();
+  for (Index t = 0; t < 140; ++t) recorded.add(t / 2, t * 5 % 6, 0.5F);
+  f(Replay(LinearTopK<float>(rows(24), {.top_k = 2}), {.weights = ReplayedWeights::anew}), {.recorded = &recorded});
 }
 
 TEST(RouterGradients, AreTheSameBitsForAnyNumberOfThreads) {

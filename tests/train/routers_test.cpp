@@ -242,12 +242,36 @@ TEST(RouterGradients, OfSecondExpertsThatMayBeDropped) {
 
 TEST(RouterGradients, OfReplay) {
   expect_true_gradients_of(Replay(renormalizing(34)));
-  expect_true_gradients_with(Replay(renormalizing(34)), [](Index tokens) {
-    static Routing<double> recorded;
-    recorded.clear();
-    for (Index t = 0; t < tokens; ++t) recorded.add(t, t * 3 % 5, 0.5 + 0.1 * double(t % 4));
-    return SideInputs<double>{.recorded = &recorded};
-  });
+  for (const ReplayedWeights weights : {ReplayedWeights::recorded, ReplayedWeights::anew}) {
+    expect_true_gradients_with(Replay(renormalizing(34), {.weights = weights}), [](Index tokens) {
+      static Routing<double> recorded;
+      recorded.clear();
+      for (Index t = 0; t < tokens; ++t) {
+        recorded.add(t, t * 3 % 5, 0.5 + 0.1 * double(t % 4));
+        recorded.add(t, (t * 3 + 1) % 5, 0.3);
+      }
+      return SideInputs<double>{.recorded = &recorded};
+    });
+  }
+}
+
+TEST(RouterGradients, OfReplayWithWeightsAnewAreNotZero) {
+  const auto x = random_matrix<Matrix<double>>(7, 6, 13), d_y = random_matrix<Matrix<double>>(7, 6, 14);
+  Routing<double> recorded;
+  for (Index t = 0; t < 6; ++t) {
+    recorded.add(t, t * 3 % 5, 0.7);
+    recorded.add(t, (t * 3 + 1) % 5, 0.3);
+  }
+  const auto gradient_with = [&](ReplayedWeights weights) {
+    const auto layer = layer_of(Replay(renormalizing(34), {.weights = weights}));
+    return gradients_of(layer, x, d_y, Serial{}, {.recorded = &recorded})
+        .of_parameters.router()
+        .router()
+        .weight()
+        .norm();
+  };
+  EXPECT_EQ(gradient_with(ReplayedWeights::recorded), 0);
+  EXPECT_GT(gradient_with(ReplayedWeights::anew), 1e-3);
 }
 
 TEST(RouterGradients, OfRoutersWhoseWeightsAreNotTheirLast) {

@@ -28,8 +28,9 @@ struct SideInputs {
   /// (num_experts × n_tokens), column by column: what the router of the layer before this one computed.
   std::span<const Scalar> previous_logits = {};
 
-  /// Routes to take instead of choosing any. Replay reads it.
+  /// Routes to take instead of choosing any, and how many tokens they are of (0: not said). Replay reads them.
   const Routing<Scalar>* recorded = nullptr;
+  Index recorded_tokens = 0;
 };
 
 /// x (d_model × n_tokens), and what is said of it. A router that needs x alone takes a ConstMatrixRef: this converts.

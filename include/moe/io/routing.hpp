@@ -19,7 +19,8 @@
 
 namespace moe::inline MOE_TARGET::io {
 
-/// The routes of so many tokens: what a layer leaves in its workspace, and Replay takes.
+/// The routes of so many tokens: what a layer leaves in its workspace, and Replay takes, as SideInputs::recorded and
+/// recorded_tokens.
 template <class Scalar>
 struct RecordedRouting {
   Routing<Scalar> routing;

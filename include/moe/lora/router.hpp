@@ -14,6 +14,7 @@
 #include "moe/lora/project.hpp"
 #include "moe/routers/detail/logits.hpp"
 #include "moe/routers/linear_top_k.hpp"
+#include "moe/routers/top_k.hpp"
 #include "moe/runtime/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
@@ -39,6 +40,7 @@ class LoraRouter {
   Index num_experts() const { return base_->num_experts(); }
   Index top_k() const { return base_->top_k(); }
   const Base& base() const { return *base_; }
+  const TopKChoice<Scalar>& choice() const { return base_->choice(); }
   const Adapter<Scalar>& adapter() const { return adapter_; }
   Adapter<Scalar>& adapter() { return adapter_; }
   double dropout() const { return dropout_; }
