@@ -1,11 +1,14 @@
 /// @file  What is no checkpoint that we read is called by its name, and what to do is said.
 #include <algorithm>
+#include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <iterator>
+#include <limits>
 #include <span>
 #include <string>
 #include <vector>
@@ -15,6 +18,7 @@
 
 #include "errors.hpp"
 #include "load_layer.hpp"
+#include "moe/io/architectures.hpp"
 #include "temporary_folder.hpp"
 
 namespace {
@@ -256,6 +260,61 @@ TEST_F(WrongFiles, OneMatrixOfAnotherType) {
   expect_error(
       {"model.safetensors: tensor \"experts.7.up_proj.weight\" has dtype BF16, expected F32, which this layer's "
        "first expert has: all weights of its experts are of one type"});
+}
+
+/// Every model of tests/golden, every tensor that chooses experts, or weighs or shifts their answers.
+TEST_F(WrongFiles, ARouterOrAScaleThatIsNotFinite) {
+  int models = 0, spoilt = 0;
+  for (const auto& entry : fs::directory_iterator("tests/golden")) {
+    if (!fs::exists(entry.path() / "case.safetensors") || error_of_loading(entry.path()) != "no error") continue;
+    ++models;
+    fs::copy_file(entry.path() / "config.json", model / "config.json", fs::copy_options::overwrite_existing);
+    fs::copy_file(entry.path() / "case.safetensors", model / "model.safetensors", fs::copy_options::overwrite_existing);
+    const std::string good = text_of(model / "model.safetensors");
+    const Architecture& names = architecture_of(Config::open(model / "config.json"));
+    for (const std::string& name :
+         {std::string(names.router), std::string(names.router_bias), std::string(names.selection_bias),
+          std::string(names.shared_gate), std::string(names.output_bias)}) {
+      if (name.empty()) continue;
+      for (const float bad : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
+        SCOPED_TRACE(entry.path().string() + ", " + name);
+        write_text(model / "model.safetensors", good);
+        std::vector<float> numbers;
+        change_tensors([&](Tensor& tensor) {
+          if (tensor.name != name) return true;
+          const Weight<float> whole = read<float>(tensor);
+          numbers.assign(whole.data(), whole.data() + whole.size());
+          numbers.back() = bad;
+          tensor.dtype = "F32";
+          tensor.bytes = std::as_bytes(std::span(numbers));
+          return true;
+        });
+        ASSERT_FALSE(numbers.empty());
+        const std::string last = std::to_string(numbers.size() - 1), count = std::to_string(numbers.size());
+        expect_error({"model.safetensors: tensor \"" + name + "\" holds ", std::isnan(bad) ? "nan" : "-inf",
+                      " at " + last + " of " + count + ", expected finite numbers"});
+        ++spoilt;
+      }
+    }
+  }
+  EXPECT_GE(models, 25);
+  EXPECT_GE(spoilt, 2 * 36);
+}
+
+TEST_F(WrongFiles, AScaleOfMxfp4ThatIsNan) {
+  fs::copy_file("tests/golden/gpt_oss_mxfp4/config.json", model / "config.json", fs::copy_options::overwrite_existing);
+  fs::copy_file("tests/golden/gpt_oss_mxfp4/case.safetensors", model / "model.safetensors",
+                fs::copy_options::overwrite_existing);
+  EXPECT_EQ(error_of_loading(), "no error");
+  std::vector<std::byte> scales;
+  change_tensors([&](Tensor& tensor) {
+    if (tensor.name != "experts.down_proj_scales") return true;
+    scales.assign(tensor.bytes.begin(), tensor.bytes.end());
+    scales[5] = std::byte(255);
+    tensor.bytes = scales;
+    return true;
+  });
+  expect_error({"model.safetensors: tensor \"experts.down_proj_scales\" holds 255 at 5, which is NaN"});
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <filesystem>
 #include <functional>
@@ -30,6 +31,7 @@
 #include "moe/io/load_layer.hpp"
 #include "moe/io/model_files.hpp"
 #include "moe/io/safetensors.hpp"
+#include "moe/io/tensor.hpp"
 #include "moe/io/weight_tensors.hpp"
 #include "moe/layers/affine_output.hpp"
 #include "moe/layers/any_layer.hpp"
@@ -120,7 +122,7 @@ class LayerLoader {
 
   /// A copy in Scalar: routers decide in full precision, and are small.
   Weight<Scalar> router_weight() const {
-    const Vector numbers = tensors_.copy<Scalar>(names_.router, {num_outputs(), d()});
+    const Vector numbers = finite(names_.router, {num_outputs(), d()});
     return Eigen::Map<const Weight<Scalar>>(numbers.data(), num_outputs(), d());
   }
 
@@ -244,7 +246,19 @@ class LayerLoader {
   Vector shared_gate() const { return vector_if(shape_.shared_gate, names_.shared_gate, {1, d()}); }
 
   Vector vector_if(bool has, std::string_view name, const std::vector<Index>& shape) const {
-    return has ? tensors_.copy<Scalar>(name, shape) : Vector();
+    return has ? finite(name, shape) : Vector();
+  }
+
+  /// The numbers of what chooses experts, or weighs or shifts their answers: with a NaN among them nothing would look
+  /// wrong, but for an expert that is never chosen.
+  Vector finite(std::string_view name, const std::vector<Index>& shape) const {
+    const Vector numbers = tensors_.copy<Scalar>(name, shape);
+    for (Index i = 0; i < numbers.size(); ++i) {
+      if (std::isfinite(numbers(i))) continue;
+      fail(to_string(tensors_.at(name)), " holds ", numbers(i), " at ", i, " of ", numbers.size(),
+           ", expected finite numbers: the file is damaged, or was saved by a run that diverged");
+    }
+    return numbers;
   }
 
   Index d() const { return shape_.d_model; }

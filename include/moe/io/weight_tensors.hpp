@@ -1,6 +1,7 @@
 /// @file  The tensors of one MoE block as weights of experts.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -17,6 +18,7 @@
 #include "moe/io/error.hpp"
 #include "moe/io/mxfp4.hpp"
 #include "moe/io/safetensors.hpp"
+#include "moe/io/tensor.hpp"
 
 namespace moe::inline MOE_TARGET::io {
 
@@ -134,7 +136,7 @@ class WeightTensors {
 
   /// Of each expert's (all_rows × cols) in 4 bits, the rows first, first + step, …: expanded once. The tensors are
   /// `name` + "_blocks" and "_scales".
-  /// @throws Error unless cols is a multiple of 32.
+  /// @throws Error unless cols is a multiple of 32, and no scale is NaN.
   template <class W>
   WeightStack<W> expanded(std::string_view name, Index all_rows, Index cols, Index first, Index step,
                           Index rows) const {
@@ -145,6 +147,9 @@ class WeightTensors {
     const Index groups = cols / mxfp4_group;
     const auto bytes = as<std::uint8_t>(blocks, {num_experts_, all_rows, groups, mxfp4_group / 2});
     const auto exponents = as<std::uint8_t>(scales, {num_experts_, all_rows, groups});
+    if (const auto nan = std::ranges::find(exponents, 255); nan != exponents.end()) {
+      fail(to_string(scales), " holds 255 at ", nan - exponents.begin(), ", which is NaN, expected scales of 0 to 254");
+    }
     return each_owned<W>(rows, cols, [&](Index e, auto to) {
       for (Index r = 0; r < rows; ++r) {
         const auto from = std::size_t((e * all_rows + first + r * step) * groups), count = std::size_t(groups);
