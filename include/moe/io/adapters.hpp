@@ -1,8 +1,10 @@
 /// @file  Adapters to a folder as Hugging Face's PEFT writes it, and back.
 #pragma once
 
-#include <cstddef>
+#include <algorithm>
 #include <filesystem>
+#include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <utility>
@@ -28,7 +30,43 @@ struct AdapterFileOptions {
   std::string base_model{};  // name or path of the model that they belong to
 };
 
+struct ReadAdaptersOptions {
+  /// Matrices whose adapters something else reads of this file: "model.layers.3.mlp.experts" is
+  /// adopt_fused_adapters()'s.
+  std::vector<std::string> read_elsewhere{};
+};
+
 namespace detail {
+
+/// What learns in a layer beside its adapters, as a file has it, whole.
+template <class Scalar>
+struct NamedWhole {
+  std::string name;  // "model.layers.3.mlp.shared_expert_gate.weight"
+  Parameter<Scalar> parameter;
+};
+
+/// The layers that adapters are of, each once.
+template <class Scalar>
+std::vector<std::shared_ptr<const AdaptedLayer<Scalar>>> layers_of(const std::vector<NamedAdapter<Scalar>>& adapters) {
+  std::vector<std::shared_ptr<const AdaptedLayer<Scalar>>> layers;
+  for (const auto& named : adapters) {
+    if (named.layer && std::ranges::count(layers, named.layer) == 0) layers.push_back(named.layer);
+  }
+  return layers;
+}
+
+inline std::string in_layer(const std::string& layer, const std::string& name) {
+  return layer.empty() ? name : layer + "." + name;
+}
+
+template <class Scalar>
+std::vector<NamedWhole<Scalar>> learns_beside(const std::vector<NamedAdapter<Scalar>>& adapters) {
+  std::vector<NamedWhole<Scalar>> all;
+  for (const auto& layer : layers_of(adapters)) {
+    for (const auto& parameter : layer->beside) all.push_back({in_layer(layer->name, parameter.name), parameter});
+  }
+  return all;
+}
 
 /// What adapter_config.json says of adapters, one of which is of a rank above 0. Each matrix is named in full.
 template <class Scalar>
@@ -54,10 +92,13 @@ nlohmann::json peft_config(const std::vector<NamedAdapter<Scalar>>& adapters, co
     if (config["r"] != rank) config["rank_pattern"][named.matrix] = rank;
     if (config["lora_alpha"] != alpha) config["alpha_pattern"][named.matrix] = alpha;
   }
+  for (const auto& [name, parameter] : learns_beside(adapters)) {
+    config["modules_to_save"].push_back(name.substr(0, name.rfind('.')));
+  }
   return config;
 }
 
-/// Reads adapters into memory of their own.
+/// Reads adapters into memory of their own, and then, when all is there, writes them where they belong.
 template <class Scalar>
 class AdapterReader {
  public:
@@ -75,28 +116,89 @@ class AdapterReader {
     return a.shape.size() == 2 ? a.shape[0] : 0;
   }
 
-  Adapter<Scalar> read(const std::string& matrix, Index out, Index in, Index rank) const {
-    return {weight(matrix + ".lora_A.weight", rank, in), weight(matrix + ".lora_B.weight", out, rank),
-            config_.alpha(matrix, rank)};
+  /// One of the file's, or none of rank 0, to be written.
+  void read(const NamedAdapter<Scalar>& named, Index rank) {
+    Adapter<Scalar> found;
+    if (rank > 0) {
+      found = {weight(named.matrix + ".lora_A.weight", rank, named.in),
+               weight(named.matrix + ".lora_B.weight", named.out, rank), config_.alpha(named.matrix, rank)};
+    }
+    adapters_.push_back({named.adapter, std::move(found)});
+  }
+
+  /// What learns beside adapters, where the file has it.
+  void read(const NamedWhole<Scalar>& whole) {
+    if (!tensors_.contains(peft_prefix + whole.name)) return;
+    const Index rows = whole.parameter.rows, cols = whole.parameter.cols;
+    const Tensor tensor = tensors_.at(peft_prefix + whole.name);
+    taken_.insert(peft_prefix + whole.name);
+    const bool is_vector = rows == 1 && tensor.shape.size() == 1;
+    const auto numbers = weights_.copy<Scalar>(peft_prefix + whole.name,
+                                               is_vector ? std::vector<Index>{cols} : std::vector<Index>{rows, cols});
+    wholes_.push_back({whole.parameter, Eigen::Map<const Weight<Scalar>>(numbers.data(), rows, cols)});
+  }
+
+  /// @throws Error naming the first tensor that is of one of these layers, and that nothing has read.
+  void require_all_taken(const std::vector<NamedAdapter<Scalar>>& adapters, const ReadAdaptersOptions& options) const {
+    for (const auto& layer : layers_of(adapters)) {
+      const std::string prefix = peft_prefix + in_layer(layer->name, "");
+      for (const std::string& name : tensors_.names()) {
+        if (!name.starts_with(prefix) || taken_.contains(name)) continue;
+        if (std::ranges::any_of(options.read_elsewhere, [&](const std::string& matrix) {
+              return name.starts_with(peft_prefix + matrix + ".lora_") ||
+                     name.starts_with(peft_prefix + matrix + ".base_layer.lora_");
+            })) {
+          continue;
+        }
+        const bool fused =
+            name.starts_with(prefix + "experts.lora_") || name.starts_with(prefix + "experts.base_layer.");
+        fail(
+            to_string(tensors_.at(name)), " is of \"", layer->name, "\", and none of its ", adapters.size(),
+            " adapters, such as \"", adapters.front().matrix, "\", takes it: it would be left out",
+            fused ? ". It is of all experts together: adopt_fused_adapters() reads it, if read_elsewhere says so" : "");
+      }
+    }
+  }
+
+  /// Numbers go where those before them lie, if these are as many: who knows their addresses (an optimiser) knows them
+  /// still.
+  void write() {
+    for (auto& [adapter, found] : adapters_) {
+      if (adapter->a.rows() == found.a.rows() && adapter->a.cols() == found.a.cols() &&
+          adapter->b.rows() == found.b.rows() && adapter->b.cols() == found.b.cols()) {
+        std::copy_n(found.a.data(), found.a.size(), adapter->a.data());
+        std::copy_n(found.b.data(), found.b.size(), adapter->b.data());
+        adapter->alpha = found.alpha;
+      } else {
+        *adapter = std::move(found);
+      }
+    }
+    for (const auto& [parameter, numbers] : wholes_) parameter.matrix() = numbers;
   }
 
  private:
-  Weight<Scalar> weight(const std::string& name, Index rows, Index cols) const {
+  Weight<Scalar> weight(const std::string& name, Index rows, Index cols) {
     const auto numbers = weights_.copy<Scalar>(peft_prefix + name, {rows, cols});
+    taken_.insert(peft_prefix + name);
     return Eigen::Map<const Weight<Scalar>>(numbers.data(), rows, cols);
   }
 
   Tensors tensors_;
   PeftConfig config_;
   WeightTensors weights_;
+  std::set<std::string> taken_;
+  std::vector<std::pair<Adapter<Scalar>*, Adapter<Scalar>>> adapters_;
+  std::vector<std::pair<Parameter<Scalar>, Weight<Scalar>>> wholes_;
 };
 
 }  // namespace detail
 
 /// Writes adapter_model.safetensors, "base_model.model.<matrix>.lora_A.weight" and "….lora_B.weight" of each, and
-/// adapter_config.json; each file whole or not at all.
+/// adapter_config.json; each file whole or not at all. What learns beside the adapters in their layers, such as the
+/// gate of a shared expert, is written whole: PEFT's modules_to_save.
 /// @param adapters  named_adapters(…), of one layer or of several together
-/// @throws Error if there is none of a rank above 0, or a file cannot be written.
+/// @throws Error if there is none of a rank above 0, if a layer has others that are not listed, or a file cannot be
+/// written.
 template <class Scalar>
 void save_adapters(const std::filesystem::path& folder, const std::vector<NamedAdapter<Scalar>>& adapters,
                    const AdapterFileOptions& options = {}) {
@@ -104,47 +206,58 @@ void save_adapters(const std::filesystem::path& folder, const std::vector<NamedA
   ParameterVisitor<Scalar> visit(parameters);
   for (const auto& named : adapters) visit.in(detail::peft_prefix + named.matrix, *named.adapter);
   if (parameters.empty()) fail(utf8(folder), ": there is no adapter of a rank above 0 to be written");
+  for (const auto& [name, whole] : detail::learns_beside(adapters)) {
+    if (name.ends_with(".lora_A.weight") || name.ends_with(".lora_B.weight")) {
+      fail(utf8(folder), ": \"", name, "\" is of an adapter in a part whose adapters named_adapters() does not know");
+    }
+    parameters.push_back({detail::peft_prefix + name, whole.data, whole.rows, whole.cols});
+  }
   const std::string config = detail::peft_config(adapters, options).dump(2) + "\n";
   save_parameters(folder / "adapter_model.safetensors", parameters, {{"format", "pt"}});
   write_atomically(folder / "adapter_config.json", {std::as_bytes(std::span(config))});
 }
 
-/// Reads adapters of the ranks that they have. What else the files hold is left alone.
+/// Reads adapters of the ranks that they have, and what is in the file of all that learns beside them. Where they lie
+/// stays the same, so that optimisers go on. What the files hold of other layers is left alone.
 /// @throws Error naming the file, the matrix and both shapes if one is missing, or of another shape, or there where one
-/// of rank 0 is asked for; then nothing has been written.
+/// of rank 0 is asked for; or the tensor, if it is of these layers and nothing takes it; then nothing has been written.
 template <class Scalar>
-void load_adapters(const std::filesystem::path& folder, const std::vector<NamedAdapter<Scalar>>& adapters) {
-  const detail::AdapterReader<Scalar> reader(folder);
-  std::vector<Adapter<Scalar>> found;
-  for (const auto& [matrix, adapter, out, in] : adapters) {
-    const Index rank = adapter->rank();
-    if (rank == 0 && reader.has(matrix)) {
-      fail(utf8(folder), ": \"", matrix, "\" has an adapter of shape ", to_string({reader.rank(matrix), in}),
-           ", expected none, of rank 0");
+void load_adapters(const std::filesystem::path& folder, const std::vector<NamedAdapter<Scalar>>& adapters,
+                   const ReadAdaptersOptions& options = {}) {
+  detail::AdapterReader<Scalar> reader(folder);
+  for (const auto& named : adapters) {
+    const Index rank = named.adapter->rank();
+    if (rank == 0 && reader.has(named.matrix)) {
+      fail(utf8(folder), ": \"", named.matrix, "\" has an adapter of shape ",
+           to_string({reader.rank(named.matrix), named.in}), ", expected none, of rank 0");
     }
-    found.push_back(rank == 0 ? Adapter<Scalar>() : reader.read(matrix, out, in, rank));
+    reader.read(named, rank);
   }
-  for (std::size_t i = 0; i < adapters.size(); ++i) *adapters[i].adapter = std::move(found[i]);
+  for (const auto& whole : detail::learns_beside(adapters)) reader.read(whole);
+  reader.require_all_taken(adapters, options);
+  reader.write();
 }
 
 /// Gives adapters the ranks that the files say, 0 where there is none: to serve what has been trained elsewhere, beside
-/// with_lora(bank, {.rank = 0}). Optimisers of these adapters must be made anew.
+/// with_lora(bank, {.rank = 0}). Optimisers of adapters whose rank changes must be made anew.
 /// @throws Error as load_adapters(), and if none of them is there; then nothing has been written.
 template <class Scalar>
-void adopt_adapters(const std::filesystem::path& folder, const std::vector<NamedAdapter<Scalar>>& adapters) {
-  const detail::AdapterReader<Scalar> reader(folder);
-  std::vector<Adapter<Scalar>> found;
+void adopt_adapters(const std::filesystem::path& folder, const std::vector<NamedAdapter<Scalar>>& adapters,
+                    const ReadAdaptersOptions& options = {}) {
+  detail::AdapterReader<Scalar> reader(folder);
   bool any = false;
-  for (const auto& [matrix, adapter, out, in] : adapters) {
-    const Index rank = reader.rank(matrix);
+  for (const auto& named : adapters) {
+    const Index rank = reader.rank(named.matrix);
     any = any || rank > 0;
-    found.push_back(rank == 0 ? Adapter<Scalar>() : reader.read(matrix, out, in, rank));
+    reader.read(named, rank);
   }
+  for (const auto& whole : detail::learns_beside(adapters)) reader.read(whole);
+  reader.require_all_taken(adapters, options);
   if (!any) {
     fail(utf8(folder), ": has none of ", adapters.size(), " adapters",
          adapters.empty() ? "" : ", such as \"" + adapters[0].matrix + "\"");
   }
-  for (std::size_t i = 0; i < adapters.size(); ++i) *adapters[i].adapter = std::move(found[i]);
+  reader.write();
 }
 
 }  // namespace moe::inline MOE_TARGET::io

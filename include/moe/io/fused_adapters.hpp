@@ -4,11 +4,14 @@
 #include <array>
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "moe/core/types.hpp"
+#include "moe/experts/activation.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/peft_config.hpp"
 #include "moe/io/safetensors.hpp"
@@ -19,8 +22,9 @@
 namespace moe::inline MOE_TARGET::io {
 
 struct FusedAdapterOptions {
-  /// Rows of gate_up_proj are gate, up, gate, up, …, as gpt-oss has them; else all of gate, then all of up.
-  bool interleaved = false;
+  /// Rows of gate_up_proj are gate, up, gate, up, …; else all of gate, then all of up. Left out, as the models have
+  /// them whose activation the bank has: gpt-oss's alternate.
+  std::optional<bool> interleaved = {};
   /// A is the factor of outputs, B that of inputs: PEFT 0.18 of parameters stored (experts × out × in). Where shapes
   /// tell, it may be left out.
   std::optional<bool> turned = {};
@@ -57,8 +61,8 @@ struct FusedAdapter {
 /// Gives the experts of a bank the adapters that a file has of their fused parameters gate_up_proj and down_proj: its
 /// `target_parameters`. Which tensor is whose, its shape tells. Gate and up then have an A each, the same at first.
 /// @param experts  "model.layers.3.mlp.experts"
-/// @throws Error naming the file and the tensor if there is none, if a shape does not fit, or if none tells whether
-/// they are turned and options do not say it; then nothing has been written.
+/// @throws Error naming the file and the tensor if there is none, if a shape does not fit, if another one is of these
+/// experts, or if none tells whether they are turned and options do not say it; then nothing has been written.
 template <class W, class Act>
 void adopt_fused_adapters(const std::filesystem::path& folder, const std::string& experts, LoraBank<W, Act>& bank,
                           const FusedAdapterOptions& options = {}) {
@@ -81,6 +85,7 @@ void adopt_fused_adapters(const std::filesystem::path& folder, const std::string
   };
 
   std::optional<detail::FusedAdapter<Scalar>> gate_up, down;
+  std::set<std::string> taken;
   for (const char* const wrapped : {"", ".base_layer"}) {
     const std::string name = detail::peft_prefix + experts + wrapped;
     if (!tensors.contains(name + ".lora_A.weight")) continue;
@@ -96,11 +101,17 @@ void adopt_fused_adapters(const std::filesystem::path& folder, const std::string
       fail(what, " is between ", one_side, " and ", other_side, " numbers, expected ", 2 * ff, " and ", d, " or ", d,
            " and ", ff);
     }
+    taken.insert({name + ".lora_A.weight", name + ".lora_B.weight"});
     auto& whose = found.fits(2 * ff, d) ? gate_up : down;
     if (whose) fail(what, " is of the same shape as that around it");
     whose = std::move(found);
   }
   if (!gate_up && !down) fail(utf8(file), ": no adapter of \"", experts, "\"");
+  for (const std::string& name : tensors.names()) {
+    if (name.starts_with(detail::peft_prefix + experts + ".") && taken.count(name) == 0) {
+      fail(to_string(tensors.at(name)), " is of these experts, too, expected adapters of all of them together alone");
+    }
+  }
 
   std::optional<bool> turned = options.turned;
   const auto look = [&](const auto& fused, Index out) {
@@ -119,10 +130,11 @@ void adopt_fused_adapters(const std::filesystem::path& folder, const std::string
     if (down) its.down = down->of_expert(e, *turned, config.alpha(experts + ".down_proj", down->rank()));
     if (!gate_up) continue;
     its.gate = its.up = gate_up->of_expert(e, *turned, config.alpha(experts + ".gate_up_proj", gate_up->rank()));
-    const Index step = options.interleaved ? 2 : 1;
+    const bool interleaved = options.interleaved.value_or(std::is_same_v<Act, GptOssGlu>);
+    const Index step = interleaved ? 2 : 1;
     const Weight<Scalar> both = its.gate.b;
     its.gate.b = both(Eigen::seqN(0, ff, step), every);
-    its.up.b = both(Eigen::seqN(options.interleaved ? 1 : ff, ff, step), every);
+    its.up.b = both(Eigen::seqN(interleaved ? 1 : ff, ff, step), every);
   }
   bank.adapters() = std::move(adapters);
 }

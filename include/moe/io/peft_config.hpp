@@ -1,10 +1,15 @@
 /// @file  What Hugging Face's PEFT says of adapters beside their numbers.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstddef>
 #include <filesystem>
-#include <regex>
 #include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 #include <nlohmann/json.hpp>
 
@@ -12,6 +17,8 @@
 #include "moe/io/config.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/json.hpp"
+#include "moe/io/mapped_file.hpp"
+#include "moe/io/name_pattern.hpp"
 #include "moe/io/safetensors_file.hpp"
 
 namespace moe::inline MOE_TARGET::io::detail {
@@ -19,47 +26,134 @@ namespace moe::inline MOE_TARGET::io::detail {
 /// What the names of PEFT's tensors begin with.
 inline const std::string peft_prefix = "base_model.model.";
 
-/// What a pattern of PEFT's says of a matrix: the value at a regular expression that its name ends with, after a dot.
-inline double value_for(const nlohmann::json& patterns, const std::string& matrix, double otherwise,
-                        const std::string& where) {
-  for (const auto& [pattern, value] : patterns.items()) {
-    try {
-      if (!std::regex_match(matrix, std::regex("(.*\\.)?(" + pattern + ")"))) continue;
-    } catch (const std::regex_error& error) {
-      fail(where, ": \"", pattern, "\" is no regular expression: ", error.what());
-    }
-    if (!value.is_number()) fail(where, ": \"", pattern, "\" is ", describe(value), ", expected a number");
-    return value.get<double>();
-  }
-  return otherwise;
-}
+/// The keys of adapter_config.json's "alpha_pattern" in the order of the text: nlohmann::json sorts them, and of
+/// several that fit a matrix PEFT takes the first.
+class AlphaPatterns : public JsonGuard {
+ public:
+  using JsonGuard::JsonGuard;
 
-/// What adapter_config.json says of α.
+  bool start_object(std::size_t size) {
+    ++depth_;
+    return JsonGuard::start_object(size);
+  }
+  bool end_object() {
+    --depth_;
+    return JsonGuard::end_object();
+  }
+  bool start_array(std::size_t size) {
+    ++depth_;
+    return JsonGuard::start_array(size);
+  }
+  bool end_array() {
+    --depth_;
+    return JsonGuard::end_array();
+  }
+  bool key(const std::string& key) {
+    if (depth_ == 1) is_inside_ = key == "alpha_pattern";
+    if (depth_ == 2 && is_inside_) found_.push_back(key);
+    return JsonGuard::key(key);
+  }
+
+  const std::vector<std::string>& found() const { return found_; }
+
+ private:
+  int depth_ = 0;
+  bool is_inside_ = false;
+  std::vector<std::string> found_;
+};
+
+/// What adapter_config.json says of adapters, beside which matrices they lie, as the names of tensors tell. What it
+/// says and is not read here changes what they compute, or may: it must be off.
 class PeftConfig {
  public:
-  /// @throws Error if the file cannot be read, or asks for what is not LoRA as we know it.
-  explicit PeftConfig(const std::filesystem::path& path) : config_(Config::open(path)), json_(read_json(path)) {
-    const std::string type = config_.text("peft_type");
-    if (type != "LORA") fail(config_.file(), ": peft_type is \"", type, "\", expected \"LORA\"");
-    for (const char* const unknown : {"use_dora", "fan_in_fan_out", "lora_bias"}) {
-      if (config_.flag(unknown, false)) fail(config_.file(), ": ", unknown, " is true, expected false");
-    }
-    const std::string bias = config_.text("bias", "none");
-    if (bias != "none") fail(config_.file(), ": bias is \"", bias, "\", expected \"none\"");
-  }
+  /// @throws Error naming the key and its value, if the file cannot be read, or asks for what is not LoRA as we know
+  /// it.
+  explicit PeftConfig(const std::filesystem::path& path) : PeftConfig(map_file(path), utf8(path)) {}
 
   /// Of a matrix. Where its B·A is multiplied by α / √rank, as much more.
   double alpha(const std::string& matrix, Index rank) const {
-    double alpha = config_.number("lora_alpha");
-    if (const auto patterns = json_.find("alpha_pattern"); patterns != json_.end()) {
-      alpha = value_for(*patterns, matrix, alpha, config_.file() + ": alpha_pattern");
-    }
+    const std::string name = is_target_parameter(matrix + ".weight") ? matrix + ".weight" : matrix;
+    const auto fits = [&](const auto& pattern) { return pattern.first.fits_end_of(name); };
+    const auto found = std::ranges::find_if(alpha_patterns_, fits);
+    const double alpha = found == alpha_patterns_.end() ? config_.number("lora_alpha") : found->second;
     return config_.flag("use_rslora", false) ? alpha * std::sqrt(double(rank)) : alpha;
   }
 
  private:
+  PeftConfig(const MappedFile& file, const std::string& name)
+      : PeftConfig(std::string_view(reinterpret_cast<const char*>(file.bytes.data()), file.bytes.size()), name) {}
+
+  PeftConfig(std::string_view text, const std::string& file) : PeftConfig(parse_json(text, file), text, file) {}
+
+  PeftConfig(const nlohmann::json& json, std::string_view text, const std::string& file) : config_(json, file) {
+    const std::string type = config_.text("peft_type");
+    if (type != "LORA") fail(file, ": peft_type is \"", type, "\", expected \"LORA\"");
+    for (const auto& [key, value] : json.items()) {
+      if (is_off(value) || std::ranges::count(read_or_harmless, key) > 0) continue;
+      fail(file, ": ", key, " is ", describe(value), ", expected ", value.is_boolean() ? "false" : "null",
+           ": adapters with it compute something else, which is not read");
+    }
+    const std::string bias = config_.text("bias", "none");
+    if (bias != "none") fail(file, ": bias is \"", bias, "\", expected \"none\"");
+    require_base_as_it_is(json, file);
+    read_alpha_patterns(json, text, file);
+    if (const auto targets = json.find("target_parameters"); targets != json.end() && targets->is_array()) {
+      for (const auto& target : *targets) target_parameters_.push_back(to_text(target, "target_parameters", file));
+    }
+  }
+
+  static bool is_off(const nlohmann::json& value) {
+    return value.is_null() || value == false || value == 0 || value == "" || (value.is_structured() && value.empty());
+  }
+
+  /// Some initialisations take out of the base what they put into the adapters: beside the base as it was, these count
+  /// twice.
+  static void require_base_as_it_is(const nlohmann::json& json, const std::string& file) {
+    const nlohmann::json init = json.value("init_lora_weights", nlohmann::json(true));
+    if (init.is_null() || init.is_boolean() || init == "gaussian" || init == "eva" || init == "orthogonal") return;
+    fail(file, ": init_lora_weights is ", describe(init),
+         ", expected true, false, \"gaussian\", \"eva\" or "
+         "\"orthogonal\": others begin by changing the base. PEFT converts such adapters: "
+         "save_pretrained(…, path_initial_model_for_weight_conversion=…)");
+  }
+
+  void read_alpha_patterns(const nlohmann::json& json, std::string_view text, const std::string& file) {
+    const auto patterns = json.find("alpha_pattern");
+    if (patterns == json.end() || patterns->is_null()) return;
+    const std::string where = file + ": alpha_pattern";
+    if (!patterns->is_object()) fail(where, " is ", describe(*patterns), ", expected an object");
+    AlphaPatterns order(file);
+    nlohmann::json::sax_parse(text.begin(), text.end(), &order);
+    std::size_t cost = 0;
+    for (const std::string& pattern : order.found()) {
+      const nlohmann::json& value = patterns->at(pattern);
+      if (!value.is_number()) fail(where, ": \"", pattern, "\" is ", describe(value), ", expected a number");
+      alpha_patterns_.emplace_back(NamePattern(pattern, where), value.get<double>());
+      cost += alpha_patterns_.back().first.cost();
+      if (cost > NamePattern::max_steps)
+        fail(where, ": its patterns have more than ", NamePattern::max_steps, " steps");
+    }
+  }
+
+  /// Did PEFT adapt this parameter as such, not the module that it is of? Then patterns are of its own name.
+  bool is_target_parameter(const std::string& name) const {
+    return std::ranges::any_of(
+        target_parameters_, [&](const std::string& target) { return name == target || name.ends_with("." + target); });
+  }
+
+  /// Keys of PEFT that are read, here or in tensors' names and shapes, or that have no say in what adapters compute.
+  // clang-format off
+  static constexpr auto read_or_harmless = std::to_array<std::string_view>(
+      {"alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "ensure_weight_tying",
+       "eva_config", "exclude_modules", "inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform",
+       "loftq_config", "lora_alpha", "lora_dropout", "lora_ga_config", "megatron_config", "megatron_core",
+       "modules_to_save", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern", "revision",
+       "runtime_config", "target_modules", "target_parameters", "task_type", "trainable_token_indices", "use_rslora"});
+  // clang-format on
+
   Config config_;
-  nlohmann::json json_;
+  std::vector<std::pair<NamePattern, double>> alpha_patterns_;
+  std::vector<std::string> target_parameters_;
 };
 
 }  // namespace moe::inline MOE_TARGET::io::detail
