@@ -1,4 +1,5 @@
 // What learns and what does not; and a dense FFN that becomes sparse.
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -76,6 +77,65 @@ TEST(FineTuning, ReportsWhatLearnsAndRefusesAPatternThatFitsNothing) {
   EXPECT_TRUE(report.ends_with("2 of 13 parameters learn, 72 of 600 numbers\n")) << report;
   EXPECT_EQ(error_of([&] { matching(all, {"gate.*", "experts.4.*"}); }),
             "matching: no parameter of 13 fits \"experts.4.*\"");
+}
+
+/// Exactly where y gives a router no gradient, its layer's report says so.
+TEST(TrainingReport, NotesARouterThatLearnsNothingFromY) {
+  const auto x = random_matrix<Matrix<float>>(6, 40, 3), d_y = random_matrix<Matrix<float>>(6, 40, 4);
+  const auto check = [&](auto layer, bool dead) {
+    const std::string report = training_report(layer);
+    EXPECT_EQ(report.ends_with("one expert, whose weight is divided by itself: y gives it no gradient, only losses on "
+                               "logits do\n"),
+              dead)
+        << report;
+    TrainableLayer<float> any(layer);
+    EXPECT_EQ(training_report(any), report);
+    Matrix<float> y(6, 40), d_x = Matrix<float>::Zero(6, 40);
+    any.forward(x, y);
+    any.backward(x, d_y, d_x);
+    float largest = 0;
+    for (const auto& gradient : any.gradients()) {
+      if (gradient.name.starts_with("gate.")) largest = std::max(largest, gradient.array().abs().maxCoeff());
+    }
+    EXPECT_EQ(largest < 1e-6F, dead) << largest << " by\n" << report;
+  };
+  const auto with = [](const TopKOptions& options) {
+    return MoeLayer(LinearTopK<float>(random_weight<float>(4, 6, 1), options), random_bank<float>(4, 6, 8, 2));
+  };
+  check(with({.top_k = 1}), false);
+  check(with({.top_k = 1, .score = Score::sigmoid}), false);
+  check(with({.top_k = 2, .renormalize = true}), false);
+  check(with({.top_k = 2, .score = Score::softmax_of_chosen}), false);
+  check(with({.top_k = 1, .renormalize = true, .floor = 2}), false);
+  check(with({.top_k = 1, .renormalize = true}), true);
+  check(with({.top_k = 1, .score = Score::sigmoid, .renormalize = true, .epsilon = 1e-20, .scale = 2.5}), true);
+  check(with({.top_k = 1, .score = Score::softmax_of_chosen}), true);
+  check(upcycle(random_bank<float>(1, 6, 12, 1), {.copies = 4, .active_copies = 1}), true);
+  check(upcycle(random_bank<float>(1, 6, 12, 1), {.copies = 4, .active_copies = 2, .noise = 0.1}), false);
+  check(MoeLayer(with_lora(LinearTopK<float>(random_weight<float>(4, 6, 1), {.top_k = 1, .renormalize = true})),
+                 with_lora(random_bank<float>(4, 6, 8, 2))),
+        true);
+  check(AffineOutput(MoeLayer(WithCapacity(LinearTopK<float>(random_weight<float>(4, 6, 1), {.top_k = 1}),
+                                           {.capacity = fixed_capacity(20), .renormalize = true}),
+                              random_bank<float>(4, 6, 8, 2)),
+                     2.0F),
+        true);
+}
+
+TEST(Merged, OfATrainableLayerServesWithItsAdapters) {
+  WithSharedExpert layer(
+      MoeLayer(with_lora(LinearTopK<float>(random_weight<float>(4, 6, 1), {.top_k = 2}), {.rank = 2}),
+               with_lora(random_bank<float>(4, 6, 8, 2), {.rank = 2})),
+      with_lora(random_bank<float>(1, 6, 8, 3), {.rank = 2}), random_weight<float>(1, 6, 4));
+  for (const auto& parameter : parameters(layer)) {
+    parameter.matrix() = random_matrix<Weight<float>>(parameter.rows, parameter.cols, 7);
+  }
+  const auto x = random_matrix<Matrix<float>>(6, 40, 3);
+  const Matrix<float> expected = layer.forward(x);
+  TrainableLayer<float> any(layer);
+  AnyLayer<float> served = merged(any);
+  for (const auto& parameter : any.parameters()) parameter.array().setZero();  // it has weights of its own
+  EXPECT_TRUE(is_close(served.forward(x), expected));
 }
 
 TEST(Upcycling, ComputesWhatTheDenseFfnDid) {

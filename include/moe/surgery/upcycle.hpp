@@ -18,7 +18,7 @@ namespace moe::inline MOE_TARGET {
 
 struct UpcycleOptions {
   Index copies = 8;         // of the dense FFN
-  Index active_copies = 2;  // that a token meets
+  Index active_copies = 2;  // that a token meets; of 1 in one shard the weight is 1, and y teaches the router nothing
   Index shards = 1;         // experts that each copy is cut into: finer experts, as many more of them active
   double noise = 0;         // added to each copy's weights, as a share of their root mean square
   std::uint64_t seed = 1;   // of the router, and of the noise

@@ -9,6 +9,7 @@
 #include "moe/core/check.hpp"
 #include "moe/core/parameters.hpp"
 #include "moe/core/types.hpp"
+#include "moe/routers/top_k.hpp"
 
 namespace moe::inline MOE_TARGET {
 
@@ -56,6 +57,45 @@ std::string report_line(const char* what, const P& parameter) {
          std::to_string(parameter.cols) + "]\n";
 }
 
+/// Is a token's weight the same number whatever the logits are? One expert's, divided by itself.
+inline bool weighs_by_a_constant(const TopKOptions& options) {
+  constexpr double small = 1e-3;  // beside the weight of one who was chosen
+  const bool divided = options.renormalize && options.epsilon < small && options.floor < small;
+  return options.top_k == 1 && (divided || options.score == Score::softmax_of_chosen);
+}
+
+template <class R>
+bool weighs_by_a_constant(const R& router) {
+  if constexpr (requires { router.choice().options(); }) {
+    if constexpr (requires { router.weight().size(); }) {
+      if (router.weight().size() == 0) return false;  // a TokenHash that has nothing to learn
+    }
+    return weighs_by_a_constant(router.choice().options());
+  } else if constexpr (requires { router.router(); }) {
+    if constexpr (requires { router.top_k() == 1 && router.options().renormalize; }) {  // WithCapacity
+      if (router.top_k() == 1 && router.options().renormalize) return true;
+    }
+    return weighs_by_a_constant(router.router());
+  } else {
+    return false;
+  }
+}
+
+/// What is to be said of a layer whose router y gives no gradient.
+template <class L>
+std::string router_note(const L& layer) {
+  if constexpr (requires { layer.router(); }) {
+    if (!weighs_by_a_constant(layer.router())) return "";
+    return "note: the router sends each token to one expert, whose weight is divided by itself: y gives it no "
+           "gradient, "
+           "only losses on logits do\n";
+  } else if constexpr (requires { layer.layer(); }) {
+    return router_note(layer.layer());
+  } else {
+    return "";
+  }
+}
+
 }  // namespace detail
 
 /// A line for each parameter, whether it learns, and a last one with the totals.
@@ -81,12 +121,14 @@ std::string training_report(const std::vector<Parameter<Scalar>>& all, const std
          " numbers\n";
 }
 
-/// The same for all of a layer, whose learning parameters fit one of these patterns.
+/// The same for all of a layer, whose learning parameters fit one of these patterns; and a note, if its router is one
+/// that learns nothing from y.
 /// @throws std::invalid_argument as matching().
 template <class Layer>
+  requires requires(Layer& layer, ParameterVisitor<typename Layer::Scalar>& visit) { visit_parameters(layer, visit); }
 std::string training_report(Layer& layer, const std::vector<std::string>& learning = {"*"}) {
   const auto all = parameters(layer);
-  return training_report(all, matching(all, learning), frozen_parameters(layer));
+  return training_report(all, matching(all, learning), frozen_parameters(layer)) + detail::router_note(layer);
 }
 
 }  // namespace moe::inline MOE_TARGET
