@@ -193,7 +193,8 @@ case " $modes " in *" $mode "*) ;; *) say "targets.sh: the mode is \"$mode\", ex
 
 mkdir -p "$kept"
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+# Wine's server outlives the programs by seconds, in its folder.
+trap '[ ! -d "$work/wine" ] || wineserver -k || true; rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 
 case $mode in
