@@ -1,7 +1,7 @@
 // What docs/architecture.md promises to be the same from every compiler: recorded for each target.
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <map>
 #include <string>
 #include <vector>
@@ -32,9 +32,9 @@ struct Checksum {
 
   template <class Numbers>
   void add(const Numbers& numbers) {
-    std::vector<unsigned char> bytes(std::size_t(numbers.size()) * sizeof(typename Numbers::Scalar));
-    std::memcpy(bytes.data(), numbers.data(), bytes.size());
-    for (const unsigned char byte : bytes) value = (value ^ byte) * 0x100000001b3;
+    const auto* const bytes = reinterpret_cast<const unsigned char*>(numbers.data());
+    const std::size_t size = std::size_t(numbers.size()) * sizeof(typename Numbers::Scalar);
+    for (std::size_t i = 0; i < size; ++i) value = (value ^ bytes[i]) * 0x100000001b3;
   }
 };
 
