@@ -476,13 +476,7 @@ TEST(Products, TakeBlocksOf8BitsThroughAnArithmeticAlone) {
     const auto columns = kernels::columns_of<Exact8>(x, false, scratch, kernels::run_in_order);
     const kernels::Rows<Block8> all{quantised.data(), quantised.data() + blocks, 2 * blocks, rows};
     Matrix<float> y = Matrix<float>::Constant(rows, num_tokens, 99.F);
-    kernels::products<Exact8>(all, columns, kernels::make_room<Exact8>(depth, scratch),
-                              [&](const kernels::Tile<float>& tile) {
-                                for (Index r = 0; r < tile.num_rows; ++r) {
-                                  for (Index c = 0; c < tile.num_columns; ++c)
-                                    y(tile.row(r), tile.column(c)) = tile(r, c);
-                                }
-                              });
+    kernels::products<Exact8>(all, columns, kernels::make_room<Exact8>(depth, scratch), y.data(), rows);
     const auto expected = test::naive::product(test::naive::exact(w), test::naive::exact(x));
     for (Index i = 0; i < y.size(); ++i) EXPECT_NEAR(y(i), expected(i), 0.01 * std::sqrt(double(depth))) << num_tokens;
   }

@@ -35,7 +35,7 @@ class Scratch {
   /// Everything handed out so far may be reused. Merges the blocks: a warm Scratch holds just one, of `at_least` bytes.
   void reset(std::size_t at_least = 0) {
     used_ = 0;
-    if (blocks_.size() != 1 || blocks_[0].size() * alignment < at_least) merge(std::max(capacity(), at_least));
+    if (blocks_.size() != 1 || room_ * alignment < at_least) merge(std::max(capacity(), at_least));
   }
 
   /// Bytes held.
@@ -48,9 +48,7 @@ class Scratch {
   /// Makes room, so that the next arrays up to so many bytes (each rounded up to `alignment`) need no new block.
   void reserve(std::size_t bytes) {
     const std::size_t lines = (bytes + alignment - 1) / alignment;
-    if (!blocks_.empty() && used_ + lines <= blocks_.back().size()) return;
-    blocks_.emplace_back(lines);
-    used_ = 0;
+    if (used_ + lines > room_) add_block(lines);
   }
 
  private:
@@ -61,24 +59,29 @@ class Scratch {
 
   std::byte* take(std::size_t bytes) {
     const std::size_t lines = (std::max<std::size_t>(1, bytes) + alignment - 1) / alignment;
-    if (blocks_.empty() || used_ + lines > blocks_.back().size()) grow(lines);
+    if (used_ + lines > room_) grow(lines);
     std::byte* const at = blocks_.back()[used_].bytes;
     used_ += lines;
     return at;
   }
 
-  [[gnu::cold, gnu::noinline]] void grow(std::size_t lines) {
-    blocks_.emplace_back(std::max(lines, blocks_.empty() ? 0 : 2 * blocks_.back().size()));
+  [[gnu::cold, gnu::noinline]] void grow(std::size_t lines) { add_block(std::max(lines, 2 * room_)); }
+
+  [[gnu::cold, gnu::noinline]] void add_block(std::size_t lines) {
+    blocks_.emplace_back(lines);
     used_ = 0;
+    room_ = lines;
   }
 
   [[gnu::cold, gnu::noinline]] void merge(std::size_t bytes) {
     blocks_.clear();
-    if (bytes > 0) blocks_.emplace_back((bytes + alignment - 1) / alignment);
+    room_ = 0;
+    if (bytes > 0) add_block((bytes + alignment - 1) / alignment);
   }
 
   std::vector<Block> blocks_;  // a block that moves leaves its lines where they are, for they may be in use
-  std::size_t used_ = 0;       // lines taken from the last block
+  std::size_t used_ = 0;       // lines taken from the last block …
+  std::size_t room_ = 0;       // … of so many
 };
 
 /// The Scratch of a call: one that all workers share, then one of each. A call holds it as long as it lasts.

@@ -9,6 +9,7 @@
 ///   weights_per_step      elements of Weight in a step
 ///   load<p>(weights)      part p of the weights of a step
 ///   load_first<p>(weights, size)  the same where a row has no more than `size` of them, and zeros; need not be there
+///   parts_in_turn         is there where the parts of a step are its numbers in turn, L of them each
 ///   arrange(x, to)        the activations of a step, as the weights will meet them
 ///   multiply_add          sum += w · x, lane by lane
 ///   blocks_pay            from so many tokens on, activations are turned into blocks (columns.hpp); `never` for never
@@ -49,6 +50,7 @@ struct Exact {
 
   static constexpr Index L = lanes<Scalar>;
   static constexpr int parts = 2;
+  static constexpr bool parts_in_turn = true;
   static constexpr Index step = parts * L;
   static constexpr Index weights_per_step = step;
   static constexpr Index blocks_pay = sizeof(W) < sizeof(Scalar) ? 17 : 9;  // docs/performance.md

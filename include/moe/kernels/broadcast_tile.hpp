@@ -106,7 +106,7 @@ Index broadcast_tile_room(Index depth) {
   return panel_rows<A> * (round_up(depth, A::step) / A::L + 1 + panels_in_group * columns_in_group / A::L);
 }
 
-/// As for_each_dot_tile, for columns in blocks.
+/// use(tile) for tiles that cover rows × columns in blocks; the first row of a tile is even.
 ///
 /// Half of L2 holds a slice of the blocks of a group of columns, [units of the slice][columns], while the panels of a
 /// group of rows pass by; sums wait in `tiles` for the next slice.
@@ -158,7 +158,6 @@ void for_each_broadcast_tile(const Rows<typename A::Weight>& rows, const Columns
             num_next = 0;
             if (unit + slice < units) continue;
             use({.first_row = row,
-                 .rows_apart = 1,
                  .num_rows = std::min<Index>(panel_rows<A>, rows.count - row),
                  .first_column = column,
                  .num_columns = std::min(width, x.count - column),

@@ -64,8 +64,8 @@ std::size_t columns_bytes(Index depth, Index count) {
 template <class A>
 Columns<A> make_columns(Index depth, Index count, bool in_blocks, Scratch& scratch) {
   Columns<A> columns{depth, count, in_blocks, nullptr};
-  const Index in_turn = columns.stride() * count, beside = A::num_units(depth) * round_up(count, A::L) / A::L;
-  columns.registers = scratch.array<typename A::Register>(in_blocks ? beside : in_turn);
+  const Index size = in_blocks ? A::num_units(depth) * round_up(count, A::L) / A::L : columns.stride() * count;
+  columns.registers = scratch.array<typename A::Register>(size);
   return columns;
 }
 
@@ -92,7 +92,9 @@ MOE_INLINE void arrange_step(const typename A::Scalar* x, Index k, Index depth, 
 template <class A>
 MOE_KERNEL void put_column(const typename A::Scalar* x, typename A::Scalar factor, const Columns<A>& to, Index c) {
   auto* out = to.registers + c * to.stride();
-  for (Index k = 0; k < to.depth; k += A::step, out += A::parts) detail::arrange_step<A>(x, k, to.depth, factor, out);
+  Index k = 0;
+  for (; factor == 1 && k + A::step <= to.depth; k += A::step, out += A::parts) A::arrange(x + k, out);
+  for (; k < to.depth; k += A::step, out += A::parts) detail::arrange_step<A>(x, k, to.depth, factor, out);
 }
 
 /// Writes the block of `to` that starts at column `first`: factor[i] · x[i][0, to.depth) for each of its columns.

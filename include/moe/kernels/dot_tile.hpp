@@ -9,7 +9,6 @@
 #include "moe/kernels/columns.hpp"
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/rows.hpp"
-#include "moe/kernels/tile_use.hpp"
 #include "moe/kernels/transpose.hpp"
 
 namespace moe::inline MOE_TARGET::kernels {
@@ -31,6 +30,9 @@ constexpr int dot_rows(int columns) {
 /// Whether a tile of so many columns fetches what comes next meanwhile. Where it does little else than wait for memory,
 /// a processor with wide registers is better left alone.
 constexpr bool fetches_ahead(int columns) { return num_registers == 16 || columns > 2; }
+
+/// Rows that columns in groups are taken to together.
+inline constexpr Index rows_in_group = 96;
 
 namespace detail {
 
@@ -69,8 +71,9 @@ MOE_INLINE void dot_step(const SomeRows& rows, Index step, const typename A::Reg
     typename A::Register column[C][A::parts];
     unroll<C>([&](auto c) {
       unroll<A::parts>([&](auto p) {
-        column[c][p] = x[c][x_step * A::parts + p];
-        keep_in_register(column[c][p]);
+        typename A::Register part = x[c][x_step * A::parts + p];
+        keep_in_register(part);
+        column[c][p] = part;
       });
     });
     unroll<R>([&](auto r) __attribute__((always_inline)) {
@@ -93,23 +96,23 @@ MOE_INLINE void dot_step(const SomeRows& rows, Index step, const typename A::Reg
   }
 }
 
-/// tile[r][c] = the sum of the lanes of acc[r][c]: one register of sums for each L dot products.
+/// tile[c][r] = the sum of the lanes of acc[r][c]: one register of sums for each L dot products.
 template <class S, int R, int C>
 MOE_INLINE void sum_lanes(const Lanes<S> (&acc)[R][C], S* tile) {
   constexpr int L = lanes<S>;
   unroll<(R * C + L - 1) / L>([&](auto g) {
+    constexpr int filled = std::min<int>(L, R * C - g * L);
     Lanes<S> group[L] = {};
-    unroll<L>([&](auto i) {
+    unroll<filled>([&](auto i) {
       constexpr int dot = g * L + i;
-      if constexpr (dot < R * C) group[i] = acc[dot / C][dot % C];
+      group[i] = acc[dot % R][dot / R];
     });
-    const Lanes<S> total = sums<S>(group);
-    constexpr std::size_t filled = std::min<int>(L, R * C - g * L);
+    const Lanes<S> total = sums<S, filled>(group);
     std::memcpy(tile + g * L, &total, filled * sizeof(S));
   });
 }
 
-/// tile[r][c] = row r · column c, each summed in the same order whatever R and C are: how rows are grouped into tiles
+/// tile[c][r] = row r · column c, each summed in the same order whatever R and C are: how rows are grouped into tiles
 /// depends on the number of threads, and sums must not. `tail` holds what follows the whole steps, if anything does.
 template <class A, int R, int C>
 MOE_KERNEL void dot_tile(const RowsInPlace<A, R>& rows, Index whole_steps, const RowsInPlace<A, R>* tail,
@@ -147,74 +150,122 @@ void dot_tile_of(Index n, const RowsInPlace<A, R>& rows, Index whole_steps, cons
   });
 }
 
-/// Neighbouring rows of weights where they lie.
-template <class A>
-struct NeighbouringRows {
-  const typename A::Weight* even;
-  const typename A::Weight* odd;
-  Index pair_step;  // from one even row to the next
+/// Rows of weights where they lie, a step at a time.
+template <class A, int R>
+struct RowsInStep {
+  const typename A::Weight* row[R];
 
-  MOE_INLINE const typename A::Weight* at(int r, Index step) const {
-    return ((r & 1) ? odd : even) + r / 2 * pair_step + step * A::weights_per_step;
+  MOE_INLINE RowsInStep(const typename A::Weight* first, Index apart) {
+    repeat<R>([&](auto r) { point(r, first + r * apart); });
   }
   template <int p>
   MOE_INLINE typename A::Register load(int r, Index step) const {
-    return A::template load<p>(at(r, step));
+    return A::template load<p>(row[r] + step * A::weights_per_step);
+  }
+  MOE_INLINE void next() {
+    repeat<R>([&](auto r) { point(r, row[r] + A::weights_per_step); });
+  }
+
+ private:
+  /// A pointer for each row: two registers that make an address cost each product an instruction more.
+  MOE_INLINE void point(int r, const typename A::Weight* to) {
+    keep_in_register(to);
+    row[r] = to;
   }
 };
 
-/// What is left of them behind the whole steps, and zeros.
-template <class A>
+/// What is left of rows behind their whole steps, and zeros; of its parts so many are whole.
+template <class A, int R, int whole_parts>
 struct EndsOfRows {
-  NeighbouringRows<A> rows;
-  Index whole_steps, left;
+  const RowsInStep<A, R>& rows;
+  Index left;
 
   template <int p>
-  MOE_INLINE typename A::Register load(int r, Index /*step*/) const {
-    typename A::Weight step[A::weights_per_step] = {};
-    std::memcpy(static_cast<void*>(step), rows.at(r, whole_steps), std::size_t(left) * sizeof(step[0]));
-    return A::template load<p>(step);
-  }
-  template <int p>
-    requires requires(const typename A::Weight* weights) { A::template load_first<p>(weights, Index(1)); }
-  MOE_INLINE typename A::Register load(int r, Index /*step*/) const {
-    return A::template load_first<p>(rows.at(r, whole_steps), left);
+  MOE_INLINE typename A::Register load(int r, Index step) const {
+    if constexpr (p < whole_parts) {
+      return rows.template load<p>(r, step);
+    } else if constexpr (requires { A::parts_in_turn; } && p > whole_parts) {
+      return typename A::Register{};
+    } else if constexpr (requires { A::template load_first<p>(rows.row[r], left); }) {
+      return A::template load_first<p>(rows.row[r], left);
+    } else {
+      typename A::Weight last[A::weights_per_step] = {};
+      std::memcpy(static_cast<void*>(last), rows.row[r], std::size_t(left) * sizeof(last[0]));
+      return A::template load<p>(last);
+    }
   }
 };
 
-/// The same as dot_tile() for short rows.
-template <class A, int R, int C>
-MOE_INLINE void short_dot_tile(const NeighbouringRows<A>& rows, Index whole_steps, Index left,
-                               const typename A::Register* const* x, typename A::Scalar* tile) {
-  Lanes<typename A::Scalar> acc[R][C] = {};
-  for (Index step = 0; step < whole_steps; ++step) dot_step<A, R, C>(rows, step, x, step, acc);
-  if (left > 0) dot_step<A, R, C>(EndsOfRows<A>{rows, whole_steps, left}, 0, x, whole_steps, acc);
-  sum_lanes<typename A::Scalar, R, C>(acc, tile);
+/// acc[r][c] += row r · column c, of columns of this depth; where it is so many whole steps, known to the compiler,
+/// without a loop.
+template <class A, int R, int C, int known_steps>
+MOE_INLINE void add_dot_products(RowsInStep<A, R> rows, Index depth, const typename A::Register* const* x,
+                                 Lanes<typename A::Scalar> (&acc)[R][C]) {
+  if constexpr (known_steps > 0) {
+    return unroll<known_steps>([&](auto step)
+                                   __attribute__((always_inline)) { dot_step<A, R, C>(rows, step, x, step, acc); });
+  }
+  const typename A::Register* column[C];
+  for (int c = 0; c < C; ++c) column[c] = x[c];
+  const Index left = depth % A::step;
+  for (Index steps = depth / A::step; steps > 0; --steps) {
+    dot_step<A, R, C>(rows, 0, column, 0, acc);
+    rows.next();
+    for (int c = 0; c < C; ++c) column[c] += A::parts;
+  }
+  if constexpr (requires { A::parts_in_turn; }) {
+    if (left > A::L) return dot_step<A, R, C>(EndsOfRows<A, R, 1>{rows, left}, 0, column, 0, acc);
+  }
+  if (left > 0) dot_step<A, R, C>(EndsOfRows<A, R, 0>{rows, left}, 0, column, 0, acc);
 }
 
-/// for_each_dot_tile() for C columns of short rows, at least R of them.
-template <class A, int R, int C>
-MOE_KERNEL void for_each_short_dot_tile(const Rows<typename A::Weight>& rows, const Columns<A>& x,
-                                        const TileUse<typename A::Scalar>& use) {
-  constexpr Index at_once = 8 * R;  // rows, for each call of use()
-  typename A::Scalar dots[(R + at_once) * C];
-  const Index whole_steps = x.depth / A::step, left = x.depth % A::step;
+/// tile[c][r] = row r · column c, of short rows that lie `apart`. A full register of sums is summed in quarters: while
+/// lanes of one are added, the next one's products are on their way.
+template <class A, int R, int C, int known_steps>
+MOE_INLINE void short_dot_tile(const typename A::Weight* first, Index apart, Index depth,
+                               const typename A::Register* const* x, typename A::Scalar* tile) {
+  using S = typename A::Scalar;
+  constexpr int L = lanes<S>;
+  if constexpr (R * C < L) {
+    Lanes<S> acc[R][C] = {};
+    add_dot_products<A, R, C, known_steps>({first, apart}, depth, x, acc);
+    sum_lanes<S, R, C>(acc, tile);
+  } else {
+    static_assert(R * C == L && 4 % C == 0);
+    constexpr int groups = L / 4, rows = 4 / C;
+    Lanes<S> sum[L];
+    unroll<groups>([&](auto g) __attribute__((always_inline)) {
+      Lanes<S> acc[rows][C] = {};
+      add_dot_products<A, rows, C, known_steps>({first + g * apart, groups * apart}, depth, x, acc);
+      Lanes<S> quarter[4];
+      unroll<4>([&](auto q) { quarter[q] = acc[q % rows][q / rows]; });
+      sum[g] = sums_of_quarters<S>(quarter);
+    });
+    store(tile, sums<S, groups, groups / 2>(sum));
+  }
+}
+
+/// dot_products() of C columns and short rows, at least R of them.
+template <class A, int R, int C, int known_steps = 0>
+MOE_KERNEL void short_dot_products(const Rows<typename A::Weight>& rows, const Columns<A>& x, typename A::Scalar* out,
+                                   Index stride) {
+  const Index apart = rows.odd - rows.even, count = rows.count, depth = x.depth;
+  eigen_assert(2 * apart == rows.pair_step);  // of one matrix
+  typename A::Register copies[C][std::max(1, known_steps) * A::parts];
   const typename A::Register* column[C];
-  for (int c = 0; c < C; ++c) column[c] = x.column(c);
-  for (Index top = 0; top < rows.count; top += at_once) {
-    const Index end = std::min(top + at_once, rows.count);
-    for (Index row = top; row < end; row += R) {
-      const Index first = std::min(row, rows.count - R);  // the last tile begins with rows of the one before
-      short_dot_tile<A, R, C>({rows[first], rows[first + 1], rows.pair_step}, whole_steps, left, column,
-                              dots + (R + first - top) * C);
+  for (int c = 0; c < C; ++c) {
+    column[c] = known_steps > 0 ? copies[c] : x.column(c);
+    for (int k = 0; k < known_steps * A::parts; ++k) copies[c][k] = x.column(c)[k];
+  }
+  for (Index row = 0; row < count; row += R) {
+    const Index first = std::min(row, count - R);  // the last tile begins with rows of the one before
+    if constexpr (C == 1) {
+      short_dot_tile<A, R, C, known_steps>(rows.even + first * apart, apart, depth, column, out + first);
+    } else {
+      typename A::Scalar tile[C * R];
+      short_dot_tile<A, R, C, known_steps>(rows.even + first * apart, apart, depth, column, tile);
+      for (int c = 0; c < C; ++c) std::memcpy(out + first + c * stride, tile + c * R, R * sizeof(tile[0]));
     }
-    use({.first_row = top,
-         .rows_apart = 1,
-         .num_rows = end - top,
-         .first_column = 0,
-         .num_columns = C,
-         .numbers = dots + R * C,
-         .stride = C});
   }
 }
 
@@ -222,23 +273,23 @@ MOE_KERNEL void for_each_short_dot_tile(const Rows<typename A::Weight>& rows, co
 /// many short streams, which costs weights of 16 bits a tenth.
 inline constexpr Index short_depth = 512;
 
-/// Where a register of sums has room for more rows of C columns than a tile has, takes short rows to as many at once:
-/// to sum a register's lanes costs more than to multiply a short row. Says whether it did.
+/// Rows that are taken to C columns at once where they are short: as many as a register of sums has room for, since to
+/// sum a register's lanes costs more than to multiply a short row.
 template <class A, int C>
-bool takes_short_rows(const Rows<typename A::Weight>& rows, const Columns<A>& x,
-                      const TileUse<typename A::Scalar>& use) {
-  constexpr int R = int(A::L) / C;
-  if constexpr (R > dot_rows(C)) {
-    if (rows.count >= R) {
-      for_each_short_dot_tile<A, R, C>(rows, x, use);
-      return true;
-    }
-    if (R >= 8 && rows.count >= R / 4) {
-      for_each_short_dot_tile<A, std::max(2, R / 4), C>(rows, x, use);
-      return true;
-    }
-  }
-  return false;
+inline constexpr int short_rows = int(A::L) / C;
+
+/// dot_products() of C columns and short rows.
+template <class A, int C>
+void short_dot_products(const Rows<typename A::Weight>& rows, const Columns<A>& x, typename A::Scalar* out,
+                        Index stride) {
+  constexpr int many = short_rows<A, C>, few = std::max(1, many / 4);
+  if (C == 1 && rows.count >= many && x.depth == A::step)
+    return short_dot_products<A, many, C, 1>(rows, x, out, stride);
+  if (C == 1 && rows.count >= many && x.depth == 2 * A::step)
+    return short_dot_products<A, many, C, 2>(rows, x, out, stride);
+  if (rows.count >= many) return short_dot_products<A, many, C>(rows, x, out, stride);
+  if (rows.count >= few) return short_dot_products<A, few, C>(rows, x, out, stride);
+  short_dot_products<A, 1, C>(rows, x, out, stride);
 }
 
 /// The weights of a row that follow its whole steps, and zeros.
@@ -258,24 +309,12 @@ struct Tails {
   }
 };
 
-}  // namespace detail
-
-/// Rows that columns in groups are taken to together.
-inline constexpr Index rows_in_group = 96;
-
-/// use(tile) for tiles that cover rows × columns. The rows of a tile lie far apart, one in each of as many bands, so
-/// that each band comes from memory as one long stream; once, and from the cache for all further columns.
-template <class A, int max_columns = max_dot_columns>
-void for_each_dot_tile(const Rows<typename A::Weight>& rows, const Columns<A>& x,
-                       const TileUse<typename A::Scalar>& use) {
+/// dot_products() of any columns and rows. The rows of a tile lie far apart, one in each of as many bands, so that each
+/// band comes from memory as one long stream; once, and from the cache for all further columns.
+template <class A, int max_columns>
+void long_dot_products(const Rows<typename A::Weight>& rows, const Columns<A>& x, typename A::Scalar* out,
+                       Index stride) {
   using Register = typename A::Register;
-  if (rows.count == 0 || x.count == 0) return;
-  if constexpr (max_columns > 1) {
-    if (x.count <= 2 && x.depth <= detail::short_depth) {
-      if (x.count == 1 && detail::takes_short_rows<A, 1>(rows, x, use)) return;
-      if (x.count == 2 && detail::takes_short_rows<A, 2>(rows, x, use)) return;
-    }
-  }
   // Half of L2 for the columns of a group, which stay while a group of rows passes by, which stays in the last cache.
   const Index column_bytes = x.stride() * Index(sizeof(Register));
   const Index group = std::max<Index>(1, Eigen::l2CacheSize() / 2 / column_bytes / max_columns) * max_columns;
@@ -284,11 +323,7 @@ void for_each_dot_tile(const Rows<typename A::Weight>& rows, const Columns<A>& x
       const auto some_rows = rows.middle(top, std::min(rows_in_group, rows.count - top));
       for (Index left = 0; left < x.count; left += group) {
         const Columns<A> some{x.depth, std::min(group, x.count - left), false, x.registers + left * x.stride()};
-        for_each_dot_tile<A, max_columns>(some_rows, some, [&](Tile<typename A::Scalar> tile) {
-          tile.first_row += top;
-          tile.first_column += left;
-          use(tile);
-        });
+        long_dot_products<A, max_columns>(some_rows, some, out + top + left * stride, stride);
       }
     }
     return;
@@ -297,30 +332,25 @@ void for_each_dot_tile(const Rows<typename A::Weight>& rows, const Columns<A>& x
   const Index whole_steps = x.depth / A::step, steps = x.steps();
 
   const auto across = [&]<int R>(std::integral_constant<int, R>, Index row, Index apart) {
-    detail::RowsInPlace<A, R> in_place;
+    RowsInPlace<A, R> in_place;
     for (int r = 0; r < R; ++r) in_place.row[r] = rows[row + r * apart];
     if (blocks > 1) {
       in_place.ahead = row + 1 < apart ? rows[row + 1] - rows[row] : 0;
     } else {
       in_place.ahead = 2048 / Index(sizeof(typename A::Weight));
     }
-    detail::Tails<A, R> tails;
-    detail::RowsInPlace<A, R> tail;
+    Tails<A, R> tails;
+    RowsInPlace<A, R> tail;
     if (whole_steps < steps) tail = tails.after(in_place, x.depth);
     for (Index b = 0; b < blocks; ++b) {
       const Index column = x.count * b / blocks, n = x.count * (b + 1) / blocks - column;
       in_place.period = blocks * in_place.steps_of_line;  // each block of columns fetches its share of the rows below
       in_place.countdown = b * in_place.steps_of_line;
       typename A::Scalar dots[R * max_columns];
-      detail::dot_tile_of<A, R, max_columns>(n, in_place, whole_steps, whole_steps < steps ? &tail : nullptr, x, column,
-                                             dots);
-      use({.first_row = row,
-           .rows_apart = apart,
-           .num_rows = R,
-           .first_column = column,
-           .num_columns = n,
-           .numbers = dots,
-           .stride = n});
+      dot_tile_of<A, R, max_columns>(n, in_place, whole_steps, whole_steps < steps ? &tail : nullptr, x, column, dots);
+      for (Index c = 0; c < n; ++c) {
+        for (Index r = 0; r < R; ++r) out[row + r * apart + (column + c) * stride] = dots[c * R + r];
+      }
     }
   };
   const auto down = [&]<int R>(std::integral_constant<int, R> tall) {
@@ -334,6 +364,25 @@ void for_each_dot_tile(const Rows<typename A::Weight>& rows, const Columns<A>& x
     constexpr int R = max_columns == 1 ? 1 : dot_rows(C);
     if (widest == C) down(std::integral_constant<int, R>{});
   });
+}
+
+}  // namespace detail
+
+/// out[r + c · stride] = row r · column c, of columns that are not in blocks.
+template <class A>
+MOE_INLINE void dot_products(const Rows<typename A::Weight>& rows, const Columns<A>& x, typename A::Scalar* out,
+                             Index stride) {
+  if (rows.count == 0 || x.count == 0) return;
+  if constexpr (max_dot_columns > 1) {
+    const bool short_rows = x.depth <= detail::short_depth;
+    if constexpr (detail::short_rows<A, 1> > dot_rows(1)) {
+      if (x.count == 1 && short_rows) return detail::short_dot_products<A, 1>(rows, x, out, stride);
+    }
+    if constexpr (detail::short_rows<A, 2> > dot_rows(2)) {
+      if (x.count == 2 && short_rows) return detail::short_dot_products<A, 2>(rows, x, out, stride);
+    }
+  }
+  detail::long_dot_products<A, max_dot_columns>(rows, x, out, stride);
 }
 
 }  // namespace moe::inline MOE_TARGET::kernels

@@ -76,6 +76,12 @@ MOE_INLINE void keep_in_register([[maybe_unused]] V& v) {
 #endif
 }
 
+/// The same for a pointer: g++ may not make it of others.
+template <class T>
+MOE_INLINE void keep_in_register(const T*& pointer) {
+  asm("" : "+r"(pointer));
+}
+
 /// Calls f(0), f(1), … f(n − 1) with compile-time numbers, so that arrays of registers stay in registers.
 template <int n, class F>
 MOE_INLINE constexpr void unroll(F&& f) {

@@ -42,4 +42,18 @@ void add_low_rank(const LowRank<S>& added, Index first, const Tile<S>& tile) {
   }
 }
 
+/// to[r + c · stride] += (B·U)(first + r, c), for so many rows and columns.
+template <class S>
+void add_low_rank(const LowRank<S>& added, Index first, Index rows, Index columns, S* to, Index stride) {
+  if (added.rank == 0) return;
+  for (Index c = 0; c < columns; ++c) {
+    for (Index r = 0; r < rows; ++r) {
+      S& sum = to[r + c * stride];
+      for (Index k = 0; k < added.rank; ++k) {
+        sum = multiply_add(added.b[(first + r) * added.rank + k], added.u[k * added.u_stride + c], sum);
+      }
+    }
+  }
+}
+
 }  // namespace moe::inline MOE_TARGET::kernels

@@ -14,12 +14,7 @@ namespace moe::inline MOE_TARGET::kernels {
 template <class A>
 void matmul_rows(const WeightMap<typename A::Weight>& w, Index first, Index last, const Columns<A>& x,
                  MatrixRef<typename A::Scalar> y, Scratch& scratch) {
-  using S = typename A::Scalar;
-  products<A>(rows_of(w, first, last), x, make_room<A>(x.depth, scratch), [&](const Tile<S>& tile) {
-    for_each_run(tile, [&](Index row, Index column, const S* numbers, Index size) {
-      copy_run(numbers, size, &y(first + row, column));
-    });
-  });
+  products<A>(rows_of(w, first, last), x, make_room<A>(x.depth, scratch), y.data() + first, y.outerStride());
 }
 
 /// y = W·x, exactly, on the calling thread.

@@ -45,15 +45,31 @@ typename A::Register* make_room(Index depth, Scratch& scratch) {
   return scratch.array<typename A::Register>(room_registers<A>(depth));
 }
 
-/// Every dot product of a row of weights and a column of x, in tiles: use(tile). Where columns are in blocks, the rows
-/// of a tile are neighbours, the first of them even. No sum depends on which rows are asked for together.
+/// Every dot product of a row of weights and a column of x, which are in blocks: use(tile), where the first row of a
+/// tile is even.
 template <class A>
 void products(const Rows<typename A::Weight>& rows, const Columns<A>& x, typename A::Register* room,
               const TileUse<typename A::Scalar>& use) {
+  eigen_assert(x.in_blocks);
+  if constexpr (A::blocks_pay != never) for_each_broadcast_tile<A>(rows, x, room, use);
+}
+
+/// out[r + c · stride] = row r of weights · column c of x, in blocks or not. No sum depends on which rows are asked for
+/// together.
+template <class A>
+void products(const Rows<typename A::Weight>& rows, const Columns<A>& x, typename A::Register* room,
+              typename A::Scalar* out, Index stride) {
+  using S = typename A::Scalar;
   if constexpr (A::blocks_pay != never) {
-    if (x.in_blocks) return for_each_broadcast_tile<A>(rows, x, room, use);
+    if (x.in_blocks) {
+      return products<A>(rows, x, room, [&](const Tile<S>& tile) {
+        for (Index c = 0; c < tile.num_columns; ++c) {
+          for (Index r = 0; r < tile.num_rows; ++r) out[tile.row(r) + tile.column(c) * stride] = tile(r, c);
+        }
+      });
+    }
   }
-  for_each_dot_tile<A>(rows, x, use);
+  dot_products<A>(rows, x, out, stride);
 }
 
 }  // namespace moe::inline MOE_TARGET::kernels

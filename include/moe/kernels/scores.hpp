@@ -11,6 +11,7 @@
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/load_padded.hpp"
 #include "moe/kernels/multiply_add.hpp"
+#include "moe/kernels/transpose.hpp"
 
 namespace moe::inline MOE_TARGET {
 
@@ -25,32 +26,29 @@ enum class Score {
 // In loops, not in Eigen's expressions: each of those costs every program that routes a tenth of a second of compile
 // time, and sums in an order that depends on the processor and on where in memory a token's scores lie.
 
-/// Σ s_i, in an order that the size alone decides.
+/// Σ s_i, in an order that the size alone decides: sixteen at a time, then by halves.
 template <class Scores>
 auto sum_of(const Scores& scores) {
   using Scalar = typename Scores::Scalar;
-  constexpr int together = 16;
-  Scalar part[together] = {};
-  Index i = 0;
-  for (; i + together <= scores.size(); i += together) {
-    for (int k = 0; k < together; ++k) part[k] += scores(i + k);
-  }
+  using Register = kernels::Lanes<Scalar>;
+  constexpr int L = kernels::lanes<Scalar>, registers = 16 / L;
+  Register part[registers] = {};
   if constexpr (requires { scores.data(); }) {
-    using Register = kernels::Lanes<Scalar>;
     eigen_assert(scores.innerStride() == 1);
-    for (int k = 0; k < together; k += kernels::lanes<Scalar>) {
-      const Index left = scores.size() - i - k;
-      kernels::store(part + k,
-                     kernels::load_as<Register>(part + k) +
-                         kernels::load_padded<Register>(scores.data() + std::min(i + k, scores.size()), left));
+    for (Index i = 0; i < scores.size(); i += 16) {
+      for (int r = 0; r < registers; ++r) {
+        const Index at = std::min(i + r * L, scores.size());
+        part[r] += kernels::load_padded<Register>(scores.data() + at, scores.size() - at);
+      }
     }
   } else {
-    for (int k = 0; i < scores.size(); ++i, ++k) part[k] += scores(i);
+    for (Index i = 0; i < scores.size(); ++i) part[i % 16 / L][i % L] += scores(i);
   }
-  for (int half = together / 2; half > 0; half /= 2) {
-    for (int k = 0; k < half; ++k) part[k] += part[k + half];
+  for (int half = registers / 2; half > 0; half /= 2) {
+    for (int r = 0; r < half; ++r) part[r] += part[r + half];
   }
-  return part[0];
+  Register sum[L] = {part[0]};
+  return kernels::sums<Scalar, 1>(sum)[0];
 }
 
 /// s_i / divisor.

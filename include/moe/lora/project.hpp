@@ -43,11 +43,12 @@ void project(const Adapter<Scalar>& adapter, const Dropout& dropout, const Token
   constexpr Index at_once = 32;
   const Index depth = adapter.a.cols();
   const Scalar scale = adapter.scale();
-  scratch.reserve(kernels::columns_bytes<A>(depth, at_once) + std::size_t(depth) * sizeof(Scalar) +
-                  std::size_t(kernels::room_registers<A>(depth)) * sizeof(typename A::Register) +
-                  3 * Scratch::alignment);
+  scratch.reserve(
+      kernels::columns_bytes<A>(depth, at_once) + std::size_t(depth + adapter.rank() * at_once) * sizeof(Scalar) +
+      std::size_t(kernels::room_registers<A>(depth)) * sizeof(typename A::Register) + 4 * Scratch::alignment);
   auto columns = kernels::make_columns<A>(depth, at_once, /*in_blocks=*/false, scratch);
   auto masked = scratch.matrix<Scalar>(depth, 1);
+  auto products = scratch.matrix<Scalar>(adapter.rank(), at_once);
   auto* const room = kernels::make_room<A>(depth, scratch);
 
   for (Index first = 0; first < count; first += at_once) {
@@ -57,14 +58,13 @@ void project(const Adapter<Scalar>& adapter, const Dropout& dropout, const Token
       if (!dropout.is_off()) dropout.copy(*token, 0, Eigen::Map<const Matrix<Scalar>>(*x, depth, 1), masked);
       kernels::put_column<A>(dropout.is_off() ? *x : masked.data(), factor ? *factor : Scalar(1), columns, c);
     }
-    kernels::products<A>(kernels::rows_of(map_of(adapter.a), 0, adapter.rank()), columns, room,
-                         [&](const kernels::Tile<Scalar>& tile) {
-                           for (Index r = 0; r < tile.num_rows; ++r) {
-                             for (Index c = 0; c < tile.num_columns; ++c) {
-                               u[tile.row(r) * row_step + (first + tile.column(c)) * column_step] = scale * tile(r, c);
-                             }
-                           }
-                         });
+    kernels::products<A>(kernels::rows_of(map_of(adapter.a), 0, adapter.rank()), columns, room, products.data(),
+                         adapter.rank());
+    for (Index c = 0; c < columns.count; ++c) {
+      for (Index r = 0; r < adapter.rank(); ++r) {
+        u[r * row_step + (first + c) * column_step] = scale * products(r, c);
+      }
+    }
   }
 }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -102,6 +103,7 @@ class TopKChoice {
 
  private:
   Index group_size() const { return num_experts_ / options_.num_groups; }
+  bool chooses_groups() const { return options_.kept_groups < options_.num_groups; }
 
  public:
   /// One worker's memory for choosing, token after token: read() a token's logits first.
@@ -109,74 +111,81 @@ class TopKChoice {
    public:
     Choice(const TopKChoice& rule, Scratch& scratch)
         : rule_(rule),
-          score_(scratch.matrix<Scalar>(rule.num_experts(), 1).data(), rule.num_experts()),
-          rank_(scratch.matrix<Scalar>(rule.num_experts(), 1).data(), rule.num_experts()),
-          weight_(scratch.matrix<Scalar>(rule.top_k(), 1).data(), rule.top_k()),
-          group_score_(scratch.array<Scalar>(rule.options_.num_groups)),
-          group_(scratch.array<Index>(rule.options_.num_groups)),
-          best_(scratch, rule.top_k()),
-          best_groups_(scratch, rule.options_.kept_groups),
-          best_in_group_(scratch, rule.options_.group_top) {}
+          score_(scratch.array<Scalar>(rule.num_experts()), rule.num_experts()),
+          rank_of_best_(scratch.array<Scalar>(rule.top_k())) {
+      if (rule.selection_bias_.size() > 0) biased_ = scratch.array<Scalar>(rule.num_experts());
+      if (rule.chooses_groups()) {
+        group_ = scratch.array<Index>(rule.options_.kept_groups);
+        best_groups_.emplace(scratch, rule.options_.kept_groups);
+        best_in_group_.emplace(scratch, rule.options_.group_top);
+      }
+    }
 
     template <class Logits>
     void read(const Logits& logits) {
-      std::copy_n(logits.data(), score_.size(), score_.data());
-      score_logits(rule_.options_.score, score_, score_);
+      score_logits(rule_.options_.score, vector_at(logits.data(), score_.size()), score_);
     }
 
     /// The top_k best of the kept groups. Experts of other groups are never looked at, so nothing has to mask them.
     template <class Logits>
     void choose(const Logits& logits, Index* expert) {
-      rank(logits);
-      const Index size = rule_.group_size(), kept = rule_.options_.kept_groups, groups = rule_.options_.num_groups;
-      for (Index g = 0; g < groups; ++g) group_[g] = g;
-      if (kept < groups) {
-        for (Index g = 0; g < groups; ++g) group_score_[g] = score_of_group(rank_.data() + g * size, size);
-        best_groups_.clear();
-        for (Index g = 0; g < groups; ++g) best_groups_.offer(g, group_score_[g]);
-        std::copy_n(best_groups_.items(), kept, group_);
-        std::sort(group_, group_ + kept);  // so that ties go to the lower expert
+      const Scalar* const rank = ranks(logits.data());
+      BestK<Scalar> best(rule_.top_k(), expert, rank_of_best_);
+      const auto offer = [&](Index first, Index end) {
+        for (Index e = first; e < end; ++e) best.offer(e, rank[e]);
+      };
+      if (!rule_.chooses_groups()) return offer(0, rule_.num_experts());
+      choose_groups(rank);
+      for (Index g = 0; g < rule_.options_.kept_groups; ++g) {
+        offer(group_[g] * rule_.group_size(), (group_[g] + 1) * rule_.group_size());
       }
-      best_.clear();
-      for (Index g = 0; g < kept; ++g) {
-        for (Index e = group_[g] * size; e < (group_[g] + 1) * size; ++e) best_.offer(e, rank_(e));
-      }
-      std::copy_n(best_.items(), rule_.top_k(), expert);
     }
 
     /// The weights of top_k experts.
     void weigh(const Index* expert, Scalar* weight) {
       const TopKOptions& options = rule_.options_;
-      for (Index k = 0; k < options.top_k; ++k) weight_(k) = score_(expert[k]);
-      if (options.score == Score::softmax_of_chosen) softmax(weight_, weight_);
+      Eigen::Map<Vector> weights(weight, options.top_k);
+      for (Index k = 0; k < options.top_k; ++k) weights(k) = score_(expert[k]);
+      if (options.score == Score::softmax_of_chosen) softmax(vector_at(weight, options.top_k), weights);
       if (options.renormalize) {
-        renormalize(weight_, Scalar(options.norm), Scalar(options.epsilon), Scalar(options.floor));
+        renormalize(weights, Scalar(options.norm), Scalar(options.epsilon), Scalar(options.floor));
       }
-      for (Index k = 0; k < options.top_k; ++k) weight[k] = weight_(k) * Scalar(options.scale);
+      for (Index k = 0; k < options.top_k; ++k) weights(k) *= Scalar(options.scale);
     }
 
    private:
+    static Eigen::Map<const Vector> vector_at(const Scalar* numbers, Index size) { return {numbers, size}; }
+
     /// Scores rise with logits, so logits rank alike where nothing is added to the scores; and they still differ where
     /// a sigmoid has saturated to 1 or a softmax underflowed to 0.
-    template <class Logits>
-    void rank(const Logits& logits) {
-      const bool biased = rule_.selection_bias_.size() > 0, summed = rule_.options_.group_top > 1;
-      std::copy_n(biased || summed ? score_.data() : logits.data(), rank_.size(), rank_.data());
-      if (!biased) return;
-      for (Index e = 0; e < rank_.size(); ++e) rank_(e) += rule_.selection_bias_(e);
+    const Scalar* ranks(const Scalar* logits) {
+      if (biased_ == nullptr) return rule_.options_.group_top > 1 ? score_.data() : logits;
+      for (Index e = 0; e < score_.size(); ++e) biased_[e] = score_(e) + rule_.selection_bias_(e);
+      return biased_;
+    }
+
+    void choose_groups(const Scalar* rank) {
+      const Index size = rule_.group_size();
+      best_groups_->clear();
+      for (Index g = 0; g < rule_.options_.num_groups; ++g) {
+        best_groups_->offer(g, score_of_group(rank + g * size, size));
+      }
+      std::copy_n(best_groups_->items(), best_groups_->size(), group_);
+      std::sort(group_, group_ + best_groups_->size());  // so that ties go to the lower expert
     }
 
     Scalar score_of_group(const Scalar* ranks, Index size) {
-      best_in_group_.clear();
-      for (Index e = 0; e < size; ++e) best_in_group_.offer(e, ranks[e]);
-      return std::accumulate(best_in_group_.ranks(), best_in_group_.ranks() + best_in_group_.size(), Scalar(0));
+      best_in_group_->clear();
+      for (Index e = 0; e < size; ++e) best_in_group_->offer(e, ranks[e]);
+      return std::accumulate(best_in_group_->ranks(), best_in_group_->ranks() + best_in_group_->size(), Scalar(0));
     }
 
     const TopKChoice& rule_;
-    Eigen::Map<Vector> score_, rank_, weight_;
-    Scalar* group_score_;
-    Index* group_;
-    BestK<Scalar> best_, best_groups_, best_in_group_;
+    Eigen::Map<Vector> score_;
+    Scalar* rank_of_best_;
+    Scalar* biased_ = nullptr;  // where there is a selection bias
+    Index* group_ = nullptr;    // where groups are chosen, and so the next two
+    std::optional<BestK<Scalar>> best_groups_, best_in_group_;
   };
 
  private:

@@ -110,7 +110,10 @@ class Workers {
   /// task(first, last, scratch) for each that is not empty.
   template <class F>
   void for_each_band(Index n, Index grain, const F& task) {
-    const Index grains = count() == 1 ? Index(n > 0) : (n + grain - 1) / grain, bands = std::min(count(), grains);
+    if (count() == 1) {  // needs no division
+      return for_each(n > 0 ? 1 : 0, [&](Index, Scratch& scratch) { task(Index(0), n, scratch); });
+    }
+    const Index grains = (n + grain - 1) / grain, bands = std::min(count(), grains);
     const auto cut = [&](Index b) { return b == 0 ? 0 : b == bands ? n : grains * b / bands * grain; };
     for_each(bands, [&](Index b, Scratch& scratch) { task(cut(b), cut(b + 1), scratch); });
   }

@@ -12,6 +12,7 @@
 #include "moe/kernels/products.hpp"
 #include "moe/kernels/rows.hpp"
 #include "moe/kernels/transpose.hpp"
+#include "moe/kernels/vectors.hpp"
 
 namespace moe::inline MOE_TARGET::kernels {
 
@@ -19,7 +20,7 @@ namespace detail {
 
 /// h[i] = act(gate[i], up[i]) for one register at a time: so each element is computed alike wherever a band begins.
 template <class S, class Act>
-MOE_KERNEL void activate(const S* gate, const S* up, S* hidden, Index size, const Act& act) {
+MOE_INLINE void activate(const S* gate, const S* up, S* hidden, Index size, const Act& act) {
   using Register = Eigen::Array<S, lanes<S>, 1>;
   eigen_assert(size % lanes<S> == 0);
   for (Index i = 0; i < size; i += lanes<S>) {
@@ -27,13 +28,12 @@ MOE_KERNEL void activate(const S* gate, const S* up, S* hidden, Index size, cons
   }
 }
 
-/// Numbers of the hidden rows that are computed before they are activated, column by column: those of few tokens make
-/// long streams of rows.
-inline constexpr Index hidden_numbers = 8192;
+/// Numbers that are computed, column by column, before they are used: those of few tokens make long streams of rows.
+inline constexpr Index numbers_at_once = 8192;
 
 template <class A>
-Index hidden_in_group(Index tokens) {
-  return round_up(std::max(rows_in_group, hidden_numbers / std::max<Index>(1, tokens)), A::step);
+Index rows_at_once(Index tokens) {
+  return round_up(std::max(rows_in_group, numbers_at_once / std::max<Index>(1, tokens)), A::step);
 }
 
 }  // namespace detail
@@ -41,7 +41,7 @@ Index hidden_in_group(Index tokens) {
 /// Bytes that gate_up() and down() take from a scratch for so many tokens or fewer.
 template <class A>
 std::size_t scratch_bytes(Index d_model, Index d_ff, Index tokens) {
-  const Index numbers = std::max(rows_in_group * tokens, detail::hidden_numbers) + A::step * tokens;
+  const Index numbers = std::max(rows_in_group * tokens, detail::numbers_at_once) + A::step * tokens;
   return std::size_t(room_registers<A>(std::max(d_model, d_ff))) * sizeof(typename A::Register) +
          std::size_t(2 * numbers) * sizeof(typename A::Scalar) + 4 * Scratch::alignment;
 }
@@ -109,43 +109,46 @@ void gate_up_blocks(const WeightMap<typename A::Weight>& w_gate, const WeightMap
   }
 }
 
+/// out = rows [first, last) of W · x + B·U + bias, for columns that are not in blocks.
+/// @param bias  of all rows, or null
+template <class A, class S>
+void affine_rows(const WeightMap<typename A::Weight>& w, const LowRank<S>& low_rank, const S* bias, Index first,
+                 Index last, const Columns<A>& x, S* out, Index stride) {
+  const Index rows = last - first;
+  dot_products<A>(rows_of(w, first, last), x, out, stride);
+  add_low_rank<S>(low_rank, first, rows, x.count, out, stride);
+  for (Index c = 0; bias != nullptr && c < x.count; ++c) {
+    for (Index r = 0; r < rows; ++r) out[r + c * stride] += bias[first + r];
+  }
+}
+
 /// gate_up() column by column.
 template <class A, class S, class Act>
 MOE_KERNEL void gate_up_columns(const WeightMap<typename A::Weight>& w_gate, const WeightMap<typename A::Weight>& w_up,
                                 const Biases<S>& bias, Index first, Index last, const TokenBatch<A>& batch,
                                 const Act& act, Scratch& scratch) {
-  const Index height = hidden_in_group<A>(batch.count());
-  auto* const room = make_room<A>(batch.x.depth, scratch);
-  auto gate = scratch.matrix<S>(height, batch.count());
-  auto up = scratch.matrix<S>(height, batch.count());
+  const Index height = rows_at_once<A>(batch.count());
+  S* const gates = scratch.array<S>(height * batch.count());
+  S* const ups = scratch.array<S>(height * batch.count());
   for (Index top = first; top < last; top += height) {
-    const Index rows = std::min(height, last - top), padded = round_up(rows, A::step);
-    const auto multiply = [&](const WeightMap<typename A::Weight>& w, const LowRank<S>& low_rank, const S* b,
-                              auto& out) {
-      products<A>(rows_of(w, top, top + rows), batch.x, room, [&](const Tile<S>& tile) {
-        add_low_rank(low_rank, top, tile);
-        for_each_run(tile, [&](Index row, Index column, const S* numbers, Index size) {
-          if (b == nullptr) {
-            copy_run(numbers, size, &out(row, column));
-          } else {
-            for (Index r = 0; r < size; ++r) out(row + r, column) = numbers[r] + b[top + row + r];
-          }
-        });
-      });
-    };
-    multiply(w_gate, batch.low_ranks.gate, bias.gate, gate);
-    multiply(w_up, batch.low_ranks.up, bias.up, up);
+    const Index rows = std::min(height, last - top);
+    affine_rows<A>(w_gate, batch.low_ranks.gate, bias.gate, top, top + rows, batch.x, gates, height);
+    affine_rows<A>(w_up, batch.low_ranks.up, bias.up, top, top + rows, batch.x, ups, height);
     for (Index c = 0; c < batch.count(); ++c) {
+      S* const gate = gates + c * height;
+      S* const up = ups + c * height;
       if (batch.kept.gate) {
-        std::copy_n(gate.data() + c * height, rows, batch.kept.from(c).gate + top);
-        std::copy_n(up.data() + c * height, rows, batch.kept.from(c).up + top);
+        std::copy_n(gate, rows, batch.kept.from(c).gate + top);
+        std::copy_n(up, rows, batch.kept.from(c).up + top);
       }
-      S* const hidden = gate.data() + c * height;
-      activate(hidden, up.data() + c * height, hidden, padded, act);
-      if (batch.kept.hidden) std::copy_n(hidden, rows, batch.kept.from(c).hidden + top);
-      std::fill(hidden + rows, hidden + padded, S(0));
+      S* const hidden = gate;
       auto* to = batch.hidden.registers + c * batch.hidden.stride() + top / A::step * A::parts;
-      for (Index k = 0; k < padded; k += A::step, to += A::parts) A::arrange(hidden + k, to);
+      for (Index k = 0; k < rows; k += A::step, to += A::parts) {
+        activate(gate + k, up + k, hidden + k, A::step, act);
+        for (Index i = rows; i < k + A::step; ++i) hidden[i] = 0;
+        A::arrange(hidden + k, to);
+      }
+      if (batch.kept.hidden) std::copy_n(hidden, rows, batch.kept.from(c).hidden + top);
     }
   }
 }
@@ -195,29 +198,48 @@ MOE_KERNEL void add_turned(const S* tile, Index num_rows, Index stride, Index co
   }
 }
 
-}  // namespace detail
-
-/// Adds weight · (W_down · hidden + b_down) to rows [first, last) of y.
+/// down() for columns in blocks.
 template <class A, class S>
-void down(const WeightMap<typename A::Weight>& w_down, const Biases<S>& bias, Index first, Index last,
-          const TokenBatch<A>& batch, Scratch& scratch) {
+void down_blocks(const WeightMap<typename A::Weight>& w_down, const Biases<S>& bias, Index first, Index last,
+                 const TokenBatch<A>& batch, Scratch& scratch) {
   products<A>(rows_of(w_down, first, last), batch.hidden, make_room<A>(batch.hidden.depth, scratch),
               [&](const Tile<S>& tile) {
                 add_low_rank(batch.low_ranks.down, first, tile);
                 for (Index r = 0; bias.down != nullptr && r < tile.num_rows; ++r) {
                   for (Index c = 0; c < tile.num_columns; ++c) tile(r, c) += bias.down[first + tile.row(r)];
                 }
-                if (batch.hidden.in_blocks) {
-                  S* const* const y = batch.y + tile.first_column;
-                  const S* const weight = batch.weight ? batch.weight + tile.first_column : nullptr;
-                  detail::add_turned<panel_rows<A>>(tile.numbers, tile.num_rows, tile.stride, tile.num_columns, weight,
-                                                    y, first + tile.first_row);
-                  return;
-                }
-                for_each_run(tile, [&](Index at, Index c, const S* numbers, Index size) {
-                  add_run(batch.weight ? batch.weight[c] : S(1), numbers, size, batch.y[c] + first + at);
-                });
+                S* const* const y = batch.y + tile.first_column;
+                const S* const weight = batch.weight ? batch.weight + tile.first_column : nullptr;
+                add_turned<panel_rows<A>>(tile.numbers, tile.num_rows, tile.stride, tile.num_columns, weight, y,
+                                          first + tile.first_row);
               });
+}
+
+/// down() column by column.
+template <class A, class S>
+void down_columns(const WeightMap<typename A::Weight>& w_down, const Biases<S>& bias, Index first, Index last,
+                  const TokenBatch<A>& batch, Scratch& scratch) {
+  const Index height = rows_at_once<A>(batch.count());
+  S* const answers = scratch.array<S>(height * batch.count());
+  for (Index top = first; top < last; top += height) {
+    const Index rows = std::min(height, last - top);
+    affine_rows<A>(w_down, batch.low_ranks.down, bias.down, top, top + rows, batch.hidden, answers, height);
+    for (Index c = 0; c < batch.count(); ++c) {
+      add_scaled(batch.weight ? batch.weight[c] : S(1), answers + c * height, batch.y[c] + top, rows);
+    }
+  }
+}
+
+}  // namespace detail
+
+/// Adds weight · (W_down · hidden + b_down) to rows [first, last) of y.
+template <class A, class S>
+void down(const WeightMap<typename A::Weight>& w_down, const Biases<S>& bias, Index first, Index last,
+          const TokenBatch<A>& batch, Scratch& scratch) {
+  if constexpr (A::blocks_pay != never) {
+    if (batch.hidden.in_blocks) return detail::down_blocks(w_down, bias, first, last, batch, scratch);
+  }
+  detail::down_columns(w_down, bias, first, last, batch, scratch);
 }
 
 }  // namespace moe::inline MOE_TARGET::kernels

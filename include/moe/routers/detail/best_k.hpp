@@ -13,7 +13,8 @@ namespace moe::inline MOE_TARGET {
 template <class Scalar>
 class BestK {
  public:
-  BestK(Scratch& scratch, Index k) : k_(k), items_(scratch.array<Index>(k)), ranks_(scratch.array<Scalar>(k)) {}
+  BestK(Scratch& scratch, Index k) : BestK(k, scratch.array<Index>(k), scratch.array<Scalar>(k)) {}
+  BestK(Index k, Index* items, Scalar* ranks) : k_(k), items_(items), ranks_(ranks) {}
 
   void clear() { size_ = 0; }
 
