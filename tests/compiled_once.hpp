@@ -7,10 +7,13 @@
 
 #include "moe/core/dispatch.hpp"
 #include "moe/core/types.hpp"
+#include "moe/experts/activation.hpp"
 #include "moe/experts/detail/bank_kernels.hpp"
 #include "moe/experts/gated_ffn_bank.hpp"
 #include "moe/kernels/matmul.hpp"
 #include "moe/kernels/products.hpp"
+#include "moe/routers/detail/logits.hpp"
+#include "moe/routers/linear_top_k.hpp"
 #include "moe/runtime/workers.hpp"
 #include "moe/train/experts/gated_ffn_bank.hpp"
 #include "moe/train/kernels/add_product.hpp"
@@ -31,6 +34,8 @@ namespace moe::inline MOE_TARGET {
   once template void put_some<A<W>>(const S* const*, const S*, const Columns<A<W>>&, Index);                   \
   once template void gate_up<A<W>>(const WeightMap<W>&, const WeightMap<W>&, const Biases<S>&, Index, Index,   \
                                    const TokenBatch<A<W>>&, const SwiGlu&, Scratch&);                          \
+  once template void gate_up<A<W>>(const WeightMap<W>&, const WeightMap<W>&, const Biases<S>&, Index, Index,   \
+                                   const TokenBatch<A<W>>&, const GptOssGlu&, Scratch&);                       \
   once template void down<A<W>>(const WeightMap<W>&, const Biases<S>&, Index, Index, const TokenBatch<A<W>>&, Scratch&);
 
 #define MOE_ONCE_FOR_A_WEIGHT(once, W, S)                                                                         \
@@ -49,6 +54,8 @@ namespace moe::inline MOE_TARGET {
 
 #define MOE_ONCE_FOR_A_SCALAR(once, S)                                                                            \
   MOE_ONCE_FOR_A_WEIGHT(once, S, S)                                                                               \
+  once template LogitsMap<S> linear_logits<S>(const Weight<S>&, const LinearTopK<S>::Vector&,                     \
+                                              const ConstMatrixRef<S>&, Routing<S>&, Workers&);                   \
   once template DispatchPlan<S> plan_dispatch<S>(const Routing<S>&, Index, Index, PlanMemory<S>&);                \
   once template void backward<S, SwiGlu, GatedFfnBank<S, SwiGlu>>(                                                \
       const GatedFfnBank<S, SwiGlu>&, const ConstMatrixRef<S>&, const DispatchPlan<S>&, const ConstMatrixRef<S>&, \

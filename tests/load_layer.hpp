@@ -1,16 +1,20 @@
-/// @file  load_parts<float> and load_layer<float>, compiled once for all tests: they know every layout of every weight
-/// type.
+/// @file  load_parts and load_layer, compiled once for all tests, as MOE_COMPILED has them: they know every layout of
+/// every weight type.
 #pragma once
 
 #include "moe/io/checkpoint.hpp"
 
 namespace moe::io::detail {
 
-extern template LayerParts<float> load_parts<float, Flags>(const ModelFiles&, const std::string&,
-                                                           const std::optional<std::vector<Index>>&);
-extern template LayerParts<float> load_parts<float, Flags>(const std::filesystem::path&, const std::string&,
-                                                           const std::optional<std::vector<Index>>&);
-extern template LoadedLayer<float> load_layer<float, Flags>(const ModelFiles&, const std::string&);
-extern template LoadedLayer<float> load_layer<float, Flags>(const std::filesystem::path&, const std::string&);
+#define MOE_COMPILED_FOR(Scalar)                                                                                 \
+  extern template LayerParts<Scalar> load_parts<Scalar, Flags>(const ModelFiles&, const std::string&,            \
+                                                               const std::optional<std::vector<Index>>&);        \
+  extern template LayerParts<Scalar> load_parts<Scalar, Flags>(const std::filesystem::path&, const std::string&, \
+                                                               const std::optional<std::vector<Index>>&);        \
+  extern template LoadedLayer<Scalar> load_layer<Scalar, Flags>(const ModelFiles&, const std::string&);          \
+  extern template LoadedLayer<Scalar> load_layer<Scalar, Flags>(const std::filesystem::path&, const std::string&);
+MOE_COMPILED_FOR(float)
+MOE_COMPILED_FOR(double)
+#undef MOE_COMPILED_FOR
 
 }  // namespace moe::io::detail
