@@ -56,30 +56,33 @@ class LayerLoader : io::detail::LayerLoader<float> {
   template <class F>
   void with_layers(const F& f) const {
     if (names_.layout == io::ExpertLayout::plain) {
-      with_experts(ExpertList(plain<float>()), f);
-    } else if (names_.layout == io::ExpertLayout::interleaved) {
-      with_experts(owned(interleaved<float>()), f);
-    } else {
-      with_experts(owned(gated<float>()), f);
+      const WithCapacity router(top_k(), names_.capacity(config_));
+      return with_experts(ExpertList(plain<float>()), [&](const auto& all, const auto& on_ranks) {
+        f(MoeLayer(router, all), MoeLayer(router, on_ranks));
+      });
     }
+    const auto router = top_k();
+    const auto sparse = [&](const auto& all, const auto& on_ranks) {
+      f(MoeLayer(router, all), MoeLayer(router, on_ranks));
+    };
+    if (names_.layout == io::ExpertLayout::interleaved) return with_experts(owned(interleaved<float>()), sparse);
+    if (shape_.d_ff_shared == 0) return with_experts(owned(gated<float>()), sparse);
+    with_experts(owned(gated<float>()), [&](const auto& all, const auto& on_ranks) {
+      const auto its_shared = owned(shared<float>());
+      f(WithSharedExpert(MoeLayer(router, all), its_shared, shared_gate().transpose()),
+        WithSharedExpert(MoeLayer(router, on_ranks), its_shared, shared_gate().transpose()));
+    });
   }
 
   bool has_capacity() const { return names_.capacity != nullptr; }
 
  private:
+  /// f(all experts, the same on all ranks)
   template <class G, class F>
   void with_experts(const G& all, const F& f) const {
     const Placement placement = test::dealt(all.num_experts(), test::num_ranks());
     const auto own = placement.experts_of(test::my_rank());
-    const ExpertParallel on_ranks(own.empty() ? std::nullopt : std::optional(some_of(all, own)), placement,
-                                  MPI_COMM_WORLD);
-    const auto with_router = [&](const auto& router) {
-      if (shape_.d_ff_shared == 0) return f(MoeLayer(router, all), MoeLayer(router, on_ranks));
-      const auto its_shared = owned(shared<float>());
-      f(WithSharedExpert(MoeLayer(router, all), its_shared, shared_gate().transpose()),
-        WithSharedExpert(MoeLayer(router, on_ranks), its_shared, shared_gate().transpose()));
-    };
-    has_capacity() ? with_router(WithCapacity(top_k(), names_.capacity(config_))) : with_router(top_k());
+    f(all, ExpertParallel(own.empty() ? std::nullopt : std::optional(some_of(all, own)), placement, MPI_COMM_WORLD));
   }
 };
 

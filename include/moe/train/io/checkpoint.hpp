@@ -1,6 +1,7 @@
 /// @file  From a model's files to a layer that learns.
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <utility>
 #include <variant>
@@ -13,6 +14,7 @@
 #include "moe/experts/gated_ffn_bank.hpp"
 #include "moe/experts/joined_experts.hpp"
 #include "moe/experts/zero_compute.hpp"
+#include "moe/io/architectures.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/layer_loader.hpp"
 #include "moe/io/model_files.hpp"
@@ -49,6 +51,16 @@ struct LoraLayerOptions {
 
 namespace detail {
 
+/// What stands around sparse layers that are not plainly gated top-k ones: nothing, or for plain experts what
+/// AffineOutput does. Whoever adds an architecture that has more writes how it is put together below.
+static_assert(std::ranges::all_of(known_architectures, [](const Architecture& its) {
+  const bool affine = !its.output_bias.empty() || its.output_scale != nullptr;
+  if (its.layout == ExpertLayout::plain) return its.capacity != nullptr && its.d_ff_shared == nullptr;
+  const bool gated_top_k = its.layout != ExpertLayout::interleaved && its.router_options != sparse_mixer_options &&
+                           *its.num_zero_experts == '\0';
+  return gated_top_k || (its.d_ff_shared == nullptr && !affine);
+}));
+
 template <class Scalar>
 class TrainableLayerLoader : LayerLoader<Scalar> {
   using Base = LayerLoader<Scalar>;
@@ -57,7 +69,25 @@ class TrainableLayerLoader : LayerLoader<Scalar> {
   using Base::Base;
 
   TrainableLayer<Scalar> load() const {
-    return Base::with_weight_type([&]<class W>(W) { return load_stored_as<W>(); });
+    const auto& names = Base::names_;
+    if (names.layout == ExpertLayout::plain) {
+      auto experts = ExpertList(in_scalar([&]<class W>(W) { return Base::template plain<W>(); }));
+      return with_output(MoeLayer(WithCapacity(Base::top_k(), names.capacity(Base::config_)), std::move(experts)));
+    }
+    if (names.layout == ExpertLayout::interleaved) {
+      auto experts = in_scalar([&]<class W>(W) { return Base::template interleaved<W>(); });
+      return TrainableLayer<Scalar>(MoeLayer(Base::top_k(), std::move(experts)));
+    }
+    auto experts = in_scalar([&]<class W>(W) { return Base::template gated<W>(); });
+    if (const auto* const mixer = std::get_if<SparseMixerOptions>(&Base::shape_.router)) {
+      return TrainableLayer<Scalar>(MoeLayer(SparseMixer<Scalar>(Base::router_weight(), *mixer), std::move(experts)));
+    }
+    if (const Index copies = Base::shape_.num_zero_experts; copies > 0) {
+      ExpertList zero(std::vector(std::size_t(copies), CopyExpert<Scalar>{Base::d()}));
+      return TrainableLayer<Scalar>(MoeLayer(Base::top_k(), JoinedExperts(std::move(experts), std::move(zero))));
+    }
+    return finish(MoeLayer(Base::top_k(), std::move(experts)),
+                  [&] { return in_scalar([&]<class W>(W) { return Base::template shared<W>(); }); });
   }
 
   TrainableLayer<Scalar> load_with_lora(const LoraLayerOptions& options) const {
@@ -65,37 +95,24 @@ class TrainableLayerLoader : LayerLoader<Scalar> {
       fail(Base::config_.file(), ": layers of ", Base::names_.model_type, " take no adapters yet");
     }
     return Base::with_weight_type([&]<class W>(W) {
+      const auto with_adapters = [&](auto bank) {
+        return MoeLayer(with_lora(Base::top_k(), options.router), with_lora(std::move(bank), options.experts));
+      };
       if (Base::names_.layout == ExpertLayout::interleaved) {
-        return with_adapters<W>(Base::template interleaved<W>(), options);
+        return TrainableLayer<Scalar>(with_adapters(Base::template interleaved<W>()));
       }
-      return with_adapters<W>(Base::template gated<W>(), options);
+      return finish(with_adapters(Base::template gated<W>()),
+                    [&] { return with_lora(Base::template shared<W>(), options.shared); });
     });
   }
 
  private:
-  template <class W>
-  TrainableLayer<Scalar> load_stored_as() const {
-    const auto& names = Base::names_;
-    if (names.layout == ExpertLayout::plain) {
-      auto experts = ExpertList(widened(Base::template plain<W>()));
-      if (names.capacity == nullptr) return finish<W>(MoeLayer(Base::top_k(), std::move(experts)));
-      return finish<W>(MoeLayer(WithCapacity(Base::top_k(), names.capacity(Base::config_)), std::move(experts)));
-    }
-    if (names.layout == ExpertLayout::interleaved) {
-      return finish<W>(MoeLayer(Base::top_k(), widened(Base::template interleaved<W>())));
-    }
-    auto experts = widened(Base::template gated<W>());
-    if (const auto* const mixer = std::get_if<SparseMixerOptions>(&Base::shape_.router)) {
-      return finish<W>(MoeLayer(SparseMixer<Scalar>(Base::router_weight(), *mixer), std::move(experts)));
-    }
-    if (const Index copies = Base::shape_.num_zero_experts; copies > 0) {
-      ExpertList zero(std::vector(std::size_t(copies), CopyExpert<Scalar>{Base::d()}));
-      return finish<W>(MoeLayer(Base::top_k(), JoinedExperts(std::move(experts), std::move(zero))));
-    }
-    return finish<W>(MoeLayer(Base::top_k(), std::move(experts)));
+  /// Copies to write, in Scalar, of what make(W()) maps, whatever the type W of the file.
+  template <class Make>
+  auto in_scalar(const Make& make) const {
+    return Base::with_weight_type([&]<class W>(W w) { return widened(make(w)); });
   }
 
-  /// Copies to write, in Scalar.
   template <class W>
   static WeightStack<Scalar> widened(const WeightStack<W>& stack) {
     WeightStack<Scalar> wide(stack.num_experts(), stack.rows(), stack.cols());
@@ -117,25 +134,15 @@ class TrainableLayerLoader : LayerLoader<Scalar> {
 
   /// With what stands around the sparse layer; shared_expert() makes the one beside it.
   template <class L, class Shared>
-  TrainableLayer<Scalar> finish_beside(L layer, const Shared& shared_expert) const {
-    if (Base::shape_.d_ff_shared > 0) {
-      return TrainableLayer<Scalar>(
-          WithSharedExpert(std::move(layer), shared_expert(), Base::shared_gate().transpose()));
-    }
+  TrainableLayer<Scalar> finish(L layer, const Shared& shared_expert) const {
+    if (Base::shape_.d_ff_shared == 0) return with_output(std::move(layer));
+    return TrainableLayer<Scalar>(WithSharedExpert(std::move(layer), shared_expert(), Base::shared_gate().transpose()));
+  }
+
+  template <class L>
+  TrainableLayer<Scalar> with_output(L layer) const {
     if (!Base::has_affine_output()) return TrainableLayer<Scalar>(std::move(layer));
     return TrainableLayer<Scalar>(AffineOutput(std::move(layer), Base::output_scale(), Base::output_bias()));
-  }
-
-  template <class W, class L>
-  TrainableLayer<Scalar> finish(L layer) const {
-    return finish_beside(std::move(layer), [&] { return widened(Base::template shared<W>()); });
-  }
-
-  template <class W, class Bank>
-  TrainableLayer<Scalar> with_adapters(Bank bank, const LoraLayerOptions& options) const {
-    return finish_beside(
-        MoeLayer(with_lora(Base::top_k(), options.router), with_lora(std::move(bank), options.experts)),
-        [&] { return with_lora(Base::template shared<W>(), options.shared); });
   }
 };
 
