@@ -188,11 +188,11 @@ inline void check_st_moe(const fs::path& folder) {
     const Eigen::VectorXf b_in = reference.vector(prefix + "0.bias"), b_out = reference.vector(prefix + "2.bias");
     const Eigen::VectorXf factor = reference.vector(prefix + "1.mult_bias");
     return expert_from<float>(out.rows(), [=](const auto& x, auto y) {
-      const Matrix<float> both = (in * x).colwise() + b_in;
+      const Matrix<float> both = product(in, x).colwise() + b_in;
       const auto d_ff = factor.size();
       Matrix<float> hidden = Gelu{}(both.bottomRows(d_ff).array()) * both.topRows(d_ff).array();
       hidden.array().colwise() *= factor.array();
-      y = (out * hidden).colwise() + b_out;
+      y = product(out, hidden).colwise() + b_out;
     });
   };
   std::vector<decltype(expert(0))> experts;

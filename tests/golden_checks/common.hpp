@@ -51,6 +51,9 @@ struct Case {
   std::vector<Index> shape(const std::string& name) const { return tensors.at(name).shape; }
 };
 
+/// W·x, number by number: Eigen's blocked products take seconds to compile.
+inline Matrix<float> product(const Weight<float>& w, const Matrix<float>& x) { return w.lazyProduct(x); }
+
 /// Every |got − expected| ≤ tolerance + tolerance · |expected|, element by element; shapes must agree.
 template <class Got, class Expected>
 void expect_close(const Got& got, const Expected& expected, const std::string& what, double tolerance = 1e-5) {

@@ -326,9 +326,9 @@ inline void check_noisy_evaluation(const Case& reference, const Matrix<float>& c
 
 inline void check_noisy_losses(const Case& reference) {
   const Matrix<float> x = reference.columns("input");
-  const Matrix<float> clean = reference.turned_weight("w_gate") * x;
+  const Matrix<float> clean = product(reference.turned_weight("w_gate"), x);
   const auto epsilon = float(reference.config.number("noise_epsilon"));
-  const Matrix<float> stddev = (reference.turned_weight("w_noise") * x).unaryExpr([&](float l) {
+  const Matrix<float> stddev = product(reference.turned_weight("w_noise"), x).unaryExpr([&](float l) {
     return std::max(l, 0.0f) + std::log1p(std::exp(-std::abs(l))) + epsilon;
   });
   expect_close(clean, reference.columns("router_logits"), "router_logits");
@@ -353,7 +353,7 @@ inline Routing<float> choose_with_capacity(const Case& reference, const Matrix<f
 
 /// GShard: first choices count, be they dropped or not.
 inline void check_top2_losses(const Case& reference) {
-  const Matrix<float> logits = reference.turned_weight("gate.w_gating") * reference.columns("input");
+  const Matrix<float> logits = product(reference.turned_weight("gate.w_gating"), reference.columns("input"));
   const auto routing = choose_with_capacity(reference, logits, reference.size("num_experts_per_tok"));
   const double balance =
       balance_of(routing, logits, {.choices = 1, .sequence_length = reference.size("_sequence_length")});
@@ -362,7 +362,7 @@ inline void check_top2_losses(const Case& reference) {
 
 /// ST-MoE: first choices count unless they are dropped.
 inline void check_st_moe_losses(const Case& reference) {
-  const Matrix<float> logits = reference.weight("gate.to_gates.weight") * reference.columns("input");
+  const Matrix<float> logits = product(reference.weight("gate.to_gates.weight"), reference.columns("input"));
   const auto routing = choose_with_capacity(reference, logits, reference.size("gating_top_n"));
   const double balance = balance_of(
       routing, logits, {.choices = 1, .count_dropped = false, .sequence_length = reference.size("_sequence_length")});

@@ -225,7 +225,7 @@ void ExpertsLawsOf<Scalar>::all_experts_chosen_are_the_weighted_dense_sum() {
   const auto layer = this->layer(d_model, num_experts, num_experts);
   for (const Index num_tokens : token_counts) {
     const auto x = tokens(d_model, num_tokens);
-    const Matrix<Scalar> logits = layer.router().weight() * x;
+    const Matrix<Scalar> logits = layer.router().weight().lazyProduct(x);
     Matrix<Scalar> share = (logits.rowwise() - logits.colwise().maxCoeff()).array().exp();
     share.array().rowwise() /= share.array().colwise().sum().eval();
     Matrix<Scalar> expected = Matrix<Scalar>::Zero(d_model, num_tokens);

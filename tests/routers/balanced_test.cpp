@@ -273,7 +273,7 @@ TEST(BalancedRouters, NoExecutorChangesABitOfALargeBatch) {
   expect_same(BaseRouter<float>(weight), {});
   expect_same(QuantileBalanced<float>(weight, {.choice = {.top_k = 2}}), {});
 
-  const MatrixD logits = (weight * x).cast<double>();
+  const MatrixD logits = weight.lazyProduct(x).cast<double>();
   const auto matrix_with = [&](ExecutorRef executor) {
     std::vector<Scratch> scratch;
     Workers workers(executor, scratch);

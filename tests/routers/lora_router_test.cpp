@@ -28,7 +28,7 @@ TEST(LoraRouter, HasTheLogitsOfAWeightWithItsDelta) {
   for (const Index d_model : sizes) {
     const auto router = LoraRouters<float, 3>::make(d_model);
     const Weight<float> weight =
-        router.base().weight() + router.adapter().scale() * (router.adapter().b * router.adapter().a);
+        router.base().weight() + router.adapter().scale() * router.adapter().b.lazyProduct(router.adapter().a);
     for (const Index tokens : token_counts) {
       const auto x = random_matrix<Matrix<float>>(d_model, tokens, 6);
       std::vector<Scratch> scratch;
@@ -36,7 +36,7 @@ TEST(LoraRouter, HasTheLogitsOfAWeightWithItsDelta) {
       Workers workers(serial, scratch);
       Routing<float> routing;
       router.route(Tokens<float>(x), routing, workers);
-      EXPECT_TRUE(is_close(logits_of(routing, 11, tokens), (weight * x).eval())) << d_model << ", " << tokens;
+      EXPECT_TRUE(is_close(logits_of(routing, 11, tokens), weight.lazyProduct(x).eval())) << d_model << ", " << tokens;
     }
   }
 }

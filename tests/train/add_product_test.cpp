@@ -51,7 +51,7 @@ TYPED_TEST(AddProduct, IsTheSumOfItsProducts) {
         S* const room = make_product_room<S>(scratch);
         add_product<TypeParam, S>({a.data(), 1, a.outerStride()}, rows, b.map(), c.data(), c.cols(), room);
         Weight<S> expected = before;
-        expected.leftCols(cols) += a.topLeftCorner(rows, depth) * b.map().template cast<S>();
+        expected.leftCols(cols) += a.topLeftCorner(rows, depth).lazyProduct(b.map().template cast<S>());
         ASSERT_TRUE(is_close(c, expected)) << rows << " × " << depth << " × " << cols;
         add_product<TypeParam, S>({by_rows.data(), by_rows.outerStride(), 1}, rows, b.map(), other.data(), other.cols(),
                                   room);
