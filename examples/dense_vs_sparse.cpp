@@ -1,4 +1,5 @@
 // A sparse layer beside its dense equivalents: as costly for a token, and as large in memory.
+#include <moe/models.hpp>
 #include <moe/moe.hpp>
 
 #include <cstdio>

@@ -1,6 +1,7 @@
 #include "laws/router_laws.hpp"
 
 #include "moe/routers/filters/capacity.hpp"
+#include "oracle.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -459,7 +460,7 @@ TEST(WithCapacity, MakesALayerWhoseDroppedRoutesGiveNothing) {
         layer.forward(x, y, ws);
         EXPECT_EQ(ws.routing.num_dropped() > 0, room < 24);
         EXPECT_EQ(ws.plan.view().num_slots(), 48 - ws.routing.num_dropped());
-        EXPECT_TRUE(is_close(y, oracle_forward(layer, x, ws.side)));
+        EXPECT_TRUE(is_close(y, test::oracle_forward(layer, x, ws.side)));
       }
     }
   }

@@ -10,6 +10,7 @@
 #include "moe/experts/function_expert.hpp"
 #include "moe/experts/gated_ffn.hpp"
 #include "moe/experts/gated_ffn_bank.hpp"
+#include "oracle.hpp"
 
 #include <memory>
 #include <utility>
@@ -241,7 +242,7 @@ TEST(Archetypes, MakeALayer) {
   EXPECT_TRUE(test::is_close(of_a_list.forward(x), expected));
   EXPECT_TRUE(test::is_close(of_a_list.forward(x, executor), expected));
   EXPECT_TRUE(test::is_close(of_a_group.forward(x, executor), expected));
-  EXPECT_TRUE(test::is_close(oracle_forward(of_a_list, x), expected));
+  EXPECT_TRUE(test::is_close(test::oracle_forward(of_a_list, x), expected));
 }
 
 TEST(Archetypes, OfAnActivationMakeFfns) {

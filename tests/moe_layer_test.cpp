@@ -5,6 +5,8 @@
 #include "moe/layers/dense.hpp"
 #include "moe/layers/moe_layer.hpp"
 #include "moe/layers/shared.hpp"
+#include "moe/models/dense_equivalents.hpp"
+#include "oracle.hpp"
 
 #include <stdexcept>
 #include <string>
@@ -343,7 +345,7 @@ TEST(Oracle, IsTheNaiveTwinToo) {
   const MoeLayer layer(router, bank);
   for (const Index num_tokens : token_counts) {
     const auto x = random_matrix<Matrix<double>>(d_model, num_tokens, 2);
-    EXPECT_TRUE(is_close(oracle_forward(layer, x), naive_layer(router, bank, x, naive::silu))) << num_tokens;
+    EXPECT_TRUE(is_close(test::oracle_forward(layer, x), naive_layer(router, bank, x, naive::silu))) << num_tokens;
   }
 }
 

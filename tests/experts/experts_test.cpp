@@ -14,9 +14,11 @@
 #include "moe/experts/zero_compute.hpp"
 #include "moe/layers/affine_output.hpp"
 #include "moe/layers/dense.hpp"
+#include "moe/models/dense_equivalents.hpp"
 #include "moe/models/make_layer.hpp"
 #include "moe/runtime/executors/openmp.hpp"
 #include "naive.hpp"
+#include "oracle.hpp"
 #include "pools.hpp"
 
 namespace moe::laws {
@@ -255,7 +257,8 @@ TEST(JoinedExperts, OfDifferentTypesAndWidthsEqualTheOracle) {
     const auto layer = mixed_layer(d_model);
     for (const Index num_tokens : {0, 1, 7, 64}) {
       const auto x = random_matrix<Matrix<float>>(d_model, num_tokens, 2);
-      EXPECT_TRUE(is_close(layer.forward(x), oracle_forward(layer, x))) << d_model << ", " << num_tokens << " tokens";
+      EXPECT_TRUE(is_close(layer.forward(x), test::oracle_forward(layer, x)))
+          << d_model << ", " << num_tokens << " tokens";
     }
   }
 }
@@ -287,7 +290,7 @@ TEST(ExpertList, HoldsExpertsOfDifferentWidth) {
   }
   const MoeLayer layer(router_for<float>(d_model, 3, 2), experts);
   const auto x = random_matrix<Matrix<float>>(d_model, 40, 2);
-  EXPECT_TRUE(is_close(layer.forward(x), oracle_forward(layer, x)));
+  EXPECT_TRUE(is_close(layer.forward(x), test::oracle_forward(layer, x)));
 }
 
 // ---- Llama 4's input weight -----------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@
 #include "moe/layers/moe_layer.hpp"
 #include "moe/runtime/executors/openmp.hpp"
 #include "moe/runtime/executors/serial.hpp"
+#include "oracle.hpp"
 #include "pools.hpp"
 
 namespace moe::laws {
@@ -132,7 +133,7 @@ void ExpertsLawsOf<Scalar>::equal_the_oracle() {
         const auto layer = this->layer(d_model, num_experts, top_k);
         for (const Index num_tokens : {0, 1, 7, 64}) {
           const auto x = tokens(d_model, num_tokens);
-          EXPECT_TRUE(is_close(layer.forward(x), oracle_forward(layer, x)))
+          EXPECT_TRUE(is_close(layer.forward(x), test::oracle_forward(layer, x)))
               << d_model << " wide, " << top_k << " of " << num_experts << " experts, " << num_tokens << " tokens";
         }
       }
@@ -146,7 +147,8 @@ void ExpertsLawsOf<Scalar>::equal_the_oracle_with_weights_on_the_input() {
     const auto layer = this->layer(d_model, 3, 2, WeightOn::input);
     for (const Index num_tokens : {0, 1, 7, 40}) {
       const auto x = tokens(d_model, num_tokens);
-      EXPECT_TRUE(is_close(layer.forward(x), oracle_forward(layer, x))) << d_model << ", " << num_tokens << " tokens";
+      EXPECT_TRUE(is_close(layer.forward(x), test::oracle_forward(layer, x)))
+          << d_model << ", " << num_tokens << " tokens";
     }
   }
 }

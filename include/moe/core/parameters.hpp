@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -39,6 +40,20 @@ struct AnyParameter {
   Index bytes() const { return size() * number_size; }
 };
 
+/// A part of a layer, of type T.
+template <class T>
+struct NamedPart {
+  std::string name;  // "experts.3.gate_proj"
+  T* part;
+};
+
+namespace detail {
+
+template <class T>
+inline constexpr char type_id = 0;  // its address is that of one type
+
+}  // namespace detail
+
 /// What walks over the parts of a layer: each calls visit("name", its matrix), visit.in("part", its part) or
 /// visit.frozen("part", its part) for one that does not learn, and a group visit.expert(number, its expert).
 template <class Scalar>
@@ -72,8 +87,17 @@ class ParameterVisitor {
   void in(std::string_view scope, Part& part) {
     const std::size_t length = scope_.size();
     if (!scope.empty()) scope_.append(scope).append(".");
+    if (see_) see_(scope_.substr(0, scope_.empty() ? 0 : scope_.size() - 1), &detail::type_id<Part>, &part);
     visit_parameters(part, *this);
     scope_.resize(length);
+  }
+
+  /// From now on, calls see(name, part) for each part of type T.
+  template <class T, class See>
+  void look_for(const See& see) {
+    see_ = [&see](const std::string& name, const void* type, void* part) {
+      if (type == &detail::type_id<T>) see(name, *static_cast<T*>(part));
+    };
   }
 
   /// Visits a group that holds one expert, whose names do without its number: "shared_expert.up_proj.weight".
@@ -94,10 +118,20 @@ class ParameterVisitor {
     with([name = name_, &numbers](Index e) { return name(numbers[std::size_t(e)]); }, "", group);
   }
 
+  /// Visits a group of which experts[i] is number i among those that are visited here, and others are passed over.
+  template <class Group>
+  void only(const std::vector<Index>& experts, Group& group) {
+    const auto number = [name = name_, &experts](Index e) -> std::optional<std::string> {
+      const auto it = std::find(experts.begin(), experts.end(), e);
+      return it == experts.end() ? std::nullopt : name(Index(it - experts.begin()));
+    };
+    with(number, "", group);
+  }
+
   /// Visits expert e of a group by its number.
   template <class E>
   void expert(Index e, E& expert) {
-    with(by_number, name_(e), expert);
+    if (const auto name = name_(e)) with(by_number, *name, expert);
   }
 
   /// The same for a part that does not learn.
@@ -120,7 +154,7 @@ class ParameterVisitor {
     return any;
   }
 
-  using NameOfExpert = std::function<std::string(Index)>;
+  using NameOfExpert = std::function<std::optional<std::string>(Index)>;  // none of one that is passed over
 
   static std::string by_number(Index e) { return std::to_string(e); }
 
@@ -135,6 +169,7 @@ class ParameterVisitor {
   std::vector<AnyParameter>* frozen_;
   std::string scope_;
   NameOfExpert name_ = by_number;  // of those that are visited here
+  std::function<void(const std::string&, const void*, void*)> see_;
   bool in_frozen_;
 };
 
@@ -174,6 +209,20 @@ std::vector<AnyParameter> all_parameters(Layer& layer) {
   ParameterVisitor<typename Layer::Scalar> visit(none, &all, true);
   visit_parameters(layer, visit);
   return all;
+}
+
+/// All parts of one type that a layer has, frozen or not, always in the same order. They are good as long as the layer
+/// neither moves nor dies.
+template <class T, class Layer>
+std::vector<NamedPart<T>> parts(Layer& layer) {
+  std::vector<NamedPart<T>> found;
+  std::vector<Parameter<typename Layer::Scalar>> none;
+  std::vector<AnyParameter> all;
+  ParameterVisitor<typename Layer::Scalar> visit(none, &all, true);
+  const auto see = [&](const std::string& name, T& part) { found.push_back({name, &part}); };
+  visit.template look_for<T>(see);
+  visit.in("", layer);
+  return found;
 }
 
 /// The same of an optimiser's state, or of any other list.

@@ -52,6 +52,11 @@ class ExpertSubset {
     group_.apply(x, of_all, y, workers);
   }
 
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    visit.only(experts_, group_);
+  }
+
  private:
   G group_;
   std::vector<Index> experts_;

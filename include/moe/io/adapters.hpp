@@ -118,10 +118,11 @@ class AdapterReader {
 
   /// One of the file's, or none of rank 0, to be written.
   void read(const NamedAdapter<Scalar>& named, Index rank) {
-    Adapter<Scalar> found;
+    const Index out = named.adapter->out(), in = named.adapter->in();
+    Adapter<Scalar> found{Weight<Scalar>(0, in), Weight<Scalar>(out, 0)};
     if (rank > 0) {
-      found = {weight(named.matrix + ".lora_A.weight", rank, named.in),
-               weight(named.matrix + ".lora_B.weight", named.out, rank), config_.alpha(named.matrix, rank)};
+      found = {weight(named.matrix + ".lora_A.weight", rank, in),
+               weight(named.matrix + ".lora_B.weight", out, rank), config_.alpha(named.matrix, rank)};
     }
     adapters_.push_back({named.adapter, std::move(found)});
   }
@@ -229,7 +230,7 @@ void load_adapters(const std::filesystem::path& folder, const std::vector<NamedA
     const Index rank = named.adapter->rank();
     if (rank == 0 && reader.has(named.matrix)) {
       fail(utf8(folder), ": \"", named.matrix, "\" has an adapter of shape ",
-           to_string({reader.rank(named.matrix), named.in}), ", expected none, of rank 0");
+           to_string({reader.rank(named.matrix), named.adapter->in()}), ", expected none, of rank 0");
     }
     reader.read(named, rank);
   }

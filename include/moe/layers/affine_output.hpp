@@ -14,7 +14,7 @@ namespace moe::inline MOE_TARGET {
 
 /// y = scale · layer(x) + bias.  JetMoE adds a bias to the whole layer; NLLB scales by 1 − its expert dropout.
 template <Layer L>
-class AffineOutput {
+class AffineOutput : public ShortForwards<AffineOutput<L>> {
  public:
   using Scalar = typename L::Scalar;
   using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
@@ -41,17 +41,7 @@ class AffineOutput {
     layer_.forward(x, y, ws, executor);
     scale_and_shift(y);
   }
-
-  /// The same with a y of its own.
-  Matrix<Scalar> forward(const ConstMatrixRef<Scalar>& x, Workspace<Scalar>& ws,
-                         ExecutorRef executor = Serial{}) const {
-    return forward_alone(*this, x, ws, executor);
-  }
-
-  /// The same with memory of its own.
-  Matrix<Scalar> forward(const ConstMatrixRef<Scalar>& x, ExecutorRef executor = Serial{}) const {
-    return forward_alone(*this, x, executor);
-  }
+  using ShortForwards<AffineOutput>::forward;
 
   /// y ← scale · y + bias
   void scale_and_shift(MatrixRef<Scalar> y) const {

@@ -24,7 +24,7 @@ concept Layer = requires(const L& layer, const ConstMatrixRef<typename L::Scalar
 /// Any Layer of this Scalar behind one type, as a model with layers of several kinds holds them. Copies share the
 /// layer.
 template <class Scalar_>
-class AnyLayer {
+class AnyLayer : public ShortForwards<AnyLayer<Scalar_>> {
  public:
   using Scalar = Scalar_;
 
@@ -39,17 +39,7 @@ class AnyLayer {
                ExecutorRef executor = Serial{}) const {
     held_->forward(x, y, ws, executor);
   }
-
-  /// The same with a y of its own.
-  Matrix<Scalar> forward(const ConstMatrixRef<Scalar>& x, Workspace<Scalar>& ws,
-                         ExecutorRef executor = Serial{}) const {
-    return forward_alone(*this, x, ws, executor);
-  }
-
-  /// The same with memory of its own.
-  Matrix<Scalar> forward(const ConstMatrixRef<Scalar>& x, ExecutorRef executor = Serial{}) const {
-    return forward_alone(*this, x, executor);
-  }
+  using ShortForwards<AnyLayer>::forward;
 
  private:
   struct Interface {

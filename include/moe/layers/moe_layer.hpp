@@ -20,7 +20,7 @@ namespace moe::inline MOE_TARGET {
 /// A sparse mixture of experts. Holds parameters only: forward() is const and safe to call from many threads,
 /// each with its own Workspace.
 template <class R, class G>
-class MoeLayer {
+class MoeLayer : public ShortForwards<MoeLayer<R, G>> {
   static_assert(is_router<R>() && is_group_of_experts<G>() && are_of_one_scalar<R, G>());
 
  public:
@@ -46,7 +46,7 @@ class MoeLayer {
   void forward(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Workspace<Scalar>& ws,
                ExecutorRef executor = Serial{}) const {
     require_columns(x, y, d_model(), "MoeLayer");
-    Workers workers(executor, ws.scratch, ws.numerics, {}, ws.meanwhile);
+    Workers workers = workers_of(ws, executor);
     ws.routing.clear();
     y.setZero();
 
@@ -54,17 +54,7 @@ class MoeLayer {
     const auto plan = plan_dispatch(ws.routing, x.cols(), num_experts(), ws.plan);  // the same, grouped by expert
     experts_.apply(x, plan, y, workers);  // y.col(t) += weight · expert(x.col(t))
   }
-
-  /// The same with a y of its own.
-  Matrix<Scalar> forward(const ConstMatrixRef<Scalar>& x, Workspace<Scalar>& ws,
-                         ExecutorRef executor = Serial{}) const {
-    return forward_alone(*this, x, ws, executor);
-  }
-
-  /// The same with memory of its own.
-  Matrix<Scalar> forward(const ConstMatrixRef<Scalar>& x, ExecutorRef executor = Serial{}) const {
-    return forward_alone(*this, x, executor);
-  }
+  using ShortForwards<MoeLayer>::forward;
 
   /// The router's as "gate.…", as checkpoints call it, and the experts' as "experts.…".
   template <class Visit>

@@ -13,6 +13,7 @@
 #include "moe/core/types.hpp"
 #include "moe/kernels/scores.hpp"
 #include "moe/kernels/vectors.hpp"
+#include "moe/layers/expert_beside.hpp"
 #include "moe/runtime/executors/serial.hpp"
 #include "moe/runtime/workers.hpp"
 #include "moe/runtime/workspace.hpp"
@@ -23,7 +24,7 @@ namespace moe::inline MOE_TARGET {
 /// Residual-MoE: Rajbhandari et al. 2022, "DeepSpeed-MoE", §4.1, arXiv:2201.05596, with the learned coefficients of its
 /// released code; Klear.
 template <class Layer, class G>
-class ResidualMoe {
+class ResidualMoe : public ShortForwards<ResidualMoe<Layer, G>> {
   static_assert(is_group_of_experts<G>() && are_of_one_scalar<Layer, G>());
 
  public:
@@ -60,23 +61,14 @@ class ResidualMoe {
   /// @throws std::invalid_argument if a shape is wrong or y overlaps x.
   void forward(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Workspace<Scalar>& ws,
                ExecutorRef executor = Serial{}) const {
-    layer_.forward(x, y, ws, executor);
-    Workers workers(executor, ws.scratch, ws.numerics);
-    const auto everyone = plan_all_to(0, x.cols(), 1, ws.shared_plan);
-    weigh(x, y, ws.shared_plan.weight, workers);
-    shared_.apply(x, everyone, y, workers);
+    detail::forward_beside<Scalar>(
+        x, y, ws, ws.shared_plan, executor, Mode::infer, [&] { layer_.forward(x, y, ws, executor); },
+        [&](const auto& plan, MatrixRef<Scalar> to, Workers& workers) { shared_.apply(x, plan, to, workers); },
+        [&](MatrixRef<Scalar> answer, std::span<Scalar> weight, Workers& workers) {
+          weigh(x, answer, weight, workers);
+        });
   }
-
-  /// The same with a y of its own.
-  Matrix<Scalar> forward(const ConstMatrixRef<Scalar>& x, Workspace<Scalar>& ws,
-                         ExecutorRef executor = Serial{}) const {
-    return forward_alone(*this, x, ws, executor);
-  }
-
-  /// The same with memory of its own.
-  Matrix<Scalar> forward(const ConstMatrixRef<Scalar>& x, ExecutorRef executor = Serial{}) const {
-    return forward_alone(*this, x, executor);
-  }
+  using ShortForwards<ResidualMoe>::forward;
 
   /// Under the names of DeepSpeed.
   template <class Visit>

@@ -11,10 +11,9 @@
 #include "moe/core/contracts.hpp"
 #include "moe/core/dispatch.hpp"
 #include "moe/core/types.hpp"
-#include "moe/experts/combine.hpp"
 #include "moe/kernels/vectors.hpp"
+#include "moe/layers/expert_beside.hpp"
 #include "moe/runtime/executors/serial.hpp"
-#include "moe/runtime/meanwhile.hpp"
 #include "moe/runtime/workers.hpp"
 #include "moe/runtime/workspace.hpp"
 
@@ -23,7 +22,7 @@ namespace moe::inline MOE_TARGET {
 /// y = layer(x) + shared(x), or with a gate y = layer(x) + σ(gate · x) · shared(x).
 /// DeepSeekMoE, Dai et al. 2024, §3.2, arXiv:2401.06066; the sigmoid gate is Qwen2-MoE's.
 template <class Layer, class G>
-class WithSharedExpert {
+class WithSharedExpert : public ShortForwards<WithSharedExpert<Layer, G>> {
   static_assert(is_group_of_experts<G>() && are_of_one_scalar<Layer, G>());
 
  public:
@@ -52,45 +51,18 @@ class WithSharedExpert {
   /// @throws std::invalid_argument if a shape is wrong or y overlaps x.
   void forward(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Workspace<Scalar>& ws,
                ExecutorRef executor = Serial{}) const {
-    const auto run_shared = [&](Workers& workers) {
-      const auto everyone = plan_all_to(0, x.cols(), 1, ws.shared_plan);
-      shared_.apply(x, everyone, no_answers(x, ws.shared_answers), workers);
-    };
-    const Meanwhile meanwhile(ws.meanwhile, run_shared);
-    layer_.forward(x, y, ws, executor);  // experts on other ranks let it run while tokens travel
-
-    Workers workers(executor, ws.scratch, ws.numerics);
-    const auto everyone = plan_all_to(0, x.cols(), 1, ws.shared_plan);
-    weigh_shared(x, ws.shared_plan.weight);
-    if (meanwhile.is_done()) {
-      combine(Eigen::Map<const Matrix<Scalar>>(ws.shared_answers.data(), x.rows(), x.cols()), everyone, y, workers);
-    } else {
-      shared_.apply(x, everyone, y, workers);
-    }
+    detail::forward_beside<Scalar>(
+        x, y, ws, ws.shared_plan, executor, Mode::infer, [&] { layer_.forward(x, y, ws, executor); },
+        [&](const auto& plan, MatrixRef<Scalar> to, Workers& workers) { shared_.apply(x, plan, to, workers); },
+        [&](MatrixRef<Scalar>, std::span<Scalar> weight, Workers&) { weigh_shared(x, weight); });
   }
-
-  /// The same with a y of its own.
-  Matrix<Scalar> forward(const ConstMatrixRef<Scalar>& x, Workspace<Scalar>& ws,
-                         ExecutorRef executor = Serial{}) const {
-    return forward_alone(*this, x, ws, executor);
-  }
-
-  /// The same with memory of its own.
-  Matrix<Scalar> forward(const ConstMatrixRef<Scalar>& x, ExecutorRef executor = Serial{}) const {
-    return forward_alone(*this, x, executor);
-  }
+  using ShortForwards<WithSharedExpert>::forward;
 
   template <class Visit>
   void visit_parameters(Visit& visit) {
     visit.in("", layer_);
     visit.in_only("shared_expert", shared_);
     visit("shared_expert_gate.weight", gate_);
-  }
-
-  /// Zeros of the shape of x, in this memory.
-  static Eigen::Map<Matrix<Scalar>> no_answers(const ConstMatrixRef<Scalar>& x, std::vector<Scalar>& memory) {
-    memory.assign(std::size_t(x.size()), Scalar(0));
-    return {memory.data(), x.rows(), x.cols()};
   }
 
   /// weight[t] = σ(gate · x.col(t)); without a gate it stays as it is.

@@ -132,7 +132,7 @@ DispatchPlan<Scalar> plan_slots(Index num_sequences, Index slots_per_expert, Ind
 /// (SideInputs::sequence_length). A token or a slot of zeros has x' = 0.
 /// Puigcerver et al. 2023, "From Sparse to Soft Mixtures of Experts", §2.1 and §2.3, arXiv:2308.00951.
 template <class G>
-class SoftMoe {
+class SoftMoe : public ShortForwards<SoftMoe<G>> {
   static_assert(is_group_of_experts<G>());
 
  public:
@@ -185,7 +185,7 @@ class SoftMoe {
                ExecutorRef executor = Serial{}) const {
     require_columns(x, y, d_model(), "SoftMoe");
     const Index num_sequences = count_sequences(x.cols(), ws.side);
-    Workers workers(executor, ws.scratch, ws.numerics);
+    Workers workers = workers_of(ws, executor);
     auto in = workers.shared().template matrix<Scalar>(d_model(), num_sequences * num_slots());
     auto out = workers.shared().template matrix<Scalar>(d_model(), in.cols());
 
@@ -194,17 +194,7 @@ class SoftMoe {
     experts_.apply(in, plan_slots(num_sequences, slots_per_expert(), num_experts(), ws.plan), out, workers);
     detail::average<Scalar>(out, combine, y, num_sequences, workers);
   }
-
-  /// The same with a y of its own.
-  Matrix<Scalar> forward(const ConstMatrixRef<Scalar>& x, Workspace<Scalar>& ws,
-                         ExecutorRef executor = Serial{}) const {
-    return forward_alone(*this, x, ws, executor);
-  }
-
-  /// The same with memory of its own; all tokens are one sequence.
-  Matrix<Scalar> forward(const ConstMatrixRef<Scalar>& x, ExecutorRef executor = Serial{}) const {
-    return forward_alone(*this, x, executor);
-  }
+  using ShortForwards<SoftMoe>::forward;
 
   /// Under the names of soft-moe-pytorch, which has no scale.
   template <class Visit>

@@ -12,7 +12,7 @@
 
 namespace moe::inline MOE_TARGET {
 
-/// y = W·x + α/rank · B·A·x, beside W (out × in). Of rank 0, it is none.
+/// y = W·x + α/rank · B·A·x, beside W (out × in). Of rank 0, it is none; then A is (0 × in) and B (out × 0).
 /// Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", arXiv:2106.09685.
 template <class Scalar>
 struct Adapter {
@@ -21,6 +21,8 @@ struct Adapter {
   double alpha = 1;
 
   Index rank() const { return a.rows(); }
+  Index in() const { return a.cols(); }
+  Index out() const { return b.rows(); }
 
   /// α / rank.
   Scalar scale() const { return Scalar(alpha / double(rank())); }
@@ -42,12 +44,19 @@ void require_fit(const Adapter<Scalar>& adapter, Index out, Index in, const std:
   require_equal(adapter.b.cols(), adapter.rank(), who + ": lora_B.cols()");
 }
 
+/// An empty one learns what it lies beside.
+/// @throws std::invalid_argument as require_fit().
+template <class Scalar>
+void fit(Adapter<Scalar>& adapter, Index out, Index in, const std::string& who) {
+  require_fit(adapter, out, in, who);
+  if (adapter.rank() == 0) adapter.a.resize(0, in), adapter.b.resize(out, 0);
+}
+
 /// One that adds nothing yet: B is 0, A uniform within ±1/√in, as PEFT begins.
 /// @throws std::invalid_argument if the rank is below 0.
 template <class Scalar>
 Adapter<Scalar> make_adapter(Index out, Index in, Index rank, double alpha, std::uint64_t seed) {
   require_between(0, rank, std::numeric_limits<Index>::max(), "LoRA: rank");
-  if (rank == 0) return {};
   Adapter<Scalar> adapter{Weight<Scalar>(rank, in), Weight<Scalar>::Zero(out, rank), alpha};
   for (Index i = 0; i < adapter.a.size(); ++i) {
     adapter.a.data()[i] = static_cast<Scalar>(random_number(seed, std::uint64_t(i)) / std::sqrt(double(in)));

@@ -42,24 +42,24 @@ struct ExpertAdapters {
   }
 };
 
-/// @throws std::invalid_argument naming both numbers unless these fit beside the experts of a bank.
-template <class W, class Act>
-void require_fit(const std::vector<ExpertAdapters<ActivationScalar<W>>>& adapters, const GatedFfnBank<W, Act>& bank,
-                 const std::string& who) {
+namespace detail {
+
+/// f(adapter, outputs, inputs, name) for each, beside the experts of a bank.
+/// @throws std::invalid_argument unless there are adapters of each expert.
+template <class Adapters, class W, class Act, class F>
+void for_each_adapter(Adapters& adapters, const GatedFfnBank<W, Act>& bank, const std::string& who, const F& f) {
   require_equal(std::ssize(adapters), bank.num_experts(), who + ": adapters.size()");
   for (std::size_t e = 0; e < adapters.size(); ++e) {
     const std::string name = who + ": " + std::to_string(e);
-    require_fit(adapters[e].gate, bank.d_ff(), bank.d_model(), name + ".gate_proj");
-    require_fit(adapters[e].up, bank.d_ff(), bank.d_model(), name + ".up_proj");
-    require_fit(adapters[e].down, bank.d_model(), bank.d_ff(), name + ".down_proj");
+    f(adapters[e].gate, bank.d_ff(), bank.d_model(), name + ".gate_proj");
+    f(adapters[e].up, bank.d_ff(), bank.d_model(), name + ".up_proj");
+    f(adapters[e].down, bank.d_model(), bank.d_ff(), name + ".down_proj");
   }
 }
 
-namespace detail {
-
 template <class W, class Act, class Scalar = ActivationScalar<W>>
 void add_adapters(const std::vector<ExpertAdapters<Scalar>>& adapters, Scalar times, GatedFfnBank<W, Act>& bank) {
-  require_fit(adapters, bank, "merge");
+  for_each_adapter(adapters, bank, "merge", [](auto&&... adapter) { require_fit(adapter...); });
   for (Index e = 0; e < bank.num_experts(); ++e) {
     const auto to = bank[e];
     const auto& its = adapters[std::size_t(e)];
@@ -134,7 +134,7 @@ class LoraBank {
   /// @throws std::invalid_argument if their number or a shape does not fit, or unless 0 ≤ dropout < 1.
   LoraBank(Base base, std::vector<ExpertAdapters<Scalar>> adapters, double dropout = 0, std::uint64_t seed = 1)
       : base_(std::make_shared<Base>(std::move(base))), adapters_(std::move(adapters)), dropout_(dropout), seed_(seed) {
-    require_fit(adapters_, *base_, "LoraBank");
+    detail::for_each_adapter(adapters_, *base_, "LoraBank", [](auto&&... adapter) { fit(adapter...); });
     require_dropout(dropout, "LoraBank");
   }
 
@@ -177,17 +177,6 @@ class LoraBank {
       for (Index s = 0; s < slots; ++s) numbers[s] = kept.hidden + s * kept.stride;
       down.compute({numbers, read.token}, dropout);
     });
-  }
-
-  /// f(name of a matrix, its adapter, outputs, inputs) for each, under the names that most checkpoints use.
-  template <class F>
-  void for_each_adapter(const F& f) {
-    for (std::size_t e = 0; e < adapters_.size(); ++e) {
-      const std::string name = std::to_string(e);
-      f(name + ".gate_proj", adapters_[e].gate, d_ff(), d_model());
-      f(name + ".up_proj", adapters_[e].up, d_ff(), d_model());
-      f(name + ".down_proj", adapters_[e].down, d_model(), d_ff());
-    }
   }
 
   /// The adapters alone learn.

@@ -1,8 +1,15 @@
 /// @file  Layers with adapters as layers without.
 #pragma once
 
-#include <cstddef>
+#include <stdexcept>
+#include <type_traits>
 #include <utility>
+#include <vector>
+
+#include "moe/core/parameters.hpp"
+#include "moe/core/types.hpp"
+#include "moe/experts/expert_list.hpp"
+#include "moe/experts/expert_subset.hpp"
 #include "moe/experts/joined_experts.hpp"
 #include "moe/layers/affine_output.hpp"
 #include "moe/layers/dense.hpp"
@@ -10,9 +17,11 @@
 #include "moe/layers/residual_moe.hpp"
 #include "moe/layers/shared.hpp"
 #include "moe/layers/soft_moe.hpp"
+#include "moe/lora/adapter.hpp"
 #include "moe/lora/bank.hpp"
 #include "moe/lora/router.hpp"
 #include "moe/routers/filters/capacity.hpp"
+#include "moe/routers/filters/merged_experts.hpp"
 #include "moe/routers/filters/replay.hpp"
 #include "moe/routers/filters/second_expert.hpp"
 
@@ -20,10 +29,20 @@ namespace moe::inline MOE_TARGET {
 
 /// The same layer, router or group of experts with its adapters added into weights of its own: it computes the same, to
 /// rounding, at the cost of one that never had any. What has no adapters is copied.
+/// @throws std::logic_error if adapters are left: a wrapper of yours around parts that have some needs a merged() of
+/// its own beside it.
 template <class Part>
 Part merged(const Part& part) {
-  return part;
+  Part copy = part;
+  if constexpr (requires(ParameterVisitor<typename Part::Scalar>& visit) { visit_parameters(copy, visit); }) {
+    if (!parts<Adapter<typename Part::Scalar>>(copy).empty()) {
+      throw std::logic_error("merged: adapters are left in a wrapper that has no merged() of its own");
+    }
+  }
+  return copy;
 }
+
+// --- filters of routers
 
 template <class R>
 auto merged(const WithCapacity<R>& limited) {
@@ -31,8 +50,13 @@ auto merged(const WithCapacity<R>& limited) {
 }
 
 template <class R>
-auto merged(const WithSecondExpert<R>& filter) {
-  return WithSecondExpert(merged(filter.router()), filter.options());
+auto merged(const WithSecondExpert<R>& filtered) {
+  return WithSecondExpert(merged(filtered.router()), filtered.options());
+}
+
+template <class R>
+auto merged(const WithMergedExperts<R>& renamed) {
+  return WithMergedExperts(merged(renamed.router()), renamed.merged());
 }
 
 template <class R>
@@ -40,12 +64,28 @@ auto merged(const Replay<R>& replay) {
   return Replay(merged(replay.router()), replay.options());
 }
 
+// --- groups of experts
+
+template <class E>
+auto merged(const ExpertList<E>& list) {
+  std::vector<std::remove_cvref_t<decltype(merged(list[0]))>> experts;
+  for (Index e = 0; e < list.num_experts(); ++e) experts.push_back(merged(list[e]));
+  return ExpertList(std::move(experts));
+}
+
 template <class... Groups>
-auto merged(const JoinedExperts<Groups...>& groups) {
+auto merged(const JoinedExperts<Groups...>& joined) {
   return [&]<std::size_t... i>(std::index_sequence<i...>) {
-    return JoinedExperts(merged(groups.template group<i>())...);
+    return JoinedExperts(merged(joined.template group<i>())...);
   }(std::index_sequence_for<Groups...>{});
 }
+
+template <class G>
+auto merged(const ExpertSubset<G>& subset) {
+  return ExpertSubset(merged(subset.group()), subset.experts());
+}
+
+// --- layers
 
 template <class R, class G>
 auto merged(const MoeLayer<R, G>& layer) {
@@ -63,8 +103,8 @@ auto merged(const ResidualMoe<Layer, G>& layer) {
 }
 
 template <class G>
-auto merged(const SoftMoe<G>& layer) {
-  return SoftMoe(layer.slots(), merged(layer.experts()), layer.options(), layer.token_gain(), layer.slot_gain());
+auto merged(const DenseLayer<G>& layer) {
+  return DenseLayer(merged(layer.expert()));
 }
 
 template <class L>
@@ -73,8 +113,8 @@ auto merged(const AffineOutput<L>& layer) {
 }
 
 template <class G>
-auto merged(const DenseLayer<G>& layer) {
-  return DenseLayer(merged(layer.expert()));
+auto merged(const SoftMoe<G>& layer) {
+  return SoftMoe(layer.slots(), merged(layer.experts()), layer.options(), layer.token_gain(), layer.slot_gain());
 }
 
 }  // namespace moe::inline MOE_TARGET

@@ -32,7 +32,7 @@ class LoraRouter {
   /// @throws std::invalid_argument if a shape does not fit, or unless 0 ≤ dropout < 1.
   LoraRouter(Base base, Adapter<Scalar> adapter, double dropout = 0, std::uint64_t seed = 1)
       : base_(std::make_shared<Base>(std::move(base))), adapter_(std::move(adapter)), dropout_(dropout), seed_(seed) {
-    require_fit(adapter_, num_experts(), d_model(), "LoraRouter");
+    fit(adapter_, num_experts(), d_model(), "LoraRouter");
     require_dropout(dropout, "LoraRouter");
   }
 

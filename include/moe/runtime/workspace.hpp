@@ -1,6 +1,8 @@
 /// @file  Everything that a forward pass writes besides y.
 #pragma once
 
+#include <optional>
+#include <type_traits>
 #include <vector>
 
 #include "moe/core/dispatch.hpp"
@@ -9,6 +11,7 @@
 #include "moe/core/scratch.hpp"
 #include "moe/core/tokens.hpp"
 #include "moe/core/types.hpp"
+#include "moe/runtime/executors/serial.hpp"
 #include "moe/runtime/meanwhile.hpp"
 #include "moe/runtime/workers.hpp"
 
@@ -27,21 +30,35 @@ struct Workspace {
   Meanwhile* meanwhile = nullptr;        // what may be done while tokens travel, during a forward pass
 };
 
-/// y = layer(x) with a y of its own: for a first try, or where a few allocations do not matter.
-template <class Layer>
-Matrix<typename Layer::Scalar> forward_alone(const Layer& layer, const ConstMatrixRef<typename Layer::Scalar>& x,
-                                             Workspace<typename Layer::Scalar>& ws, ExecutorRef executor) {
-  Matrix<typename Layer::Scalar> y(x.rows(), x.cols());
-  layer.forward(x, y, ws, executor);
-  return y;
+/// A layer that learns draws what is random, such as dropout, by SideInputs::seed; one that is used draws nothing.
+enum class Mode { infer, learn };
+
+/// What one call of a layer on this workspace works with.
+/// @throws std::logic_error if another call holds the workspace.
+template <class Scalar>
+Workers workers_of(Workspace<Scalar>& ws, ExecutorRef executor, Mode mode = Mode::infer) {
+  return Workers(executor, ws.scratch, ws.numerics, mode == Mode::learn ? ws.side.seed : std::nullopt, ws.meanwhile);
 }
 
-/// The same with a workspace of its own, too.
+/// Shorter ways to call forward(x, y, workspace, executor) of a layer, for a first try or where a few allocations do
+/// not matter. A layer inherits them and says `using ShortForwards<ItsName>::forward`.
 template <class Layer>
-Matrix<typename Layer::Scalar> forward_alone(const Layer& layer, const ConstMatrixRef<typename Layer::Scalar>& x,
-                                             ExecutorRef executor) {
-  Workspace<typename Layer::Scalar> ws;
-  return forward_alone(layer, x, ws, executor);
-}
+struct ShortForwards {
+  /// The same with a y of its own.
+  template <class Scalar = typename Layer::Scalar>
+  Matrix<Scalar> forward(const ConstMatrixRef<std::type_identity_t<Scalar>>& x,
+                         Workspace<std::type_identity_t<Scalar>>& ws, ExecutorRef executor = Serial{}) const {
+    Matrix<Scalar> y(x.rows(), x.cols());
+    static_cast<const Layer&>(*this).forward(x, y, ws, executor);
+    return y;
+  }
+
+  /// The same with a workspace of its own, too: tokens are one sequence.
+  template <class Scalar = typename Layer::Scalar>
+  Matrix<Scalar> forward(const ConstMatrixRef<std::type_identity_t<Scalar>>& x, ExecutorRef executor = Serial{}) const {
+    Workspace<Scalar> ws;
+    return forward<Scalar>(x, ws, executor);
+  }
+};
 
 }  // namespace moe::inline MOE_TARGET

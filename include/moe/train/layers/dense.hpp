@@ -34,7 +34,7 @@ template <class G, class Tape, class Scalar = typename G::Scalar>
 void forward(const DenseLayer<G>& layer, const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Tape& tape,
              ExecutorRef executor = Serial{}) {
   require_columns(x, y, layer.d_model(), "forward");
-  Workers workers(executor, tape.ws.scratch, tape.ws.numerics, tape.ws.side.seed);
+  Workers workers = workers_of(tape.ws, executor, Mode::learn);
   y.setZero();
   apply(layer.expert(), x, plan_all_to(0, x.cols(), 1, tape.ws.plan), y, tape.expert, workers);
 }
@@ -45,7 +45,7 @@ void backward(const DenseLayer<G>& layer, const ConstMatrixRef<Scalar>& x, const
               Tape& tape, MatrixRef<Scalar> d_x, GradientLayer& gradient, ExecutorRef executor = Serial{}) {
   require_columns(x, d_x, layer.d_model(), "backward: d_x beside x");
   require_columns(d_y, d_x, layer.d_model(), "backward: d_x beside d_y");
-  Workers workers(executor, tape.ws.scratch, tape.ws.numerics, tape.ws.side.seed);
+  Workers workers = workers_of(tape.ws, executor, Mode::learn);
   const auto plan = tape.ws.plan.view();
   backward(layer.expert(), x, plan, d_y, std::as_const(tape.expert), unread_weights(plan, workers.shared()), d_x,
            gradient.expert(), workers);

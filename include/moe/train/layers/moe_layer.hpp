@@ -47,7 +47,7 @@ void forward(const MoeLayer<R, G>& layer, const ConstMatrixRef<Scalar>& x, Matri
              MoeLayerTape<Scalar, T>& tape, ExecutorRef executor = Serial{}) {
   require_columns(x, y, layer.d_model(), "forward");
   Workspace<Scalar>& ws = tape.ws;
-  Workers workers(executor, ws.scratch, ws.numerics, ws.side.seed, ws.meanwhile);
+  Workers workers = workers_of(ws, executor, Mode::learn);
   ws.routing.clear();
   y.setZero();
   layer.router().route(Tokens(x, ws.side), ws.routing, workers);
@@ -75,7 +75,7 @@ void backward(const MoeLayer<R, G>& layer, const ConstMatrixRef<Scalar>& x, cons
   require_equal(x.cols(), tape.num_tokens, "backward: x.cols(), against that of forward(),");
   require(!tape.is_spent, "backward: was called twice on this tape, expected a forward() between");
   Workspace<Scalar>& ws = tape.ws;
-  Workers workers(executor, ws.scratch, ws.numerics, ws.side.seed);
+  Workers workers = workers_of(ws, executor, Mode::learn);
   backward(layer.experts(), x, ws.plan.view(), d_y, std::as_const(tape.experts), std::span(tape.d_weight), d_x,
            gradient.experts(), workers);
   backward(layer.router(), Tokens(x, ws.side), ws.routing, std::span<const Scalar>(tape.d_weight),

@@ -10,6 +10,7 @@
 #include "moe/core/dispatch.hpp"
 #include "moe/core/types.hpp"
 #include "moe/kernels/vectors.hpp"
+#include "moe/layers/expert_beside.hpp"
 #include "moe/layers/residual_moe.hpp"
 #include "moe/runtime/executors/serial.hpp"
 #include "moe/runtime/workers.hpp"
@@ -40,13 +41,16 @@ auto tape_of(const ResidualMoe<Layer, G>& layer) {
 template <class Layer, class G, class Tape, class Scalar = typename G::Scalar>
 void forward(const ResidualMoe<Layer, G>& layer, const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Tape& tape,
              ExecutorRef executor = Serial{}) {
-  forward(layer.layer(), x, y, tape.layer, executor);
-  tape.answer.resize(std::size_t(y.size()));
-  Eigen::Map<Matrix<Scalar>>(tape.answer.data(), y.rows(), y.cols()) = y;
-  Workers workers(executor, tape.workspace().scratch, tape.workspace().numerics);
-  const auto everyone = plan_all_to(0, x.cols(), 1, tape.shared_plan);
-  layer.weigh(x, y, tape.shared_plan.weight, workers);
-  apply(layer.shared(), x, everyone, y, tape.shared, workers);
+  detail::forward_beside<Scalar>(
+      x, y, tape.workspace(), tape.shared_plan, executor, Mode::learn,
+      [&] { forward(layer.layer(), x, y, tape.layer, executor); },
+      [&](const auto& plan, MatrixRef<Scalar> to, Workers& workers) {
+        apply(layer.shared(), x, plan, to, tape.shared, workers);
+      },
+      [&](MatrixRef<Scalar> answer, std::span<Scalar> weight, Workers& workers) {
+        tape.answer.assign(answer.data(), answer.data() + answer.size());
+        layer.weigh(x, answer, weight, workers);
+      });
 }
 
 /// As backward() of a MoeLayer.
@@ -61,7 +65,7 @@ void backward(const ResidualMoe<Layer, G>& layer, const ConstMatrixRef<Scalar>& 
   tape.d_weight.assign(std::size_t(x.cols()), Scalar(0));
   Eigen::Map<Matrix<Scalar>> d_answer(tape.d_answer.data(), x.rows(), x.cols());
   {
-    Workers workers(executor, tape.workspace().scratch, tape.workspace().numerics);
+    Workers workers = workers_of(tape.workspace(), executor, Mode::learn);
     backward(layer.shared(), x, tape.shared_plan.view(), d_y, std::as_const(tape.shared), std::span(tape.d_weight), d_x,
              gradient.shared(), workers);
   }

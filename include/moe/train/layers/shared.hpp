@@ -1,7 +1,6 @@
 /// @file  Gradients of a sparse layer with an expert that every token sees.
 #pragma once
 
-#include <cmath>
 #include <span>
 #include <utility>
 #include <vector>
@@ -9,11 +8,10 @@
 #include "moe/core/check.hpp"
 #include "moe/core/dispatch.hpp"
 #include "moe/core/types.hpp"
-#include "moe/experts/combine.hpp"
 #include "moe/kernels/vectors.hpp"
+#include "moe/layers/expert_beside.hpp"
 #include "moe/layers/shared.hpp"
 #include "moe/runtime/executors/serial.hpp"
-#include "moe/runtime/meanwhile.hpp"
 #include "moe/runtime/workers.hpp"
 #include "moe/runtime/workspace.hpp"
 
@@ -41,22 +39,13 @@ auto tape_of(const WithSharedExpert<Layer, G>& layer) {
 template <class Layer, class G, class Tape, class Scalar = typename G::Scalar>
 void forward(const WithSharedExpert<Layer, G>& layer, const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Tape& tape,
              ExecutorRef executor = Serial{}) {
-  Workspace<Scalar>& ws = tape.workspace();
-  const auto run_shared = [&](Workers& workers) {
-    const auto everyone = plan_all_to(0, x.cols(), 1, tape.shared_plan);
-    apply(layer.shared(), x, everyone, layer.no_answers(x, ws.shared_answers), tape.shared, workers);
-  };
-  const Meanwhile meanwhile(ws.meanwhile, run_shared);
-  forward(layer.layer(), x, y, tape.layer, executor);
-
-  Workers workers(executor, ws.scratch, ws.numerics, ws.side.seed);
-  const auto everyone = plan_all_to(0, x.cols(), 1, tape.shared_plan);
-  layer.weigh_shared(x, tape.shared_plan.weight);
-  if (meanwhile.is_done()) {
-    combine(Eigen::Map<const Matrix<Scalar>>(ws.shared_answers.data(), x.rows(), x.cols()), everyone, y, workers);
-  } else {
-    apply(layer.shared(), x, everyone, y, tape.shared, workers);
-  }
+  detail::forward_beside<Scalar>(
+      x, y, tape.workspace(), tape.shared_plan, executor, Mode::learn,
+      [&] { forward(layer.layer(), x, y, tape.layer, executor); },
+      [&](const auto& plan, MatrixRef<Scalar> to, Workers& workers) {
+        apply(layer.shared(), x, plan, to, tape.shared, workers);
+      },
+      [&](MatrixRef<Scalar>, std::span<Scalar> weight, Workers&) { layer.weigh_shared(x, weight); });
 }
 
 /// As backward() of a MoeLayer.
@@ -65,7 +54,7 @@ void backward(const WithSharedExpert<Layer, G>& layer, const ConstMatrixRef<Scal
               const ConstMatrixRef<Scalar>& d_y, Tape& tape, MatrixRef<Scalar> d_x, GradientLayer& gradient,
               ExecutorRef executor = Serial{}) {
   backward(layer.layer(), x, d_y, tape.layer, d_x, gradient.layer(), executor);
-  Workers workers(executor, tape.workspace().scratch, tape.workspace().numerics, tape.workspace().side.seed);
+  Workers workers = workers_of(tape.workspace(), executor, Mode::learn);
   tape.d_weight.assign(std::size_t(x.cols()), Scalar(0));
   backward(layer.shared(), x, tape.shared_plan.view(), d_y, std::as_const(tape.shared), std::span(tape.d_weight), d_x,
            gradient.shared(), workers);

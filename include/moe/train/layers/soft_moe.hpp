@@ -139,7 +139,7 @@ void forward(const SoftMoe<G>& layer, const ConstMatrixRef<Scalar>& x, MatrixRef
   require_columns(x, y, layer.d_model(), "forward");
   Workspace<Scalar>& ws = tape.ws;
   const Index num_sequences = layer.count_sequences(x.cols(), ws.side), slots = num_sequences * layer.num_slots();
-  Workers workers(executor, ws.scratch, ws.numerics);
+  Workers workers = workers_of(ws, executor, Mode::learn);
   tape.in.resize(std::size_t(layer.d_model() * slots));
   tape.out.assign(tape.in.size(), Scalar(0));
   Eigen::Map<Matrix<Scalar>> in(tape.in.data(), layer.d_model(), slots), out(tape.out.data(), layer.d_model(), slots);
@@ -164,7 +164,7 @@ void backward(const SoftMoe<G>& layer, const ConstMatrixRef<Scalar>& x, const Co
   require_equal(x.cols(), tape.num_tokens, "backward: x.cols(), against that of forward(),");
   require(!tape.is_spent, "backward: was called twice on this tape, expected a forward() between");
   Workspace<Scalar>& ws = tape.ws;
-  Workers workers(executor, ws.scratch, ws.numerics);
+  Workers workers = workers_of(ws, executor, Mode::learn);
   Scratch& shared = workers.shared();
   const auto plan = ws.plan.view();
   const Index d = layer.d_model(), num_slots = layer.num_slots(), num_tokens = x.cols();
