@@ -39,7 +39,7 @@ void forward_beside(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Worksp
   const auto everyone = plan_all_to(0, x.cols(), 1, plan);
   weigh(y, std::span<Scalar>(plan.weight), workers);
   if (has_run) {
-    combine(Eigen::Map<const Matrix<Scalar>>(answers()), everyone, y, workers);
+    combine(answers(), everyone, y, workers);
   } else {
     apply_expert(everyone, y, workers);
   }

@@ -27,8 +27,8 @@ class LoraRouter {
   using Scalar = Scalar_;
   using Base = LinearTopK<Scalar>;
 
-  /// @param dropout  share of what the adapter reads that is left out where side inputs have a seed, as `seed` and that
-  /// one say: while it learns
+  /// @param dropout  share of what the adapter reads that is left out where a layer that learns has a seed, as `seed`
+  /// and that one say: while it learns
   /// @throws std::invalid_argument if a shape does not fit, or unless 0 ≤ dropout < 1.
   LoraRouter(Base base, Adapter<Scalar> adapter, double dropout = 0, std::uint64_t seed = 1)
       : base_(std::make_shared<Base>(std::move(base))), adapter_(std::move(adapter)), dropout_(dropout), seed_(seed) {
@@ -46,8 +46,8 @@ class LoraRouter {
   double dropout() const { return dropout_; }
   std::uint64_t seed() const { return seed_; }
 
-  /// What the adapter does not read of these tokens.
-  Dropout dropout_for(const Tokens<Scalar>& tokens) const { return {dropout_, seed_, tokens.side.seed}; }
+  /// What the adapter does not read in this call.
+  Dropout dropout_for(const Workers& workers) const { return {dropout_, seed_, workers.seed()}; }
 
   void route(const Tokens<Scalar>& tokens, Routing<Scalar>& routing, Workers& workers) const {
     const Index rank = adapter_.rank(), n = tokens.count();
@@ -56,7 +56,7 @@ class LoraRouter {
       const auto read = columns_read<Scalar>(tokens.x, workers.shared());
       auto u = workers.shared().template matrix<Scalar>(rank, n);
       workers.for_each_band(n, 16, [&](Index first, Index last, Scratch& scratch) {
-        project(adapter_, dropout_for(tokens), read.from(first), last - first, u.col(first).data(), 1, rank, scratch);
+        project(adapter_, dropout_for(workers), read.from(first), last - first, u.col(first).data(), 1, rank, scratch);
         for (Index t = first; t < last; ++t) {
           for (Index e = 0; e < num_experts(); ++e) {
             for (Index k = 0; k < rank; ++k) {

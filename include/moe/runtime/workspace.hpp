@@ -45,19 +45,19 @@ Workers workers_of(Workspace<Scalar>& ws, ExecutorRef executor, Mode mode = Mode
 template <class Layer>
 struct ShortForwards {
   /// The same with a y of its own.
-  template <class Scalar = typename Layer::Scalar>
+  template <class L = Layer, class Scalar = typename L::Scalar>
   Matrix<Scalar> forward(const ConstMatrixRef<std::type_identity_t<Scalar>>& x,
                          Workspace<std::type_identity_t<Scalar>>& ws, ExecutorRef executor = Serial{}) const {
     Matrix<Scalar> y(x.rows(), x.cols());
-    static_cast<const Layer&>(*this).forward(x, y, ws, executor);
+    static_cast<const L&>(*this).forward(x, y, ws, executor);
     return y;
   }
 
   /// The same with a workspace of its own, too: tokens are one sequence.
-  template <class Scalar = typename Layer::Scalar>
+  template <class L = Layer, class Scalar = typename L::Scalar>
   Matrix<Scalar> forward(const ConstMatrixRef<std::type_identity_t<Scalar>>& x, ExecutorRef executor = Serial{}) const {
     Workspace<Scalar> ws;
-    return forward<Scalar>(x, ws, executor);
+    return forward<L>(x, ws, executor);
   }
 };
 

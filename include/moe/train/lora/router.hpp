@@ -31,7 +31,7 @@ void backward(const LoraRouter<Scalar>& router, const Tokens<Scalar>& tokens, co
 
   const Adapter<Scalar>& adapter = router.adapter();
   if (adapter.rank() == 0) return;
-  const Dropout dropout = router.dropout_for(tokens);
+  const Dropout dropout = router.dropout_for(workers);
   const auto read = columns_read<Scalar>(tokens.x, workers.shared());
   auto u = workers.shared().template matrix<Scalar>(adapter.rank(), n);
   auto t = workers.shared().template matrix<Scalar>(adapter.rank(), n);
