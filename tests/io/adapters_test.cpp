@@ -50,7 +50,7 @@ TEST(SaveAdapters, UsesTheNamesOfPeft) {
   EXPECT_EQ(names.size(), 2u * (1 + 3 + 3 + 1));
   const std::string prefix = "base_model.model.model.layers.3.mlp.";
   for (const char* const name :
-       {"gate.lora_A.weight", "experts.1.gate_proj.lora_B.weight", "shared_expert.0.down_proj.lora_A.weight"}) {
+       {"gate.lora_A.weight", "experts.1.gate_proj.lora_B.weight", "shared_expert.down_proj.lora_A.weight"}) {
     EXPECT_TRUE(tensors.contains(prefix + name)) << name;
   }
   EXPECT_EQ(tensors.at(prefix + "experts.2.down_proj.lora_B.weight").shape, (std::vector<Index>{6, 2}));
