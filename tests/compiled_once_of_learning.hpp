@@ -3,6 +3,7 @@
 
 #include "compiled_once.hpp"
 
+#include "moe/lora/adapter.hpp"
 #include "moe/lora/bank.hpp"
 #include "moe/lora/project.hpp"
 #include "moe/train/kernels/add_product.hpp"
@@ -14,6 +15,7 @@ namespace moe::inline MOE_TARGET {
 
 // Adapters beside weights of a type.
 #define MOE_ONCE_FOR_ADAPTERS(once, W, S)                                                                              \
+  once template void add_adapter<W, S>(const Adapter<S>&, S, Eigen::Map<Weight<W>>);                                   \
   once template void apply<W, SwiGlu>(const LoraBank<W, SwiGlu>&, const ConstMatrixRef<S>&, const DispatchPlan<S>&,    \
                                       MatrixRef<S>, GatedFfnBankTape<S>&, Workers&);                                   \
   once template void backward<W, SwiGlu>(const LoraBank<W, SwiGlu>&, const ConstMatrixRef<S>&, const DispatchPlan<S>&, \
