@@ -9,7 +9,7 @@
 #include "moe/core/tokens.hpp"
 #include "moe/models/random.hpp"
 #include "moe/routers/any_router.hpp"
-#include "moe/routers/base.hpp"
+#include "moe/routers/base_layers.hpp"
 #include "moe/routers/carried_top_k.hpp"
 #include "moe/routers/cosine_top_k.hpp"
 #include "moe/routers/expert_choice.hpp"
@@ -109,7 +109,7 @@ inline std::vector<NamedRouter> all_routers() {
                                    {.top_k = s.top_k});
        }},
       {"sinkhorn", [](S s) -> AnyRouter<float> { return Sinkhorn<float>(weight(s), {.top_k = s.top_k}); }},
-      {"base", [](S s) -> AnyRouter<float> { return BaseRouter<float>(weight(s), {.residual = false}); }},
+      {"base", [](S s) -> AnyRouter<float> { return BaseLayersRouter<float>(weight(s), {.residual = false}); }},
       {"quantile",
        [](S s) -> AnyRouter<float> { return QuantileBalanced<float>(weight(s), {.choice = {.top_k = s.top_k}}); }},
       {"cosine",

@@ -1,7 +1,7 @@
 // Routers whose tokens compete: expert choice, Sinkhorn, BASE, quantile balancing.
 #include "laws/router_laws.hpp"
 
-#include "moe/routers/base.hpp"
+#include "moe/routers/base_layers.hpp"
 #include "moe/routers/expert_choice.hpp"
 #include "moe/routers/quantile_balancing.hpp"
 #include "moe/routers/sinkhorn.hpp"
@@ -47,8 +47,8 @@ struct Sinkhorns {
   static Sinkhorn<Scalar> make(Index d_model) { return {law_weight<Scalar>(d_model), {.top_k = top_k}}; }
 };
 template <bool residual>
-struct BaseRouters {
-  static BaseRouter<float> make(Index d_model) { return {law_weight<float>(d_model), {.residual = residual}}; }
+struct BaseLayersRouters {
+  static BaseLayersRouter<float> make(Index d_model) { return {law_weight<float>(d_model), {.residual = residual}}; }
 };
 struct QuantileRouters {
   static QuantileBalanced<float> make(Index d_model) {
@@ -57,17 +57,17 @@ struct QuantileRouters {
 };
 
 using Balanced = testing::Types<ExpertChoices, ExpertChoicesPerSequence, Sinkhorns<float, 2>, Sinkhorns<double, 1>,
-                                BaseRouters<true>, QuantileRouters>;
+                                BaseLayersRouters<true>, QuantileRouters>;
 INSTANTIATE_TYPED_TEST_SUITE_P(Balanced, RouterLaws, Balanced);
 
 // Without balance, tokens do not compete.
 struct GreedySinkhorns {
   static Sinkhorn<float> make(Index d_model) { return {law_weight<float>(d_model), {.top_k = 2, .balance = false}}; }
 };
-struct GreedyBaseRouters {
-  static BaseRouter<float> make(Index d_model) { return {law_weight<float>(d_model), {.balance = false}}; }
+struct GreedyBaseLayersRouters {
+  static BaseLayersRouter<float> make(Index d_model) { return {law_weight<float>(d_model), {.balance = false}}; }
 };
-using Greedy = testing::Types<GreedySinkhorns, GreedyBaseRouters>;
+using Greedy = testing::Types<GreedySinkhorns, GreedyBaseLayersRouters>;
 INSTANTIATE_TYPED_TEST_SUITE_P(Greedy, TokenChoiceLaws, Greedy);
 
 using MatrixD = Eigen::MatrixXd;
@@ -114,8 +114,8 @@ Routing<Scalar> sinkhorn_routes(const Matrix<Scalar>& logits, const SinkhornOpti
 }
 
 template <class Scalar = double>
-Routing<Scalar> base_routes(const Matrix<Scalar>& logits, const BaseOptions& options) {
-  const BaseRouter<Scalar> router(no_weight<Scalar>(logits.rows()), options);
+Routing<Scalar> base_routes(const Matrix<Scalar>& logits, const BaseLayersOptions& options) {
+  const BaseLayersRouter<Scalar> router(no_weight<Scalar>(logits.rows()), options);
   return routing_by<Scalar>([&](auto& routing, Workers& workers) { router.route_logits(logits, routing, workers); });
 }
 
@@ -270,7 +270,7 @@ TEST(BalancedRouters, NoExecutorChangesABitOfALargeBatch) {
   expect_same(ExpertChoice<float>(weight), {});
   expect_same(ExpertChoice<float>(weight, {.per_sequence = true}), {.sequence_length = 500});
   expect_same(Sinkhorn<float>(weight, {.top_k = 2}), {});
-  expect_same(BaseRouter<float>(weight), {});
+  expect_same(BaseLayersRouter<float>(weight), {});
   expect_same(QuantileBalanced<float>(weight, {.choice = {.top_k = 2}}), {});
 
   const MatrixD logits = weight.lazyProduct(x).cast<double>();
@@ -708,7 +708,7 @@ TEST(BalancedAssignment, RefusesAListOfAnotherSize) {
             "assign_balanced: expert.size() is 3, expected 4");
 }
 
-TEST(BaseRouter, WeighsItsExpertByTheSigmoidAndTheTokenItselfByTheRest) {
+TEST(BaseLayersRouter, WeighsItsExpertByTheSigmoidAndTheTokenItselfByTheRest) {
   const auto logits = skewed_logits(5, 33, 4, 17);
   const auto routing = base_routes(logits, {}), alone = base_routes(logits, {.residual = false});
   ASSERT_EQ(routing.size(), 66);
@@ -724,9 +724,9 @@ TEST(BaseRouter, WeighsItsExpertByTheSigmoidAndTheTokenItselfByTheRest) {
   }
 }
 
-TEST(BaseRouter, AnExpertThatReturnsItsInputMakesTheLayerOfThePaper) {
+TEST(BaseLayersRouter, AnExpertThatReturnsItsInputMakesTheLayerOfThePaper) {
   const Index d_model = 6;
-  const BaseRouter<float> router(random_matrix<Weight<float>>(3, d_model, 18));
+  const BaseLayersRouter<float> router(random_matrix<Weight<float>>(3, d_model, 18));
   EXPECT_EQ(router.num_experts(), 4);
   std::vector<AnyExpert<float>> experts;
   for (const float factor : {2.0F, -3.0F, 5.0F, 1.0F}) {
@@ -743,7 +743,7 @@ TEST(BaseRouter, AnExpertThatReturnsItsInputMakesTheLayerOfThePaper) {
   }
 }
 
-TEST(BaseRouter, WithoutBalanceTheLargestLogitChooses) {
+TEST(BaseLayersRouter, WithoutBalanceTheLargestLogitChooses) {
   const MatrixD logits = MatrixD{{3, nan, 1, nan}, {2, 0, 1, nan}, {-1, 1, 0, nan}};
   const auto routing = base_routes(logits, {.balance = false, .residual = false});
   EXPECT_EQ(routing.expert, (Indices{0, 2, 0, 0}));
@@ -752,8 +752,8 @@ TEST(BaseRouter, WithoutBalanceTheLargestLogitChooses) {
   EXPECT_DOUBLE_EQ(routing.weight[0], 1 / (1 + std::exp(-3.0)));
 }
 
-TEST(BaseRouter, RefusesToHaveNoExpert) {
-  EXPECT_EQ(test::error_of([] { BaseRouter<float>(Weight<float>(0, 4)); }), "BaseRouter: needs at least one expert");
+TEST(BaseLayersRouter, RefusesToHaveNoExpert) {
+  EXPECT_EQ(test::error_of([] { BaseLayersRouter<float>(Weight<float>(0, 4)); }), "BaseLayersRouter: needs at least one expert");
 }
 
 // ---------------------------------------------------------------- quantile balancing

@@ -37,7 +37,7 @@ void for_each_router(const F& f) {
   f(NormedTopK<float>(rows(10), random_vector<float>(40, 11), random_vector<float>(6, 12), {.top_k = 2}), {});
   f(CarriedTopK<float>(rows(13), random_rows<float>(6, 3, 14), {.top_k = 2}),
     {.previous_logits = {previous.data(), std::size_t(previous.size())}});
-  f(BaseRouter<float>(rows(15)), {});
+  f(BaseLayersRouter<float>(rows(15)), {});
   f(QuantileBalanced<float>(rows(16), {.choice = {.top_k = 2}}), {});
   f(ExpertChoice<float>(rows(17)), {});
   f(Sinkhorn<float>(rows(18), {.top_k = 2}), {});

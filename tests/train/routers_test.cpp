@@ -204,7 +204,7 @@ TEST(CarriedBackward, RefusesWhatDoesNotFit) {
 TEST(RouterGradients, OfBaseLayers) {
   for (const bool balance : {false, true}) {
     for (const bool residual : {false, true}) {
-      expect_true_gradients_of(BaseRouter<double>(random_rows(4, 7, 26), {.balance = balance, .residual = residual}));
+      expect_true_gradients_of(BaseLayersRouter<double>(random_rows(4, 7, 26), {.balance = balance, .residual = residual}));
     }
   }
 }

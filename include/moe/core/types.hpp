@@ -24,6 +24,11 @@ using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;
 template <class Scalar>
 using Weight = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
+/// A number for each row of a Weight: a bias, a scale. type_identity: deduced from what stands beside it, so that any
+/// expression fits.
+template <class Scalar>
+using Vector = Eigen::Matrix<std::type_identity_t<Scalar>, Eigen::Dynamic, 1>;
+
 /// One Weight where it lies, e.g. in a mapped file or in the middle of a larger tensor.
 template <class Scalar>
 using WeightMap = Eigen::Map<const Weight<Scalar>, Eigen::Unaligned, Eigen::OuterStride<>>;
@@ -32,6 +37,12 @@ using WeightMap = Eigen::Map<const Weight<Scalar>, Eigen::Unaligned, Eigen::Oute
 template <class Scalar>
 WeightMap<Scalar> map_of(const Weight<Scalar>& w) {
   return {w.data(), w.rows(), w.cols(), Eigen::OuterStride<>(w.cols())};
+}
+
+/// The numbers of a parameter that is owned, to write. Its shape stays.
+template <class Parameter>
+Eigen::Map<Parameter> to_write(Parameter& parameter) {
+  return {parameter.data(), parameter.rows(), parameter.cols()};
 }
 
 /// What functions read (a matrix, a block of one, or mapped memory), never copied when columns are contiguous.

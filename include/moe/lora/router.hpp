@@ -1,46 +1,47 @@
-/// @file  A linear top-k router with an adapter beside its weight.
+/// @file  A router with an adapter beside its weight.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <utility>
 
-#include "moe/core/routing.hpp"
 #include "moe/core/tokens.hpp"
 #include "moe/core/types.hpp"
 #include "moe/kernels/multiply_add.hpp"
 #include "moe/lora/adapter.hpp"
 #include "moe/lora/dropout.hpp"
 #include "moe/lora/project.hpp"
-#include "moe/routers/detail/logits.hpp"
+#include "moe/routers/linear_logits.hpp"
 #include "moe/routers/linear_top_k.hpp"
+#include "moe/routers/logits_router.hpp"
 #include "moe/routers/top_k.hpp"
 #include "moe/runtime/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
 
-/// logits = W·x + scale·B·A·x + bias, then as LinearTopK. The router is not written, and copies share it. With B = 0 or
-/// rank 0 the routes are the router's, to the last bit.
+/// logits = W·x + scale·B·A·x + bias. The linear layer is not written, and copies share it. With B = 0 or rank 0 the
+/// logits are its own, to the last bit.
 template <class Scalar_>
-class LoraRouter {
+class LoraLogits {
  public:
   using Scalar = Scalar_;
-  using Base = LinearTopK<Scalar>;
+  using Base = LinearLogits<Scalar>;
 
   /// @param dropout  share of what the adapter reads that is left out where a layer that learns has a seed, as `seed`
   /// and that one say: while it learns
+  /// @param who      what errors begin with
   /// @throws std::invalid_argument if a shape does not fit, or unless 0 ≤ dropout < 1.
-  LoraRouter(Base base, Adapter<Scalar> adapter, double dropout = 0, std::uint64_t seed = 1)
+  LoraLogits(Base base, Adapter<Scalar> adapter, double dropout = 0, std::uint64_t seed = 1,
+             const std::string& who = "LoraLogits")
       : base_(std::make_shared<Base>(std::move(base))), adapter_(std::move(adapter)), dropout_(dropout), seed_(seed) {
-    fit(adapter_, num_experts(), d_model(), "LoraRouter");
-    require_dropout(dropout, "LoraRouter");
+    fit(adapter_, num_experts(), d_model(), who);
+    require_dropout(dropout, who);
   }
 
   Index d_model() const { return base_->d_model(); }
   Index num_experts() const { return base_->num_experts(); }
-  Index top_k() const { return base_->top_k(); }
   const Base& base() const { return *base_; }
-  const TopKChoice<Scalar>& choice() const { return base_->choice(); }
   const Adapter<Scalar>& adapter() const { return adapter_; }
   Adapter<Scalar>& adapter() { return adapter_; }
   double dropout() const { return dropout_; }
@@ -49,24 +50,22 @@ class LoraRouter {
   /// What the adapter does not read in this call.
   Dropout dropout_for(const Workers& workers) const { return {dropout_, seed_, workers.seed()}; }
 
-  void route(const Tokens<Scalar>& tokens, Routing<Scalar>& routing, Workers& workers) const {
+  void compute(const Tokens<Scalar>& tokens, MatrixRef<Scalar> logits, Workers& workers) const {
     const Index rank = adapter_.rank(), n = tokens.count();
-    auto logits = linear_logits(base().weight(), base().bias(), tokens.x, routing, workers);
-    if (rank > 0) {
-      const auto read = columns_read<Scalar>(tokens.x, workers.shared());
-      auto u = workers.shared().template matrix<Scalar>(rank, n);
-      workers.for_each_band(n, 16, [&](Index first, Index last, Scratch& scratch) {
-        project(adapter_, dropout_for(workers), read.from(first), last - first, u.col(first).data(), 1, rank, scratch);
-        for (Index t = first; t < last; ++t) {
-          for (Index e = 0; e < num_experts(); ++e) {
-            for (Index k = 0; k < rank; ++k) {
-              logits(e, t) = kernels::multiply_add(u(k, t), adapter_.b(e, k), logits(e, t));
-            }
+    base_->compute(tokens, logits, workers);
+    if (rank == 0) return;
+    const auto read = columns_read<Scalar>(tokens.x, workers.shared());
+    auto u = workers.shared().template matrix<Scalar>(rank, n);
+    workers.for_each_band(n, 16, [&](Index first, Index last, Scratch& scratch) {
+      project(adapter_, dropout_for(workers), read.from(first), last - first, u.col(first).data(), 1, rank, scratch);
+      for (Index t = first; t < last; ++t) {
+        for (Index e = 0; e < num_experts(); ++e) {
+          for (Index k = 0; k < rank; ++k) {
+            logits(e, t) = kernels::multiply_add(u(k, t), adapter_.b(e, k), logits(e, t));
           }
         }
-      });
-    }
-    base_->choice().route(logits, routing, workers);
+      }
+    });
   }
 
   /// The adapter alone learns.
@@ -81,6 +80,18 @@ class LoraRouter {
   Adapter<Scalar> adapter_;
   double dropout_;
   std::uint64_t seed_;
+};
+
+/// A LinearTopK with an adapter beside its weight: LoraLogits, then its TopKChoice.
+template <class Scalar>
+class LoraRouter : public LogitsRouter<LoraLogits<Scalar>, TopKChoice<Scalar>> {
+ public:
+  /// @param dropout, seed  as of LoraLogits
+  /// @throws std::invalid_argument if a shape does not fit, or unless 0 ≤ dropout < 1.
+  LoraRouter(LinearTopK<Scalar> router, Adapter<Scalar> adapter, double dropout = 0, std::uint64_t seed = 1)
+      : LoraRouter::LogitsRouter(
+            LoraLogits<Scalar>(std::move(router.logits()), std::move(adapter), dropout, seed, "LoraRouter"),
+            std::move(router.choice())) {}
 };
 
 struct LoraOptions {
@@ -101,10 +112,19 @@ LoraRouter<Scalar> with_lora(LinearTopK<Scalar> router, const LoraOptions& optio
 
 /// A router without an adapter that computes the same logits, to rounding.
 template <class Scalar>
-LinearTopK<Scalar> merged(const LoraRouter<Scalar>& router) {
-  LinearTopK<Scalar> sum = router.base();
-  add_adapter<Scalar>(router.adapter(), Scalar(1), sum.weight());
+LinearLogits<Scalar> merged(const LoraLogits<Scalar>& logits) {
+  LinearLogits<Scalar> sum = logits.base();
+  add_adapter<Scalar>(logits.adapter(), Scalar(1), sum.weight());
   return sum;
+}
+template <class Scalar, class Choice>
+auto merged(const LogitsRouter<LoraLogits<Scalar>, Choice>& router) {
+  return LogitsRouter(merged(router.logits()), router.choice());
+}
+template <class Scalar>
+LinearTopK<Scalar> merged(const LoraRouter<Scalar>& router) {
+  const auto sum = merged(router.logits());
+  return {sum.weight(), router.options(), sum.bias(), router.selection_bias()};
 }
 
 }  // namespace moe::inline MOE_TARGET

@@ -3,63 +3,56 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string>
 #include <utility>
 
 #include "moe/core/check.hpp"
-#include "moe/core/routing.hpp"
+#include "moe/core/tokens.hpp"
 #include "moe/core/types.hpp"
 #include "moe/kernels/matmul.hpp"
-#include "moe/routers/detail/logits.hpp"
 #include "moe/routers/detail/unit_length.hpp"
+#include "moe/routers/logits_router.hpp"
 #include "moe/routers/top_k.hpp"
 #include "moe/runtime/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
 
-/// logits_e = τ · cos(P·x, s_e), where τ = exp(min(log_scale, ln 100)), and a vector of zeros has cosine 0 with any;
-/// then TopKChoice. Chi et al. 2022, arXiv:2204.09179; with this bound on τ: Tutel.
+/// logits_e = τ · cos(P·x, s_e), where τ = exp(min(log_scale, ln 100)), and a vector of zeros has cosine 0 with any.
 template <class Scalar_>
-class CosineTopK {
+class CosineLogits {
  public:
   using Scalar = Scalar_;
-  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
 
   /// @param projection  P, (d_projected × d_model)
   /// @param experts     (num_experts × d_projected): row e is the embedding s_e of expert e
-  /// @throws std::invalid_argument unless the sizes fit and TopKChoice takes the options.
-  CosineTopK(Weight<Scalar> projection, Weight<Scalar> experts, const TopKOptions& options, double log_scale)
+  /// @param who         what errors begin with
+  /// @throws std::invalid_argument unless the sizes fit.
+  CosineLogits(Weight<Scalar> projection, Weight<Scalar> experts, double log_scale,
+               const std::string& who = "CosineLogits")
       : projection_(std::move(projection)),
         experts_(std::move(experts)),
-        log_scale_(static_cast<Scalar>(log_scale)),
-        choice_(experts_.rows(), options, {}, "CosineTopK") {
-    require(projection_.rows() >= 1, "CosineTopK: projection.rows() is 0, expected 1 or more");
-    require_equal(experts_.cols(), projection_.rows(), "CosineTopK: experts.cols()");
+        log_scale_(static_cast<Scalar>(log_scale)) {
+    require(projection_.rows() >= 1, who + ": projection.rows() is 0, expected 1 or more");
+    require_equal(experts_.cols(), projection_.rows(), who + ": experts.cols()");
   }
 
   Index d_model() const { return projection_.cols(); }
   Index num_experts() const { return experts_.rows(); }
-  Index top_k() const { return choice_.top_k(); }
-  const TopKOptions& options() const { return choice_.options(); }
   const Weight<Scalar>& projection() const { return projection_; }
   const Weight<Scalar>& experts() const { return experts_; }
   Scalar log_scale() const { return log_scale_.value(); }
-  const TopKChoice<Scalar>& choice() const { return choice_; }
-
-  /// To write.
-  Eigen::Map<Weight<Scalar>> projection() { return {projection_.data(), projection_.rows(), projection_.cols()}; }
-  Eigen::Map<Weight<Scalar>> experts() { return {experts_.data(), experts_.rows(), experts_.cols()}; }
+  auto projection() { return to_write(projection_); }
+  auto experts() { return to_write(experts_); }
   Scalar& log_scale() { return log_scale_(0); }
 
   /// τ
   Scalar scale() const { return std::exp(std::min(log_scale(), highest_log_scale())); }
   static Scalar highest_log_scale() { return std::log(Scalar(100)); }
 
-  void route(const ConstMatrixRef<Scalar>& x, Routing<Scalar>& routing, Workers& workers) const {
-    const auto tokens = token_directions(x, workers), experts = expert_directions(workers);
-    LogitsMap<Scalar> logits = make_logits(num_experts(), x.cols(), routing);
-    kernels::matmul<Scalar, Scalar>(experts.rows(), tokens.columns, logits, workers);
+  void compute(const Tokens<Scalar>& tokens, MatrixRef<Scalar> logits, Workers& workers) const {
+    const auto of_tokens = token_directions(tokens.x, workers), of_experts = expert_directions(workers);
+    kernels::matmul<Scalar, Scalar>(of_experts.rows(), of_tokens.columns, logits, workers);
     logits *= scale();
-    choice_.route(logits, routing, workers);
   }
 
   /// Of P·x, (d_projected × n_tokens), in memory of the workers.
@@ -87,7 +80,19 @@ class CosineTopK {
  private:
   Weight<Scalar> projection_, experts_;
   Eigen::Matrix<Scalar, 1, 1> log_scale_;
-  TopKChoice<Scalar> choice_;
+};
+
+/// CosineLogits, then TopKChoice. Chi et al. 2022, arXiv:2204.09179; with this bound on τ: Tutel.
+template <class Scalar>
+class CosineTopK : public LogitsRouter<CosineLogits<Scalar>, TopKChoice<Scalar>> {
+ public:
+  /// @param projection  P, (d_projected × d_model)
+  /// @param experts     (num_experts × d_projected): row e is the embedding s_e of expert e
+  /// @throws std::invalid_argument unless the sizes fit and TopKChoice takes the options.
+  CosineTopK(Weight<Scalar> projection, Weight<Scalar> experts, const TopKOptions& options, double log_scale)
+      : CosineTopK::LogitsRouter(
+            CosineLogits<Scalar>(std::move(projection), std::move(experts), log_scale, "CosineTopK"), std::in_place,
+            options, Vector<Scalar>(), "CosineTopK") {}
 };
 
 }  // namespace moe::inline MOE_TARGET

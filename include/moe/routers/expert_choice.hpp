@@ -2,8 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
 #include <utility>
 
 #include "moe/core/check.hpp"
@@ -13,9 +11,11 @@
 #include "moe/core/tokens.hpp"
 #include "moe/core/types.hpp"
 #include "moe/kernels/scores.hpp"
+#include "moe/routers/detail/best_k.hpp"
 #include "moe/routers/detail/by_expert.hpp"
-#include "moe/routers/detail/logits.hpp"
 #include "moe/routers/filters/capacity.hpp"
+#include "moe/routers/linear_logits.hpp"
+#include "moe/routers/logits_router.hpp"
 #include "moe/runtime/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
@@ -29,25 +29,19 @@ struct ExpertChoiceOptions {
 
 namespace detail {
 
-/// A token that an expert may take. NaN ranks below every number; of equal ranks the lower token comes first.
+/// A token that an expert may take.
 template <class Scalar>
 struct Candidate {
   Scalar rank;
   Index token;
 
-  Candidate() = default;
-  Candidate(Scalar score, Index its_token)
-      : rank(std::isnan(score) ? -std::numeric_limits<Scalar>::infinity() : score), token(its_token) {}
-
-  bool operator<(const Candidate& other) const {
-    return rank > other.rank || (rank == other.rank && token < other.token);
-  }
+  bool operator<(const Candidate& other) const { return ranks_before(rank, token, other.rank, other.token); }
 };
 
 /// Writes the `count` best of tokens first, first + 1, … to `chosen`, best first. Needs room for all as candidates.
 template <class Scalar, class Scores>
 void choose_tokens(const Scores& scores, Index first, Index count, Index* chosen, Candidate<Scalar>* candidates) {
-  for (Index i = 0; i < scores.size(); ++i) candidates[i] = {scores(i), first + i};
+  for (Index i = 0; i < scores.size(); ++i) candidates[i] = {rank_of(Scalar(scores(i))), first + i};
   if (count < scores.size()) std::nth_element(candidates, candidates + count, candidates + scores.size());
   std::sort(candidates, candidates + count);
   for (Index i = 0; i < count; ++i) chosen[i] = candidates[i].token;
@@ -97,43 +91,39 @@ void let_experts_choose(const ConstMatrixRef<Scalar>& logits, Index sequence_len
   });
 }
 
-/// logits = W·x; then let_experts_choose(). Results do not depend on the number of workers. Who gets a token depends
-/// on the tokens beside it, so a batch must not mix what may not see each other.
+/// let_experts_choose(). Results do not depend on the number of workers. Who gets a token depends on the tokens beside
+/// it, so a batch must not mix what may not see each other.
 template <class Scalar_>
-class ExpertChoice {
+class ChoiceByExperts {
  public:
   using Scalar = Scalar_;
-  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
 
-  /// @param weight  (num_experts × d_model): row e scores expert e
-  /// @throws std::invalid_argument if there is no expert or no capacity rule.
-  ExpertChoice(Weight<Scalar> weight, ExpertChoiceOptions options = {})
-      : weight_(std::move(weight)), options_(std::move(options)) {
-    require(weight_.rows() >= 1, "ExpertChoice: needs at least one expert");
+  /// @throws std::invalid_argument if there is no capacity rule.
+  explicit ChoiceByExperts(ExpertChoiceOptions options = {}) : options_(std::move(options)) {
     require(bool(options_.capacity), "ExpertChoice: options.capacity is missing");
   }
 
-  Index d_model() const { return weight_.cols(); }
-  Index num_experts() const { return weight_.rows(); }
-  const Weight<Scalar>& weight() const { return weight_; }
-  Eigen::Map<Weight<Scalar>> weight() { return {weight_.data(), weight_.rows(), weight_.cols()}; }  // to write
   const ExpertChoiceOptions& options() const { return options_; }
 
   /// Reads SideInputs::sequence_length.
   /// @throws std::invalid_argument if the tokens are not whole sequences.
-  void route(const Tokens<Scalar>& tokens, Routing<Scalar>& routing, Workers& workers) const {
-    const auto logits = linear_logits(weight_, Vector(), tokens.x, routing, workers);
-    let_experts_choose<Scalar>(logits, tokens.side.sequence_length, options_, routing, workers);
-  }
-
-  template <class Visit>
-  void visit_parameters(Visit& visit) {
-    visit("weight", weight_);
+  void route(const Tokens<Scalar>& logits, Routing<Scalar>& routing, Workers& workers) const {
+    let_experts_choose<Scalar>(logits.x, logits.side.sequence_length, options_, routing, workers);
   }
 
  private:
-  Weight<Scalar> weight_;
   ExpertChoiceOptions options_;
+};
+
+/// logits = W·x; then ChoiceByExperts.
+template <class Scalar>
+class ExpertChoice : public LogitsRouter<LinearLogits<Scalar>, ChoiceByExperts<Scalar>> {
+ public:
+  /// @param weight  (num_experts × d_model): row e scores expert e
+  /// @throws std::invalid_argument if there is no expert or no capacity rule.
+  ExpertChoice(Weight<Scalar> weight, ExpertChoiceOptions options = {})
+      : ExpertChoice::LogitsRouter(LinearLogits<Scalar>(std::move(weight), {}, "ExpertChoice"),
+                                   ChoiceByExperts<Scalar>(std::move(options))) {}
 };
 
 }  // namespace moe::inline MOE_TARGET

@@ -10,63 +10,52 @@
 
 #include "moe/core/check.hpp"
 #include "moe/core/random_number.hpp"
-#include "moe/core/routing.hpp"
 #include "moe/core/tokens.hpp"
 #include "moe/core/types.hpp"
 #include "moe/kernels/matmul.hpp"
 #include "moe/kernels/multiply_add.hpp"
 #include "moe/kernels/scores.hpp"
-#include "moe/routers/detail/logits.hpp"
+#include "moe/routers/logits_router.hpp"
 #include "moe/routers/top_k.hpp"
 #include "moe/runtime/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
 
-/// logits = W·x + ε ⊙ σ, where ε is standard normal and σ = softplus(W_noise·x) + min_stddev; then TopKChoice. The
-/// noisy logits are those of the routing. Reads SideInputs::noise; where there is none it draws ε from
-/// SideInputs::seed; where there is no seed either, as in evaluation, nothing is added.
-///
-/// Shazeer et al. 2017, arXiv:1701.06538, §2.1. Without W_noise σ is the same everywhere: V-MoE, arXiv:2106.05974, is
-///   NoisyTopK(W, {}, {.top_k = 2}, 1.0 / num_experts)
-/// and its batch priority WithCapacity.
+/// logits = W·x + ε ⊙ σ, where ε is standard normal and σ = softplus(W_noise·x) + min_stddev. Reads SideInputs::noise;
+/// where there is none it draws ε from SideInputs::seed; where there is no seed either, as in evaluation, nothing is
+/// added.
 template <class Scalar_>
-class NoisyTopK {
+class NoisyLogits {
  public:
   using Scalar = Scalar_;
-  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
 
   /// @param weight        (num_experts × d_model): row e scores expert e
-  /// @param noise_weight  (num_experts × d_model), or empty
-  /// @throws std::invalid_argument unless the sizes fit, min_stddev ≥ 0, and TopKChoice takes the options.
-  NoisyTopK(Weight<Scalar> weight, Weight<Scalar> noise_weight, const TopKOptions& options, double min_stddev = 1e-2)
+  /// @param noise_weight  (num_experts × d_model), or empty: σ = min_stddev
+  /// @param who           what errors begin with
+  /// @throws std::invalid_argument unless the sizes fit and min_stddev ≥ 0.
+  NoisyLogits(Weight<Scalar> weight, Weight<Scalar> noise_weight, double min_stddev = 1e-2,
+              std::string who = "NoisyLogits")
       : weight_(std::move(weight)),
         noise_weight_(std::move(noise_weight)),
         min_stddev_(static_cast<Scalar>(min_stddev)),
-        choice_(weight_.rows(), options, {}, "NoisyTopK") {
+        who_(std::move(who)) {
     if (noise_weight_.size() > 0) {
-      require_equal(noise_weight_.rows(), num_experts(), "NoisyTopK: noise_weight.rows()");
-      require_equal(noise_weight_.cols(), d_model(), "NoisyTopK: noise_weight.cols()");
+      require_equal(noise_weight_.rows(), num_experts(), who_ + ": noise_weight.rows()");
+      require_equal(noise_weight_.cols(), d_model(), who_ + ": noise_weight.cols()");
     }
-    require(min_stddev >= 0, "NoisyTopK: min_stddev is " + std::to_string(min_stddev) + ", expected 0 or more");
+    require(min_stddev >= 0, who_ + ": min_stddev is " + std::to_string(min_stddev) + ", expected 0 or more");
   }
 
   Index d_model() const { return weight_.cols(); }
   Index num_experts() const { return weight_.rows(); }
-  Index top_k() const { return choice_.top_k(); }
-  const TopKOptions& options() const { return choice_.options(); }
   const Weight<Scalar>& weight() const { return weight_; }
   const Weight<Scalar>& noise_weight() const { return noise_weight_; }
-  const TopKChoice<Scalar>& choice() const { return choice_; }
-
-  /// To write.
-  Eigen::Map<Weight<Scalar>> weight() { return {weight_.data(), weight_.rows(), weight_.cols()}; }
-  Eigen::Map<Weight<Scalar>> noise_weight() {
-    return {noise_weight_.data(), noise_weight_.rows(), noise_weight_.cols()};
-  }
+  auto weight() { return to_write(weight_); }
+  auto noise_weight() { return to_write(noise_weight_); }
 
   /// @throws std::invalid_argument if there is noise, but not a number for each expert of each token.
-  void route(const Tokens<Scalar>& tokens, Routing<Scalar>& routing, Workers& workers) const {
-    LogitsMap<Scalar> logits = linear_logits(weight_, Vector(), tokens.x, routing, workers);
+  void compute(const Tokens<Scalar>& tokens, MatrixRef<Scalar> logits, Workers& workers) const {
+    kernels::matmul<Scalar, Scalar>(map_of(weight_), tokens.x, logits, workers);
     with_noise(tokens, [&](const auto& noise) {
       auto sigma = workers.shared().matrix<Scalar>(num_experts(), tokens.count());
       stddev(tokens.x, sigma, workers);
@@ -74,7 +63,6 @@ class NoisyTopK {
         logits(e, t) = kernels::multiply_add(noise(e, t), sigma(e, t), logits(e, t));
       });
     });
-    choice_.route(logits, routing, workers);
   }
 
   /// f(noise), where noise(e, t) is ε of expert e for token t; nothing where no noise is added.
@@ -84,7 +72,7 @@ class NoisyTopK {
     const std::span<const Scalar> noise = tokens.side.noise;
     const std::optional<std::uint64_t> seed = tokens.side.seed;
     if (!noise.empty()) {
-      require_equal(std::ssize(noise), num_experts() * tokens.count(), "NoisyTopK: side.noise.size()");
+      require_equal(std::ssize(noise), num_experts() * tokens.count(), who_ + ": side.noise.size()");
       f([&](Index e, Index t) { return noise[std::size_t(t * num_experts() + e)]; });
     } else if (seed) {
       f([&](Index e, Index t) {
@@ -97,9 +85,9 @@ class NoisyTopK {
   /// @param sigma  (num_experts × n_tokens)
   /// @throws std::invalid_argument if a shape is wrong.
   void stddev(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> sigma, Workers& workers) const {
-    require_equal(x.rows(), d_model(), "NoisyTopK: x.rows()");
-    require_equal(sigma.rows(), num_experts(), "NoisyTopK: sigma.rows()");
-    require_equal(sigma.cols(), x.cols(), "NoisyTopK: sigma.cols()");
+    require_equal(x.rows(), d_model(), who_ + ": x.rows()");
+    require_equal(sigma.rows(), num_experts(), who_ + ": sigma.rows()");
+    require_equal(sigma.cols(), x.cols(), who_ + ": sigma.cols()");
     if (noise_weight_.size() == 0) {
       sigma.setConstant(min_stddev_);
       return;
@@ -129,7 +117,23 @@ class NoisyTopK {
 
   Weight<Scalar> weight_, noise_weight_;
   Scalar min_stddev_;
-  TopKChoice<Scalar> choice_;
+  std::string who_;
+};
+
+/// NoisyLogits, then TopKChoice: Shazeer et al. 2017, arXiv:1701.06538, §2.1. Without W_noise: V-MoE, arXiv:2106.05974,
+/// is
+///   NoisyTopK(W, {}, {.top_k = 2}, 1.0 / num_experts)
+/// and its batch priority WithCapacity.
+template <class Scalar>
+class NoisyTopK : public LogitsRouter<NoisyLogits<Scalar>, TopKChoice<Scalar>> {
+ public:
+  /// @param weight        (num_experts × d_model): row e scores expert e
+  /// @param noise_weight  (num_experts × d_model), or empty
+  /// @throws std::invalid_argument unless the sizes fit, min_stddev ≥ 0, and TopKChoice takes the options.
+  NoisyTopK(Weight<Scalar> weight, Weight<Scalar> noise_weight, const TopKOptions& options, double min_stddev = 1e-2)
+      : NoisyTopK::LogitsRouter(
+            NoisyLogits<Scalar>(std::move(weight), std::move(noise_weight), min_stddev, "NoisyTopK"), std::in_place,
+            options, Vector<Scalar>(), "NoisyTopK") {}
 };
 
 }  // namespace moe::inline MOE_TARGET

@@ -2,68 +2,58 @@
 #pragma once
 
 #include <cmath>
+#include <cstddef>
 #include <string>
 #include <utility>
 
 #include "moe/core/check.hpp"
 #include "moe/core/routing.hpp"
+#include "moe/core/tokens.hpp"
 #include "moe/core/types.hpp"
+#include "moe/kernels/matmul.hpp"
 #include "moe/kernels/vectors.hpp"
-#include "moe/routers/detail/logits.hpp"
+#include "moe/routers/logits_router.hpp"
 #include "moe/routers/top_k.hpp"
 #include "moe/runtime/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
 
-/// logits = W·x̂, where x̂ = x / √(mean(x²) + norm_epsilon) ⊙ γ · d_model^-½; then TopKChoice, whose weights are
-/// multiplied by the scale α of their expert. Gemma 4, with {.top_k = 8, .score = Score::softmax_of_chosen}.
+/// logits = W·x̂, where x̂ = x / √(mean(x²) + norm_epsilon) ⊙ γ · d_model^-½.
 template <class Scalar_>
-class NormedTopK {
+class NormedLogits {
  public:
   using Scalar = Scalar_;
-  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
 
-  /// @param weight        (num_experts × d_model): row e scores expert e
-  /// @param norm_scale    γ, (d_model)
-  /// @param expert_scale  α, (num_experts)
-  /// @throws std::invalid_argument unless the sizes fit, norm_epsilon ≥ 0 and TopKChoice takes the options.
-  NormedTopK(Weight<Scalar> weight, Vector norm_scale, Vector expert_scale, const TopKOptions& options,
-             double norm_epsilon = 1e-6)
+  /// @param weight      (num_experts × d_model): row e scores expert e
+  /// @param norm_scale  γ, (d_model)
+  /// @param who         what errors begin with
+  /// @throws std::invalid_argument unless the sizes fit and norm_epsilon ≥ 0.
+  NormedLogits(Weight<Scalar> weight, Vector<Scalar> norm_scale, double norm_epsilon = 1e-6,
+               const std::string& who = "NormedLogits")
       : weight_(std::move(weight)),
         norm_scale_(std::move(norm_scale)),
-        expert_scale_(std::move(expert_scale)),
-        norm_epsilon_(static_cast<Scalar>(norm_epsilon)),
-        choice_(weight_.rows(), options, {}, "NormedTopK") {
-    require_equal(norm_scale_.size(), d_model(), "NormedTopK: norm_scale.size()");
-    require_equal(expert_scale_.size(), num_experts(), "NormedTopK: expert_scale.size()");
-    require(norm_epsilon >= 0, "NormedTopK: norm_epsilon is " + std::to_string(norm_epsilon) + ", expected 0 or more");
+        norm_epsilon_(static_cast<Scalar>(norm_epsilon)) {
+    require_equal(norm_scale_.size(), d_model(), who + ": norm_scale.size()");
+    require(norm_epsilon >= 0, who + ": norm_epsilon is " + std::to_string(norm_epsilon) + ", expected 0 or more");
   }
 
   Index d_model() const { return weight_.cols(); }
   Index num_experts() const { return weight_.rows(); }
-  Index top_k() const { return choice_.top_k(); }
-  const TopKOptions& options() const { return choice_.options(); }
   const Weight<Scalar>& weight() const { return weight_; }
-  const Vector& norm_scale() const { return norm_scale_; }
-  const Vector& expert_scale() const { return expert_scale_; }
-  const TopKChoice<Scalar>& choice() const { return choice_; }
+  const Vector<Scalar>& norm_scale() const { return norm_scale_; }
+  auto weight() { return to_write(weight_); }
+  auto norm_scale() { return to_write(norm_scale_); }
 
-  /// To write.
-  Eigen::Map<Weight<Scalar>> weight() { return {weight_.data(), weight_.rows(), weight_.cols()}; }
-  Eigen::Map<Vector> norm_scale() { return {norm_scale_.data(), norm_scale_.size()}; }
-  Eigen::Map<Vector> expert_scale() { return {expert_scale_.data(), expert_scale_.size()}; }
-
-  void route(const ConstMatrixRef<Scalar>& x, Routing<Scalar>& routing, Workers& workers) const {
-    choice_.route(linear_logits(weight_, Vector(), normalize(x, workers), routing, workers), routing, workers);
-    for (std::size_t r = 0; r < routing.expert.size(); ++r) routing.weight[r] *= expert_scale_(routing.expert[r]);
+  void compute(const Tokens<Scalar>& tokens, MatrixRef<Scalar> logits, Workers& workers) const {
+    kernels::matmul<Scalar, Scalar>(map_of(weight_), normalize(tokens.x, workers), logits, workers);
   }
 
   /// x̂, (d_model × n_tokens), in memory of the workers.
   Eigen::Map<Matrix<Scalar>, Eigen::Aligned64> normalize(const ConstMatrixRef<Scalar>& x, Workers& workers) const {
     auto normed = workers.shared().matrix<Scalar>(d_model(), x.cols());
     workers.for_each_band(x.cols(), tokens_a_task, [&](Index first, Index last, Scratch& scratch) {
-      Eigen::Map<Vector> token(scratch.array<Scalar>(d_model()), d_model());  // sums: aligned alike
-      Eigen::Map<Vector> scale(scratch.array<Scalar>(d_model()), d_model());
+      Eigen::Map<Vector<Scalar>> token(scratch.array<Scalar>(d_model()), d_model());  // sums: aligned alike
+      Eigen::Map<Vector<Scalar>> scale(scratch.array<Scalar>(d_model()), d_model());
       scale = norm_scale_ / std::sqrt(static_cast<Scalar>(d_model()));
       for (Index t = first; t < last; ++t) {
         token = x.col(t);
@@ -85,17 +75,68 @@ class NormedTopK {
   void visit_parameters(Visit& visit) {
     visit("proj.weight", weight_);
     visit("scale", norm_scale_);
-    visit("per_expert_scale", expert_scale_);
   }
 
  private:
   static constexpr Index tokens_a_task = 16;
 
   Weight<Scalar> weight_;
-  Vector norm_scale_;
-  Vector expert_scale_;
+  Vector<Scalar> norm_scale_;
   Scalar norm_epsilon_;
+};
+
+/// TopKChoice, whose weights are then multiplied by the scale α of their expert.
+template <class Scalar_>
+class ScaledTopKChoice {
+ public:
+  using Scalar = Scalar_;
+
+  /// @param expert_scale  α, (num_experts)
+  /// @throws std::invalid_argument unless there is a scale for each expert and TopKChoice takes the options.
+  ScaledTopKChoice(Index num_experts, const TopKOptions& options, Vector<Scalar> expert_scale,
+                   const std::string& who = "ScaledTopKChoice")
+      : choice_(num_experts, options, {}, who), expert_scale_(std::move(expert_scale)) {
+    require_equal(expert_scale_.size(), num_experts, who + ": expert_scale.size()");
+  }
+
+  Index top_k() const { return choice_.top_k(); }
+  const TopKOptions& options() const { return choice_.options(); }
+  const TopKChoice<Scalar>& unscaled() const { return choice_; }
+  const Vector<Scalar>& expert_scale() const { return expert_scale_; }
+  auto expert_scale() { return to_write(expert_scale_); }
+
+  /// @throws std::invalid_argument as that of TopKChoice.
+  Index experts_for(Index num_logits) const { return choice_.experts_for(num_logits); }
+
+  void route(const ConstMatrixRef<Scalar>& logits, Routing<Scalar>& routing, Workers& workers) const {
+    choice_.route(logits, routing, workers);
+    for (std::size_t r = 0; r < routing.expert.size(); ++r) routing.weight[r] *= expert_scale_(routing.expert[r]);
+  }
+
+  /// Under Gemma's name.
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    visit("per_expert_scale", expert_scale_);
+  }
+
+ private:
   TopKChoice<Scalar> choice_;
+  Vector<Scalar> expert_scale_;
+};
+
+/// NormedLogits, then ScaledTopKChoice. Gemma 4, with {.top_k = 8, .score = Score::softmax_of_chosen}.
+template <class Scalar>
+class NormedTopK : public LogitsRouter<NormedLogits<Scalar>, ScaledTopKChoice<Scalar>> {
+ public:
+  /// @param weight        (num_experts × d_model): row e scores expert e
+  /// @param norm_scale    γ, (d_model)
+  /// @param expert_scale  α, (num_experts)
+  /// @throws std::invalid_argument unless the sizes fit, norm_epsilon ≥ 0 and TopKChoice takes the options.
+  NormedTopK(Weight<Scalar> weight, Vector<Scalar> norm_scale, Vector<Scalar> expert_scale, const TopKOptions& options,
+             double norm_epsilon = 1e-6)
+      : NormedTopK::LogitsRouter(
+            NormedLogits<Scalar>(std::move(weight), std::move(norm_scale), norm_epsilon, "NormedTopK"),
+            std::in_place, options, std::move(expert_scale), "NormedTopK") {}
 };
 
 }  // namespace moe::inline MOE_TARGET

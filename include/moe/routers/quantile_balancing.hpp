@@ -11,9 +11,11 @@
 #include "moe/core/routing.hpp"
 #include "moe/core/scratch.hpp"
 #include "moe/core/types.hpp"
-#include "moe/routers/detail/best_k.hpp"
+#include "moe/kernels/scores.hpp"
+#include "moe/routers/detail/best_experts.hpp"
 #include "moe/routers/detail/by_expert.hpp"
-#include "moe/routers/detail/logits.hpp"
+#include "moe/routers/linear_logits.hpp"
+#include "moe/routers/logits_router.hpp"
 #include "moe/routers/top_k.hpp"
 #include "moe/runtime/workers.hpp"
 
@@ -102,69 +104,56 @@ struct QuantileOptions {
                             // scores' own would be 4 to 8 (tests/routers/balanced_test.cpp)
 };
 
-/// logits = W·x; balance_quantiles() finds β for the scores s of this batch; then each token goes to the top_k experts
-/// of largest s − β, weighted by s: top_k routes a token, side by side and best first. Ties go to the lower expert, a
-/// NaN ranks last. Keeps no β: what a token gets depends on the tokens beside it.
+/// balance_quantiles() finds β for the scores s of this batch; then each token goes to the top_k experts of largest
+/// s − β, weighted by s: top_k routes a token, side by side and best first. Ties go to the lower expert, a NaN ranks
+/// last. Keeps no β: what a token gets depends on the tokens beside it.
 template <class Scalar_>
-class QuantileBalanced {
+class QuantileChoice {
  public:
   using Scalar = Scalar_;
-  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
 
-  /// @param weight  (num_experts × d_model): row e scores expert e
   /// @throws std::invalid_argument unless 1 ≤ top_k ≤ num_experts, there is one group, and rounds ≥ 0.
-  QuantileBalanced(Weight<Scalar> weight, const QuantileOptions& options = {})
-      : weight_(std::move(weight)),
-        rounds_(options.rounds),
-        choice_(weight_.rows(), options.choice, {}, "QuantileBalanced") {
+  QuantileChoice(Index num_experts, const QuantileOptions& options)
+      : options_(options), weigher_(num_experts, options.choice, {}, "QuantileBalanced") {
     require_equal(options.choice.num_groups, 1, "QuantileBalanced: num_groups");
-    require_between(0, rounds_, std::numeric_limits<Index>::max(), "QuantileBalanced: rounds");
+    require_between(0, options.rounds, std::numeric_limits<Index>::max(), "QuantileBalanced: rounds");
   }
 
-  Index d_model() const { return weight_.cols(); }
-  Index num_experts() const { return weight_.rows(); }
-  Index top_k() const { return choice_.top_k(); }
-  Index rounds() const { return rounds_; }
-  const Weight<Scalar>& weight() const { return weight_; }
-  Eigen::Map<Weight<Scalar>> weight() { return {weight_.data(), weight_.rows(), weight_.cols()}; }  // to write
-  const TopKOptions& options() const { return choice_.options(); }
-  const TopKChoice<Scalar>& choice() const { return choice_; }
+  Index top_k() const { return weigher_.top_k(); }
+  const QuantileOptions& options() const { return options_; }
+  const TopKChoice<Scalar>& weigher() const { return weigher_; }
 
-  void route(const ConstMatrixRef<Scalar>& x, Routing<Scalar>& routing, Workers& workers) const {
-    route_logits(linear_logits(weight_, Vector(), x, routing, workers), routing, workers);
-  }
+  /// @throws std::invalid_argument as that of TopKChoice.
+  Index experts_for(Index num_logits) const { return weigher_.experts_for(num_logits); }
 
-  /// The same for logits (num_experts × n_tokens) that are there already.
-  void route_logits(const ConstMatrixRef<Scalar>& logits, Routing<Scalar>& routing, Workers& workers) const {
-    auto scores = aligned_columns<Scalar>(num_experts(), logits.cols(), workers.shared());
-    workers.for_each_band(logits.cols(), items_a_task(num_experts()), [&](Index first, Index last, Scratch&) {
-      for (Index t = first; t < last; ++t) score_logits(options().score, logits.col(t), scores.col(t));
+  void route(const ConstMatrixRef<Scalar>& logits, Routing<Scalar>& routing, Workers& workers) const {
+    const Index num_experts = logits.rows();
+    auto scores = aligned_columns<Scalar>(num_experts, logits.cols(), workers.shared());
+    workers.for_each_band(logits.cols(), items_a_task(num_experts), [&](Index first, Index last, Scratch&) {
+      for (Index t = first; t < last; ++t) score_logits(options_.choice.score, logits.col(t), scores.col(t));
     });
-    auto beta = workers.shared().template matrix<Scalar>(num_experts(), 1);
+    auto beta = workers.shared().template matrix<Scalar>(num_experts, 1);
     beta.setZero();
-    balance_quantiles<Scalar>(scores, top_k(), rounds_, beta.col(0), workers);
-
-    auto* const expert = workers.shared().template array<Index>(top_k() * logits.cols());
-    workers.for_each_band(logits.cols(), items_a_task(num_experts()), [&](Index first, Index last, Scratch& scratch) {
-      BestK<Scalar> best(scratch, top_k());
-      for (Index t = first; t < last; ++t) {
-        best.clear();
-        for (Index e = 0; e < num_experts(); ++e) best.offer(e, scores(e, t) - beta(e));
-        std::copy_n(best.items(), top_k(), expert + t * top_k());
-      }
-    });
-    choice_.weigh(logits, routing, workers, [&](Index t) { return expert + t * top_k(); });
-  }
-
-  template <class Visit>
-  void visit_parameters(Visit& visit) {
-    visit("weight", weight_);
+    balance_quantiles<Scalar>(scores, top_k(), options_.rounds, beta.col(0), workers);
+    const auto expert = best_experts<Scalar>(num_experts, logits.cols(), top_k(), workers,
+                                             [&](Index e, Index t) { return scores(e, t) - beta(e); });
+    weigher_.weigh(logits, routing, workers, [&](Index t) { return expert.col(t).data(); });
   }
 
  private:
-  Weight<Scalar> weight_;
-  Index rounds_;
-  TopKChoice<Scalar> choice_;
+  QuantileOptions options_;
+  TopKChoice<Scalar> weigher_;
+};
+
+/// logits = W·x; then QuantileChoice.
+template <class Scalar>
+class QuantileBalanced : public LogitsRouter<LinearLogits<Scalar>, QuantileChoice<Scalar>> {
+ public:
+  /// @param weight  (num_experts × d_model): row e scores expert e
+  /// @throws std::invalid_argument unless 1 ≤ top_k ≤ num_experts, there is one group, and rounds ≥ 0.
+  QuantileBalanced(Weight<Scalar> weight, const QuantileOptions& options = {})
+      : QuantileBalanced::LogitsRouter(LinearLogits<Scalar>(std::move(weight), {}, "QuantileBalanced"), std::in_place,
+                                       options) {}
 };
 
 }  // namespace moe::inline MOE_TARGET

@@ -13,9 +13,10 @@
 #include "moe/core/types.hpp"
 #include "moe/kernels/scores.hpp"
 #include "moe/kernels/vectors.hpp"
-#include "moe/routers/detail/best_k.hpp"
+#include "moe/routers/detail/best_experts.hpp"
 #include "moe/routers/detail/by_expert.hpp"
-#include "moe/routers/detail/logits.hpp"
+#include "moe/routers/linear_logits.hpp"
+#include "moe/routers/logits_router.hpp"
 #include "moe/routers/top_k.hpp"
 #include "moe/runtime/workers.hpp"
 
@@ -103,69 +104,58 @@ struct SinkhornOptions {
   SinkhornIteration iteration = {};
 };
 
-/// logits = W·x; sinkhorn() balances them over the batch; then each token goes to its top_k experts of the balanced
-/// matrix, weighted by the scores of the logits, which know nothing of the balance. S-BASE: Clark et al. 2022,
+/// sinkhorn() balances the logits over the batch; then each token goes to its top_k experts of the balanced matrix,
+/// weighted by the scores of the logits, which know nothing of the balance. S-BASE: Clark et al. 2022,
 /// arXiv:2202.01169; Megatron-LM's "sinkhorn". top_k routes a token, side by side and best first; ties go to the lower
 /// expert. A token with a NaN logit takes no part in the balance and is routed by its logits alone.
 template <class Scalar_>
-class Sinkhorn {
+class SinkhornChoice {
  public:
   using Scalar = Scalar_;
-  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
 
-  /// @param weight  (num_experts × d_model): row e scores expert e
   /// @throws std::invalid_argument unless 1 ≤ top_k ≤ num_experts, tolerance ≥ 0 and max_iterations ≥ 1.
-  Sinkhorn(Weight<Scalar> weight, const SinkhornOptions& options = {})
-      : weight_(std::move(weight)), options_(options), choice_(weight_.rows(), choice_of(options), {}, "Sinkhorn") {
+  SinkhornChoice(Index num_experts, const SinkhornOptions& options)
+      : options_(options), weigher_(num_experts, weights_of(options), {}, "Sinkhorn") {
     const auto& [tolerance, max_iterations] = options.iteration;
     require(tolerance >= 0, "Sinkhorn: tolerance is " + std::to_string(tolerance) + ", expected 0 or more");
     require_between(1, max_iterations, std::numeric_limits<Index>::max(), "Sinkhorn: max_iterations");
   }
 
-  Index d_model() const { return weight_.cols(); }
-  Index num_experts() const { return weight_.rows(); }
   Index top_k() const { return options_.top_k; }
-  const Weight<Scalar>& weight() const { return weight_; }
-  Eigen::Map<Weight<Scalar>> weight() { return {weight_.data(), weight_.rows(), weight_.cols()}; }  // to write
   const SinkhornOptions& options() const { return options_; }
-  const TopKChoice<Scalar>& choice() const { return choice_; }  // with the score that was left open
+  const TopKChoice<Scalar>& weigher() const { return weigher_; }  // with the score that was left open
 
-  void route(const ConstMatrixRef<Scalar>& x, Routing<Scalar>& routing, Workers& workers) const {
-    route_logits(linear_logits(weight_, Vector(), x, routing, workers), routing, workers);
-  }
+  /// @throws std::invalid_argument as that of TopKChoice.
+  Index experts_for(Index num_logits) const { return weigher_.experts_for(num_logits); }
 
-  /// The same for logits (num_experts × n_tokens) that are there already.
-  void route_logits(const ConstMatrixRef<Scalar>& logits, Routing<Scalar>& routing, Workers& workers) const {
-    if (!options_.balance) return choice_.route(logits, routing, workers);
-    auto balanced = aligned_columns<Scalar>(num_experts(), logits.cols(), workers.shared());
+  void route(const ConstMatrixRef<Scalar>& logits, Routing<Scalar>& routing, Workers& workers) const {
+    if (!options_.balance) return weigher_.route(logits, routing, workers);
+    auto balanced = aligned_columns<Scalar>(logits.rows(), logits.cols(), workers.shared());
     sinkhorn<Scalar>(logits, balanced, options_.iteration, workers);
-    auto* const expert = workers.shared().template array<Index>(top_k() * logits.cols());
-    workers.for_each_band(logits.cols(), items_a_task(num_experts()), [&](Index first, Index last, Scratch& scratch) {
-      BestK<Scalar> best(scratch, top_k());
-      for (Index t = first; t < last; ++t) {
-        const bool healthy = !std::isnan(balanced(0, t));
-        best.clear();
-        for (Index e = 0; e < num_experts(); ++e) best.offer(e, healthy ? balanced(e, t) : logits(e, t));
-        std::copy_n(best.items(), top_k(), expert + t * top_k());
-      }
-    });
-    choice_.weigh(logits, routing, workers, [&](Index t) { return expert + t * top_k(); });
-  }
-
-  template <class Visit>
-  void visit_parameters(Visit& visit) {
-    visit("weight", weight_);
+    const auto expert = best_experts<Scalar>(
+        logits.rows(), logits.cols(), top_k(), workers,
+        [&](Index e, Index t) { return std::isnan(balanced(0, t)) ? logits(e, t) : balanced(e, t); });
+    weigher_.weigh(logits, routing, workers, [&](Index t) { return expert.col(t).data(); });
   }
 
  private:
-  static TopKOptions choice_of(const SinkhornOptions& options) {
+  static TopKOptions weights_of(const SinkhornOptions& options) {
     return {.top_k = options.top_k,
             .score = options.score.value_or(options.top_k == 1 ? Score::sigmoid : Score::softmax)};
   }
 
-  Weight<Scalar> weight_;
   SinkhornOptions options_;
-  TopKChoice<Scalar> choice_;
+  TopKChoice<Scalar> weigher_;
+};
+
+/// logits = W·x; then SinkhornChoice.
+template <class Scalar>
+class Sinkhorn : public LogitsRouter<LinearLogits<Scalar>, SinkhornChoice<Scalar>> {
+ public:
+  /// @param weight  (num_experts × d_model): row e scores expert e
+  /// @throws std::invalid_argument unless 1 ≤ top_k ≤ num_experts, tolerance ≥ 0 and max_iterations ≥ 1.
+  Sinkhorn(Weight<Scalar> weight, const SinkhornOptions& options = {})
+      : Sinkhorn::LogitsRouter(LinearLogits<Scalar>(std::move(weight), {}, "Sinkhorn"), std::in_place, options) {}
 };
 
 }  // namespace moe::inline MOE_TARGET

@@ -11,7 +11,8 @@
 #include "moe/core/routing.hpp"
 #include "moe/core/types.hpp"
 #include "moe/kernels/scores.hpp"
-#include "moe/routers/detail/logits.hpp"
+#include "moe/routers/linear_logits.hpp"
+#include "moe/routers/logits_router.hpp"
 #include "moe/runtime/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
@@ -21,44 +22,41 @@ struct SparseMixerOptions {
   double jitter = 0.1;  // half of the margin: checkpoints call it router_jitter_noise
 };
 
-/// logits = W·x. Each round takes the largest logit m that is left and masks every expert with
-/// (m − l) / max(|l|, m) > 2·jitter; the weight is the softmax of the unmasked ones, at the expert taken. A later round
-/// leaves out the experts already taken. So the weights of a token do not sum to 1. Ties: the lower index wins.
+/// Each round takes the largest logit m that is left and masks every expert with (m − l) / max(|l|, m) > 2·jitter; the
+/// weight is the softmax of the unmasked ones, at the expert taken. A later round leaves out the experts already taken.
+/// So the weights of a token do not sum to 1. Ties: the lower index wins.
 ///
 /// This is the form for evaluation. A NaN logit is taken last, and weighs NaN where it takes part in a softmax.
 /// Where nothing finite is left (−∞, or +∞ against +∞) a margin of 0 / 0 masks nobody; all −∞ is uniform.
 ///
 /// Liu et al. 2024, "GRIN", arXiv:2409.12136; SparseMixer-v2.
 template <class Scalar_>
-class SparseMixer {
+class SparseMixerChoice {
  public:
   using Scalar = Scalar_;
-  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
 
-  /// @param weight  (num_experts × d_model)
-  /// @throws std::invalid_argument unless 1 ≤ top_k ≤ num_experts and jitter ≥ 0.
-  explicit SparseMixer(Weight<Scalar> weight, const SparseMixerOptions& options = {})
-      : weight_(std::move(weight)), options_(options) {
-    require(weight_.rows() >= 1, "SparseMixer: needs at least one expert");
-    require_between(1, options.top_k, num_experts(), "SparseMixer: top_k");
+  /// @throws std::invalid_argument unless jitter ≥ 0.
+  explicit SparseMixerChoice(const SparseMixerOptions& options) : options_(options) {
     require(options.jitter >= 0, "SparseMixer: jitter is " + std::to_string(options.jitter) + ", expected at least 0");
   }
 
-  Index d_model() const { return weight_.cols(); }
-  Index num_experts() const { return weight_.rows(); }
   Index top_k() const { return options_.top_k; }
-  const Weight<Scalar>& weight() const { return weight_; }
-  Eigen::Map<Weight<Scalar>> weight() { return {weight_.data(), weight_.rows(), weight_.cols()}; }  // to write
   const SparseMixerOptions& options() const { return options_; }
 
-  void route(const ConstMatrixRef<Scalar>& x, Routing<Scalar>& routing, Workers& workers) const {
-    const LogitsMap<Scalar> logits = linear_logits(weight_, {}, x, routing, workers);
-    routing.resize(top_k() * x.cols());
-    workers.for_each_band(x.cols(), tokens_a_task, [&](Index first, Index last, Scratch& scratch) {
-      Eigen::Map<Vector> shares(scratch.matrix<Scalar>(num_experts(), 1).data(), num_experts());
-      bool* const taken = scratch.array<bool>(num_experts());
+  /// @throws std::invalid_argument unless 1 ≤ top_k ≤ num_logits.
+  Index experts_for(Index num_logits) const {
+    require_between(1, top_k(), num_logits, "SparseMixer: top_k");
+    return num_logits;
+  }
+
+  void route(const ConstMatrixRef<Scalar>& logits, Routing<Scalar>& routing, Workers& workers) const {
+    const Index num_experts = logits.rows();
+    routing.resize(top_k() * logits.cols());
+    workers.for_each_band(logits.cols(), tokens_a_task, [&](Index first, Index last, Scratch& scratch) {
+      Eigen::Map<Vector<Scalar>> shares(scratch.matrix<Scalar>(num_experts, 1).data(), num_experts);
+      bool* const taken = scratch.array<bool>(num_experts);
       for (Index t = first; t < last; ++t) {
-        std::fill_n(taken, num_experts(), false);
+        std::fill_n(taken, num_experts, false);
         for (Index k = 0; k < top_k(); ++k) {
           const Index e = best_of(logits.col(t), taken);
           const auto route = std::size_t(t * top_k() + k);
@@ -75,7 +73,7 @@ class SparseMixer {
   /// @param shares  (num_experts) written: for each of these, in order, its part of the softmax; 0 if it is masked
   /// @return the place of `best` among them
   template <class Logits>
-  Index share_out(const Logits& logits, const bool* taken, Index best, Eigen::Map<Vector>& shares) const {
+  Index share_out(const Logits& logits, const bool* taken, Index best, Eigen::Map<Vector<Scalar>>& shares) const {
     const Scalar m = logits(best), margin = Scalar(2 * options_.jitter);
     Index count = 0, place = 0;
     for (Index e = 0; e < logits.size(); ++e) {
@@ -86,11 +84,6 @@ class SparseMixer {
     }
     softmax(shares.head(count), shares.head(count));
     return place;
-  }
-
-  template <class Visit>
-  void visit_parameters(Visit& visit) {
-    visit("weight", weight_);
   }
 
  private:
@@ -107,8 +100,18 @@ class SparseMixer {
     return best;
   }
 
-  Weight<Scalar> weight_;
   SparseMixerOptions options_;
+};
+
+/// logits = W·x; then SparseMixerChoice.
+template <class Scalar>
+class SparseMixer : public LogitsRouter<LinearLogits<Scalar>, SparseMixerChoice<Scalar>> {
+ public:
+  /// @param weight  (num_experts × d_model)
+  /// @throws std::invalid_argument unless 1 ≤ top_k ≤ num_experts and jitter ≥ 0.
+  explicit SparseMixer(Weight<Scalar> weight, const SparseMixerOptions& options = {})
+      : SparseMixer::LogitsRouter(LinearLogits<Scalar>(std::move(weight), {}, "SparseMixer"),
+                                  SparseMixerChoice<Scalar>(options)) {}
 };
 
 }  // namespace moe::inline MOE_TARGET

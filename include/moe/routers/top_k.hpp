@@ -80,7 +80,14 @@ class TopKChoice {
   Index top_k() const { return options_.top_k; }
   const TopKOptions& options() const { return options_; }
   const Vector& selection_bias() const { return selection_bias_; }
-  Eigen::Map<Vector> selection_bias() { return {selection_bias_.data(), selection_bias_.size()}; }  // to write
+  auto selection_bias() { return to_write(selection_bias_); }
+  const TopKChoice& weigher() const { return *this; }  // as of any choice whose weights are those of one of these
+
+  /// @throws std::invalid_argument unless they are as many as it has experts.
+  Index experts_for(Index num_logits) const {
+    require_equal(num_logits, num_experts_, "LogitsRouter: logits.num_experts(), against that of the choice,");
+    return num_experts_;
+  }
 
   /// Writes top_k routes for each token, side by side, best first.
   /// @param logits  (num_experts × n_tokens)

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <numeric>
 #include <string>
@@ -12,8 +11,10 @@
 #include "moe/core/routing.hpp"
 #include "moe/core/types.hpp"
 #include "moe/kernels/scores.hpp"
-#include "moe/routers/detail/logits.hpp"
+#include "moe/routers/detail/best_k.hpp"
 #include "moe/routers/detail/varying_routes.hpp"
+#include "moe/routers/linear_logits.hpp"
+#include "moe/routers/logits_router.hpp"
 #include "moe/runtime/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
@@ -24,62 +25,41 @@ struct TopPOptions {
   bool renormalize = false;                               // weights become p / Σp
 };
 
-/// For each token the smallest set of experts whose probabilities p = softmax(W·x + bias) add to top_p, each weighted
-/// by its p; at least one expert, and no further one whose p is 0. Best first; of ties the lower index wins. A NaN
-/// ranks last and leaves a token one expert, of weight NaN.
+/// For each token the smallest set of experts whose probabilities p = softmax(logits) add to top_p, each weighted by its
+/// p; at least one expert, and no further one whose p is 0. Best first; of ties the lower index wins. A NaN ranks last
+/// and leaves a token one expert, of weight NaN.
 /// Huang et al. 2024, "Harder Tasks Need More Experts", arXiv:2403.07652.
 template <class Scalar_>
-class TopP {
+class TopPChoice {
  public:
   using Scalar = Scalar_;
-  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
 
-  /// @param weight  (num_experts × d_model): row e scores expert e
-  /// @param bias    (num_experts) added to the logits, or empty
-  /// @throws std::invalid_argument unless the sizes fit, 0 < top_p ≤ 1 and max_experts ≥ 1.
-  TopP(Weight<Scalar> weight, const TopPOptions& options, Vector bias = {})
-      : weight_(std::move(weight)), bias_(std::move(bias)), options_(options) {
-    require(num_experts() >= 1, "TopP: needs at least one expert");
+  /// @throws std::invalid_argument unless 0 < top_p ≤ 1 and max_experts ≥ 1.
+  explicit TopPChoice(const TopPOptions& options) : options_(options) {
     require(options.top_p > 0 && options.top_p <= 1,
             "TopP: top_p is " + std::to_string(options.top_p) + ", expected more than 0, up to 1");
     require(options.max_experts >= 1,
             "TopP: max_experts is " + std::to_string(options.max_experts) + ", expected 1 or more");
-    if (bias_.size() > 0) require_equal(bias_.size(), num_experts(), "TopP: bias.size()");
   }
 
-  Index d_model() const { return weight_.cols(); }
-  Index num_experts() const { return weight_.rows(); }
   const TopPOptions& options() const { return options_; }
-  const Weight<Scalar>& weight() const { return weight_; }
-  const Vector& bias() const { return bias_; }
 
-  /// To write.
-  Eigen::Map<Weight<Scalar>> weight() { return {weight_.data(), weight_.rows(), weight_.cols()}; }
-  Eigen::Map<Vector> bias() { return {bias_.data(), bias_.size()}; }
-
-  void route(const ConstMatrixRef<Scalar>& x, Routing<Scalar>& routing, Workers& workers) const {
-    const auto logits = linear_logits(weight_, bias_, x, routing, workers);
-    const Index most = std::min(options_.max_experts, num_experts());
-    route_varying(x.cols(), most, routing, workers, [&](Scratch& scratch) {
-      return [&, choice = Choice(*this, scratch)](Index t, Index* expert, Scalar* weight) {
+  void route(const ConstMatrixRef<Scalar>& logits, Routing<Scalar>& routing, Workers& workers) const {
+    const Index most = std::min(options_.max_experts, logits.rows());
+    route_varying(logits.cols(), most, routing, workers, [&](Scratch& scratch) {
+      return [&, choice = Choice(options_, logits.rows(), scratch)](Index t, Index* expert, Scalar* weight) {
         return choice.choose(logits.col(t), most, expert, weight);
       };
     });
-  }
-
-  template <class Visit>
-  void visit_parameters(Visit& visit) {
-    visit("weight", weight_);
-    visit("bias", bias_);
   }
 
  private:
   /// One worker's memory for choosing, token after token.
   class Choice {
    public:
-    Choice(const TopP& rule, Scratch& scratch)
-        : options_(rule.options_),
-          size_(rule.num_experts()),
+    Choice(const TopPOptions& options, Index num_experts, Scratch& scratch)
+        : options_(options),
+          size_(num_experts),
           probability_(scratch.array<Scalar>(size_)),
           rank_(scratch.array<Scalar>(size_)),
           heap_(scratch.array<Index>(size_)) {}
@@ -87,12 +67,10 @@ class TopP {
     /// Takes experts from a heap, so that those which are not needed are never sorted.
     template <class Logits>
     Index choose(const Logits& logits, Index most, Index* expert, Scalar* weight) const {
-      softmax(logits, Eigen::Map<Vector>(probability_, size_));
+      softmax(logits, Eigen::Map<Vector<Scalar>>(probability_, size_));
       // Logits rank as probabilities do, also where these have underflowed.
-      for (Index e = 0; e < size_; ++e) {
-        rank_[e] = std::isnan(logits(e)) ? -std::numeric_limits<Scalar>::infinity() : logits(e);
-      }
-      const auto worse = [this](Index a, Index b) { return rank_[a] != rank_[b] ? rank_[a] < rank_[b] : a > b; };
+      for (Index e = 0; e < size_; ++e) rank_[e] = rank_of(Scalar(logits(e)));
+      const auto worse = [this](Index a, Index b) { return ranks_before(rank_[b], b, rank_[a], a); };
       std::iota(heap_, heap_ + size_, Index(0));
       std::make_heap(heap_, heap_ + size_, worse);
 
@@ -104,7 +82,7 @@ class TopP {
         weight[count] = probability_[expert[count]];
         sum += weight[count++];
       } while (count < most && sum < static_cast<Scalar>(options_.top_p) && probability_[heap_[0]] > 0);
-      if (options_.renormalize) Eigen::Map<Vector>(weight, count) /= sum;
+      if (options_.renormalize) Eigen::Map<Vector<Scalar>>(weight, count) /= sum;
       return count;
     }
 
@@ -115,9 +93,19 @@ class TopP {
     Index* heap_;
   };
 
-  Weight<Scalar> weight_;
-  Vector bias_;
   TopPOptions options_;
+};
+
+/// logits = W·x + bias; then TopPChoice.
+template <class Scalar>
+class TopP : public LogitsRouter<LinearLogits<Scalar>, TopPChoice<Scalar>> {
+ public:
+  /// @param weight  (num_experts × d_model): row e scores expert e
+  /// @param bias    (num_experts) added to the logits, or empty
+  /// @throws std::invalid_argument unless the sizes fit, 0 < top_p ≤ 1 and max_experts ≥ 1.
+  TopP(Weight<Scalar> weight, const TopPOptions& options, Vector<Scalar> bias = {})
+      : TopP::LogitsRouter(LinearLogits<Scalar>(std::move(weight), std::move(bias), "TopP"),
+                           TopPChoice<Scalar>(options)) {}
 };
 
 }  // namespace moe::inline MOE_TARGET

@@ -1,4 +1,4 @@
-/// @file  Keeps the k best of what it is shown, without sorting the rest.
+/// @file  What is best, of numbers that may be none.
 #pragma once
 
 #include <cmath>
@@ -9,7 +9,20 @@
 
 namespace moe::inline MOE_TARGET {
 
-/// Best first. Of equal ranks the one offered first wins; NaN ranks with −∞. One comparison an item once k are held.
+/// What a score ranks as: itself, or −∞ if it is a NaN.
+template <class Scalar>
+Scalar rank_of(Scalar score) {
+  return std::isnan(score) ? -std::numeric_limits<Scalar>::infinity() : score;
+}
+
+/// Whether item a goes before b: the larger rank first, of equal ranks the lower index.
+template <class Scalar>
+bool ranks_before(Scalar rank_of_a, Index a, Scalar rank_of_b, Index b) {
+  return rank_of_a != rank_of_b ? rank_of_a > rank_of_b : a < b;
+}
+
+/// Keeps the k best of what it is shown, without sorting the rest: best first. Of equal ranks the one
+/// offered first wins. One comparison an item once k are held.
 template <class Scalar>
 class BestK {
  public:
@@ -19,7 +32,7 @@ class BestK {
   void clear() { size_ = 0; }
 
   void offer(Index item, Scalar rank) {
-    if (std::isnan(rank)) rank = -std::numeric_limits<Scalar>::infinity();
+    rank = rank_of(rank);
     if (size_ == k_ && !(rank > ranks_[k_ - 1])) return;
     Index place = size_ < k_ ? size_++ : k_ - 1;
     for (; place > 0 && rank > ranks_[place - 1]; --place) {

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <type_traits>
 
 #include "moe/core/parameters.hpp"
 #include "moe/core/scratch.hpp"
@@ -44,7 +43,7 @@ void backward(const Ffn<Scalar, Act>& expert, const ConstMatrixRef<Scalar>& x, c
     d_hidden.reshaped().segment(i, n).array() *= slope(expert.act, Array(a));
     a = expert.act(Array(a)).eval();
   }
-  if constexpr (!std::is_same_v<Gradient, NoGradient<Scalar>>) {
+  if constexpr (learns<Gradient>) {
     kernels::add_outer<Scalar>(d_y, hidden, gradient.w_out, room);
     kernels::add_outer<Scalar>(d_hidden, x, gradient.w_in, room);
     if (gradient.b_out.size() > 0) gradient.b_out += d_y.rowwise().sum();

@@ -36,7 +36,7 @@
 #include "moe/train/lora/bank.hpp"
 #include "moe/train/lora/router.hpp"
 #include "moe/train/routers/filters/capacity.hpp"
-#include "moe/train/routers/linear_top_k.hpp"
+#include "moe/train/routers/logits_router.hpp"
 #include "moe/train/routers/sparse_mixer.hpp"
 #include "moe/train/trainable_layer.hpp"
 

@@ -12,55 +12,34 @@
 #include "moe/core/types.hpp"
 #include "moe/kernels/multiply_add.hpp"
 #include "moe/kernels/vectors.hpp"
-#include "moe/routers/detail/logits.hpp"
 #include "moe/routers/normed_top_k.hpp"
 #include "moe/routers/top_k.hpp"
 #include "moe/runtime/workers.hpp"
 #include "moe/train/kernels/add_product.hpp"
+#include "moe/train/no_gradient.hpp"
 #include "moe/train/routers/detail/logits.hpp"
+#include "moe/train/routers/logits_router.hpp"
 #include "moe/train/routers/top_k.hpp"
 
 namespace moe::inline MOE_TARGET {
 
-/// As backward() of LinearTopK. With r = √(mean(x²) + norm_epsilon), g = γ · d_model^-½ and a = g ⊙ ∂L/∂x̂,
-///   ∂L/∂x = a/r − x (x·a) / (d_model r³),  ∂L/∂γ = Σ ∂L/∂x̂ ⊙ x/r · d_model^-½,
-/// and, where TopKChoice would weigh a route w, its weight is α·w:  ∂L/∂α = Σ w ∂L/∂weight.
-template <class Scalar>
-void backward(const NormedTopK<Scalar>& router, const Tokens<Scalar>& tokens, const Routing<Scalar>& routing,
-              std::span<const std::type_identity_t<Scalar>> d_weight, MatrixRef<Scalar> d_logits, MatrixRef<Scalar> d_x,
-              NormedTopK<Scalar>& gradient, Workers& workers) {
-  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
-  constexpr Index tokens_a_task = 16;
-  const Index top_k = router.top_k(), d = router.d_model();
-  const auto logits = logits_of(routing, router.num_experts(), tokens.count());
-  const std::span<Scalar> d_choice(workers.shared().template array<Scalar>(routing.size()), d_weight.size());
-  Scalar* const weight = workers.shared().template array<Scalar>(routing.size());
-  workers.for_each_band(tokens.count(), tokens_a_task, [&](Index first, Index last, Scratch& scratch) {
-    typename TopKChoice<Scalar>::Choice choice(router.choice(), scratch);
-    for (Index t = first; t < last; ++t) {
-      choice.read(logits.col(t));
-      choice.weigh(&routing.expert[std::size_t(t * top_k)], weight + t * top_k);
-    }
-  });
-  for (std::size_t r = 0; r < d_choice.size(); ++r) {
-    const Index e = routing.expert[r];
-    d_choice[r] = d_weight[r] * router.expert_scale()(e);
-    Scalar& d_scale = gradient.expert_scale()(e);
-    d_scale = kernels::multiply_add(d_weight[r], weight[r], d_scale);
-  }
-  backward<Scalar>(router.choice(), logits, routing, d_choice, d_logits, workers);
-
+/// As backward() of LinearLogits. With r = √(mean(x²) + norm_epsilon), g = γ · d_model^-½ and a = g ⊙ ∂L/∂x̂,
+///   ∂L/∂x = a/r − x (x·a) / (d_model r³),  ∂L/∂γ = Σ ∂L/∂x̂ ⊙ x/r · d_model^-½.
+template <class Scalar, class Gradient>
+void backward(const NormedLogits<Scalar>& normed, const Tokens<Scalar>& tokens, const ConstMatrixRef<Scalar>&,
+              const ConstMatrixRef<Scalar>& d_logits, MatrixRef<Scalar> d_x, Gradient& gradient, Workers& workers) {
+  const Index d = normed.d_model();
   auto d_normed = workers.shared().template matrix<Scalar>(d, tokens.count());
   d_normed.setZero();
-  linear_backward<Scalar>(map_of(router.weight()), router.normalize(tokens.x, workers), d_logits, d_normed,
+  linear_backward<Scalar>(map_of(normed.weight()), normed.normalize(tokens.x, workers), d_logits, d_normed,
                           gradient.weight(), {nullptr, 0}, workers);
   const Scalar shrink = 1 / std::sqrt(Scalar(d));
-  workers.for_each_band(tokens.count(), tokens_a_task, [&](Index first, Index last, Scratch& scratch) {
-    Eigen::Map<Vector> x(scratch.array<Scalar>(d), d), a(scratch.array<Scalar>(d), d);
+  workers.for_each_band(tokens.count(), 16, [&](Index first, Index last, Scratch& scratch) {
+    Eigen::Map<Vector<Scalar>> x(scratch.array<Scalar>(d), d), a(scratch.array<Scalar>(d), d);
     for (Index t = first; t < last; ++t) {
       x = tokens.x.col(t);
-      const Scalar r = router.divisor(x);
-      a = d_normed.col(t).cwiseProduct(router.norm_scale()) * shrink;
+      const Scalar r = normed.divisor(x);
+      a = d_normed.col(t).cwiseProduct(normed.norm_scale()) * shrink;
       d_normed.col(t) = d_normed.col(t).cwiseProduct(x) * (shrink / r);
       const Scalar along = kernels::dot(x, a) / (Scalar(d) * r * r * r);
       a /= r;
@@ -68,7 +47,33 @@ void backward(const NormedTopK<Scalar>& router, const Tokens<Scalar>& tokens, co
       d_x.col(t) += a;
     }
   });
-  kernels::add_columns(d_normed, gradient.norm_scale());
+  if constexpr (learns<Gradient>) kernels::add_columns(d_normed, gradient.norm_scale());
+}
+
+/// As backward() of TopKChoice: where that would weigh a route w, its weight is α·w, and ∂L/∂α = Σ w ∂L/∂weight.
+template <class Scalar, class Gradient>
+void backward(const ScaledTopKChoice<Scalar>& scaled, const ConstMatrixRef<Scalar>& logits, const Routing<Scalar>& routing,
+              std::span<const std::type_identity_t<Scalar>> d_weight, MatrixRef<Scalar> d_logits, Gradient& gradient, Workers& workers) {
+  const Index top_k = scaled.top_k();
+  const std::span<Scalar> d_choice(workers.shared().template array<Scalar>(routing.size()), d_weight.size());
+  for (std::size_t r = 0; r < d_choice.size(); ++r) {
+    d_choice[r] = d_weight[r] * scaled.expert_scale()(routing.expert[r]);
+  }
+  if constexpr (learns<Gradient>) {
+    Scalar* const weight = workers.shared().template array<Scalar>(routing.size());
+    workers.for_each_band(logits.cols(), 16, [&](Index first, Index last, Scratch& scratch) {
+      typename TopKChoice<Scalar>::Choice choice(scaled.unscaled(), scratch);
+      for (Index t = first; t < last; ++t) {
+        choice.read(logits.col(t));
+        choice.weigh(&routing.expert[std::size_t(t * top_k)], weight + t * top_k);
+      }
+    });
+    for (std::size_t r = 0; r < d_choice.size(); ++r) {
+      Scalar& d_scale = gradient.expert_scale()(routing.expert[r]);
+      d_scale = kernels::multiply_add(d_weight[r], weight[r], d_scale);
+    }
+  }
+  backward(scaled.unscaled(), logits, routing, d_choice, d_logits, gradient, workers);
 }
 
 }  // namespace moe::inline MOE_TARGET

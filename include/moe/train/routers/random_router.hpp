@@ -12,9 +12,9 @@
 
 namespace moe::inline MOE_TARGET {
 
-template <class Scalar>
+template <class Scalar, class Gradient>
 void backward(const RandomRouter<Scalar>&, const Tokens<Scalar>&, const Routing<Scalar>&,
-              std::span<const std::type_identity_t<Scalar>>, MatrixRef<Scalar>, MatrixRef<Scalar>,
-              RandomRouter<Scalar>&, Workers&) {}
+              std::span<const std::type_identity_t<Scalar>>, MatrixRef<Scalar>, MatrixRef<Scalar>, Gradient&,
+              Workers&) {}
 
 }  // namespace moe::inline MOE_TARGET

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cmath>
+#include <cstddef>
 #include <span>
+#include <type_traits>
 
 #include "moe/core/routing.hpp"
 #include "moe/core/scratch.hpp"
@@ -47,9 +49,9 @@ void renormalize_backward(const Scores& s, Scalar p, Scalar epsilon, Scalar floo
 /// @param logits    (num_experts × n_tokens), as choice.route() had them
 /// @param d_weight  ∂L/∂weight of each route
 /// @param d_logits  (num_experts × n_tokens), added to
-template <class Scalar>
+template <class Scalar, class Gradient>
 void backward(const TopKChoice<Scalar>& choice, const ConstMatrixRef<Scalar>& logits, const Routing<Scalar>& routing,
-              std::span<const Scalar> d_weight, MatrixRef<Scalar> d_logits, Workers& workers) {
+              std::span<const std::type_identity_t<Scalar>> d_weight, MatrixRef<Scalar> d_logits, Gradient&, Workers& workers) {
   using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
   const TopKOptions& options = choice.options();
   const Index top_k = options.top_k;
@@ -74,6 +76,15 @@ void backward(const TopKChoice<Scalar>& choice, const ConstMatrixRef<Scalar>& lo
       d_logits.col(t) += d_all;
     }
   });
+}
+
+/// The same for a choice that leaves its weights to a TopKChoice, and for one without logits.
+template <class Choice, class Gradient, class Scalar = typename Choice::Scalar>
+  requires requires(const Choice& choice) { choice.weigher(); }
+void backward(const Choice& choice, const ConstMatrixRef<Scalar>& logits, const Routing<Scalar>& routing,
+              std::span<const std::type_identity_t<Scalar>> d_weight, MatrixRef<Scalar> d_logits, Gradient& gradient,
+              Workers& workers) {
+  if (logits.rows() > 0) backward(choice.weigher(), logits, routing, d_weight, d_logits, gradient, workers);
 }
 
 }  // namespace moe::inline MOE_TARGET

@@ -13,10 +13,10 @@
 namespace moe::inline MOE_TARGET {
 
 /// The router's own. Routes that were dropped have no gradient; who is dropped is constant.
-template <class R, class Scalar = typename R::Scalar>
+template <class R, class Gradient, class Scalar = typename R::Scalar>
 void backward(const WithSecondExpert<R>& router, const Tokens<Scalar>& tokens, const Routing<Scalar>& routing,
               std::span<const std::type_identity_t<Scalar>> d_weight, MatrixRef<Scalar> d_logits, MatrixRef<Scalar> d_x,
-              WithSecondExpert<R>& gradient, Workers& workers) {
+              Gradient& gradient, Workers& workers) {
   backward(router.router(), tokens, routing, d_weight, d_logits, d_x, gradient.router(), workers);
 }
 
