@@ -37,7 +37,6 @@
 #include "moe/train/routers/base_layers.hpp"
 #include "moe/train/routers/carried_top_k.hpp"
 #include "moe/train/routers/cosine_top_k.hpp"
-#include "moe/train/routers/detail/logits.hpp"
 #include "moe/train/routers/detail/scores.hpp"
 #include "moe/train/routers/detail/unit_length.hpp"
 #include "moe/train/routers/expert_choice.hpp"

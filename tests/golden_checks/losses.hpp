@@ -300,15 +300,15 @@ inline void check_noisy_training(const Case& reference, const Matrix<float>& cle
                                 reference.config.number("noise_epsilon"));
   auto gradient = router;
   gradient.weight().setZero();
-  gradient.noise_weight().setZero();
+  gradient.logits().noise_weight().setZero();
   const Matrix<float> x = reference.columns("input"), noise = reference.columns("noise");
   Matrix<float> d_x = Matrix<float>::Zero(x.rows(), x.cols());
   const SideInputs<float> side{.noise = {noise.data(), std::size_t(noise.size())}};
   backward(router, Tokens(x, side), routing, d_weight, d_noisy, d_x, gradient, workers);
-  stddev_backward<float>(router, x, d_stddev, d_x, gradient, workers);
+  stddev_backward<float>(router.logits(), x, d_stddev, d_x, gradient.logits(), workers);
   linear_backward<float>(map_of(router.weight()), x, d_clean, d_x, gradient.weight(), {nullptr, 0}, workers);
   expect_loss_gradient(gradient.weight(), reference.columns("grad_loss.w_gate"), "grad_loss.w_gate");
-  expect_loss_gradient(gradient.noise_weight(), reference.columns("grad_loss.w_noise"), "grad_loss.w_noise");
+  expect_loss_gradient(gradient.logits().noise_weight(), reference.columns("grad_loss.w_noise"), "grad_loss.w_noise");
 }
 
 /// The same without noise, where load is the number of routes.

@@ -27,11 +27,11 @@ inline void check_sinkhorn(const fs::path& folder) {
 
   const std::string activation = reference.config.text("weight_activation");
   ASSERT_TRUE(activation == "sigmoid" || activation == "softmax") << activation;
-  const Sinkhorn<float> router(Weight<float>::Zero(num_experts, 1),
-                               {.top_k = reference.size("num_experts_per_tok"), .iteration = iteration});
-  EXPECT_EQ(router.choice().options().score, activation == "sigmoid" ? Score::sigmoid : Score::softmax);
+  const SinkhornChoice<float> choice(num_experts,
+                                     {.top_k = reference.size("num_experts_per_tok"), .iteration = iteration});
+  EXPECT_EQ(choice.weigher().options().score, activation == "sigmoid" ? Score::sigmoid : Score::softmax);
   Routing<float> routing;
-  router.route_logits(logits, routing, workers);
+  choice.route(logits, routing, workers);
   expect_same_routes(routing, num_experts, reference);
   expect_close(weights_of(routing, num_experts, num_tokens), reference.columns("probs"), "probs");
 
@@ -41,7 +41,8 @@ inline void check_sinkhorn(const fs::path& folder) {
     d_weight.push_back(d_probs(routing.expert[std::size_t(r)], routing.token[std::size_t(r)]));
   }
   Matrix<float> d_logits = Matrix<float>::Zero(num_experts, num_tokens);
-  backward<float>(router.choice(), logits, routing, d_weight, d_logits, workers);
+  NoGradient<float> none;
+  backward(choice, logits, routing, d_weight, d_logits, none, workers);
   expect_close(d_logits, reference.columns("grad_router_logits"), "grad_router_logits", gradient_tolerance);
 }
 

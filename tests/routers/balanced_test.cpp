@@ -95,11 +95,6 @@ Routing<Scalar> routing_by(const F& f) {
 }
 
 template <class Scalar = double>
-Weight<Scalar> no_weight(Index num_experts) {
-  return Weight<Scalar>::Zero(num_experts, 1);
-}
-
-template <class Scalar = double>
 Routing<Scalar> experts_choose(const Matrix<Scalar>& logits, const ExpertChoiceOptions& options,
                                Index sequence_length = 0) {
   return routing_by<Scalar>([&](auto& routing, Workers& workers) {
@@ -109,20 +104,20 @@ Routing<Scalar> experts_choose(const Matrix<Scalar>& logits, const ExpertChoiceO
 
 template <class Scalar = double>
 Routing<Scalar> sinkhorn_routes(const Matrix<Scalar>& logits, const SinkhornOptions& options) {
-  const Sinkhorn<Scalar> router(no_weight<Scalar>(logits.rows()), options);
-  return routing_by<Scalar>([&](auto& routing, Workers& workers) { router.route_logits(logits, routing, workers); });
+  const SinkhornChoice<Scalar> choice(logits.rows(), options);
+  return routing_by<Scalar>([&](auto& routing, Workers& workers) { choice.route(logits, routing, workers); });
 }
 
 template <class Scalar = double>
 Routing<Scalar> base_routes(const Matrix<Scalar>& logits, const BaseLayersOptions& options) {
-  const BaseLayersRouter<Scalar> router(no_weight<Scalar>(logits.rows()), options);
-  return routing_by<Scalar>([&](auto& routing, Workers& workers) { router.route_logits(logits, routing, workers); });
+  const BaseLayersChoice<Scalar> choice(options);
+  return routing_by<Scalar>([&](auto& routing, Workers& workers) { choice.route(logits, routing, workers); });
 }
 
 template <class Scalar = double>
 Routing<Scalar> quantile_routes(const Matrix<Scalar>& logits, const QuantileOptions& options) {
-  const QuantileBalanced<Scalar> router(no_weight<Scalar>(logits.rows()), options);
-  return routing_by<Scalar>([&](auto& routing, Workers& workers) { router.route_logits(logits, routing, workers); });
+  const QuantileChoice<Scalar> choice(logits.rows(), options);
+  return routing_by<Scalar>([&](auto& routing, Workers& workers) { choice.route(logits, routing, workers); });
 }
 
 template <class Scalar>

@@ -28,7 +28,8 @@ TEST(LoraRouter, HasTheLogitsOfAWeightWithItsDelta) {
   for (const Index d_model : sizes) {
     const auto router = LoraRouters<float, 3>::make(d_model);
     const Weight<float> weight =
-        router.base().weight() + router.adapter().scale() * router.adapter().b.lazyProduct(router.adapter().a);
+        router.logits().base().weight() +
+        router.logits().adapter().scale() * router.logits().adapter().b.lazyProduct(router.logits().adapter().a);
     for (const Index tokens : token_counts) {
       const auto x = random_matrix<Matrix<float>>(d_model, tokens, 6);
       std::vector<Scratch> scratch;

@@ -298,7 +298,7 @@ TEST(NoisyTopK, EqualsItsNaiveTwin) {
                                     0.25);
       const auto noise = random_matrix<Matrix<float>>(num_experts, x.cols(), 3, 2);
       const auto routing = route(router, {x, {.noise = span_of(noise)}});
-      const MatrixD sigma = softplus_of(product(router.noise_weight(), x)).array() + 0.25;
+      const MatrixD sigma = softplus_of(product(router.logits().noise_weight(), x)).array() + 0.25;
       const MatrixD shift = test::naive::exact(noise).cwiseProduct(sigma);
       // Without tokens there is no noise to look at, and nothing to add.
       expect_logits(routing, product(router.weight(), x) + shift);
@@ -314,17 +314,17 @@ TEST(NoisyTopK, TellsTheStandardDeviationOfEachLogit) {
   for_each_size([&](Index d_model, const Matrix<float>& x) {
     const NoisyTopK<float> learned(make_weight(num_experts, d_model, 1), make_weight(num_experts, d_model, 2), {}, 0.5);
     Matrix<float> sigma(num_experts, x.cols());
-    learned.stddev(x, sigma, workers);
-    EXPECT_TRUE(is_close(sigma, (softplus_of(product(learned.noise_weight(), x)).array() + 0.5).matrix().eval()));
+    learned.logits().stddev(x, sigma, workers);
+    EXPECT_TRUE(is_close(sigma, (softplus_of(product(learned.logits().noise_weight(), x)).array() + 0.5).matrix().eval()));
 
     const NoisyTopK<float> constant(make_weight(num_experts, d_model, 1), {}, {}, 0.5);
-    constant.stddev(x, sigma, workers);
+    constant.logits().stddev(x, sigma, workers);
     EXPECT_EQ(sigma, Matrix<float>::Constant(num_experts, x.cols(), 0.5F));
   });
   const auto router = NoisyTopKs::make(4);
   const auto complaint = [&](Index rows, Index experts, Index cols) {
     Matrix<float> sigma(experts, cols);
-    return error_of([&] { router.stddev(Matrix<float>::Zero(rows, 3), sigma, workers); });
+    return error_of([&] { router.logits().stddev(Matrix<float>::Zero(rows, 3), sigma, workers); });
   };
   EXPECT_EQ(complaint(5, 11, 3), "NoisyTopK: x.rows() is 5, expected 4");
   EXPECT_EQ(complaint(4, 12, 3), "NoisyTopK: sigma.rows() is 12, expected 11");
@@ -396,7 +396,7 @@ TEST(TokenHash, TakesExpertsFromTheTableAndWeightsFromTheScores) {
     for (Index t = 0; t < x.cols(); ++t) {
       std::array<double, 3> score{};
       for (Index k = 0; k < 3; ++k) {
-        const Index e = router.table()(k, ids[std::size_t(t)]);
+        const Index e = router.choice().table()(k, ids[std::size_t(t)]);
         EXPECT_EQ(routing.expert[std::size_t(3 * t + k)], e);
         EXPECT_EQ(routing.token[std::size_t(3 * t + k)], t);
         score[std::size_t(k)] =
@@ -502,20 +502,20 @@ TEST(CosineTopK, EqualsItsNaiveTwin) {
         const CosineTopK<float> router(make_weight(d_projected, d_model, 3), make_weight(num_experts, d_projected, 4),
                                        {.top_k = 3}, log_scale);
         const auto routing = route(router, x);
-        const MatrixD projected = product(router.projection(), x);
-        MatrixD cosine = test::naive::product(test::naive::exact(router.experts()), projected);
+        const MatrixD projected = product(router.logits().projection(), x);
+        MatrixD cosine = test::naive::product(test::naive::exact(router.logits().experts()), projected);
         for (Index t = 0; t < x.cols(); ++t) {
           for (Index e = 0; e < num_experts; ++e) {
-            cosine(e, t) /= projected.col(t).norm() * test::naive::exact(router.experts()).row(e).norm();
+            cosine(e, t) /= projected.col(t).norm() * test::naive::exact(router.logits().experts()).row(e).norm();
           }
         }
         const double scale = std::min(std::exp(log_scale), 100.0);
-        EXPECT_NEAR(router.scale(), scale, test::tolerance<float>(scale));
+        EXPECT_NEAR(router.logits().scale(), scale, test::tolerance<float>(scale));
         // The projection's rounding errors are relative to the length of what was summed, which may cancel.
         ASSERT_EQ(Index(routing.logits.size()), cosine.size());
         for (Index t = 0; t < x.cols(); ++t) {
           const double sum =
-              (test::naive::exact(router.projection()).cwiseAbs() * test::naive::exact(x.col(t)).cwiseAbs()).norm();
+              (test::naive::exact(router.logits().projection()).cwiseAbs() * test::naive::exact(x.col(t)).cwiseAbs()).norm();
           const double cancels = 1 + sum / projected.col(t).norm();
           const MatrixD expected = scale * cosine.col(t);
           const MatrixD got = logits_of(routing, num_experts, x.cols()).col(t).cast<double>();
@@ -721,7 +721,7 @@ TEST(NormedTopK, EqualsItsNaiveTwin) {
         for (Index i = 0; i < d_model; ++i) normed(i, t) *= double(norm_scale(i)) / rms / std::sqrt(double(d_model));
       }
       expect_logits(routing, test::naive::product(test::naive::exact(router.weight()), normed));
-      expect_top_k(routing, x.cols(), options, router.expert_scale());
+      expect_top_k(routing, x.cols(), options, router.choice().expert_scale());
     });
   }
 }
@@ -755,7 +755,7 @@ TEST(CarriedTopK, EqualsItsNaiveTwin) {
                                       {.top_k = 3, .renormalize = true});
       const auto previous = random_matrix<Matrix<float>>(before, x.cols(), 5);
       const auto routing = route(router, {x, {.previous_logits = span_of(previous)}});
-      expect_logits(routing, product(router.weight(), x) + product(router.carry(), previous));
+      expect_logits(routing, product(router.weight(), x) + product(router.logits().carry(), previous));
       expect_top_k(routing, x.cols(), router.options());
     });
   }

@@ -172,7 +172,7 @@ TEST(Lora, ItsGradientHoldsAdaptersAlone) {
   const auto layer = float_layer();
   auto gradient = zeros_like(layer);
   EXPECT_EQ(&gradient.layer().experts().base(), &layer.layer().experts().base());
-  EXPECT_EQ(&gradient.layer().router().base(), &layer.layer().router().base());
+  EXPECT_EQ(&gradient.layer().router().logits().base(), &layer.layer().router().logits().base());
   for (const auto& parameter : parameters(gradient)) EXPECT_TRUE(fits_pattern(parameter.name, "*.lora_*.weight"));
   TrainableLayer<float> held(layer);
   EXPECT_EQ(held.parameters().size(), 2u + 4 * 6 + 6);

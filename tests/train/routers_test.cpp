@@ -92,8 +92,8 @@ TEST(RouterGradients, OfCosinesWithZerosAreZero) {
   auto x = random_matrix<Matrix<double>>(7, 6, 13);
   x.col(1).setZero();
   auto gradients = gradients_of(layer, x, random_matrix<Matrix<double>>(7, 6, 14));
-  EXPECT_TRUE(gradients.of_parameters.router().experts().row(2).isZero(0));
-  EXPECT_FALSE(gradients.of_parameters.router().experts().row(1).isZero());
+  EXPECT_TRUE(gradients.of_parameters.router().logits().experts().row(2).isZero(0));
+  EXPECT_FALSE(gradients.of_parameters.router().logits().experts().row(1).isZero());
   EXPECT_TRUE(gradients.of_x.allFinite());
 }
 
@@ -160,7 +160,7 @@ void backward(const Carrying& layer, const ConstMatrixRef<double>& x, const Cons
   Matrix<double> d_between = Matrix<double>::Zero(x.rows(), x.cols());
   backward(layer.second, tape.between, d_y, tape.second, d_between, gradient.second, executor);
   Workers workers(executor, tape.second.ws.scratch);
-  carried_backward<double>(layer.second.router(), tape.second.logit_gradient(), tape.first.logit_gradient(), workers);
+  carried_backward<double>(layer.second.router().logits(), tape.second.logit_gradient(), tape.first.logit_gradient(), workers);
   backward(layer.first, x, d_between, tape.first, d_x, gradient.first, executor);
 }
 
@@ -192,7 +192,7 @@ TEST(CarriedBackward, RefusesWhatDoesNotFit) {
   const auto error = [&](Index rows, Index previous_rows, Index previous_cols) {
     return test::error_of([&] {
       Matrix<double> d = Matrix<double>::Zero(rows, 4), d_previous = Matrix<double>::Zero(previous_rows, previous_cols);
-      carried_backward<double>(router, d, d_previous, workers);
+      carried_backward<double>(router.logits(), d, d_previous, workers);
     });
   };
   EXPECT_EQ(error(5, 3, 4), "no error");

@@ -9,7 +9,7 @@
 #include "moe/core/routing.hpp"
 #include "moe/core/types.hpp"
 #include "moe/routers/detail/balanced_assignment.hpp"
-#include "moe/routers/detail/best_experts.hpp"
+#include "moe/routers/detail/best_k.hpp"
 #include "moe/routers/linear_logits.hpp"
 #include "moe/routers/logits_router.hpp"
 #include "moe/runtime/workers.hpp"
@@ -45,8 +45,8 @@ class BaseLayersChoice {
       assign_balanced<Scalar>(logits, expert, workers);
       write_routes(logits, expert.data(), routing);
     } else {
-      const auto expert = best_experts<Scalar>(num_experts, num_tokens, 1, workers,
-                                               [&](Index e, Index t) { return logits(e, t); });
+      const auto expert =
+          best_experts<Scalar>(num_experts, num_tokens, 1, workers, [&](Index e, Index t) { return logits(e, t); });
       write_routes(logits, expert.data(), routing);
     }
   }

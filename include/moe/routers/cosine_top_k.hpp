@@ -29,9 +29,7 @@ class CosineLogits {
   /// @throws std::invalid_argument unless the sizes fit.
   CosineLogits(Weight<Scalar> projection, Weight<Scalar> experts, double log_scale,
                const std::string& who = "CosineLogits")
-      : projection_(std::move(projection)),
-        experts_(std::move(experts)),
-        log_scale_(static_cast<Scalar>(log_scale)) {
+      : projection_(std::move(projection)), experts_(std::move(experts)), log_scale_(static_cast<Scalar>(log_scale)) {
     require(projection_.rows() >= 1, who + ": projection.rows() is 0, expected 1 or more");
     require_equal(experts_.cols(), projection_.rows(), who + ": experts.cols()");
   }

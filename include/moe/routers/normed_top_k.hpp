@@ -135,8 +135,8 @@ class NormedTopK : public LogitsRouter<NormedLogits<Scalar>, ScaledTopKChoice<Sc
   NormedTopK(Weight<Scalar> weight, Vector<Scalar> norm_scale, Vector<Scalar> expert_scale, const TopKOptions& options,
              double norm_epsilon = 1e-6)
       : NormedTopK::LogitsRouter(
-            NormedLogits<Scalar>(std::move(weight), std::move(norm_scale), norm_epsilon, "NormedTopK"),
-            std::in_place, options, std::move(expert_scale), "NormedTopK") {}
+            NormedLogits<Scalar>(std::move(weight), std::move(norm_scale), norm_epsilon, "NormedTopK"), std::in_place,
+            options, std::move(expert_scale), "NormedTopK") {}
 };
 
 }  // namespace moe::inline MOE_TARGET

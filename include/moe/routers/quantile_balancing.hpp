@@ -12,7 +12,7 @@
 #include "moe/core/scratch.hpp"
 #include "moe/core/types.hpp"
 #include "moe/kernels/scores.hpp"
-#include "moe/routers/detail/best_experts.hpp"
+#include "moe/routers/detail/best_k.hpp"
 #include "moe/routers/detail/by_expert.hpp"
 #include "moe/routers/linear_logits.hpp"
 #include "moe/routers/logits_router.hpp"

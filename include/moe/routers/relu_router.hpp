@@ -15,9 +15,9 @@
 
 namespace moe::inline MOE_TARGET {
 
-/// weights = ReLU(logits): a route for each that is positive. So a token may have no route, and many. Best first; of ties
-/// the lower index first. A NaN logit is a route of weight NaN, after all others.
-/// Wang et al. 2024, "ReMoE", arXiv:2412.14711.
+/// weights = ReLU(logits): a route for each that is positive. So a token may have no route, and many. Best first; of
+/// ties the lower index first. A NaN logit is a route of weight NaN, after all others. Wang et al. 2024, "ReMoE",
+/// arXiv:2412.14711.
 template <class Scalar_>
 class ReluChoice {
  public:

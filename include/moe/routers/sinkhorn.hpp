@@ -13,7 +13,7 @@
 #include "moe/core/types.hpp"
 #include "moe/kernels/scores.hpp"
 #include "moe/kernels/vectors.hpp"
-#include "moe/routers/detail/best_experts.hpp"
+#include "moe/routers/detail/best_k.hpp"
 #include "moe/routers/detail/by_expert.hpp"
 #include "moe/routers/linear_logits.hpp"
 #include "moe/routers/logits_router.hpp"
@@ -132,9 +132,9 @@ class SinkhornChoice {
     if (!options_.balance) return weigher_.route(logits, routing, workers);
     auto balanced = aligned_columns<Scalar>(logits.rows(), logits.cols(), workers.shared());
     sinkhorn<Scalar>(logits, balanced, options_.iteration, workers);
-    const auto expert = best_experts<Scalar>(
-        logits.rows(), logits.cols(), top_k(), workers,
-        [&](Index e, Index t) { return std::isnan(balanced(0, t)) ? logits(e, t) : balanced(e, t); });
+    const auto expert = best_experts<Scalar>(logits.rows(), logits.cols(), top_k(), workers, [&](Index e, Index t) {
+      return std::isnan(balanced(0, t)) ? logits(e, t) : balanced(e, t);
+    });
     weigher_.weigh(logits, routing, workers, [&](Index t) { return expert.col(t).data(); });
   }
 

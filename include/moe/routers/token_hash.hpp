@@ -79,7 +79,8 @@ class HashTableChoice {
       const bool there = e >= 0 && e < weigher_.num_experts();
       if (there && std::count(&table_(0, id), &table_(k, id), e) == 0) continue;
       const std::string what = "TokenHash: table sends id " + std::to_string(id) + " to expert " + std::to_string(e);
-      throw std::invalid_argument(what + (there ? " twice" : ", expected 0 to " + std::to_string(weigher_.num_experts() - 1)));
+      throw std::invalid_argument(what +
+                                  (there ? " twice" : ", expected 0 to " + std::to_string(weigher_.num_experts() - 1)));
     }
   }
 

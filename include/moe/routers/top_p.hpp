@@ -25,10 +25,10 @@ struct TopPOptions {
   bool renormalize = false;                               // weights become p / Σp
 };
 
-/// For each token the smallest set of experts whose probabilities p = softmax(logits) add to top_p, each weighted by its
-/// p; at least one expert, and no further one whose p is 0. Best first; of ties the lower index wins. A NaN ranks last
-/// and leaves a token one expert, of weight NaN.
-/// Huang et al. 2024, "Harder Tasks Need More Experts", arXiv:2403.07652.
+/// For each token the smallest set of experts whose probabilities p = softmax(logits) add to top_p, each weighted by
+/// its p; at least one expert, and no further one whose p is 0. Best first; of ties the lower index wins. A NaN ranks
+/// last and leaves a token one expert, of weight NaN. Huang et al. 2024, "Harder Tasks Need More Experts",
+/// arXiv:2403.07652.
 template <class Scalar_>
 class TopPChoice {
  public:
@@ -45,54 +45,32 @@ class TopPChoice {
   const TopPOptions& options() const { return options_; }
 
   void route(const ConstMatrixRef<Scalar>& logits, Routing<Scalar>& routing, Workers& workers) const {
-    const Index most = std::min(options_.max_experts, logits.rows());
+    const Index n = logits.rows(), most = std::min(options_.max_experts, n);
     route_varying(logits.cols(), most, routing, workers, [&](Scratch& scratch) {
-      return [&, choice = Choice(options_, logits.rows(), scratch)](Index t, Index* expert, Scalar* weight) {
-        return choice.choose(logits.col(t), most, expert, weight);
+      auto *const p = scratch.array<Scalar>(n), *const rank = scratch.array<Scalar>(n);
+      auto* const heap = scratch.array<Index>(n);
+      return [=, this, &logits](Index t, Index* expert, Scalar* weight) {
+        softmax(logits.col(t), Eigen::Map<Vector<Scalar>>(p, n));
+        for (Index e = 0; e < n; ++e) rank[e] = rank_of(logits(e, t));  // as p does, also where that has underflowed
+        const auto worse = [rank](Index a, Index b) { return ranks_before(rank[b], b, rank[a], a); };
+        std::iota(heap, heap + n, Index(0));
+        std::make_heap(heap, heap + n, worse);  // so that experts which are not needed are never sorted
+
+        Scalar sum = 0;
+        Index count = 0;
+        do {
+          std::pop_heap(heap, heap + (n - count), worse);
+          expert[count] = heap[n - count - 1];
+          weight[count] = p[expert[count]];
+          sum += weight[count++];
+        } while (count < most && sum < static_cast<Scalar>(options_.top_p) && p[heap[0]] > 0);
+        if (options_.renormalize) Eigen::Map<Vector<Scalar>>(weight, count) /= sum;
+        return count;
       };
     });
   }
 
  private:
-  /// One worker's memory for choosing, token after token.
-  class Choice {
-   public:
-    Choice(const TopPOptions& options, Index num_experts, Scratch& scratch)
-        : options_(options),
-          size_(num_experts),
-          probability_(scratch.array<Scalar>(size_)),
-          rank_(scratch.array<Scalar>(size_)),
-          heap_(scratch.array<Index>(size_)) {}
-
-    /// Takes experts from a heap, so that those which are not needed are never sorted.
-    template <class Logits>
-    Index choose(const Logits& logits, Index most, Index* expert, Scalar* weight) const {
-      softmax(logits, Eigen::Map<Vector<Scalar>>(probability_, size_));
-      // Logits rank as probabilities do, also where these have underflowed.
-      for (Index e = 0; e < size_; ++e) rank_[e] = rank_of(Scalar(logits(e)));
-      const auto worse = [this](Index a, Index b) { return ranks_before(rank_[b], b, rank_[a], a); };
-      std::iota(heap_, heap_ + size_, Index(0));
-      std::make_heap(heap_, heap_ + size_, worse);
-
-      Scalar sum = 0;
-      Index count = 0;
-      do {
-        std::pop_heap(heap_, heap_ + (size_ - count), worse);
-        expert[count] = heap_[size_ - count - 1];
-        weight[count] = probability_[expert[count]];
-        sum += weight[count++];
-      } while (count < most && sum < static_cast<Scalar>(options_.top_p) && probability_[heap_[0]] > 0);
-      if (options_.renormalize) Eigen::Map<Vector<Scalar>>(weight, count) /= sum;
-      return count;
-    }
-
-   private:
-    const TopPOptions& options_;
-    Index size_;
-    Scalar *probability_, *rank_;
-    Index* heap_;
-  };
-
   TopPOptions options_;
 };
 

@@ -17,9 +17,9 @@
 #include "moe/runtime/workspace.hpp"
 #include "moe/train/dispatch.hpp"
 #include "moe/train/kernels/add_product.hpp"
-#include "moe/train/routers/detail/logits.hpp"
 #include "moe/train/routers/detail/scores.hpp"
 #include "moe/train/routers/detail/unit_length.hpp"
+#include "moe/train/routers/linear_logits.hpp"
 
 namespace moe::inline MOE_TARGET {
 

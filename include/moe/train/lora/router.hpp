@@ -8,7 +8,7 @@
 #include "moe/runtime/workers.hpp"
 #include "moe/train/lora/adapter.hpp"
 #include "moe/train/no_gradient.hpp"
-#include "moe/train/routers/detail/logits.hpp"
+#include "moe/train/routers/linear_logits.hpp"
 #include "moe/train/routers/logits_router.hpp"
 
 namespace moe::inline MOE_TARGET {

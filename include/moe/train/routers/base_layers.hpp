@@ -19,8 +19,9 @@ namespace moe::inline MOE_TARGET {
 /// As backward() of TopKChoice: the assignment is constant. A token's weights are α = σ(its expert's logit) and, with a
 /// residual, 1 − α.
 template <class Scalar, class Gradient>
-void backward(const BaseLayersChoice<Scalar>& choice, const ConstMatrixRef<Scalar>& logits, const Routing<Scalar>& routing,
-              std::span<const std::type_identity_t<Scalar>> d_weight, MatrixRef<Scalar> d_logits, Gradient&, Workers&) {
+void backward(const BaseLayersChoice<Scalar>& choice, const ConstMatrixRef<Scalar>& logits,
+              const Routing<Scalar>& routing, std::span<const std::type_identity_t<Scalar>> d_weight,
+              MatrixRef<Scalar> d_logits, Gradient&, Workers&) {
   const bool residual = choice.options().residual;
   for (Index t = 0; t < logits.cols(); ++t) {
     const auto r = std::size_t(t * (1 + residual));

@@ -16,7 +16,8 @@ namespace moe::inline MOE_TARGET {
 /// As backward() of TopKChoice.
 template <class Scalar, class Gradient>
 void backward(const ChoiceByExperts<Scalar>&, const ConstMatrixRef<Scalar>& logits, const Routing<Scalar>& routing,
-              std::span<const std::type_identity_t<Scalar>> d_weight, MatrixRef<Scalar> d_logits, Gradient&, Workers& workers) {
+              std::span<const std::type_identity_t<Scalar>> d_weight, MatrixRef<Scalar> d_logits, Gradient&,
+              Workers& workers) {
   scores_of_routes_backward<Scalar>(Score::softmax, logits, routing, d_weight, d_logits, workers);
 }
 

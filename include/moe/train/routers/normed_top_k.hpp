@@ -17,7 +17,7 @@
 #include "moe/runtime/workers.hpp"
 #include "moe/train/kernels/add_product.hpp"
 #include "moe/train/no_gradient.hpp"
-#include "moe/train/routers/detail/logits.hpp"
+#include "moe/train/routers/linear_logits.hpp"
 #include "moe/train/routers/logits_router.hpp"
 #include "moe/train/routers/top_k.hpp"
 
@@ -52,8 +52,9 @@ void backward(const NormedLogits<Scalar>& normed, const Tokens<Scalar>& tokens, 
 
 /// As backward() of TopKChoice: where that would weigh a route w, its weight is α·w, and ∂L/∂α = Σ w ∂L/∂weight.
 template <class Scalar, class Gradient>
-void backward(const ScaledTopKChoice<Scalar>& scaled, const ConstMatrixRef<Scalar>& logits, const Routing<Scalar>& routing,
-              std::span<const std::type_identity_t<Scalar>> d_weight, MatrixRef<Scalar> d_logits, Gradient& gradient, Workers& workers) {
+void backward(const ScaledTopKChoice<Scalar>& scaled, const ConstMatrixRef<Scalar>& logits,
+              const Routing<Scalar>& routing, std::span<const std::type_identity_t<Scalar>> d_weight,
+              MatrixRef<Scalar> d_logits, Gradient& gradient, Workers& workers) {
   const Index top_k = scaled.top_k();
   const std::span<Scalar> d_choice(workers.shared().template array<Scalar>(routing.size()), d_weight.size());
   for (std::size_t r = 0; r < d_choice.size(); ++r) {

@@ -18,8 +18,9 @@ namespace moe::inline MOE_TARGET {
 
 /// As backward() of TopKChoice: who is taken and who is masked is constant. The paper trains with samples instead.
 template <class Scalar, class Gradient>
-void backward(const SparseMixerChoice<Scalar>& choice, const ConstMatrixRef<Scalar>& logits, const Routing<Scalar>& routing,
-              std::span<const std::type_identity_t<Scalar>> d_weight, MatrixRef<Scalar> d_logits, Gradient&, Workers& workers) {
+void backward(const SparseMixerChoice<Scalar>& choice, const ConstMatrixRef<Scalar>& logits,
+              const Routing<Scalar>& routing, std::span<const std::type_identity_t<Scalar>> d_weight,
+              MatrixRef<Scalar> d_logits, Gradient&, Workers& workers) {
   constexpr Index tokens_a_task = 16;
   const Index num_experts = logits.rows(), top_k = choice.top_k();
   workers.for_each_band(logits.cols(), tokens_a_task, [&](Index first, Index last, Scratch& scratch) {

@@ -51,7 +51,8 @@ void renormalize_backward(const Scores& s, Scalar p, Scalar epsilon, Scalar floo
 /// @param d_logits  (num_experts × n_tokens), added to
 template <class Scalar, class Gradient>
 void backward(const TopKChoice<Scalar>& choice, const ConstMatrixRef<Scalar>& logits, const Routing<Scalar>& routing,
-              std::span<const std::type_identity_t<Scalar>> d_weight, MatrixRef<Scalar> d_logits, Gradient&, Workers& workers) {
+              std::span<const std::type_identity_t<Scalar>> d_weight, MatrixRef<Scalar> d_logits, Gradient&,
+              Workers& workers) {
   using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
   const TopKOptions& options = choice.options();
   const Index top_k = options.top_k;

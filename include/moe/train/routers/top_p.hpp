@@ -18,7 +18,8 @@ namespace moe::inline MOE_TARGET {
 /// As backward() of TopKChoice. Weights are p = softmax(l), or, renormalised, the softmax of a token's chosen ones.
 template <class Scalar, class Gradient>
 void backward(const TopPChoice<Scalar>& choice, const ConstMatrixRef<Scalar>& logits, const Routing<Scalar>& routing,
-              std::span<const std::type_identity_t<Scalar>> d_weight, MatrixRef<Scalar> d_logits, Gradient&, Workers& workers) {
+              std::span<const std::type_identity_t<Scalar>> d_weight, MatrixRef<Scalar> d_logits, Gradient&,
+              Workers& workers) {
   if (!choice.options().renormalize) {
     return scores_of_routes_backward<Scalar>(Score::softmax, logits, routing, d_weight, d_logits, workers);
   }
