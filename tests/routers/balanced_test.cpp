@@ -748,7 +748,8 @@ TEST(BaseLayersRouter, WithoutBalanceTheLargestLogitChooses) {
 }
 
 TEST(BaseLayersRouter, RefusesToHaveNoExpert) {
-  EXPECT_EQ(test::error_of([] { BaseLayersRouter<float>(Weight<float>(0, 4)); }), "BaseLayersRouter: needs at least one expert");
+  EXPECT_EQ(test::error_of([] { BaseLayersRouter<float>(Weight<float>(0, 4)); }),
+            "BaseLayersRouter: needs at least one expert");
 }
 
 // ---------------------------------------------------------------- quantile balancing

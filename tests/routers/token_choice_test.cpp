@@ -315,7 +315,8 @@ TEST(NoisyTopK, TellsTheStandardDeviationOfEachLogit) {
     const NoisyTopK<float> learned(make_weight(num_experts, d_model, 1), make_weight(num_experts, d_model, 2), {}, 0.5);
     Matrix<float> sigma(num_experts, x.cols());
     learned.logits().stddev(x, sigma, workers);
-    EXPECT_TRUE(is_close(sigma, (softplus_of(product(learned.logits().noise_weight(), x)).array() + 0.5).matrix().eval()));
+    EXPECT_TRUE(
+        is_close(sigma, (softplus_of(product(learned.logits().noise_weight(), x)).array() + 0.5).matrix().eval()));
 
     const NoisyTopK<float> constant(make_weight(num_experts, d_model, 1), {}, {}, 0.5);
     constant.logits().stddev(x, sigma, workers);
@@ -515,7 +516,8 @@ TEST(CosineTopK, EqualsItsNaiveTwin) {
         ASSERT_EQ(Index(routing.logits.size()), cosine.size());
         for (Index t = 0; t < x.cols(); ++t) {
           const double sum =
-              (test::naive::exact(router.logits().projection()).cwiseAbs() * test::naive::exact(x.col(t)).cwiseAbs()).norm();
+              (test::naive::exact(router.logits().projection()).cwiseAbs() * test::naive::exact(x.col(t)).cwiseAbs())
+                  .norm();
           const double cancels = 1 + sum / projected.col(t).norm();
           const MatrixD expected = scale * cosine.col(t);
           const MatrixD got = logits_of(routing, num_experts, x.cols()).col(t).cast<double>();

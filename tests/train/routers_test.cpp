@@ -160,7 +160,8 @@ void backward(const Carrying& layer, const ConstMatrixRef<double>& x, const Cons
   Matrix<double> d_between = Matrix<double>::Zero(x.rows(), x.cols());
   backward(layer.second, tape.between, d_y, tape.second, d_between, gradient.second, executor);
   Workers workers(executor, tape.second.ws.scratch);
-  carried_backward<double>(layer.second.router().logits(), tape.second.logit_gradient(), tape.first.logit_gradient(), workers);
+  carried_backward<double>(layer.second.router().logits(), tape.second.logit_gradient(), tape.first.logit_gradient(),
+                           workers);
   backward(layer.first, x, d_between, tape.first, d_x, gradient.first, executor);
 }
 
@@ -204,7 +205,8 @@ TEST(CarriedBackward, RefusesWhatDoesNotFit) {
 TEST(RouterGradients, OfBaseLayers) {
   for (const bool balance : {false, true}) {
     for (const bool residual : {false, true}) {
-      expect_true_gradients_of(BaseLayersRouter<double>(random_rows(4, 7, 26), {.balance = balance, .residual = residual}));
+      expect_true_gradients_of(
+          BaseLayersRouter<double>(random_rows(4, 7, 26), {.balance = balance, .residual = residual}));
     }
   }
 }
@@ -272,6 +274,16 @@ TEST(RouterGradients, OfReplayWithWeightsAnewAreNotZero) {
   };
   EXPECT_EQ(gradient_with(ReplayedWeights::recorded), 0);
   EXPECT_GT(gradient_with(ReplayedWeights::anew), 1e-3);
+}
+
+TEST(RouterGradients, OfPartsThatNoNamePutsTogether) {
+  expect_true_gradients_of(LogitsRouter(CosineLogits<double>(random_rows(4, 7, 46), random_rows(5, 4, 47), 1),
+                                        SinkhornChoice<double>(5, {.top_k = 2})));
+  expect_true_gradients_of(
+      LogitsRouter(NormedLogits<double>(random_rows(5, 7, 48), random_vector(7, 49)), ChoiceByExperts<double>()));
+  expect_true_gradients_of(
+      LogitsRouter(NoisyLogits<double>(random_rows(5, 7, 50), random_rows(5, 7, 51)), TopPChoice<double>({})),
+      {.seed = 52});
 }
 
 TEST(RouterGradients, OfRoutersWhoseWeightsAreNotTheirLast) {

@@ -121,8 +121,8 @@ class AdapterReader {
     const Index out = named.adapter->out(), in = named.adapter->in();
     Adapter<Scalar> found{Weight<Scalar>(0, in), Weight<Scalar>(out, 0)};
     if (rank > 0) {
-      found = {weight(named.matrix + ".lora_A.weight", rank, in),
-               weight(named.matrix + ".lora_B.weight", out, rank), config_.alpha(named.matrix, rank)};
+      found = {weight(named.matrix + ".lora_A.weight", rank, in), weight(named.matrix + ".lora_B.weight", out, rank),
+               config_.alpha(named.matrix, rank)};
     }
     adapters_.push_back({named.adapter, std::move(found)});
   }

@@ -71,14 +71,14 @@ class TrainableLayerLoader : LayerLoader<Scalar> {
   TrainableLayer<Scalar> load() const {
     const auto& names = Base::names_;
     if (names.layout == ExpertLayout::plain) {
-      auto experts = ExpertList(in_scalar([&]<class W>(W) { return Base::template plain<W>(); }));
+      auto experts = ExpertList(in_scalar([this]<class W>(W) { return this->template plain<W>(); }));
       return with_output(MoeLayer(WithCapacity(Base::top_k(), names.capacity(Base::config_)), std::move(experts)));
     }
     if (names.layout == ExpertLayout::interleaved) {
-      auto experts = in_scalar([&]<class W>(W) { return Base::template interleaved<W>(); });
+      auto experts = in_scalar([this]<class W>(W) { return this->template interleaved<W>(); });
       return TrainableLayer<Scalar>(MoeLayer(Base::top_k(), std::move(experts)));
     }
-    auto experts = in_scalar([&]<class W>(W) { return Base::template gated<W>(); });
+    auto experts = in_scalar([this]<class W>(W) { return this->template gated<W>(); });
     if (const auto* const mixer = std::get_if<SparseMixerOptions>(&Base::shape_.router)) {
       return TrainableLayer<Scalar>(MoeLayer(SparseMixer<Scalar>(Base::router_weight(), *mixer), std::move(experts)));
     }
@@ -87,7 +87,7 @@ class TrainableLayerLoader : LayerLoader<Scalar> {
       return TrainableLayer<Scalar>(MoeLayer(Base::top_k(), JoinedExperts(std::move(experts), std::move(zero))));
     }
     return finish(MoeLayer(Base::top_k(), std::move(experts)),
-                  [&] { return in_scalar([&]<class W>(W) { return Base::template shared<W>(); }); });
+                  [&] { return in_scalar([this]<class W>(W) { return this->template shared<W>(); }); });
   }
 
   TrainableLayer<Scalar> load_with_lora(const LoraLayerOptions& options) const {

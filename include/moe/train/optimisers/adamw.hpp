@@ -159,7 +159,7 @@ class AdamW {
   AdamWOptions options_;
   std::vector<GroupFactors> factors_;  // of each parameter
   std::vector<Array> mean_, root_;     // m and √v
-  Array steps_ = Array::Zero(1);  // a Scalar, to lie in a file beside the others; exact up to 2^24
+  Array steps_ = Array::Zero(1);       // a Scalar, to lie in a file beside the others; exact up to 2^24
 };
 
 }  // namespace moe::inline MOE_TARGET
