@@ -43,17 +43,16 @@ class CarriedLogits {
 
   /// @throws std::invalid_argument if the logits of the layer before are those of `routing`.
   void require_side(const SideInputs<Scalar>& side, const Routing<Scalar>& routing) const {
-    require(side.previous_logits.empty() || side.previous_logits.data() != routing.logits.data(),
-            who_ + ": side.previous_logits are those of the routing that is being written");
+    if (side.previous_logits.empty() || side.previous_logits.data() != routing.logits.data()) return;
+    require(false, who_ + ": side.previous_logits are those of the routing that is being written");
   }
 
   /// @throws std::invalid_argument if there are logits of the layer before, but not one for each of its experts and
   /// each token.
   void compute(const Tokens<Scalar>& tokens, MatrixRef<Scalar> logits, Workers& workers) const {
     const auto previous = tokens.side.previous_logits;
-    if (!previous.empty()) {
-      require_equal(std::ssize(previous), carry_.cols() * tokens.count(), who_ + ": side.previous_logits.size()");
-    }
+    const Index size = previous.empty() ? 0 : carry_.cols() * tokens.count();
+    if (std::ssize(previous) != size) require_equal(std::ssize(previous), size, who_ + ": side.previous_logits.size()");
     kernels::matmul<Scalar, Scalar>(map_of(weight_), tokens.x, logits, workers);
     if (previous.empty()) return;
     const Eigen::Map<const Matrix<Scalar>> before(previous.data(), carry_.cols(), tokens.count());

@@ -40,8 +40,8 @@ class NoisyLogits {
         min_stddev_(static_cast<Scalar>(min_stddev)),
         who_(std::move(who)) {
     if (noise_weight_.size() > 0) {
-      require_equal(noise_weight_.rows(), num_experts(), who_ + ": noise_weight.rows()");
-      require_equal(noise_weight_.cols(), d_model(), who_ + ": noise_weight.cols()");
+      require_size(noise_weight_.rows(), num_experts(), "noise_weight.rows()");
+      require_size(noise_weight_.cols(), d_model(), "noise_weight.cols()");
     }
     require(min_stddev >= 0, who_ + ": min_stddev is " + std::to_string(min_stddev) + ", expected 0 or more");
   }
@@ -72,7 +72,7 @@ class NoisyLogits {
     const std::span<const Scalar> noise = tokens.side.noise;
     const std::optional<std::uint64_t> seed = tokens.side.seed;
     if (!noise.empty()) {
-      require_equal(std::ssize(noise), num_experts() * tokens.count(), who_ + ": side.noise.size()");
+      require_size(std::ssize(noise), num_experts() * tokens.count(), "side.noise.size()");
       f([&](Index e, Index t) { return noise[std::size_t(t * num_experts() + e)]; });
     } else if (seed) {
       f([&](Index e, Index t) {
@@ -85,9 +85,9 @@ class NoisyLogits {
   /// @param sigma  (num_experts × n_tokens)
   /// @throws std::invalid_argument if a shape is wrong.
   void stddev(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> sigma, Workers& workers) const {
-    require_equal(x.rows(), d_model(), who_ + ": x.rows()");
-    require_equal(sigma.rows(), num_experts(), who_ + ": sigma.rows()");
-    require_equal(sigma.cols(), x.cols(), who_ + ": sigma.cols()");
+    require_size(x.rows(), d_model(), "x.rows()");
+    require_size(sigma.rows(), num_experts(), "sigma.rows()");
+    require_size(sigma.cols(), x.cols(), "sigma.cols()");
     if (noise_weight_.size() == 0) {
       sigma.setConstant(min_stddev_);
       return;
@@ -105,6 +105,10 @@ class NoisyLogits {
 
  private:
   static constexpr Index tokens_a_task = 16;
+
+  void require_size(Index got, Index expected, const char* what) const {
+    if (got != expected) require_equal(got, expected, who_ + ": " + what);  // no string unless it is needed
+  }
 
   template <class F>
   void for_each_logit(Index num_tokens, Workers& workers, const F& f) const {
