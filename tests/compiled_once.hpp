@@ -54,8 +54,7 @@ namespace moe::inline MOE_TARGET {
 
 #define MOE_ONCE_FOR_A_SCALAR(once, S)                                                                            \
   MOE_ONCE_FOR_A_WEIGHT(once, S, S)                                                                               \
-  once template LogitsMap<S> linear_logits<S>(const Weight<S>&, const LinearTopK<S>::Vector&,                     \
-                                              const ConstMatrixRef<S>&, Routing<S>&, Workers&);                   \
+  once template void LinearLogits<S>::compute(const Tokens<S>&, MatrixRef<S>, Workers&) const;                    \
   once template DispatchPlan<S> plan_dispatch<S>(const Routing<S>&, Index, Index, PlanMemory<S>&);                \
   once template void backward<S, SwiGlu, GatedFfnBank<S, SwiGlu>>(                                                \
       const GatedFfnBank<S, SwiGlu>&, const ConstMatrixRef<S>&, const DispatchPlan<S>&, const ConstMatrixRef<S>&, \

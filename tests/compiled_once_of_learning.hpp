@@ -6,10 +6,13 @@
 #include "moe/lora/adapter.hpp"
 #include "moe/lora/bank.hpp"
 #include "moe/lora/project.hpp"
+#include "moe/routers/linear_top_k.hpp"
 #include "moe/train/kernels/add_product.hpp"
 #include "moe/train/lora/adapter.hpp"
 #include "moe/train/lora/bank.hpp"
-#include "moe/train/routers/linear_top_k.hpp"
+#include "moe/train/routers/linear_logits.hpp"
+#include "moe/train/routers/logits_router.hpp"
+#include "moe/train/routers/top_k.hpp"
 
 namespace moe::inline MOE_TARGET {
 
@@ -31,11 +34,10 @@ namespace moe::inline MOE_TARGET {
                                                  Workers&);                                                            \
   once template void linear_backward_to_weight<S>(const ConstMatrixRef<S>&, const ConstMatrixRef<S>&,                  \
                                                   Eigen::Map<Weight<S>>, Workers&);                                    \
-  once template void backward<S>(const TopKChoice<S>&, const ConstMatrixRef<S>&, const Routing<S>&,                    \
-                                 std::span<const S>, MatrixRef<S>, Workers&);                                          \
-  once template void backward<S, LinearTopK<S>>(const LinearTopK<S>&, const Tokens<S>&, const Routing<S>&,             \
-                                                std::span<const S>, MatrixRef<S>, MatrixRef<S>, LinearTopK<S>&,        \
-                                                Workers&);                                                             \
+  once template void backward<S, TopKChoice<S>>(const TopKChoice<S>&, const ConstMatrixRef<S>&, const Routing<S>&,     \
+                                                std::span<const S>, MatrixRef<S>, TopKChoice<S>&, Workers&);           \
+  once template void backward<S, LinearLogits<S>>(const LinearLogits<S>&, const Tokens<S>&, const ConstMatrixRef<S>&,  \
+                                                  const ConstMatrixRef<S>&, MatrixRef<S>, LinearLogits<S>&, Workers&); \
   once template void project<S>(const Adapter<S>&, const Dropout&, const TokensRead<S>&, Index, S*, Index, Index,      \
                                 Scratch&);                                                                             \
   once template void back_to_rank<S>(const Adapter<S>&, const ConstMatrixRef<S>&, MatrixRef<S>, S*);                   \
