@@ -283,13 +283,13 @@ template <class A, int C>
 void short_dot_products(const Rows<typename A::Weight>& rows, const Columns<A>& x, typename A::Scalar* out,
                         Index stride) {
   constexpr int many = short_rows<A, C>, few = std::max(1, many / 4);
-  if (C == 1 && rows.count >= many && x.depth == A::step)
-    return short_dot_products<A, many, C, 1>(rows, x, out, stride);
-  if (C == 1 && rows.count >= many && x.depth == 2 * A::step)
-    return short_dot_products<A, many, C, 2>(rows, x, out, stride);
-  if (rows.count >= many) return short_dot_products<A, many, C>(rows, x, out, stride);
-  if (rows.count >= few) return short_dot_products<A, few, C>(rows, x, out, stride);
-  short_dot_products<A, 1, C>(rows, x, out, stride);
+  if (rows.count < few) return short_dot_products<A, 1, C>(rows, x, out, stride);
+  if (rows.count < many) return short_dot_products<A, few, C>(rows, x, out, stride);
+  if constexpr (C == 1) {  // what loops over one step or two costs as much as these
+    if (x.depth == A::step) return short_dot_products<A, many, C, 1>(rows, x, out, stride);
+    if (x.depth == 2 * A::step) return short_dot_products<A, many, C, 2>(rows, x, out, stride);
+  }
+  short_dot_products<A, many, C>(rows, x, out, stride);
 }
 
 /// The weights of a row that follow its whole steps, and zeros.
