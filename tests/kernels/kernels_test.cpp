@@ -303,7 +303,8 @@ TYPED_TEST(ProductsOf, ShortRowsHaveTheBitsOfLongOnes) {
   using Number = typename TypeParam::Weight;
   test::Random random(1);
   const Index border = kernels::detail::short_depth;
-  for (const Index cols : {this->step - 1, 2 * this->step, 2 * this->step + 7, border, border + 1}) {
+  for (const Index cols : {Index(1), this->step / 2, this->step - 1, this->step, this->step + this->step / 2,
+                           2 * this->step, 2 * this->step + 7, 3 * this->step, border, border + 1}) {
     for (const Index rows : {1, 2, 3, 4, 5, 8, 15, 16, 17, 31, 64, 127, 128, 129, 130, 255, 300}) {
       const auto w = random.matrix<Weight<Number>>(rows, cols);
       const auto x = random.matrix<Matrix<S>>(cols, 3);
