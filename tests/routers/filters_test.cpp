@@ -331,7 +331,7 @@ TEST(Replay, WithWeightsAnewAsksTheRouterForThoseOfTheRecordedExperts) {
   const LinearTopK<float> linear(test::random_matrix<Weight<float>>(11, 9, 1), {.top_k = 2, .renormalize = true});
   check(linear);
   LoraRouter<float> lora = with_lora(linear, {.rank = 2});
-  lora.adapter().b.setConstant(0.3F);
+  lora.logits().adapter().b.setConstant(0.3F);
   check(lora);
 }
 

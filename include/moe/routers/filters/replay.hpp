@@ -30,10 +30,10 @@ struct ReplayOptions {
 
 namespace detail {
 
-/// A router whose weights are its TopKChoice's, of its logits. (One with an expert_scale() multiplies them once more.)
+/// A router whose weights are a TopKChoice's, of its logits. (One with an expert_scale() multiplies them once more.)
 template <class R>
-concept WeighsByChoice =
-    requires(const R& router) { router.choice(); } && !requires(const R& router) { router.expert_scale(); };
+concept WeighsByChoice = requires(const R& router) { router.choice().weigher(); } &&
+                         !requires(const R& router) { router.choice().expert_scale(); };
 
 }  // namespace detail
 
@@ -82,8 +82,8 @@ class Replay {
       require_order(*recorded, top_k());
       router_.route(tokens, routing, workers);  // for its logits
       require_equal(std::ssize(routing.logits), num_experts() * tokens.count(), "Replay: the number of logits");
-      router_.choice().weigh(logits_of(routing, num_experts(), tokens.count()), routing, workers,
-                             [&](Index t) { return recorded->expert.data() + t * top_k(); });
+      router_.choice().weigher().weigh(logits_of(routing, num_experts(), tokens.count()), routing, workers,
+                                       [&](Index t) { return recorded->expert.data() + t * top_k(); });
       routing.dropped = recorded->dropped;
     }
   }
@@ -102,7 +102,7 @@ class Replay {
       require(false, "Replay: side.recorded has " + std::to_string(recorded.size()) + " routes, expected " +
                          std::to_string(top_k() * n) + ": " + std::to_string(top_k()) + " of each of " +
                          std::to_string(n) + " tokens");
-    } else if (logits > 0 && logits != (num_experts() - 1) * n) {  // the identity of a BaseRouter has none
+    } else if (logits > 0 && logits != (num_experts() - 1) * n) {  // the identity of a BaseLayersRouter has none
       require_equal(logits, num_experts() * n, "Replay: side.recorded->logits.size()");
     }
   }
