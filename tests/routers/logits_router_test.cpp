@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "errors.hpp"
+#include "moe/routers/base_layers.hpp"
 #include "moe/routers/carried_top_k.hpp"
 #include "moe/routers/cosine_top_k.hpp"
 #include "moe/routers/expert_choice.hpp"
@@ -131,6 +132,7 @@ TEST(LogitsRouter, RefusesPartsThatDoNotFit) {
   EXPECT_EQ(complaint(5, SparseMixerChoice<float>({.top_k = 6})), "SparseMixer: top_k is 6, expected 1 to 5");
   EXPECT_EQ(complaint(0, TopPChoice<float>({})), "LogitsRouter: needs at least one expert");
   EXPECT_EQ(complaint(0, ChoiceByExperts<float>()), "LogitsRouter: needs at least one expert");
+  EXPECT_EQ(complaint(0, BaseLayersChoice<float>()), "BaseLayersRouter: needs at least one expert");
 }
 
 TEST(LogitsRouter, LogitsThatGrowAreNotReadWhereTheyWere) {

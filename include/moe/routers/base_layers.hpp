@@ -6,6 +6,7 @@
 #include <span>
 #include <utility>
 
+#include "moe/core/check.hpp"
 #include "moe/core/routing.hpp"
 #include "moe/core/types.hpp"
 #include "moe/routers/detail/balanced_assignment.hpp"
@@ -36,7 +37,11 @@ class BaseLayersChoice {
   const BaseLayersOptions& options() const { return options_; }
 
   /// With the expert that returns its input, where there is one.
-  Index experts_for(Index num_logits) const { return num_logits + options_.residual; }
+  /// @throws std::invalid_argument if there is no other.
+  Index experts_for(Index num_logits) const {
+    require(num_logits >= 1, "BaseLayersRouter: needs at least one expert");
+    return num_logits + options_.residual;
+  }
 
   void route(const ConstMatrixRef<Scalar>& logits, Routing<Scalar>& routing, Workers& workers) const {
     const Index num_experts = logits.rows(), num_tokens = logits.cols();
