@@ -208,9 +208,6 @@ void save_adapters(const std::filesystem::path& folder, const std::vector<NamedA
   for (const auto& named : adapters) visit.in(detail::peft_prefix + named.matrix, *named.adapter);
   if (parameters.empty()) fail(utf8(folder), ": there is no adapter of a rank above 0 to be written");
   for (const auto& [name, whole] : detail::learns_beside(adapters)) {
-    if (name.ends_with(".lora_A.weight") || name.ends_with(".lora_B.weight")) {
-      fail(utf8(folder), ": \"", name, "\" is of an adapter in a part whose adapters named_adapters() does not know");
-    }
     parameters.push_back({detail::peft_prefix + name, whole.data, whole.rows, whole.cols});
   }
   const std::string config = detail::peft_config(adapters, options).dump(2) + "\n";
