@@ -198,8 +198,7 @@ class AdapterReader {
 /// adapter_config.json; each file whole or not at all. What learns beside the adapters in their layers, such as the
 /// gate of a shared expert, is written whole: PEFT's modules_to_save.
 /// @param adapters  named_adapters(…), of one layer or of several together
-/// @throws Error if there is none of a rank above 0, if a layer has others that are not listed, or a file cannot be
-/// written.
+/// @throws Error if there is none of a rank above 0, or a file cannot be written.
 template <class Scalar>
 void save_adapters(const std::filesystem::path& folder, const std::vector<NamedAdapter<Scalar>>& adapters,
                    const AdapterFileOptions& options = {}) {

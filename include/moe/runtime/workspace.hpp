@@ -30,7 +30,8 @@ struct Workspace {
   Meanwhile* meanwhile = nullptr;        // what may be done while tokens travel, during a forward pass
 };
 
-/// A layer that learns draws what is random, such as dropout, by SideInputs::seed; one that is used draws nothing.
+/// Only while a layer learns does dropout leave out what SideInputs::seed says. (Routers that draw at random, such as
+/// NoisyTopK, read it whenever it is there.)
 enum class Mode { infer, learn };
 
 /// What one call of a layer on this workspace works with.

@@ -28,7 +28,7 @@ auto tape_of(const AffineOutput<L>& layer) {
   return AffineOutputTape<typename L::Scalar, decltype(tape_of(layer.layer()))>{};
 }
 
-/// As forward() of a MoeLayer: train/moe_layer.hpp.
+/// As forward() of a MoeLayer: train/layers/moe_layer.hpp.
 template <class L, class Tape, class Scalar = typename L::Scalar>
 void forward(const AffineOutput<L>& layer, const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Tape& tape,
              ExecutorRef executor = Serial{}) {

@@ -29,7 +29,7 @@ auto tape_of(const DenseLayer<G>& layer) {
   return DenseLayerTape<typename G::Scalar, decltype(tape_of(layer.expert()))>{};
 }
 
-/// As forward() of a MoeLayer: train/moe_layer.hpp.
+/// As forward() of a MoeLayer: train/layers/moe_layer.hpp.
 template <class G, class Tape, class Scalar = typename G::Scalar>
 void forward(const DenseLayer<G>& layer, const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Tape& tape,
              ExecutorRef executor = Serial{}) {

@@ -37,7 +37,7 @@ auto tape_of(const ResidualMoe<Layer, G>& layer) {
   return ResidualMoeTape<typename G::Scalar, decltype(tape_of(layer.layer())), decltype(tape_of(layer.shared()))>{};
 }
 
-/// As forward() of a MoeLayer: train/moe_layer.hpp.
+/// As forward() of a MoeLayer: train/layers/moe_layer.hpp.
 template <class Layer, class G, class Tape, class Scalar = typename G::Scalar>
 void forward(const ResidualMoe<Layer, G>& layer, const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Tape& tape,
              ExecutorRef executor = Serial{}) {

@@ -132,7 +132,7 @@ void slots_backward(const Layer& layer, MatrixRef<Scalar> d, GradientLayer& grad
 
 }  // namespace detail
 
-/// As forward() of a MoeLayer: train/moe_layer.hpp.
+/// As forward() of a MoeLayer: train/layers/moe_layer.hpp.
 template <class G, class T, class Scalar = typename G::Scalar>
 void forward(const SoftMoe<G>& layer, const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y,
              SoftMoeTape<Scalar, T>& tape, ExecutorRef executor = Serial{}) {
