@@ -285,6 +285,30 @@ Case one_expert(const Numbers& weight) {
   return c;
 }
 
+TEST(LimitCapacity, LeavesThoseOutThatAreAlwaysChosen) {
+  const auto x = random_matrix<Matrix<double>>(6, 20, 3);
+  const LinearTopK<double> router(random_matrix<Weight<double>>(5, 6, 4), {.top_k = 2, .always_chosen = 1});
+  Index asked_for = 0;
+  const CapacityRule four = [&](Index, Index num_experts) {
+    asked_for = num_experts;
+    return Index(4);
+  };
+  const auto load = [](const Routing<double>& routing) {
+    std::vector<Index> tokens(5);
+    for (Index r = 0; r < routing.size(); ++r) {
+      if (!routing.is_dropped(r)) ++tokens[std::size_t(routing.expert[std::size_t(r)])];
+    }
+    return tokens;
+  };
+  EXPECT_EQ(load(route(WithCapacity(router, {.capacity = four, .unlimited = 1}), x)),
+            (std::vector<Index>{4, 4, 4, 4, 20}));
+  EXPECT_EQ(asked_for, 4);
+  EXPECT_EQ(load(route(WithCapacity(router, {.capacity = four}), x)), std::vector<Index>(5, 4));
+  EXPECT_EQ(asked_for, 5);
+  EXPECT_EQ(test::error_of([&] { route(WithCapacity(router, {.capacity = four, .unlimited = 6}), x); }),
+            "limit_capacity: options.unlimited is 6, expected 0 to 5");
+}
+
 TEST(LimitCapacity, GivesTheRoomOfARouteThatWasDroppedToTheNext) {
   for (const Priority priority : priorities) {
     Case c = one_expert({0.5, 0.5, 0.5});

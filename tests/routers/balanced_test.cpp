@@ -901,6 +901,7 @@ TEST(QuantileBalancing, RefusesWhatDoesNotFitWithTheNumbers) {
   EXPECT_EQ(complaint(0, {}), "QuantileBalanced: needs at least one expert");
   EXPECT_EQ(complaint(6, {.choice = {.top_k = 7}}), "QuantileBalanced: top_k is 7, expected 1 to 6");
   EXPECT_EQ(complaint(6, {.choice = {.num_groups = 2}}), "QuantileBalanced: num_groups is 2, expected 1");
+  EXPECT_EQ(complaint(6, {.choice = {.always_chosen = 1}}), "QuantileBalanced: always_chosen is 1, expected 0");
   EXPECT_TRUE(complaint(6, {.rounds = -1}).starts_with("QuantileBalanced: rounds is -1, expected 0"));
 
   const MatrixD scores = MatrixD::Zero(3, 4);

@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <iterator>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "errors.hpp"
@@ -26,6 +28,10 @@ enum class Family {
   kimi_k2,
   lfm2,
   llama4,
+  kolibri1,
+  a_x_k2,
+  kimi_linear_of_biased_scores,
+  inkling,
   biased
 };
 
@@ -60,6 +66,22 @@ constexpr TopKOptions options_of(Family family) {
       return {.top_k = 4, .score = Score::sigmoid, .renormalize = true, .epsilon = 1e-6};
     case Family::llama4:
       return {.score = Score::sigmoid, .weight_on = WeightOn::input};
+    case Family::kolibri1:
+      return {.top_k = 6, .score = Score::sigmoid, .bias_on = BiasOn::logits};
+    case Family::a_x_k2:
+      return {.top_k = 6,
+              .score = Score::sigmoid,
+              .renormalize = true,
+              .epsilon = 1e-20,
+              .scale = 2.5,
+              .num_groups = 4,
+              .kept_groups = 2,
+              .group_top = 2,
+              .rejected_groups = RejectedGroups::ranked_at_zero};
+    case Family::kimi_linear_of_biased_scores:
+      return {.top_k = 4, .score = Score::sigmoid, .scale = 2.446, .weigh_biased = true};
+    case Family::inkling:
+      return {.top_k = 6, .score = Score::sigmoid, .renormalize = true, .scale = 8, .always_chosen = 2};
     case Family::biased:
       return {.top_k = 3, .score = Score::softmax_of_chosen};
   }
@@ -68,7 +90,8 @@ constexpr TopKOptions options_of(Family family) {
 
 constexpr bool has_selection_bias(Family family) {
   return family == Family::ernie || family == Family::deepseek_v3 || family == Family::deepseek_v4 ||
-         family == Family::kimi_k2 || family == Family::lfm2;
+         family == Family::kimi_k2 || family == Family::lfm2 || family == Family::kolibri1 ||
+         family == Family::a_x_k2 || family == Family::kimi_linear_of_biased_scores || family == Family::inkling;
 }
 
 template <class Scalar>
@@ -79,7 +102,9 @@ LinearTopK<Scalar> make_router(Family family, Index d_model, unsigned seed = 3) 
   const Index num_experts = options.num_groups > 1 ? 16 : 11;
   auto weight = random.matrix<Weight<Scalar>>(num_experts, d_model, 3 / std::sqrt(double(d_model)));
   Vector bias = family == Family::biased ? random.matrix<Vector>(num_experts, 1) : Vector();
-  Vector selection_bias = has_selection_bias(family) ? random.matrix<Vector>(num_experts, 1, 0.3) : Vector();
+  Vector selection_bias;
+  if (has_selection_bias(family)) selection_bias = random.matrix<Vector>(num_experts - options.always_chosen, 1, 0.3);
+  if (family == Family::a_x_k2) selection_bias.array() -= Scalar(1);  // so that some rank below 0
   return {std::move(weight), options, std::move(bias), std::move(selection_bias)};
 }
 
@@ -88,10 +113,13 @@ struct LinearTopKs {
   static LinearTopK<Scalar> make(Index d_model) { return make_router<Scalar>(family, d_model); }
 };
 
-using AllFamilies = testing::Types<LinearTopKs<Family::olmoe, float>, LinearTopKs<Family::mixtral, float>,
-                                   LinearTopKs<Family::granite, double>, LinearTopKs<Family::deepseek_v2, float>,
-                                   LinearTopKs<Family::deepseek_v3, double>, LinearTopKs<Family::kimi_k2, float>,
-                                   LinearTopKs<Family::llama4, float>, LinearTopKs<Family::biased, float>>;
+using AllFamilies =
+    testing::Types<LinearTopKs<Family::olmoe, float>, LinearTopKs<Family::mixtral, float>,
+                   LinearTopKs<Family::granite, double>, LinearTopKs<Family::deepseek_v2, float>,
+                   LinearTopKs<Family::deepseek_v3, double>, LinearTopKs<Family::kimi_k2, float>,
+                   LinearTopKs<Family::llama4, float>, LinearTopKs<Family::kolibri1, float>,
+                   LinearTopKs<Family::a_x_k2, float>, LinearTopKs<Family::inkling, float>,
+                   LinearTopKs<Family::kimi_linear_of_biased_scores, double>, LinearTopKs<Family::biased, float>>;
 INSTANTIATE_TYPED_TEST_SUITE_P(LinearTopK, RouterLaws, AllFamilies);
 INSTANTIATE_TYPED_TEST_SUITE_P(LinearTopK, TokenChoiceLaws, AllFamilies);
 
@@ -155,7 +183,8 @@ void expect_naive_twin(Family family, Index d_model, Index num_tokens) {
 TEST(LinearTopK, EqualsItsNaiveTwinInEveryFamily) {
   for (const Family family :
        {Family::olmoe, Family::mixtral, Family::granite, Family::dbrx, Family::ernie, Family::deepseek_v2,
-        Family::deepseek_v3, Family::deepseek_v4, Family::kimi_k2, Family::lfm2, Family::llama4, Family::biased}) {
+        Family::deepseek_v3, Family::deepseek_v4, Family::kimi_k2, Family::lfm2, Family::llama4, Family::kolibri1,
+        Family::a_x_k2, Family::kimi_linear_of_biased_scores, Family::inkling, Family::biased}) {
     SCOPED_TRACE("family " + std::to_string(int(family)));
     for (const Index d_model : {1, 8, 17, 40}) {
       for (const Index num_tokens : token_counts) {
@@ -205,6 +234,67 @@ TEST(LinearTopK, EqualsItsNaiveTwinInEveryCombinationOfOptions) {
       }
     }
   }
+}
+
+/// The options that change what ranks and what weighs, with each other and with groups; among 12 experts to choose
+/// from.
+TEST(LinearTopK, EqualsItsNaiveTwinWhateverRanksAndWeighs) {
+  Random random(6);
+  const Numbers no_bias, bias = {0.1, -0.9, 0.2, -2, 0.4, -0.7, 0.3, -0.8, -1, 0.1, -0.4, -1.2};
+  std::size_t rejected_but_chosen = 0, negative = 0;
+  for (const Score score : {Score::softmax, Score::softmax_of_chosen, Score::sigmoid, Score::sqrt_softplus}) {
+    for (const auto& [groups, kept, group_top] : {std::array<Index, 3>{1, 1, 1}, {3, 1, 2}, {4, 2, 1}, {12, 5, 2}}) {
+      for (const RejectedGroups rejected : {RejectedGroups::never_chosen, RejectedGroups::ranked_at_zero}) {
+        for (const auto& [bias_on, weigh_biased] :
+             {std::pair{BiasOn::scores, false}, {BiasOn::scores, true}, {BiasOn::logits, false}}) {
+          for (const Index always_chosen : {0, 1, 3}) {
+            for (const bool renormalize : {false, true}) {
+              const TopKOptions options{.top_k = kept == 5 ? 5 : 3,
+                                        .score = score,
+                                        .renormalize = renormalize,
+                                        .epsilon = 0.01,
+                                        .scale = 1.5,
+                                        .num_groups = groups,
+                                        .kept_groups = kept,
+                                        .group_top = group_top,
+                                        .rejected_groups = rejected,
+                                        .bias_on = bias_on,
+                                        .weigh_biased = weigh_biased,
+                                        .always_chosen = always_chosen};
+              const auto logits = random.matrix<Matrix<double>>(12 + always_chosen, 9, 3);
+              for (const Numbers& selection_bias : {no_bias, bias}) {
+                const auto router = router_of_logits(12 + always_chosen, options, selection_bias);
+                ASSERT_EQ(router.top_k(), options.top_k + always_chosen);
+                const auto routing = route(router, logits);
+                ASSERT_EQ(routing.size(), router.top_k() * 9);
+                for (Index t = 0; t < 9; ++t) {
+                  const Numbers of_token(logits.col(t).begin(), logits.col(t).end());
+                  TopKOptions strict = options;
+                  strict.rejected_groups = RejectedGroups::never_chosen;
+                  const auto expected = test::naive::choose(of_token, options, selection_bias),
+                             otherwise = test::naive::choose(of_token, strict, selection_bias);
+                  double largest = 1;
+                  for (const auto& choice : expected) largest = std::max(largest, std::abs(choice.weight));
+                  for (Index k = 0; k < router.top_k(); ++k) {
+                    const auto r = std::size_t(t * router.top_k() + k);
+                    const auto& [expert, weight] = expected[std::size_t(k)];
+                    EXPECT_EQ(routing.expert[r], expert)
+                        << "score " << int(score) << ", " << kept << " of " << groups << " groups, rejected "
+                        << int(rejected) << ", bias on " << int(bias_on) << ", always " << always_chosen;
+                    EXPECT_NEAR(routing.weight[r], weight, test::tolerance<double>(largest * largest));
+                    rejected_but_chosen += expert != otherwise[std::size_t(k)].expert;
+                    negative += weight < 0;
+                  }
+                }
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+  EXPECT_GT(rejected_but_chosen, 100U);
+  EXPECT_GT(negative, 100U);
 }
 
 TEST(LinearTopK, SoftmaxThenTopKRenormalisedIsTopKThenSoftmax) {
@@ -258,6 +348,114 @@ TEST(LinearTopK, ARejectedGroupIsNeverChosenEvenWhenAllKeptScoresAreNegative) {
       EXPECT_EQ(choose(logits, options, bias).expert, (Experts{2, 3}));
     }
   }
+}
+
+TEST(LinearTopK, AnExpertOfARejectedGroupThatRanksAtZeroWinsOverNegativeScores) {
+  // score + bias as before; the last group is rejected, and its experts rank at 0.
+  const Numbers bias = {-1.4, -1.5, -0.9, -1.0, -1.6, -1.7};
+  TopKOptions options{.top_k = 3,
+                      .score = Score::sigmoid,
+                      .num_groups = 3,
+                      .kept_groups = 2,
+                      .group_top = 2,
+                      .rejected_groups = RejectedGroups::ranked_at_zero};
+  const auto routing = choose(Numbers(6, 0), options, bias);
+  EXPECT_EQ(routing.expert, (Experts{4, 5, 2}));
+  EXPECT_EQ(routing.weight, Numbers(3, 0.5));  // their own scores, not 0
+  options.top_k = 2;
+  options.kept_groups = 1;
+  EXPECT_EQ(choose(Numbers(6, 0), options, {-1.4, -1.5, 0, -0.25, -1.6, -1.7}).expert, (Experts{2, 3}));
+}
+
+std::vector<Index> selected(const std::vector<float>& ranks, Index k) {
+  std::vector<detail::RankedItem<float>> all;
+  for (std::size_t i = 0; i < ranks.size(); ++i) all.push_back({ranks[i], Index(i)});
+  detail::select_as_torch(all.data(), k, Index(all.size()));
+  std::vector<Index> front;
+  for (Index i = 0; i < k; ++i) front.push_back(all[std::size_t(i)].item);
+  return front;
+}
+
+TEST(SelectAsTorch, TakesTheEqualsThatTorchTook) {
+  // What torch.topk of torch 2.13 gave an A.X K2 block of four groups on a CPU.
+  EXPECT_EQ(selected({-0.108F, -0.163F, 0, 0, 0, 0, -0.251F, 0.091F}, 2), (Experts{7, 4}));
+  EXPECT_EQ(selected({0, 0, -0.013F, -0.011F, 0, 0, 0.165F, -0.222F}, 2), (Experts{6, 4}));
+  EXPECT_EQ(selected({0, 0, -0.004F, -0.099F, -0.125F, 0.09F, 0, 0}, 2), (Experts{5, 6}));
+  EXPECT_EQ(selected({0.247F, -0.303F, 0.121F, -0.325F, 0, 0, 0, 0}, 2), (Experts{0, 2}));
+}
+
+#ifdef __GLIBCXX__
+using Items = std::vector<detail::RankedItem<float>>;
+
+Experts numbers_of(const Items& items, Index count) {
+  Experts numbers;
+  for (Index i = 0; i < count; ++i) numbers.push_back(items[std::size_t(i)].item);
+  return numbers;
+}
+
+void expect_as_libstdcxx(const Items& items, Index k) {
+  const auto before = [](const auto& a, const auto& b) { return a.rank > b.rank; };
+  const Index n = std::ssize(items);
+  Items ours = items, theirs = items;
+  detail::SelectAsLibstdcxx<float>::nth_element(ours.data(), k, n);
+  std::nth_element(theirs.begin(), theirs.begin() + (k - 1), theirs.end(), before);
+  EXPECT_EQ(numbers_of(ours, n), numbers_of(theirs, n)) << k << " of " << n;
+  ours = theirs = items;
+  detail::SelectAsLibstdcxx<float>::heap_select(ours.data(), k, n);
+  std::partial_sort(theirs.begin(), theirs.begin() + k, theirs.end(), before);
+  auto front = numbers_of(ours, k), their_front = numbers_of(theirs, k);
+  std::sort(front.begin(), front.end());
+  std::sort(their_front.begin(), their_front.end());
+  EXPECT_EQ(front, their_front) << k << " of " << n;
+}
+
+TEST(SelectAsTorch, LeavesEverythingWhereLibstdcxxDoes) {
+  Random random(7);
+  for (const Index n : {1, 2, 3, 4, 5, 8, 16, 33, 64, 100, 128, 257, 400}) {
+    for (const Index kinds : {1, 2, 5, 1000}) {  // how many different numbers there are
+      for (Index k = 1; k <= n; k += 1 + k / 4) {
+        Items items;
+        for (Index i = 0; i < n; ++i) items.push_back({float(random.below(kinds)), i});
+        expect_as_libstdcxx(items, k);
+      }
+    }
+  }
+}
+
+/// Musser's numbers, of which the median of three is among the worst, so that the steps run out.
+TEST(SelectAsTorch, LeavesEverythingWhereLibstdcxxDoesOfTheWorstNumbers) {
+  for (const Index half : {8, 50, 200}) {
+    Items items;
+    for (Index i = 1; i <= half; ++i) items.push_back({-float(i % 2 == 1 ? i : half + i - 1), i - 1});
+    for (Index i = 1; i <= half; ++i) items.push_back({-float(2 * i), half + i - 1});
+    for (const Index k : {Index(1), half / 2, half, 2 * half}) expect_as_libstdcxx(items, k);
+  }
+}
+#endif
+
+TEST(LinearTopK, AGroupOfFewerExpertsThanCountHasTheSumOfThem) {
+  const TopKOptions options{.top_k = 2, .score = Score::sigmoid, .num_groups = 4, .kept_groups = 2, .group_top = 2};
+  EXPECT_EQ(choose({1, 3, 2, 0}, options).expert, (Experts{1, 2}));
+}
+
+TEST(LinearTopK, ABiasOnLogitsChoosesByThemThoughScoresAreSaturated) {
+  const TopKOptions options{.top_k = 2, .score = Score::sigmoid, .bias_on = BiasOn::logits};
+  const auto routing = choose({800, 900, 850, 0}, options, {0, -100, 0, 801});
+  EXPECT_EQ(routing.expert, (Experts{2, 3}));
+  EXPECT_EQ(routing.weight, (Numbers{1, 0.5}));
+}
+
+TEST(LinearTopK, ExpertsThatAreAlwaysChosenShareTheWeightsOfAToken) {
+  const TopKOptions options{.top_k = 1, .score = Score::sigmoid, .renormalize = true, .scale = 2, .always_chosen = 2};
+  const auto routing = choose({0, 1, -50, -inf}, options, {0.3, 0});
+  EXPECT_EQ(routing.expert, (Experts{0, 2, 3}));  // the bias chooses 0, and the last two are there whatever they score
+  EXPECT_NEAR(routing.weight[0], 2, 1e-12);
+  EXPECT_EQ(routing.weight[2], 0);
+  const auto alike = choose(Numbers(4, 0.7), options);
+  for (const double weight : alike.weight) EXPECT_DOUBLE_EQ(weight, 2.0 / 3);
+  const auto sick = choose({0, 1, 2, nan}, options);
+  EXPECT_EQ(sick.expert, (Experts{1, 2, 3}));
+  for (const double weight : sick.weight) EXPECT_TRUE(std::isnan(weight));
 }
 
 TEST(LinearTopK, TheSelectionBiasChoosesButDoesNotWeigh) {
@@ -422,7 +620,25 @@ TEST(LinearTopK, RefusesWhatDoesNotFitWithTheNumbers) {
   EXPECT_EQ(complaint({.num_groups = 3, .kept_groups = 4}), "LinearTopK: kept_groups is 4, expected 1 to 3");
   EXPECT_EQ(complaint({.num_groups = 3, .kept_groups = 0}), "LinearTopK: kept_groups is 0, expected 1 to 3");
   EXPECT_EQ(complaint({.top_k = 5, .num_groups = 3, .kept_groups = 2}), "LinearTopK: top_k is 5, expected 1 to 4");
-  EXPECT_EQ(complaint({.num_groups = 3, .group_top = 3}), "LinearTopK: group_top is 3, expected 1 to 2");
+  EXPECT_EQ(complaint({.num_groups = 3, .group_top = 3}), "no error");
+  EXPECT_EQ(complaint({.num_groups = 3, .group_top = 0}), "LinearTopK: group_top is 0, expected 1 or more");
+  const auto at_zero = RejectedGroups::ranked_at_zero;
+  EXPECT_EQ(complaint({.top_k = 6, .num_groups = 3, .rejected_groups = at_zero}), "no error");
+  EXPECT_EQ(complaint({.top_k = 7, .num_groups = 3, .rejected_groups = at_zero}),
+            "LinearTopK: top_k is 7, expected 1 to 6");
+  EXPECT_EQ(complaint({.top_k = 5, .always_chosen = 1}), "no error");
+  EXPECT_EQ(complaint({.top_k = 6, .always_chosen = 1}), "LinearTopK: top_k is 6, expected 1 to 5");
+  EXPECT_EQ(complaint({.always_chosen = 6}), "LinearTopK: always_chosen is 6, expected 0 to 5");
+  EXPECT_EQ(complaint({.always_chosen = -1}), "LinearTopK: always_chosen is -1, expected 0 to 5");
+  EXPECT_EQ(complaint({.num_groups = 3, .always_chosen = 1}),
+            "LinearTopK: num_groups 3 does not divide num_experts - always_chosen 5");
+  EXPECT_EQ(complaint({.always_chosen = 2}, 6, {}, Eigen::VectorXf::Zero(6)),
+            "LinearTopK: selection_bias.size() is 6, expected 4");
+  EXPECT_EQ(complaint({.bias_on = BiasOn::logits, .weigh_biased = true}),
+            "LinearTopK: weigh_biased goes with BiasOn::scores; for weights of biased logits, add the bias to the "
+            "logits");
+  EXPECT_EQ(complaint({.renormalize = true, .norm = 3, .weigh_biased = true}),
+            "LinearTopK: norm is 3.000000, expected 1 or 2 beside weigh_biased");
   EXPECT_EQ(complaint({.norm = 0}), "LinearTopK: norm is 0.000000, expected more than 0");
   EXPECT_EQ(complaint({}, 6, Eigen::VectorXf::Zero(5)), "LinearTopK: bias.size() is 5, expected 6");
   EXPECT_EQ(complaint({}, 6, {}, Eigen::VectorXf::Zero(7)), "LinearTopK: selection_bias.size() is 7, expected 6");

@@ -454,6 +454,11 @@ TEST(TokenHash, RefusesWhatDoesNotFitWithTheNumbers) {
   EXPECT_EQ(complaint(HashTable{{5, -1}, {0, 1}}), "TokenHash: table sends id 1 to expert -1, expected 0 to 5");
   EXPECT_EQ(complaint(HashTable{{5, 1}, {0, 1}}), "TokenHash: table sends id 1 to expert 1 twice");
   EXPECT_EQ(complaint(HashTable{{5, 0}, {0, 1}}, 3), "TokenHash: table.rows() is 2, expected 3");
+  EXPECT_EQ(error_of([] {
+              const TopKOptions options{.top_k = 1, .always_chosen = 1};
+              TokenHash<float>(Weight<float>::Zero(6, 4), options, HashTable{{5, 0}, {0, 1}});
+            }),
+            "TokenHash: always_chosen is 1, expected 0");
   EXPECT_EQ(complaint(HashTable{{5, 0}, {0, 1}}, 2, Eigen::VectorXf::Zero(5)),
             "TokenHash: bias.size() is 5, expected 6");
   EXPECT_EQ(error_of([] { TokenHash<float>(4, 6, HashTable(0, 3)); }), "TokenHash: top_k is 0, expected 1 to 6");

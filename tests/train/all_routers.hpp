@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <tuple>
 #include <utility>
 #include <vector>
 
+#include "mlp_router_factory.hpp"
 #include "moe/moe.hpp"
 #include "random.hpp"
 #include "train/factories.hpp"
@@ -45,9 +47,16 @@ inline auto all_routers() {
   }();
   static const auto previous = random_matrix<Matrix<float>>(3, 70, 40);
   const std::span<const float> carried{previous.data(), std::size_t(previous.size())};
+  static const auto previous_state = random_matrix<Matrix<float>>(17, 70, 41);
+  const std::span<const float> state{previous_state.data(), std::size_t(previous_state.size())};
   static const Routing<float> recorded = [] {
     Routing<float> made;
     for (Index t = 0; t < 140; ++t) made.add(t / 2, t * 5 % 6, 0.5F);
+    return made;
+  }();
+  static const std::vector<std::uint8_t> modality = [] {
+    std::vector<std::uint8_t> made;
+    for (int t = 0; t < 70; ++t) made.push_back(std::uint8_t(t % 3 == 1));
     return made;
   }();
   const auto rows = rows_of_experts;
@@ -63,6 +72,12 @@ inline auto all_routers() {
       RouterCase{NormedTopK<float>(rows(10), random_vector<float>(40, 11), random_vector<float>(6, 12), {.top_k = 2})},
       RouterCase{CarriedTopK<float>(rows(13), random_rows<float>(6, 3, 14), {.top_k = 2}),
                  {.previous_logits = carried}},
+      RouterCase{
+          ShapedTopK<float>(rows(37), {.top_k = 2}, {.multiplier = 0.5, .soft_cap = 3}, random_vector<float>(6, 38))},
+      RouterCase{MlpTopK<float>(random_mlp_router<float>(6, 40, 17, 42), {.top_k = 2}), {.previous_state = state}},
+      RouterCase{TopKByModality<float>({LinearTopK<float>(rows(43), {.top_k = 2}, random_vector<float>(6, 44)),
+                                        LinearTopK<float>(random_rows<float>(3, 40, 45), {.top_k = 2, .scale = 2})}),
+                 {.modality = modality}},
       RouterCase{BaseLayersRouter<float>(rows(15))},
       RouterCase{QuantileBalanced<float>(rows(16), {.choice = {.top_k = 2}})},
       RouterCase{ExpertChoice<float>(rows(17))},
@@ -75,8 +90,20 @@ inline auto all_routers() {
       RouterCase{Replay(LinearTopK<float>(rows(24), {.top_k = 2}))},
       RouterCase{Replay(LinearTopK<float>(rows(24), {.top_k = 2}), {.weights = ReplayedWeights::anew}),
                  {.recorded = &recorded}},
+      RouterCase{LinearTopK<float>(rows(34),
+                                   {.top_k = 1, .score = Score::sigmoid, .renormalize = true, .always_chosen = 2}, {},
+                                   random_vector<float>(4, 35))},
+      RouterCase{Replay(LinearTopK<float>(rows(36), {.top_k = 1, .renormalize = true, .always_chosen = 1}),
+                        {.weights = ReplayedWeights::anew}),
+                 {.recorded = &recorded}},
       RouterCase{WithCapacity(renormalizing_router(32), {.capacity = fixed_capacity(9)})},
       RouterCase{LogitsRouter(cosine_logits(), SinkhornChoice<float>(6, {.top_k = 2}))},
+      RouterCase{LogitsRouter(ShapedLogits(cosine_logits(), {.soft_cap = 2}), TopPChoice<float>({}))},
+      RouterCase{
+          LogitsRouter(ShapedLogits(LoraLogits<float>(LinearLogits<float>(rows(33)), random_adapter(), /*dropout=*/0.2),
+                                    {.soft_cap = 2}),
+                       TopKChoice<float>(6, {.top_k = 2})),
+          {.seed = 31}},
       RouterCase{LogitsRouter(NormedLogits<float>(rows(10), random_vector<float>(40, 11)), ChoiceByExperts<float>())},
       RouterCase{LogitsRouter(NoisyLogits<float>(rows(1), rows(2)), TopPChoice<float>({})), {.seed = 3}},
       RouterCase{LogitsRouter(LoraLogits<float>(LinearLogits<float>(rows(33)), random_adapter()),

@@ -3,6 +3,7 @@
 
 #include "moe/train.hpp"
 
+#include <cstdint>
 #include <utility>
 #include <vector>
 
@@ -117,6 +118,72 @@ TEST(RouterGradients, OfCarriedTopK) {
     previous = random_matrix<Matrix<double>>(3, tokens, 20);
     return SideInputs<double>{.previous_logits = {previous.data(), std::size_t(previous.size())}};
   });
+}
+
+/// Text goes to wider experts than vision.
+TEST(RouterGradients, OfTopKByModality) {
+  const LinearTopK<double> text(random_rows(4, 7, 62), {.top_k = 2, .renormalize = true}, random_vector(4, 63),
+                                0.1 * random_vector(4, 64));
+  const LinearTopK<double> vision(random_rows(3, 7, 65), {.top_k = 2, .score = Score::sigmoid});
+  const auto layer =
+      MoeLayer(TopKByModality<double>({text, vision}),
+               JoinedExperts(moe::random_bank<double>(4, 7, 9, 66), moe::random_bank<double>(3, 7, 5, 67)));
+  for (const Index tokens : token_counts) {
+    for (const Index every : {1, 3, 1000}) {  // all, some or but the first are of modality 1
+      std::vector<std::uint8_t> modality;
+      for (Index t = 0; t < tokens; ++t) modality.push_back(t % every == 0);
+      expect_true_gradients(layer, tokens, 1, 40, {.modality = modality});
+    }
+    expect_true_gradients(layer, tokens, 1, 40);
+  }
+}
+
+TEST(RouterGradients, OfTopKByModalityByLossesAreThoseOfTheTokensOwnExperts) {
+  const LinearTopK<double> text(random_rows(4, 7, 62), {}), vision(random_rows(3, 7, 65), {});
+  const auto layer = layer_of(TopKByModality<double>({text, vision}));
+  auto tape = tape_of(layer);
+  const std::vector<std::uint8_t> modality{0, 1, 1, 0, 0};
+  tape.ws.side.modality = modality;
+  const auto x = random_matrix<Matrix<double>>(7, 5, 1);
+  Matrix<double> y(7, 5), d_x = Matrix<double>::Zero(7, 5);
+  const Matrix<double> d_y = Matrix<double>::Zero(7, 5);
+  auto gradient = zeros_like(layer);
+  forward(layer, x, y, tape);
+  add_load_balancing_gradient<double>(tape.ws.routing, {}, measure_shares(tape.ws.routing, 5, 7), 1,
+                                      tape.logit_gradient());
+  add_z_loss_gradient(logits_of(tape.ws.routing, 7, 5), 1, tape.logit_gradient());
+  backward(layer, x, d_y, tape, d_x, gradient);
+  EXPECT_TRUE(d_x.allFinite());
+  EXPECT_GT(d_x.norm(), 0.1);
+  const auto d_logits = tape.logit_gradient();
+  for (Index t = 0; t < 5; ++t) {
+    const bool sees = modality[std::size_t(t)] == 1;
+    // exp(−∞) of Eigen 3.4 is not 0, but the smallest normal number.
+    EXPECT_LE(d_logits.col(t).segment(sees ? 0 : 4, sees ? 4 : 3).cwiseAbs().maxCoeff(), 1e-300) << t;
+  }
+}
+
+TEST(RouterGradients, OfShapedTopK) {
+  for (const LogitShape& shape :
+       {LogitShape{}, {.multiplier = -0.3}, {.soft_cap = 2}, {.multiplier = 3, .soft_cap = 2}}) {
+    expect_true_gradients_of(
+        ShapedTopK<double>(random_rows(5, 7, 53), {.top_k = 2, .score = Score::sigmoid}, shape, random_vector(5, 54)));
+    const CosineLogits<double> cosine(random_rows(4, 7, 55), random_rows(5, 4, 56), 1);
+    expect_true_gradients_of(LogitsRouter(ShapedLogits(cosine, shape), TopKChoice<double>(5, {.top_k = 2})));
+  }
+}
+
+TEST(RouterGradients, OfShapedLogitsThatAreNoisyOrCarried) {
+  const NoisyLogits<double> noisy(random_rows(5, 7, 57), random_rows(5, 7, 58));
+  expect_true_gradients_of(LogitsRouter(ShapedLogits(noisy, {.soft_cap = 2}), TopKChoice<double>(5, {.top_k = 2})),
+                           {.seed = 59});
+  const CarriedLogits<double> carried(random_rows(5, 7, 60), random_rows(5, 3, 61));
+  expect_true_gradients_with(
+      LogitsRouter(ShapedLogits(carried, {.soft_cap = 2}), TopKChoice<double>(5, {.top_k = 2})), [](Index tokens) {
+        static Matrix<double> previous;
+        previous = random_matrix<Matrix<double>>(3, tokens, 20);
+        return SideInputs<double>{.previous_logits = {previous.data(), std::size_t(previous.size())}};
+      });
 }
 
 /// Two layers, of which the second one's router hears the first one's.

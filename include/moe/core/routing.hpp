@@ -34,6 +34,10 @@ struct Routing {
   /// without logits leaves it empty.
   std::vector<Scalar> logits;
 
+  /// (state size × n_tokens), column by column: what a router hands to that of the next layer, if anything:
+  /// SideInputs::previous_state.
+  std::vector<Scalar> state;
+
   Index size() const { return static_cast<Index>(token.size()); }
 
   void clear() {
@@ -42,6 +46,7 @@ struct Routing {
     weight.clear();
     dropped.clear();
     logits.clear();
+    state.clear();
     weight_on = WeightOn::output;
   }
 

@@ -135,7 +135,8 @@ void sqrt_softplus(const Logits& logits, Scores&& scores) {
   drop_subnormals(scores);
 }
 
-/// w_i / max(‖w‖ + epsilon, floor), where ‖w‖ = (Σ_j w_jᵖ)^(1/p) of weights ≥ 0; where that is 0 / 0 they stay 0.
+/// w_i / max(‖w‖ + epsilon, floor), where ‖w‖ = (Σ_j w_jᵖ)^(1/p), and a floor of 0 is none; where that is 0 / 0 they
+/// stay 0. Weights may be negative where p is 1 or 2.
 template <class Weights, class Scalar = typename std::remove_cvref_t<Weights>::Scalar>
 void renormalize(Weights&& weights, Scalar p, Scalar epsilon, Scalar floor) {
   Scalar sum = p == 1 ? sum_of(weights) : Scalar(0);
@@ -143,7 +144,8 @@ void renormalize(Weights&& weights, Scalar p, Scalar epsilon, Scalar floor) {
     sum = p == 2 ? kernels::multiply_add(weights(i), weights(i), sum) : sum + std::pow(weights(i), p);
   }
   const Scalar norm = p == 1 ? sum : p == 2 ? std::sqrt(sum) : std::pow(sum, 1 / p);
-  const Scalar divisor = norm + epsilon < floor ? floor : norm + epsilon;  // a NaN stays one
+  const bool at_floor = floor > 0 && norm + epsilon < floor;
+  const Scalar divisor = at_floor ? floor : norm + epsilon;  // a NaN stays one
   if (divisor != 0) divide(weights, divisor);
 }
 

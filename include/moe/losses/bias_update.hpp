@@ -28,7 +28,8 @@ struct BiasUpdateOptions {
 /// bias; so do all of them after a batch without tokens.
 /// Wang et al. 2024, algorithm 1 and §4.3 for the proportional step, arXiv:2408.15664; DeepSeek-V3, §2.1.2,
 /// arXiv:2412.19437.
-/// @param load  (num_experts) routes of each expert, those of all micro-batches and ranks added up
+/// @param load  (num_experts) routes of each expert, those of all micro-batches and ranks added up; of experts that are
+///              always chosen, which have no bias, neither a load
 /// @param bias  (num_experts) added to the scores when choosing, as LinearTopK's selection_bias
 /// @throws std::invalid_argument if the sizes differ.
 template <class Bias>

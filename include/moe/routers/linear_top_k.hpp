@@ -17,9 +17,9 @@ class LinearTopK : public LogitsRouter<LinearLogits<Scalar>, TopKChoice<Scalar>>
  public:
   /// @param weight          (num_experts × d_model): row e scores expert e
   /// @param bias            (num_experts) added to the logits, or empty
-  /// @param selection_bias  (num_experts) added to the scores when choosing, not when weighting; or empty
-  /// @throws std::invalid_argument unless the sizes fit, num_groups divides num_experts, and the kept groups hold
-  /// top_k.
+  /// @param selection_bias  (num_experts − always_chosen) added to the scores when choosing, not when weighting; or
+  ///                        empty
+  /// @throws std::invalid_argument unless the sizes fit and TopKChoice takes the options.
   LinearTopK(Weight<Scalar> weight, const TopKOptions& options, Vector<Scalar> bias = {},
              Vector<Scalar> selection_bias = {})
       : LinearTopK::LogitsRouter(LinearLogits<Scalar>(std::move(weight), std::move(bias), "LinearTopK"), std::in_place,

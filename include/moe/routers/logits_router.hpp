@@ -15,7 +15,8 @@
 namespace moe::inline MOE_TARGET {
 
 /// Computes logits (num_experts × n_tokens) of tokens, all of them. Const: one router, many threads. Optional:
-/// require_side(side, routing), which throws before anything is written to the routing.
+/// require_side(side, routing), which throws before anything is written to the routing; state_size(), of a part whose
+/// compute(tokens, logits, state, workers) writes a state (state_size × n_tokens) for the next layer's router, too.
 template <class L>
 concept ComputesLogits = requires(const L& part, const Tokens<typename L::Scalar>& tokens,
                                   MatrixRef<typename L::Scalar> logits, Workers& workers) {
@@ -34,7 +35,7 @@ concept ChoosesByLogits = requires(const C& choice, const Tokens<typename C::Sca
 };
 
 /// Any logits with any choice: LogitsRouter(CosineLogits(…), SinkhornChoice<float>(…)). Most published routers are one,
-/// with a name, such as LinearTopK, which adds a constructor. The logits stay in the routing.
+/// with a name, such as LinearTopK, which adds a constructor. The logits stay in the routing, and so does a state.
 template <class Logits, class Choice>
 class LogitsRouter {
   static_assert(ComputesLogits<Logits>, "moe: this part has no d_model(), num_experts() or compute(): ComputesLogits");
@@ -107,7 +108,12 @@ class LogitsRouter {
   void route(const Tokens<Scalar>& tokens, Routing<Scalar>& routing, Workers& workers) const {
     if constexpr (requires { logits_.require_side(tokens.side, routing); }) logits_.require_side(tokens.side, routing);
     const auto logits = make_logits(logits_.num_experts(), tokens.count(), routing);
-    logits_.compute(tokens, logits, workers);
+    if constexpr (requires { logits_.state_size(); }) {
+      logits_.compute(tokens, logits, make_state(logits_.state_size(), tokens.count(), routing), workers);
+    } else {
+      routing.state.clear();
+      logits_.compute(tokens, logits, workers);
+    }
     choice_.route(Tokens(logits, tokens.side), routing, workers);
   }
 

@@ -11,7 +11,7 @@
 #include "moe/core/tokens.hpp"
 #include "moe/core/types.hpp"
 #include "moe/kernels/matmul.hpp"
-#include "moe/kernels/vectors.hpp"
+#include "moe/kernels/rms_norm.hpp"
 #include "moe/routers/logits_router.hpp"
 #include "moe/routers/top_k.hpp"
 #include "moe/runtime/workers.hpp"
@@ -31,18 +31,19 @@ class NormedLogits {
   NormedLogits(Weight<Scalar> weight, Vector<Scalar> norm_scale, double norm_epsilon = 1e-6,
                const std::string& who = "NormedLogits")
       : weight_(std::move(weight)),
-        norm_scale_(std::move(norm_scale)),
-        norm_epsilon_(static_cast<Scalar>(norm_epsilon)) {
-    require_equal(norm_scale_.size(), d_model(), who + ": norm_scale.size()");
-    require(norm_epsilon >= 0, who + ": norm_epsilon is " + std::to_string(norm_epsilon) + ", expected 0 or more");
+        norm_(std::move(norm_scale), {.epsilon = norm_epsilon, .factor = 1 / std::sqrt(double(weight_.cols()))},
+              who + ": norm_") {
+    require_equal(norm_.size(), d_model(), who + ": norm_scale.size()");
   }
 
   Index d_model() const { return weight_.cols(); }
   Index num_experts() const { return weight_.rows(); }
   const Weight<Scalar>& weight() const { return weight_; }
-  const Vector<Scalar>& norm_scale() const { return norm_scale_; }
+  const RmsNorm<Scalar>& norm() const { return norm_; }
+  RmsNorm<Scalar>& norm() { return norm_; }
+  const Vector<Scalar>& norm_scale() const { return norm_.gain(); }
   auto weight() { return to_write(weight_); }
-  auto norm_scale() { return to_write(norm_scale_); }
+  auto norm_scale() { return norm_.gain(); }
 
   void compute(const Tokens<Scalar>& tokens, MatrixRef<Scalar> logits, Workers& workers) const {
     kernels::matmul<Scalar, Scalar>(map_of(weight_), normalize(tokens.x, workers), logits, workers);
@@ -51,38 +52,20 @@ class NormedLogits {
   /// x̂, (d_model × n_tokens), in memory of the workers.
   Eigen::Map<Matrix<Scalar>, Eigen::Aligned64> normalize(const ConstMatrixRef<Scalar>& x, Workers& workers) const {
     auto normed = workers.shared().matrix<Scalar>(d_model(), x.cols());
-    workers.for_each_band(x.cols(), tokens_a_task, [&](Index first, Index last, Scratch& scratch) {
-      Eigen::Map<Vector<Scalar>> token(scratch.array<Scalar>(d_model()), d_model());  // sums: aligned alike
-      Eigen::Map<Vector<Scalar>> scale(scratch.array<Scalar>(d_model()), d_model());
-      scale = norm_scale_ / std::sqrt(static_cast<Scalar>(d_model()));
-      for (Index t = first; t < last; ++t) {
-        token = x.col(t);
-        normed.col(t) = token.cwiseProduct(scale) / divisor(token);
-      }
-    });
+    norm_.apply(x, normed, workers);
     return normed;
-  }
-
-  /// √(mean(x²) + norm_epsilon) of a token; 1 where that is 0, so that 0 stays 0.
-  template <class Token>
-  Scalar divisor(const Token& token) const {
-    const Scalar rms = std::sqrt(kernels::dot(token, token) / static_cast<Scalar>(d_model()) + norm_epsilon_);
-    return rms == 0 ? Scalar(1) : rms;
   }
 
   /// Under Gemma's names.
   template <class Visit>
   void visit_parameters(Visit& visit) {
     visit("proj.weight", weight_);
-    visit("scale", norm_scale_);
+    visit("scale", norm_.gain());
   }
 
  private:
-  static constexpr Index tokens_a_task = 16;
-
   Weight<Scalar> weight_;
-  Vector<Scalar> norm_scale_;
-  Scalar norm_epsilon_;
+  RmsNorm<Scalar> norm_;
 };
 
 /// TopKChoice, whose weights are then multiplied by the scale α of their expert.

@@ -99,7 +99,7 @@ void balance_quantiles(const ConstMatrixRef<Scalar>& scores, Index top_k, Index 
 }
 
 struct QuantileOptions {
-  TopKOptions choice = {};  // as of LinearTopK, with one group
+  TopKOptions choice = {};  // as of LinearTopK, with one group, and none always chosen
   Index rounds = 8;         // of balance_quantiles(), from β = 0: max load / mean load is then 1.0 to 1.3 where the
                             // scores' own would be 4 to 8 (tests/routers/balanced_test.cpp)
 };
@@ -116,6 +116,7 @@ class QuantileChoice {
   QuantileChoice(Index num_experts, const QuantileOptions& options)
       : options_(options), weigher_(num_experts, options.choice, {}, "QuantileBalanced") {
     require_equal(options.choice.num_groups, 1, "QuantileBalanced: num_groups");
+    require_equal(options.choice.always_chosen, 0, "QuantileBalanced: always_chosen");
     require_between(0, options.rounds, std::numeric_limits<Index>::max(), "QuantileBalanced: rounds");
   }
 

@@ -45,10 +45,11 @@ class HashTableChoice {
   using Scalar = Scalar_;
 
   /// Weights as TopKChoice gives them.
-  /// @param options  what concerns groups is not read
+  /// @param options  what concerns groups and biases is not read; always_chosen is 0: the table names them all
   /// @throws std::invalid_argument unless the sizes fit, and each id has different experts that are there.
   HashTableChoice(Index num_experts, const TopKOptions& options, HashTable table)
       : table_(std::move(table)), weigher_(num_experts, options, {}, "TokenHash") {
+    require_equal(options.always_chosen, 0, "TokenHash: always_chosen");
     require_equal(table_.rows(), top_k(), "TokenHash: table.rows()");
     for (Index id = 0; id < table_.cols(); ++id) require_experts(id);
   }
@@ -104,7 +105,7 @@ class TokenHash : public LogitsRouter<LinearLogits<Scalar>, HashTableChoice<Scal
  public:
   /// Weights as TopKChoice gives them.
   /// @param weight   (num_experts × d_model): row e scores expert e
-  /// @param options  what concerns groups is not read
+  /// @param options  what concerns groups and biases is not read; always_chosen is 0: the table names them all
   /// @param bias     (num_experts) added to the logits, or empty
   /// @throws std::invalid_argument unless the sizes fit, and each id has different experts that are there.
   TokenHash(Weight<Scalar> weight, const TopKOptions& options, HashTable table, Vector<Scalar> bias = {})

@@ -1,4 +1,4 @@
-/// @file  Where the logits of a routing lie.
+/// @file  Where the logits of a routing lie, beside the state.
 #pragma once
 
 #include "moe/core/routing.hpp"
@@ -14,6 +14,13 @@ template <class Scalar>
 LogitsMap<Scalar> make_logits(Index num_experts, Index num_tokens, Routing<Scalar>& routing) {
   routing.logits.resize(std::size_t(num_experts * num_tokens));
   return {routing.logits.data(), num_experts, num_tokens};
+}
+
+/// The same for its state, (state_size × n_tokens).
+template <class Scalar>
+LogitsMap<Scalar> make_state(Index state_size, Index num_tokens, Routing<Scalar>& routing) {
+  routing.state.resize(std::size_t(state_size * num_tokens));
+  return {routing.state.data(), state_size, num_tokens};
 }
 
 /// The logits of a routing, as a matrix.

@@ -76,6 +76,7 @@ struct CapacityOptions {
   bool per_sequence = false;  // each sequence of SideInputs::sequence_length by itself; else the batch as a whole
   bool renormalize = false;   // the kept weights of a token become w / max(Σw, floor)
   double floor = 0;
+  Index unlimited = 0;  // so many last experts take all of their routes: those that TopKOptions choose always
 };
 
 namespace detail {
@@ -168,15 +169,19 @@ void limit_capacity(Routing<Scalar>& routing, Index num_tokens, Index num_expert
   const Index length = tokens_per_sequence(num_tokens, options.per_sequence ? sequence_length : 0, "limit_capacity");
   require_routes(routing, num_tokens, num_experts);
 
-  const Index capacity = options.capacity(length, num_experts);
+  require_between(0, options.unlimited, num_experts, "limit_capacity: options.unlimited");
+  const Index num_limited = num_experts - options.unlimited;
+
+  const Index capacity = options.capacity(length, num_limited);
   auto* const taken = scratch.array<Index>(num_experts);
   routing.dropped.reserve(routing.token.size());  // so that a warm call may drop more than those before it
   Index sequence = -1;
   for (const auto& one : detail::queue_up(routing, num_tokens, num_experts, length, options.priority, scratch)) {
     if (sequence != one.sequence) std::fill_n(taken, num_experts, Index(0));
     sequence = one.sequence;
-    Index& of_expert = taken[routing.expert[std::size_t(one.route)]];
-    if (of_expert < capacity) {
+    const Index expert = routing.expert[std::size_t(one.route)];
+    Index& of_expert = taken[expert];
+    if (of_expert < capacity || expert >= num_limited) {
       ++of_expert;
     } else {
       routing.drop(one.route);

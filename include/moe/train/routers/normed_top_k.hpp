@@ -1,7 +1,6 @@
 /// @file  Gradients of the linear router that normalises what it reads.
 #pragma once
 
-#include <cmath>
 #include <cstddef>
 #include <span>
 #include <type_traits>
@@ -11,11 +10,10 @@
 #include "moe/core/tokens.hpp"
 #include "moe/core/types.hpp"
 #include "moe/kernels/multiply_add.hpp"
-#include "moe/kernels/vectors.hpp"
 #include "moe/routers/normed_top_k.hpp"
 #include "moe/routers/top_k.hpp"
 #include "moe/runtime/workers.hpp"
-#include "moe/train/kernels/add_product.hpp"
+#include "moe/train/kernels/rms_norm.hpp"
 #include "moe/train/no_gradient.hpp"
 #include "moe/train/routers/linear_logits.hpp"
 #include "moe/train/routers/logits_router.hpp"
@@ -23,31 +21,15 @@
 
 namespace moe::inline MOE_TARGET {
 
-/// As backward() of LinearLogits. With r = √(mean(x²) + norm_epsilon), g = γ · d_model^-½ and a = g ⊙ ∂L/∂x̂,
-///   ∂L/∂x = a/r − x (x·a) / (d_model r³),  ∂L/∂γ = Σ ∂L/∂x̂ ⊙ x/r · d_model^-½.
+/// As backward() of LinearLogits, and through RmsNorm: train/kernels/rms_norm.hpp.
 template <class Scalar, class Gradient>
 void backward(const NormedLogits<Scalar>& normed, const Tokens<Scalar>& tokens, const ConstMatrixRef<Scalar>&,
               const ConstMatrixRef<Scalar>& d_logits, MatrixRef<Scalar> d_x, Gradient& gradient, Workers& workers) {
-  const Index d = normed.d_model();
-  auto d_normed = workers.shared().template matrix<Scalar>(d, tokens.count());
+  auto d_normed = workers.shared().template matrix<Scalar>(normed.d_model(), tokens.count());
   d_normed.setZero();
   linear_backward<Scalar>(map_of(normed.weight()), normed.normalize(tokens.x, workers), d_logits, d_normed,
                           gradient.weight(), {nullptr, 0}, workers);
-  const Scalar shrink = 1 / std::sqrt(Scalar(d));
-  workers.for_each_band(tokens.count(), 16, [&](Index first, Index last, Scratch& scratch) {
-    Eigen::Map<Vector<Scalar>> x(scratch.array<Scalar>(d), d), a(scratch.array<Scalar>(d), d);
-    for (Index t = first; t < last; ++t) {
-      x = tokens.x.col(t);
-      const Scalar r = normed.divisor(x);
-      a = d_normed.col(t).cwiseProduct(normed.norm_scale()) * shrink;
-      d_normed.col(t) = d_normed.col(t).cwiseProduct(x) * (shrink / r);
-      const Scalar along = kernels::dot(x, a) / (Scalar(d) * r * r * r);
-      a /= r;
-      kernels::add_scaled(-along, x, a);
-      d_x.col(t) += a;
-    }
-  });
-  if constexpr (learns<Gradient>) kernels::add_columns(d_normed, gradient.norm_scale());
+  backward(normed.norm(), tokens.x, d_normed, d_x, gradient.norm().gain(), workers);
 }
 
 /// As backward() of TopKChoice: where that would weigh a route w, its weight is α·w, and ∂L/∂α = Σ w ∂L/∂weight.

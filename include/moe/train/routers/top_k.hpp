@@ -25,11 +25,11 @@ void renormalize_backward(const Scores& s, Scalar p, Scalar epsilon, Scalar floo
   const Scalar norm = p == 1   ? s.sum()
                       : p == 2 ? std::sqrt(kernels::dot(s, s))
                                : std::pow(s.array().pow(p).sum(), 1 / p);
-  const bool at_floor = norm + epsilon < floor;
+  const bool at_floor = floor > 0 && norm + epsilon < floor;
   const Scalar divisor = at_floor ? floor : norm + epsilon;
   if (divisor == 0) {
     ds = dw;
-  } else if (at_floor || norm == 0) {
+  } else if (at_floor || (norm == 0 && (p != 1 || s.isZero(0)))) {
     ds = dw / divisor;
   } else {
     const Scalar along = kernels::dot(dw, s) / (divisor * divisor);
@@ -45,6 +45,45 @@ void renormalize_backward(const Scores& s, Scalar p, Scalar epsilon, Scalar floo
   }
 }
 
+/// One worker's memory for going back through a choice, token after token.
+template <class Scalar>
+class TopKBackward {
+ public:
+  TopKBackward(const TopKChoice<Scalar>& choice, Scratch& scratch)
+      : choice_(choice),
+        all_(scratch.array<Scalar>(choice.num_experts()), choice.num_experts()),
+        d_all_(scratch.array<Scalar>(choice.num_experts()), choice.num_experts()),
+        s_(scratch.array<Scalar>(choice.top_k()), choice.top_k()),
+        d_(scratch.array<Scalar>(choice.top_k()), choice.top_k()) {}
+
+  /// @param logits    (num_experts) of the token
+  /// @param chosen    its experts, top_k() of them
+  /// @param d_weight  ∂L/∂weight of each
+  /// @param d_logits  (num_experts), added to
+  template <class Logits, class Gradient>
+  void add(const Logits& logits, const Index* chosen, const Scalar* d_weight, Gradient&& d_logits) {
+    const TopKOptions& options = choice_.options();
+    score_logits(options.score, logits, all_);
+    for (Index k = 0; k < s_.size(); ++k) s_(k) = choice_.weighed(chosen[k], all_(chosen[k]));
+    d_ = Eigen::Map<const Column>(d_weight, d_.size()) * Scalar(options.scale);
+    if (options.score == Score::softmax_of_chosen) softmax(s_, s_);
+    if (options.renormalize) {
+      renormalize_backward(s_, Scalar(options.norm), Scalar(options.epsilon), Scalar(options.floor), d_, d_);
+    }
+    if (options.score == Score::softmax_of_chosen) softmax_backward(s_, d_);
+    d_all_.setZero();
+    for (Index k = 0; k < d_.size(); ++k) d_all_(chosen[k]) = d_(k);
+    score_backward(options.score, logits, all_, d_all_);
+    d_logits += d_all_;
+  }
+
+ private:
+  using Column = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
+
+  const TopKChoice<Scalar>& choice_;
+  Eigen::Map<Column> all_, d_all_, s_, d_;
+};
+
 /// The choice is constant; its weights are differentiated.
 /// @param logits    (num_experts × n_tokens), as choice.route() had them
 /// @param d_weight  ∂L/∂weight of each route
@@ -53,28 +92,11 @@ template <class Scalar, class Gradient>
 void backward(const TopKChoice<Scalar>& choice, const ConstMatrixRef<Scalar>& logits, const Routing<Scalar>& routing,
               std::span<const std::type_identity_t<Scalar>> d_weight, MatrixRef<Scalar> d_logits, Gradient&,
               Workers& workers) {
-  using Vector = Eigen::Matrix<Scalar, Eigen::Dynamic, 1>;
-  const TopKOptions& options = choice.options();
-  const Index top_k = options.top_k;
   workers.for_each_band(logits.cols(), 16, [&](Index first, Index last, Scratch& scratch) {
-    Eigen::Map<Vector> all(scratch.array<Scalar>(logits.rows()), logits.rows());
-    Eigen::Map<Vector> d_all(scratch.array<Scalar>(logits.rows()), logits.rows());
-    Eigen::Map<Vector> s(scratch.array<Scalar>(top_k), top_k), d(scratch.array<Scalar>(top_k), top_k);
+    TopKBackward<Scalar> back(choice, scratch);
     for (Index t = first; t < last; ++t) {
-      const auto route = std::size_t(t * top_k);
-      const std::span<const Index> chosen(&routing.expert[route], std::size_t(top_k));
-      score_logits(options.score, logits.col(t), all);
-      for (Index k = 0; k < top_k; ++k) s(k) = all(chosen[std::size_t(k)]);
-      d = Eigen::Map<const Vector>(&d_weight[route], top_k) * Scalar(options.scale);
-      if (options.score == Score::softmax_of_chosen) softmax(s, s);
-      if (options.renormalize) {
-        renormalize_backward(s, Scalar(options.norm), Scalar(options.epsilon), Scalar(options.floor), d, d);
-      }
-      if (options.score == Score::softmax_of_chosen) softmax_backward(s, d);
-      d_all.setZero();
-      for (Index k = 0; k < top_k; ++k) d_all(chosen[std::size_t(k)]) = d(k);
-      score_backward(options.score, logits.col(t), all, d_all);
-      d_logits.col(t) += d_all;
+      const auto route = std::size_t(t * choice.top_k());
+      back.add(logits.col(t), &routing.expert[route], &d_weight[route], d_logits.col(t));
     }
   });
 }
