@@ -11,6 +11,11 @@
 ///
 /// is one token through a small layer that lies in the caches: nanoseconds of MoeLayer and of loops by hand, medians of
 /// rounds in which each has its turn, and the ratio of MoeLayer to the fastest of them.
+///
+///   layer/gated_or_not/<weights>/tokens:<T>/threads:1
+///
+/// is a bank of gated experts beside one of experts that are not, of as many bytes: milliseconds of each, medians of
+/// calls in turn, and the speed of the second by that of the first.
 #include <any>
 #include <exception>
 #include <map>
@@ -23,6 +28,7 @@
 
 #include "arena.hpp"
 #include "contenders.hpp"
+#include "gated_or_not.hpp"
 #include "limits.hpp"
 #include "memory.hpp"
 #include "options.hpp"
@@ -180,6 +186,24 @@ void register_all_tiny(const std::string& weights) {
   register_tiny<W, 128, 256, 16, 4>(weights);
 }
 
+/// A round is one iteration.
+template <class W>
+void run_gated_or_not(benchmark::State& state, Index tokens) {
+  const auto both = std::make_unique<GatedOrNot<W>>(tokens);
+  for ([[maybe_unused]] auto _ : state) both->time_both();
+  state.counters["gated_ms"] = 1e3 * both->gated();
+  state.counters["plain_ms"] = 1e3 * both->plain();
+  state.counters["speed"] = both->gated() / both->plain();
+}
+
+template <class W>
+void register_gated_or_not(const std::string& weights) {
+  for (const Index tokens : {1, 16, 64, 256}) {
+    const std::string name = "layer/gated_or_not/" + weights + "/tokens:" + std::to_string(tokens) + "/threads:1";
+    benchmark::RegisterBenchmark(name.c_str(), run_gated_or_not<W>, tokens)->Unit(benchmark::kMillisecond);
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -187,6 +211,8 @@ int main(int argc, char** argv) {
   register_all(stage);
   register_all_tiny<float>("f32");
   register_all_tiny<moe::bfloat16>("bf16");
+  register_gated_or_not<float>("f32");
+  register_gated_or_not<moe::bfloat16>("bf16");
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   benchmark::RunSpecifiedBenchmarks();

@@ -10,6 +10,7 @@
 
 #include <Eigen/Core>
 
+#include "moe/routers/detail/select_as_torch.hpp"
 #include "moe/routers/linear_top_k.hpp"
 
 namespace moe::test::naive {
@@ -93,7 +94,7 @@ inline std::vector<double> softmax(const std::vector<double>& l) {
   return s;
 }
 
-/// The experts of one token, best first.
+/// The experts of one token, best first; at the end those that are always chosen.
 inline std::vector<Choice> choose(const std::vector<double>& logits, const TopKOptions& options,
                                   const std::vector<double>& selection_bias = {}) {
   const double never = -std::numeric_limits<double>::infinity();
@@ -103,7 +104,9 @@ inline std::vector<Choice> choose(const std::vector<double>& logits, const TopKO
     if (options.score == Score::sigmoid) s = 1 / (1 + std::exp(-s));
     if (options.score == Score::sqrt_softplus) s = std::sqrt(std::log(1 + std::exp(s)));
   }
-  std::vector<double> rank = scores;
+  const std::size_t selectable = scores.size() - std::size_t(options.always_chosen);
+  std::vector<double> rank = options.bias_on == BiasOn::logits ? logits : scores;
+  rank.resize(selectable);
   for (std::size_t e = 0; e < selection_bias.size(); ++e) rank[e] += selection_bias[e];
 
   const std::size_t size = rank.size() / std::size_t(options.num_groups);
@@ -111,7 +114,7 @@ inline std::vector<Choice> choose(const std::vector<double>& logits, const TopKO
   for (std::size_t g = 0; g < group.size(); ++g) {
     std::vector<double> members(rank.begin() + long(g * size), rank.begin() + long((g + 1) * size));
     std::sort(members.begin(), members.end(), std::greater<>());
-    for (Eigen::Index i = 0; i < options.group_top; ++i) group[g] += members[std::size_t(i)];
+    for (std::size_t i = 0; i < std::min(size, std::size_t(options.group_top)); ++i) group[g] += members[i];
   }
   std::vector<bool> kept(group.size(), false);
   for (Eigen::Index k = 0; k < options.kept_groups; ++k) {
@@ -120,7 +123,14 @@ inline std::vector<Choice> choose(const std::vector<double>& logits, const TopKO
     group[g] = never;
   }
   for (std::size_t e = 0; e < rank.size(); ++e) {
-    if (!kept[e / size]) rank[e] = never;
+    if (!kept[e / size]) rank[e] = options.rejected_groups == RejectedGroups::ranked_at_zero ? 0 : never;
+  }
+
+  if (options.rejected_groups == RejectedGroups::ranked_at_zero && options.kept_groups < options.num_groups) {
+    std::vector<moe::detail::RankedItem<double>> all;  // many are 0; which of these is tested by itself
+    for (std::size_t e = 0; e < rank.size(); ++e) all.push_back({rank[e], Eigen::Index(e)});
+    moe::detail::select_as_torch(all.data(), options.top_k, Eigen::Index(all.size()));
+    for (std::size_t i = std::size_t(options.top_k); i < all.size(); ++i) rank[std::size_t(all[i].item)] = never;
   }
 
   std::vector<Choice> chosen;
@@ -130,11 +140,17 @@ inline std::vector<Choice> choose(const std::vector<double>& logits, const TopKO
     rank[e] = never;
     chosen.push_back({Eigen::Index(e), 0});
     weights.push_back(scores[e]);
+    if (options.weigh_biased && !selection_bias.empty()) weights.back() += selection_bias[e];
+  }
+  for (std::size_t e = selectable; e < scores.size(); ++e) {
+    chosen.push_back({Eigen::Index(e), 0});
+    weights.push_back(scores[e]);
   }
   if (options.score == Score::softmax_of_chosen) weights = softmax(weights);
   double sum = 0;
   for (const double w : weights) sum += std::pow(w, options.norm);
-  const double divisor = std::max(std::pow(sum, 1 / options.norm) + options.epsilon, options.floor);
+  double divisor = std::pow(sum, 1 / options.norm) + options.epsilon;
+  if (options.floor > 0) divisor = std::max(divisor, options.floor);
   for (std::size_t k = 0; k < weights.size(); ++k) {
     chosen[k].weight = weights[k] / (options.renormalize ? divisor : 1) * options.scale;
   }

@@ -169,10 +169,24 @@ TEST(Presets, AMoeLayerIsRouterExpertsAndSharedExpertWithTheirBiases) {
                                   .selection_bias = true,
                                   .shared_gate = true};
   constexpr Index router = (4 + 3) * 5 + (4 + 3) + (4 + 3);
-  constexpr Index shared = 3 * 5 * 11 + 5;
+  constexpr Index shared = 3 * 5 * 11 + (11 + 11 + 5) + 5;
   constexpr Index expert = 3 * 5 * 7 + 7 + 7 + 5;
   static_assert(count_params(full).total == router + shared + 4 * expert);
   static_assert(count_params(full).active == router + shared + 2 * expert);
+
+  // Experts of a latent width, without a gate; the shared one is as wide as the model.
+  constexpr moe::MoeShape latent = {.d_model = 5,
+                                    .d_ff = 7,
+                                    .num_experts = 4,
+                                    .top_k = 2,
+                                    .d_latent = 3,
+                                    .d_ff_shared = 11,
+                                    .expert_bias = true,
+                                    .hidden = moe::AnyActivation(moe::ReluSquared{}),
+                                    .hidden_shared = moe::AnyActivation(moe::ReluSquared{})};
+  constexpr Index around = 4 * 5 + (2 * 5 * 11 + 11 + 5) + (2 * 5 * 3 + 3 + 5);
+  static_assert(count_params(latent).total == around + 4 * (2 * 3 * 7 + 7 + 3));
+  static_assert(count_params(latent).active == around + 2 * (2 * 3 * 7 + 7 + 3));
 }
 
 TEST(Presets, GroupedQueryAttentionIsItsFourProjectionsBiasesNormsAndSinks) {

@@ -12,8 +12,10 @@
 #include "moe/experts/any_experts.hpp"
 #include "moe/experts/joined_experts.hpp"
 #include "moe/experts/zero_compute.hpp"
+#include "moe/kernels/rms_norm.hpp"
 #include "moe/layers/affine_output.hpp"
 #include "moe/layers/dense.hpp"
+#include "moe/layers/normed_output.hpp"
 #include "moe/models/dense_equivalents.hpp"
 #include "moe/models/make_layer.hpp"
 #include "moe/runtime/executors/openmp.hpp"
@@ -84,6 +86,15 @@ TEST(Activations, AreTheirFormulas) {
       ClampedOutputGlu<Silu>{.limit = 7},
       [](double g, double u) { return std::min(silu_of(g), 7.0) * std::max(-7.0, std::min(u, 7.0)); },
       "ClampedOutputGlu");
+  const auto capped = [](double x, double cap) { return cap == 0 ? x : cap * std::tanh(x / cap); };
+  for (const float gate_cap : {0.0F, 4.0F}) {
+    for (const float up_cap : {0.0F, 0.5F, 25.0F}) {
+      expect_gated(
+          SoftcappedSwiGlu{gate_cap, up_cap},
+          [&](double g, double u) { return capped(g, double(gate_cap)) * sigmoid_of(g) * capped(u, double(up_cap)); },
+          "SoftcappedSwiGlu of caps " + std::to_string(gate_cap) + ", " + std::to_string(up_cap));
+    }
+  }
 }
 
 TEST(Activations, ClampingBeforeAndAfterDiffer) {
@@ -109,6 +120,8 @@ TEST(Activations, ShowANotANumber) {
     expect_nan(GptOssGlu{});
     expect_nan(ClampedInputGlu<Silu>{});
     expect_nan(ClampedOutputGlu<Silu>{});
+    expect_nan(SoftcappedSwiGlu{});
+    expect_nan(SoftcappedSwiGlu{0, 0});
   }
 }
 
@@ -171,18 +184,22 @@ TEST(GatedFfnBank, RefusesBiasesThatDoNotFit) {
 
 TEST(DenseEquivalents, KeepTheBiases) {
   const auto seeds = seeds_from(1, 3);
-  for (const Index d_model : {5, 16}) {
-    const auto bank = test::GatedFfnBanks<double, SwiGlu, true>::make(d_model, seeds);
+  const auto check = [&](const auto& bank, const auto& make_expert) {
+    const Index d_model = bank.d_model();
     const auto x = random_matrix<Matrix<double>>(d_model, 7, 1);
     Matrix<double> sum = Matrix<double>::Zero(d_model, 7);
     for (Index e = 0; e < 2; ++e) {
-      const auto one = test::GatedFfns<double, SwiGlu, true>::make(d_model, seeds[std::size_t(e)]);
+      const auto one = make_expert(d_model, seeds[std::size_t(e)]);
       Matrix<double> y(d_model, 7);
       Scratch scratch;
       one.forward(x, y, scratch);
       sum += y;
     }
     EXPECT_TRUE(is_close(concatenate(bank, 2).forward(x), sum));
+  };
+  for (const Index d_model : {5, 16}) {
+    check(test::GatedFfnBanks<double, SwiGlu, true>::make(d_model, seeds), test::GatedFfns<double, SwiGlu, true>::make);
+    check(test::FfnBanks<double, Gelu, true>::make(d_model, seeds), test::Ffns<double, Gelu>::make);
   }
 }
 
@@ -325,6 +342,22 @@ TEST(AffineOutput, ScalesThenShiftsTheLayersOutput) {
   EXPECT_EQ(error_of([&] { AffineOutput(layer, 1, bias.head(8)); }), "AffineOutput: bias.size() is 8, expected 9");
 }
 
+TEST(NormedOutput, NormalisesTheLayersOutput) {
+  const MoeLayer layer(router_for<float>(9, 3, 2), random_bank<float>(3, 9, 8, 1));
+  const RmsNorm<float> norm(random_matrix<Eigen::VectorXf>(9, 1, 3), {.epsilon = 0.1});
+  for (const Index num_tokens : token_counts) {
+    const auto x = random_matrix<Matrix<float>>(9, num_tokens, 2);
+    Matrix<float> expected = layer.forward(x);
+    for (Index t = 0; t < num_tokens; ++t) {
+      expected.col(t) *= 1 / std::sqrt(expected.col(t).squaredNorm() / 9 + 0.1F);
+      expected.col(t).array() *= norm.gain().array();
+    }
+    EXPECT_TRUE(is_close(NormedOutput(layer, norm).forward(x, test::open_mp(2)), expected));
+  }
+  EXPECT_EQ(error_of([&] { NormedOutput(layer, RmsNorm<float>(Eigen::VectorXf::Ones(8))); }),
+            "NormedOutput: norm.size() is 8, expected 9");
+}
+
 // ---- ready layers ---------------------------------------------------------------------------------------------------
 
 TEST(MakeLayer, GivesEveryPresetALayerThatRuns) {
@@ -355,10 +388,26 @@ TEST(MakeLayer, KnowsPlainExpertsToo) {
                       .num_experts = 4,
                       .top_k = 2,
                       .expert_bias = true,
-                      .hidden = Hidden::relu,
+                      .hidden = AnyActivation(Relu{}),
                       .router = TopKOptions{.top_k = 2, .renormalize = true}};
   const auto layer = make_layer<bfloat16>(nllb);
   EXPECT_TRUE(layer.forward(random_tokens<float>(8, 5, 1)).allFinite());
+
+  // relu(2x)² = 4·relu(x)², of the shared expert, too
+  const MoeShape squared{.d_model = 8,
+                         .d_ff = 12,
+                         .num_experts = 1,
+                         .top_k = 1,
+                         .d_ff_shared = 16,
+                         .hidden = AnyActivation(ReluSquared{}),
+                         .hidden_shared = AnyActivation(ReluSquared{})};
+  EXPECT_EQ(count_params(squared).total, 8 + 2 * 8 * 16 + 2 * 8 * 12);
+  const auto layer_of_squares = make_layer<float>(squared);
+  const auto x = random_tokens<float>(8, 5, 1);
+  const Matrix<float> twice = 2 * x;
+  const Matrix<float> y = layer_of_squares.forward(x);
+  EXPECT_GT(y.norm(), 0);
+  EXPECT_TRUE(is_close(layer_of_squares.forward(twice), (4 * y).eval()));
 }
 
 TEST(MakeLayer, RefusesANameOrAScaleThatIsNone) {

@@ -125,6 +125,13 @@ TEST(Bits, AreTheSameFromEveryCompiler) {
   EXPECT_EQ(sum.value, expected->second) << target_name;
 }
 
+TEST(Bits, OfSoftcapsAreTheSameOnEveryProcessorThatFuses) {
+  const Eigen::ArrayXf x = 8 * test::Random(6).matrix<Matrix<float>>(1000, 1).array();
+  Checksum sum;
+  for (const float cap : {0.0F, 1.0F, 4.0F, 25.0F}) sum.add(Eigen::ArrayXf(moe::detail::softcap(x, cap)));
+  EXPECT_EQ(sum.value, kernels::is_fused ? 12053373337156570954U : 12406808258361673993U);
+}
+
 /// No sum depends on the width of registers: what fuses has one result, what does not another.
 TEST(Bits, OfAdamWAreTheSameOnEveryProcessorThatFuses) {
   test::Random random(5);

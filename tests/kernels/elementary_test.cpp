@@ -27,6 +27,7 @@ double gelu_slope(double x) { return cdf(x) + x * std::exp(-x * x / 2) / std::sq
 double sigma(double x) { return 1 / (1 + std::exp(-2 * root * (x + 0.044715 * x * x * x))); }
 double gelu_tanh(double x) { return x * sigma(x); }
 double gelu_tanh_slope(double x) { return sigma(x) + x * sigma(x) * sigma(-x) * 2 * root * (1 + 3 * 0.044715 * x * x); }
+double exact_tanh(double x) { return std::tanh(x); }
 double exact_softplus(double x) { return std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x))); }
 
 /// The largest |f(x) − exact(x)| in units of the last place of exact(x), and at all, of every 4099th float in
@@ -57,6 +58,7 @@ TEST(Elementary, FunctionsAreAsExactAsTheySay) {
   EXPECT_LE(errors_of<GeluTanhOf>(gelu_tanh, -4, infinity).ulps, is_fused ? 16 : 18);
   EXPECT_LE(errors_of<GeluTanhOf>(gelu_tanh, -infinity, -4).absolute, 1e-9);
   EXPECT_LE(errors_of<GeluTanhSlope>(gelu_tanh_slope, -1e6, 1e6).absolute, 2.5e-7);
+  EXPECT_LE(errors_of<TanhOf>(exact_tanh, -infinity, infinity).ulps, 2);
   EXPECT_LE(errors_of<SoftplusOf>(exact_softplus, -86, infinity).ulps, 5);
   EXPECT_LE(errors_of<SoftplusOf>(exact_softplus, -infinity, -86).absolute, 1e-40);
 }
@@ -77,6 +79,11 @@ TEST(Elementary, FunctionsHaveTheirLimits) {
     EXPECT_TRUE(std::isnan(Gelu()(all(nan))(i)) && std::isnan(GeluTanh()(all(nan))(i)));
     EXPECT_TRUE(std::isnan(slope(Gelu(), all(nan))(i)) && std::isnan(slope(GeluTanh(), all(nan))(i)));
   }
+  const auto softcap = [&](float x, float cap) { return moe::detail::softcap(all(x), cap).eval()(3); };
+  EXPECT_EQ(softcap(inf, 5), 5);
+  EXPECT_EQ(softcap(-inf, 5), -5);
+  EXPECT_EQ(softcap(inf, 0), inf);
+  EXPECT_TRUE(std::isnan(softcap(nan, 5)) && std::isnan(softcap(nan, 0)));
   EXPECT_EQ(softplus(inf), inf);
   EXPECT_EQ(softplus(-inf), 0);
   EXPECT_TRUE(std::isnan(softplus(nan)));

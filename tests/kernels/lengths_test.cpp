@@ -125,6 +125,8 @@ TYPED_TEST(Lengths, DoNotMatterToGatedActivationsNorToTheirSlopes) {
   check("GptOssGlu", GptOssGlu());
   check("ClampedInputGlu", ClampedInputGlu<Silu>());
   check("ClampedOutputGlu", ClampedOutputGlu<Silu>());
+  check("SoftcappedSwiGlu", SoftcappedSwiGlu());
+  check("SoftcappedSwiGlu without caps", SoftcappedSwiGlu{0, 0});
 }
 
 TYPED_TEST(Lengths, DoNotMatterToScores) {
@@ -169,6 +171,8 @@ TYPED_TEST(Lengths, EndWhereActivationsEnd) {
     EXPECT_NEAR(X(Silu()(X::Constant(1, x)))(0), 0, 1e-36) << x;
     EXPECT_NEAR(slope(Silu(), X(X::Constant(1, x)))(0), 0, 1e-36) << x;
     EXPECT_NEAR(X(GptOssGlu()(X::Constant(1, x), X::Constant(1, S(3))))(0), 0, 1e-35) << x;
+    EXPECT_NEAR(X(SoftcappedSwiGlu()(X::Constant(1, x), X::Constant(1, S(3))))(0), 0, 1e-35) << x;
+    EXPECT_EQ(X(SoftcappedSwiGlu()(X::Constant(1, -x), X::Constant(1, x)))(0), -100) << x;
     const auto check = [&](const auto& act) {
       EXPECT_NEAR(X(act(X::Constant(1, x)))(0), 0, 1e-36) << x;
       EXPECT_NEAR(slope(act, X(X::Constant(1, x)))(0), 0, 1e-6) << x;

@@ -164,4 +164,34 @@ struct ClampedOutputGlu {
   }
 };
 
+namespace detail {
+
+/// cap·tanh(x / cap), or x itself where cap is 0.
+template <class X>
+auto softcap(const Eigen::ArrayBase<X>& x, typename X::Scalar cap) {
+  using Scalar = typename X::Scalar;
+  if constexpr (std::is_same_v<Scalar, float>) {
+    return x.derived().unaryExpr(kernels::OnRegisters<kernels::SoftcapOf>{{cap}});
+  } else {
+    return x.derived().unaryExpr([cap](Scalar v) { return cap == 0 ? v : cap * std::tanh(v / cap); });
+  }
+}
+
+}  // namespace detail
+
+/// c(gate, gate_cap)·σ(gate) ⊙ c(up, up_cap), c(x, cap) = cap·tanh(x / cap): SwiGLU whose gate and up are bounded,
+/// softly. Kimi K3's SiTU-GLU (β and λ are the caps) and Inkling 2's; a cap of 0 is none.
+struct SoftcappedSwiGlu {
+  float gate_cap = 4;
+  float up_cap = 25;
+
+  template <class G, class U>
+  auto operator()(const Eigen::ArrayBase<G>& gate, const Eigen::ArrayBase<U>& up) const {
+    using Scalar = typename G::Scalar;
+    const auto cut = gate.derived().max(detail::lowest_logit<Scalar>);
+    return detail::softcap(cut, Scalar(gate_cap)) / (Scalar(1) + detail::exp_of(-cut)) *
+           detail::softcap(up, Scalar(up_cap));
+  }
+};
+
 }  // namespace moe::inline MOE_TARGET

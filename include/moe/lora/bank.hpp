@@ -1,4 +1,4 @@
-/// @file  A bank of gated FFN experts with adapters beside their matrices.
+/// @file  A bank of FFN experts with adapters beside their matrices.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +15,7 @@
 #include "moe/core/dispatch.hpp"
 #include "moe/core/types.hpp"
 #include "moe/experts/detail/token_batch.hpp"
-#include "moe/experts/gated_ffn_bank.hpp"
+#include "moe/experts/ffn_bank.hpp"
 #include "moe/kernels/low_rank.hpp"
 #include "moe/lora/adapter.hpp"
 #include "moe/lora/dropout.hpp"
@@ -24,7 +24,7 @@
 
 namespace moe::inline MOE_TARGET {
 
-/// Of one expert. Each may be of rank 0.
+/// Of one expert. Each may be of rank 0; that of gate is, beside experts that are not gated.
 template <class Scalar>
 struct ExpertAdapters {
   Adapter<Scalar> gate{}, up{}, down{};
@@ -36,7 +36,7 @@ struct ExpertAdapters {
   /// Beside matrices under the names that most checkpoints use.
   template <class Visit>
   void visit_parameters(Visit& visit) {
-    visit.in("gate_proj", gate);
+    if (gate.out() > 0) visit.in("gate_proj", gate);
     visit.in("up_proj", up);
     visit.in("down_proj", down);
   }
@@ -47,18 +47,20 @@ namespace detail {
 /// f(adapter, outputs, inputs, name) for each, beside the experts of a bank.
 /// @throws std::invalid_argument unless there are adapters of each expert.
 template <class Adapters, class W, class Act, class F>
-void for_each_adapter(Adapters& adapters, const GatedFfnBank<W, Act>& bank, const std::string& who, const F& f) {
+void for_each_adapter(Adapters& adapters, const FfnBank<W, Act>& bank, const std::string& who, const F& f) {
   require_equal(std::ssize(adapters), bank.num_experts(), who + ": adapters.size()");
   for (std::size_t e = 0; e < adapters.size(); ++e) {
     const std::string name = who + ": " + std::to_string(e);
-    f(adapters[e].gate, bank.d_ff(), bank.d_model(), name + ".gate_proj");
+    constexpr bool is_gated = FfnBank<W, Act>::is_gated;
+    if (!is_gated) require_equal(adapters[e].gate.rank(), 0, name + ".gate_proj: rank(), as experts are not gated,");
+    f(adapters[e].gate, is_gated ? bank.d_ff() : 0, bank.d_model(), name + ".gate_proj");
     f(adapters[e].up, bank.d_ff(), bank.d_model(), name + ".up_proj");
     f(adapters[e].down, bank.d_model(), bank.d_ff(), name + ".down_proj");
   }
 }
 
 template <class W, class Act, class Scalar = ActivationScalar<W>>
-void add_adapters(const std::vector<ExpertAdapters<Scalar>>& adapters, Scalar times, GatedFfnBank<W, Act>& bank) {
+void add_adapters(const std::vector<ExpertAdapters<Scalar>>& adapters, Scalar times, FfnBank<W, Act>& bank) {
   for_each_adapter(adapters, bank, "merge", [](auto&&... adapter) { require_fit(adapter...); });
   for (Index e = 0; e < bank.num_experts(); ++e) {
     const auto to = bank[e];
@@ -116,18 +118,18 @@ class LoraProjections {
 
 }  // namespace detail
 
-/// expert(x) = W_down·h + Δ_down·h, h = act(W_gate·x + Δ_gate·x, W_up·x + Δ_up·x), and the biases of the bank. No Δ is
-/// ever computed: A and B of an adapter meet the tokens that the expert sees.
+/// expert(x) = W_down·h + Δ_down·h, h = act(W_gate·x + Δ_gate·x, W_up·x + Δ_up·x) or act(W_up·x + Δ_up·x), and the
+/// biases of the bank. No Δ is ever computed: A and B of an adapter meet the tokens that the expert sees.
 ///
 /// The bank may be mapped, and of 16 bits. It is not written, and copies share it. With B = 0 or rank 0 the answers are
 /// the bank's, to the last bit.
 template <class W, class Act = SwiGlu>
 class LoraBank {
-  static_assert(is_gated_activation<Act, ActivationScalar<W>>());
-
  public:
   using Scalar = ActivationScalar<W>;
-  using Base = GatedFfnBank<W, Act>;
+  using Base = FfnBank<W, Act>;
+
+  static constexpr bool is_gated = Base::is_gated;
 
   /// @param adapters  of each expert
   /// @param dropout   share of what adapters read that is left out while they learn, as `seed` and that of the step say
@@ -197,28 +199,38 @@ struct LoraBankOptions {
   Index rank = 8;
   std::vector<Index> expert_ranks{};  // of each expert, 0 for none; empty: all have `rank`
   double alpha = 16;
-  bool gate = true, up = true, down = true;  // which of an expert's matrices have an adapter
+  bool gate = true, up = true, down = true;  // which of an expert's matrices have an adapter, if there
   double dropout = 0;                        // share of what adapters read that is left out while they learn
   std::uint64_t seed = 1;                    // of A, and of dropout
 };
 
-/// A bank beside adapters that add nothing yet.
-/// @throws std::invalid_argument if expert_ranks are there, but not num_experts of them, if a rank is below 0, or
-/// unless 0 ≤ dropout < 1.
-template <class W, class Act>
-LoraBank<W, Act> with_lora(GatedFfnBank<W, Act> bank, const LoraBankOptions& options = {}) {
-  using Scalar = ActivationScalar<W>;
-  const Index d = bank.d_model(), ff = bank.d_ff(), n = bank.num_experts();
-  if (!options.expert_ranks.empty()) require_equal(std::ssize(options.expert_ranks), n, "LoRA: expert_ranks.size()");
+/// Adapters that add nothing yet, beside experts of these shapes.
+/// @throws std::invalid_argument if expert_ranks are there, but not num_experts of them, or if a rank is below 0.
+template <class Scalar>
+std::vector<ExpertAdapters<Scalar>> make_adapters(Index num_experts, Index d, Index ff, bool gated,
+                                                  const LoraBankOptions& options) {
+  if (!options.expert_ranks.empty()) {
+    require_equal(std::ssize(options.expert_ranks), num_experts, "LoRA: expert_ranks.size()");
+  }
   std::vector<ExpertAdapters<Scalar>> adapters;
-  for (Index e = 0; e < n; ++e) {
+  for (Index e = 0; e < num_experts; ++e) {
     const Index rank = options.expert_ranks.empty() ? options.rank : options.expert_ranks[std::size_t(e)];
     const auto make = [&](bool wanted, Index out, Index in, Index matrix) {
       return make_adapter<Scalar>(out, in, wanted ? rank : 0, options.alpha,
                                   random_bits(options.seed, std::uint64_t(3 * e + matrix)));
     };
-    adapters.push_back({make(options.gate, ff, d, 0), make(options.up, ff, d, 1), make(options.down, d, ff, 2)});
+    adapters.push_back({gated ? make(options.gate, ff, d, 0) : Adapter<Scalar>(), make(options.up, ff, d, 1),
+                        make(options.down, d, ff, 2)});
   }
+  return adapters;
+}
+
+/// A bank beside adapters that add nothing yet.
+/// @throws std::invalid_argument as make_adapters(), or unless 0 ≤ dropout < 1.
+template <class W, class Act>
+LoraBank<W, Act> with_lora(FfnBank<W, Act> bank, const LoraBankOptions& options = {}) {
+  auto adapters = make_adapters<ActivationScalar<W>>(bank.num_experts(), bank.d_model(), bank.d_ff(),
+                                                     FfnBank<W, Act>::is_gated, options);
   return {std::move(bank), std::move(adapters), options.dropout, options.seed};
 }
 
@@ -227,20 +239,20 @@ LoraBank<W, Act> with_lora(GatedFfnBank<W, Act> bank, const LoraBankOptions& opt
 /// @throws std::invalid_argument if their number or a shape does not fit, or if weights are mapped; then nothing has
 /// been written.
 template <class W, class Act>
-void merge(const std::vector<ExpertAdapters<ActivationScalar<W>>>& adapters, GatedFfnBank<W, Act>& bank) {
+void merge(const std::vector<ExpertAdapters<ActivationScalar<W>>>& adapters, FfnBank<W, Act>& bank) {
   detail::add_adapters(adapters, ActivationScalar<W>(1), bank);
 }
 
 /// Takes them out again: to rounding, the bank is what it was before merge().
 template <class W, class Act>
-void unmerge(const std::vector<ExpertAdapters<ActivationScalar<W>>>& adapters, GatedFfnBank<W, Act>& bank) {
+void unmerge(const std::vector<ExpertAdapters<ActivationScalar<W>>>& adapters, FfnBank<W, Act>& bank) {
   detail::add_adapters(adapters, ActivationScalar<W>(-1), bank);
 }
 
 /// A bank without adapters that computes the same, to rounding, with weights of its own.
 template <class W, class Act>
-GatedFfnBank<W, Act> merged(const LoraBank<W, Act>& bank) {
-  GatedFfnBank<W, Act> sum = owned(bank.base());
+FfnBank<W, Act> merged(const LoraBank<W, Act>& bank) {
+  FfnBank<W, Act> sum = owned(bank.base());
   merge(bank.adapters(), sum);
   return sum;
 }

@@ -13,12 +13,11 @@
 
 #include "moe/core/check.hpp"
 #include "moe/core/types.hpp"
-#include "moe/experts/activation.hpp"
+#include "moe/experts/any_activation.hpp"
 #include "moe/experts/any_expert.hpp"
 #include "moe/experts/any_experts.hpp"
 #include "moe/experts/expert_list.hpp"
-#include "moe/experts/ffn.hpp"
-#include "moe/experts/gated_ffn_bank.hpp"
+#include "moe/experts/ffn_bank.hpp"
 #include "moe/experts/joined_experts.hpp"
 #include "moe/experts/zero_compute.hpp"
 #include "moe/layers/any_layer.hpp"
@@ -81,45 +80,37 @@ class LayerMaker {
     return JoinedExperts(computing_experts(), ExpertList(copies));
   }
 
-  GatedFfnBank<W> shared() const { return random_bank<W>(1, shape_.d_model, shape_.d_ff_shared, seed_ + 3); }
+  AnyExperts<Scalar> shared() const {
+    return with_activation(shape_.hidden_shared, [&](const auto& act) -> AnyExperts<Scalar> {
+      return random_bank<W>(1, shape_.d_model, shape_.d_ff_shared, seed_ + 3, act);
+    });
+  }
   Vector shared_gate() const { return shape_.shared_gate ? Vector(numbers(shape_.d_model, 1, 4)) : Vector(); }
 
  private:
+  /// f(act), of what experts, or the shared one, compute.
+  template <class F>
+  static AnyExperts<Scalar> with_activation(const HiddenActivation& hidden, const F& f) {
+    if (is_swiglu(hidden)) return f(SwiGlu{});
+    return std::visit([&](const auto& act) -> AnyExperts<Scalar> { return f(act); }, hidden);
+  }
+
   AnyExperts<Scalar> computing_experts() const {
-    switch (shape_.hidden) {
-      case Hidden::swiglu:
-        return gated<SwiGlu>();
-      case Hidden::gpt_oss:
-        return gated<GptOssGlu>();
-      case Hidden::relu:
-        return plain();
-    }
-    return plain();
+    return with_activation(shape_.hidden, [&](const auto& act) -> AnyExperts<Scalar> { return bank(act); });
   }
 
   template <class Act>
-  GatedFfnBank<W, Act> gated() const {
+  FfnBank<W, Act> bank(const Act& act) const {
+    constexpr bool is_gated = FfnBank<W, Act>::is_gated;
     const Index d = shape_.d_model, ff = shape_.d_ff, n = shape_.num_experts;
-    GatedFfnBiases<Scalar> biases;
-    if (shape_.expert_bias) biases = {numbers(ff, n, 5), numbers(ff, n, 6), numbers(d, n, 7)};
+    FfnBiases<Scalar> biases;
+    if (shape_.expert_bias) biases = {.up = numbers(ff, n, 6), .down = numbers(d, n, 7)};
+    if (shape_.expert_bias && is_gated) biases.gate = numbers(ff, n, 5);
     auto stack = [&](Index rows, Index cols, std::uint64_t which) {
       return random_stack<W>(n, rows, cols, seed_ + which);
     };
-    return {stack(ff, d, 8), stack(ff, d, 9), stack(d, ff, 10), Act{}, std::move(biases)};
-  }
-
-  ExpertList<AnyExpert<Scalar>> plain() const {
-    const Index d = shape_.d_model, ff = shape_.d_ff;
-    std::vector<AnyExpert<Scalar>> experts;
-    for (Index e = 0; e < shape_.num_experts; ++e) {
-      const std::uint64_t seed = seed_ + 16 * std::uint64_t(e + 1);
-      experts.push_back(
-          Ffn<W, Relu>{.w_in = random_weight<W>(ff, d, seed),
-                       .w_out = random_weight<W>(d, ff, seed + 1),
-                       .b_in = shape_.expert_bias ? Vector(random_tokens<Scalar>(ff, 1, seed + 2)) : Vector(),
-                       .b_out = shape_.expert_bias ? Vector(random_tokens<Scalar>(d, 1, seed + 3)) : Vector()});
-    }
-    return ExpertList(std::move(experts));
+    return FfnBank<W, Act>::of(is_gated ? stack(ff, d, 8) : WeightStack<W>(0, ff, d), stack(ff, d, 9), stack(d, ff, 10),
+                               act, std::move(biases));
   }
 
   Matrix<Scalar> numbers(Index rows, Index cols, std::uint64_t which) const {

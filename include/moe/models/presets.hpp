@@ -97,15 +97,22 @@ constexpr Index count_ffn_params(Index d_model, Index d_ff, bool bias = false) {
   return 2 * d_model * d_ff + (bias ? d_ff + d_model : 0);
 }
 
-/// Router, experts, shared experts. A token is taken to choose top_k experts with parameters. Where there are zero
-/// experts that is the most it can meet; a copy of the shape with a smaller top_k gives the average and the least.
+/// Router, experts, shared experts, latent projections. A token is taken to choose top_k experts with parameters. Where
+/// there are zero experts that is the most it can meet; a copy of the shape with a smaller top_k gives the average and
+/// the least.
 constexpr LayerParams count_params(const MoeShape& moe) {
   const Index choices = moe.num_experts + moe.num_zero_experts;
   const Index router = choices * (moe.d_model + moe.router_bias + moe.selection_bias);
-  const Index shared = count_gated_ffn_params(moe.d_model, moe.d_ff_shared) + (moe.shared_gate ? moe.d_model : 0);
-  const Index expert = moe.hidden == Hidden::relu ? count_ffn_params(moe.d_model, moe.d_ff, moe.expert_bias)
-                                                  : count_gated_ffn_params(moe.d_model, moe.d_ff, moe.expert_bias);
-  return {.total = router + shared + moe.num_experts * expert, .active = router + shared + moe.top_k * expert};
+  const auto count = [&](const HiddenActivation& hidden, Index width, Index d_ff) {
+    return is_gated(hidden) ? count_gated_ffn_params(width, d_ff, moe.expert_bias)
+                            : count_ffn_params(width, d_ff, moe.expert_bias);
+  };
+  const Index shared = moe.d_ff_shared > 0 ? count(moe.hidden_shared, moe.d_model, moe.d_ff_shared) : 0;
+  const Index latent =
+      moe.d_latent > 0 ? 2 * moe.d_model * moe.d_latent + (moe.expert_bias ? moe.d_model + moe.d_latent : 0) : 0;
+  const Index always = router + shared + (moe.shared_gate ? moe.d_model : 0) + latent;
+  const Index expert = count(moe.hidden, moe.d_latent > 0 ? moe.d_latent : moe.d_model, moe.d_ff);
+  return {.total = always + moe.num_experts * expert, .active = always + moe.top_k * expert};
 }
 
 constexpr Index count_params(const GroupedQueryAttention& attention, Index d_model) {
@@ -222,13 +229,13 @@ inline constexpr Preset published[] = {
     // OpenAI 2025, "gpt-oss-120b & gpt-oss-20b Model Card", arXiv:2508.10925.
     {.name = "gpt-oss-120b",
      .moe = {.d_model = 2880, .d_ff = 2880, .num_experts = 128, .top_k = 4, .expert_bias = true, .router_bias = true,
-             .hidden = Hidden::gpt_oss, .router = TopKOptions{.top_k = 4, .score = Score::softmax_of_chosen}},
+             .hidden = AnyGatedActivation(GptOssGlu{}), .router = TopKOptions{.top_k = 4, .score = Score::softmax_of_chosen}},
      .model = {.vocabulary = 201088, .attention_layers = 36, .moe_layers = 36,
                .attention = GroupedQueryAttention{.num_heads = 64, .num_kv_heads = 8, .d_head = 64,
                                                   .qkv_bias = true, .output_bias = true, .sinks = true}}},
     {.name = "gpt-oss-20b",
      .moe = {.d_model = 2880, .d_ff = 2880, .num_experts = 32, .top_k = 4, .expert_bias = true, .router_bias = true,
-             .hidden = Hidden::gpt_oss, .router = TopKOptions{.top_k = 4, .score = Score::softmax_of_chosen}},
+             .hidden = AnyGatedActivation(GptOssGlu{}), .router = TopKOptions{.top_k = 4, .score = Score::softmax_of_chosen}},
      .model = {.vocabulary = 201088, .attention_layers = 24, .moe_layers = 24,
                .attention = GroupedQueryAttention{.num_heads = 64, .num_kv_heads = 8, .d_head = 64,
                                                   .qkv_bias = true, .output_bias = true, .sinks = true}}},

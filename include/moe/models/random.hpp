@@ -3,11 +3,12 @@
 
 #include <cmath>
 #include <cstdint>
+#include <utility>
 
 #include "moe/core/random_number.hpp"
 #include "moe/core/types.hpp"
 #include "moe/core/weight_stack.hpp"
-#include "moe/experts/gated_ffn_bank.hpp"
+#include "moe/experts/ffn_bank.hpp"
 
 namespace moe::inline MOE_TARGET {
 
@@ -51,12 +52,16 @@ WeightStack<W> random_stack(Index num_experts, Index rows, Index cols, std::uint
   return weights;
 }
 
-/// num_experts gated FFNs with random weights.
+/// num_experts FFNs with random weights, gated or not.
 template <class W, class Act = SwiGlu>
-GatedFfnBank<W, Act> random_bank(Index num_experts, Index d_model, Index d_ff, std::uint64_t seed) {
-  return {random_stack<W>(num_experts, d_ff, d_model, seed * 3),
-          random_stack<W>(num_experts, d_ff, d_model, seed * 3 + 1),
-          random_stack<W>(num_experts, d_model, d_ff, seed * 3 + 2)};
+FfnBank<W, Act> random_bank(Index num_experts, Index d_model, Index d_ff, std::uint64_t seed, const Act& act = {}) {
+  auto up = random_stack<W>(num_experts, d_ff, d_model, seed * 3 + 1),
+       down = random_stack<W>(num_experts, d_model, d_ff, seed * 3 + 2);
+  if constexpr (FfnBank<W, Act>::is_gated) {
+    return {random_stack<W>(num_experts, d_ff, d_model, seed * 3), std::move(up), std::move(down), act};
+  } else {
+    return {std::move(up), std::move(down), act};
+  }
 }
 
 }  // namespace moe::inline MOE_TARGET

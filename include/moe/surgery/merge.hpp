@@ -12,7 +12,7 @@
 #include "moe/core/check.hpp"
 #include "moe/core/types.hpp"
 #include "moe/core/weight_stack.hpp"
-#include "moe/experts/gated_ffn_bank.hpp"
+#include "moe/experts/ffn_bank.hpp"
 #include "moe/layers/moe_layer.hpp"
 #include "moe/routers/filters/merged_experts.hpp"
 
@@ -54,7 +54,7 @@ inline std::vector<Index> merged_numbers(Index num_experts, const std::vector<st
 /// @throws std::invalid_argument if an expert is not there or in two groups, a group is empty, or a load is missing or
 /// negative.
 template <class R, class Scalar, class Act>
-auto merge_experts(const MoeLayer<R, GatedFfnBank<Scalar, Act>>& layer, const std::vector<std::vector<Index>>& groups,
+auto merge_experts(const MoeLayer<R, FfnBank<Scalar, Act>>& layer, const std::vector<std::vector<Index>>& groups,
                    const std::vector<Index>& load) {
   const auto& bank = layer.experts();
   const Index num_experts = bank.num_experts(), d = bank.d_model(), ff = bank.d_ff();
@@ -72,9 +72,10 @@ auto merge_experts(const MoeLayer<R, GatedFfnBank<Scalar, Act>>& layer, const st
   const auto none = [&](const Matrix<Scalar>& bias) {
     return Matrix<Scalar>(Matrix<Scalar>::Zero(bias.rows(), bias.size() > 0 ? n : 0));
   };
-  GatedFfnBank<Scalar, Act> merged(WeightStack<Scalar>(n, ff, d), WeightStack<Scalar>(n, ff, d),
-                                   WeightStack<Scalar>(n, d, ff), bank.activation(),
-                                   {none(its.gate), none(its.up), none(its.down)});
+  constexpr bool is_gated = FfnBank<Scalar, Act>::is_gated;
+  auto merged = FfnBank<Scalar, Act>::of(WeightStack<Scalar>(is_gated ? n : 0, ff, d), WeightStack<Scalar>(n, ff, d),
+                                         WeightStack<Scalar>(n, d, ff), bank.activation(),
+                                         {none(its.gate), none(its.up), none(its.down)});
   for (Index e = 0; e < num_experts; ++e) {
     const Index into = number[std::size_t(e)];
     const auto share = Scalar(loads(into) > 0 ? double(load[std::size_t(e)]) / loads(into) : 1 / members(into));

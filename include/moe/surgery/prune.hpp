@@ -6,13 +6,16 @@
 #include <iterator>
 #include <numeric>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "moe/core/check.hpp"
 #include "moe/core/types.hpp"
 #include "moe/core/weight_stack.hpp"
-#include "moe/experts/gated_ffn_bank.hpp"
+#include "moe/experts/ffn_bank.hpp"
+#include "moe/experts/latent_experts.hpp"
+#include "moe/experts/normed_experts.hpp"
 #include "moe/layers/moe_layer.hpp"
 #include "moe/routers/linear_top_k.hpp"
 
@@ -32,42 +35,69 @@ inline std::vector<Index> most_used(const std::vector<Index>& load, Index count)
   return experts;
 }
 
-/// The layer with these experts alone, and their rows of the router: keep_experts(layer, most_used(load, 6)). Tokens
-/// choose among those that are left; what a softmax over all experts gave to the others is theirs, too. So where nobody
-/// used the others, Score::sigmoid, sqrt_softplus and softmax_of_chosen give the same bits as before; a softmax over
-/// all, renormalised, the same but for rounding.
-///
-/// Lu et al. 2024, "Not All Experts are Equal", arXiv:2402.14800.
+/// These experts of a group alone, with weights of their own.
 /// @param kept  numbers of experts, ascending
-/// @throws std::invalid_argument if one is not there or out of order, fewer than top_k are kept, or experts are
-/// grouped.
-template <class Scalar, class W, class Act>
-auto keep_experts(const MoeLayer<LinearTopK<Scalar>, GatedFfnBank<W, Act>>& layer, const std::vector<Index>& kept) {
-  const auto& router = layer.router();
-  const auto& bank = layer.experts();
-  require_between(router.top_k(), std::ssize(kept), layer.num_experts(), "keep_experts: kept.size()");
-  require_equal(router.options().num_groups, 1, "keep_experts: num_groups of the router");
-  for (std::size_t i = 0; i < kept.size(); ++i) {
-    require_between(i == 0 ? 0 : kept[i - 1] + 1, kept[i], layer.num_experts() - 1,
-                    "keep_experts: kept[" + std::to_string(i) + "]");
-  }
-  const auto of = [&](const auto& vector) {
-    using Vector = typename LinearTopK<Scalar>::Vector;
-    return vector.size() > 0 ? Vector(vector(kept)) : Vector();
-  };
-  const auto columns = [&](const Matrix<Scalar>& bias) {
-    return bias.size() > 0 ? Matrix<Scalar>(bias(every, kept)) : Matrix<Scalar>();
+/// @throws std::invalid_argument if one is not there or out of order.
+template <class W, class Act>
+FfnBank<W, Act> keep_experts(const FfnBank<W, Act>& bank, const std::vector<Index>& kept) {
+  require_ascending(kept, bank.num_experts(), "keep_experts: kept");
+  const auto columns = [&](const auto& bias) {
+    using Bias = std::remove_cvref_t<decltype(bias)>;
+    return bias.size() > 0 ? Bias(bias(every, kept)) : Bias();
   };
   const auto stack = [&](const WeightStack<W>& all) {
     WeightStack<W> some(std::ssize(kept), all.rows(), all.cols());
     for (std::size_t i = 0; i < kept.size(); ++i) some.owned(Index(i)) = all[kept[i]];
     return some;
   };
-  return MoeLayer(
-      LinearTopK<Scalar>(router.weight()(kept, every), router.options(), of(router.bias()),
-                         of(router.selection_bias())),
-      GatedFfnBank<W, Act>(stack(bank.w_gate()), stack(bank.w_up()), stack(bank.w_down()), bank.activation(),
-                           {columns(bank.biases().gate), columns(bank.biases().up), columns(bank.biases().down)}));
+  const auto& its = bank.biases();
+  return FfnBank<W, Act>::of(stack(bank.w_gate()), stack(bank.w_up()), stack(bank.w_down()), bank.activation(),
+                             {columns(its.gate), columns(its.up), columns(its.down)});
+}
+
+template <class G, class In, class Out>
+auto keep_experts(const LatentExperts<G, In, Out>& group, const std::vector<Index>& kept) {
+  return LatentExperts(group.in(), keep_experts(group.experts(), kept), group.out(), group.norm(), group.names());
+}
+
+template <class G>
+auto keep_experts(const NormedExperts<G>& group, const std::vector<Index>& kept) {
+  return NormedExperts(keep_experts(group.experts(), kept), group.norm(), group.name());
+}
+
+/// The layer with these experts alone, and their rows of the router: keep_experts(layer, most_used(load, 6)). Tokens
+/// choose among those that are left; what a softmax over all experts gave to the others is theirs, too. So where nobody
+/// used the others, Score::sigmoid, sqrt_softplus and softmax_of_chosen give the same bits as before; a softmax over
+/// all, renormalised, the same but for rounding.
+///
+/// Lu et al. 2024, "Not All Experts are Equal", arXiv:2402.14800.
+/// @param layer  of a bank, also between projections, also with a norm behind
+/// @param kept   numbers of experts, ascending
+/// @throws std::invalid_argument if one is not there or out of order, fewer than top_k are kept, one that is always
+/// chosen is not, or experts are grouped.
+template <class Scalar, class G>
+  requires requires(const G& group, const std::vector<Index>& kept) { keep_experts(group, kept); }
+auto keep_experts(const MoeLayer<LinearTopK<Scalar>, G>& layer, const std::vector<Index>& kept) {
+  const auto& router = layer.router();
+  require_between(router.top_k(), std::ssize(kept), layer.num_experts(), "keep_experts: kept.size()");
+  require_equal(router.options().num_groups, 1, "keep_experts: num_groups of the router");
+  for (std::size_t i = 0; i < kept.size(); ++i) {
+    require_between(i == 0 ? 0 : kept[i - 1] + 1, kept[i], layer.num_experts() - 1,
+                    "keep_experts: kept[" + std::to_string(i) + "]");
+  }
+  const Index always = router.options().always_chosen, selected = std::ssize(kept) - always;
+  if (always > 0) {
+    require_equal(kept[std::size_t(selected)], layer.num_experts() - always,
+                  "keep_experts: the first of the last " + std::to_string(always) + " kept, which are always chosen,");
+  }
+  const auto of = [&](const auto& vector) {  // of all experts, or of those that are not always chosen
+    using Vector = typename LinearTopK<Scalar>::Vector;
+    const std::vector<Index> its(kept.begin(), kept.end() - (vector.size() < layer.num_experts() ? always : 0));
+    return vector.size() > 0 ? Vector(vector(its)) : Vector();
+  };
+  return MoeLayer(LinearTopK<Scalar>(router.weight()(kept, every), router.options(), of(router.bias()),
+                                     of(router.selection_bias())),
+                  keep_experts(layer.experts(), kept));
 }
 
 }  // namespace moe::inline MOE_TARGET

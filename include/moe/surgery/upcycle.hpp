@@ -9,7 +9,7 @@
 #include "moe/core/check.hpp"
 #include "moe/core/types.hpp"
 #include "moe/core/weight_stack.hpp"
-#include "moe/experts/gated_ffn_bank.hpp"
+#include "moe/experts/ffn_bank.hpp"
 #include "moe/layers/moe_layer.hpp"
 #include "moe/models/random.hpp"
 #include "moe/routers/linear_top_k.hpp"
@@ -49,7 +49,7 @@ Weight<Scalar> with_noise(const WeightMap<Scalar>& weight, double noise, std::ui
 /// @throws std::invalid_argument if there is more than one expert, if shards does not divide d_ff, or unless 1 ≤
 /// active_copies ≤ copies.
 template <class Scalar, class Act>
-auto upcycle(const GatedFfnBank<Scalar, Act>& dense, const UpcycleOptions& options = {}) {
+auto upcycle(const FfnBank<Scalar, Act>& dense, const UpcycleOptions& options = {}) {
   require_equal(dense.num_experts(), 1, "upcycle: dense.num_experts()");
   require_between(1, options.active_copies, options.copies, "upcycle: active_copies");
   require_between(1, options.shards, dense.d_ff(), "upcycle: shards");
@@ -58,31 +58,32 @@ auto upcycle(const GatedFfnBank<Scalar, Act>& dense, const UpcycleOptions& optio
   const Index d = dense.d_model(), shards = options.shards, ff = dense.d_ff() / shards, n = options.copies * shards;
   const Weight<Scalar> rows = random_weight<Scalar>(options.copies, d, options.seed);
   Weight<Scalar> router(n, d);
-  WeightStack<Scalar> gate(n, ff, d), up(n, ff, d), down(n, d, ff);
+  constexpr bool is_gated = FfnBank<Scalar, Act>::is_gated;
+  WeightStack<Scalar> gate(is_gated ? n : 0, ff, d), up(n, ff, d), down(n, d, ff);
   const auto& its = dense.biases();
-  GatedFfnBiases<Scalar> biases;
+  FfnBiases<Scalar> biases;
   if (its.gate.size() > 0) biases.gate.resize(ff, n);
   if (its.up.size() > 0) biases.up.resize(ff, n);
   if (its.down.size() > 0) biases.down = its.down.replicate(1, n);
 
   for (Index copy = 0; copy < options.copies; ++copy) {
     const std::uint64_t seed = options.seed + 3 * std::uint64_t(copy) + 1;
-    const auto w_gate = detail::with_noise<Scalar>(dense.w_gate()[0], options.noise, seed);
+    const auto w_gate = detail::with_noise<Scalar>(dense.w_gate()[0], options.noise, seed);  // empty, if there is none
     const auto w_up = detail::with_noise<Scalar>(dense.w_up()[0], options.noise, seed + 1);
     const auto w_down = detail::with_noise<Scalar>(dense.w_down()[0], options.noise, seed + 2);
     for (Index s = 0; s < shards; ++s) {
       const Index e = copy * shards + s;
       router.row(e) = rows.row(copy);
-      gate.owned(e) = w_gate.middleRows(s * ff, ff);
+      if constexpr (is_gated) gate.owned(e) = w_gate.middleRows(s * ff, ff);
       up.owned(e) = w_up.middleRows(s * ff, ff);
       down.owned(e) = w_down.middleCols(s * ff, ff) * Scalar(shards);
       if (its.gate.size() > 0) biases.gate.col(e) = its.gate.col(0).segment(s * ff, ff);
       if (its.up.size() > 0) biases.up.col(e) = its.up.col(0).segment(s * ff, ff);
     }
   }
-  return MoeLayer(LinearTopK<Scalar>(std::move(router), {.top_k = options.active_copies * shards, .renormalize = true}),
-                  GatedFfnBank<Scalar, Act>(std::move(gate), std::move(up), std::move(down), dense.activation(),
-                                            std::move(biases)));
+  return MoeLayer(
+      LinearTopK<Scalar>(std::move(router), {.top_k = options.active_copies * shards, .renormalize = true}),
+      FfnBank<Scalar, Act>::of(std::move(gate), std::move(up), std::move(down), dense.activation(), std::move(biases)));
 }
 
 }  // namespace moe::inline MOE_TARGET

@@ -1,8 +1,9 @@
-/// @file  The two halves of a gated FFN for the tokens of one expert, rows [first, last) at a time.
+/// @file  The two halves of an FFN, gated or not, for the tokens of one expert, rows [first, last) at a time.
 #pragma once
 
 #include <algorithm>
 
+#include "moe/core/concepts.hpp"
 #include "moe/core/scratch.hpp"
 #include "moe/core/types.hpp"
 #include "moe/experts/detail/token_batch.hpp"
@@ -18,13 +19,23 @@ namespace moe::inline MOE_TARGET::kernels {
 
 namespace detail {
 
-/// h[i] = act(gate[i], up[i]) for one register at a time: so each element is computed alike wherever a band begins.
+/// Matrices of the first half: gate and up, or up alone.
+template <class Act, class S>
+inline constexpr int first_matrices = GatedActivation<Act, S> ? 2 : 1;
+
+/// h[i] = act(gate[i], up[i]), or act(up[i]), for one register at a time: so each element is computed alike wherever a
+/// band begins.
 template <class S, class Act>
-MOE_INLINE void activate(const S* gate, const S* up, S* hidden, Index size, const Act& act) {
+MOE_INLINE void activate([[maybe_unused]] const S* gate, const S* up, S* hidden, Index size, const Act& act) {
   using Register = Eigen::Array<S, lanes<S>, 1>;
   eigen_assert(size % lanes<S> == 0);
   for (Index i = 0; i < size; i += lanes<S>) {
-    Eigen::Map<Register>(hidden + i) = act(Eigen::Map<const Register>(gate + i), Eigen::Map<const Register>(up + i));
+    const Eigen::Map<const Register> u(up + i);
+    if constexpr (first_matrices<Act, S> == 2) {
+      Eigen::Map<Register>(hidden + i) = act(Eigen::Map<const Register>(gate + i), u);
+    } else {
+      Eigen::Map<Register>(hidden + i) = act(u);
+    }
   }
 }
 
@@ -56,15 +67,15 @@ struct Biases {
 
 namespace detail {
 
-/// Keeps a tile of pairs of rows (gate, up), if anyone asks for them.
-template <class S>
-void keep_pairs(const Kept<S>& kept, Index hidden_row, const Tile<S>& tile) {
-  if (kept.gate == nullptr) return;
+/// Keeps what an activation reads of a tile, if anyone asks for it: pairs of rows (gate, up), or rows of up.
+template <int matrices, class S>
+void keep_read(const Kept<S>& kept, Index hidden_row, const Tile<S>& tile) {
+  if (kept.up == nullptr) return;
   for (Index c = 0; c < tile.num_columns; ++c) {
     const Kept<S> to = kept.from(tile.column(c));
-    for (Index r = 0; r < tile.num_rows; r += 2) {
-      to.gate[hidden_row + r / 2] = tile(r, c);
-      to.up[hidden_row + r / 2] = tile(r + 1, c);
+    for (Index r = 0; r < tile.num_rows; r += matrices) {
+      if constexpr (matrices == 2) to.gate[hidden_row + r / 2] = tile(r, c);
+      to.up[hidden_row + r / matrices] = tile(r + matrices - 1, c);
     }
   }
 }
@@ -78,27 +89,31 @@ void keep_hidden(const Kept<S>& kept, Index hidden_row, Index num_rows, const Ti
   }
 }
 
-/// gate_up() for columns in blocks. A tile holds pairs of rows (gate, up), each as wide as the block.
+/// gate_up() for columns in blocks. A tile holds pairs of rows (gate, up), or rows of up, each as wide as the block.
 template <class A, class S, class Act>
 void gate_up_blocks(const WeightMap<typename A::Weight>& w_gate, const WeightMap<typename A::Weight>& w_up,
                     const Biases<S>& bias, Index first, Index last, const TokenBatch<A>& batch, const Act& act,
                     Scratch& scratch) {
-  products<A>(rows_of_both(w_gate, w_up, first, last), batch.x, make_room<A>(batch.x.depth, scratch),
-              [&](const Tile<S>& tile) {
-                const Index hidden_row = first + tile.first_row / 2, width = tile.stride;
-                for (Index r = 0; r < tile.num_rows; ++r) {
-                  const LowRank<S>& low_rank = (r & 1) ? batch.low_ranks.up : batch.low_ranks.gate;
-                  add_low_rank(low_rank, hidden_row + r / 2, tile.first_column, tile.num_columns, &tile(r, 0));
-                  const S* const b = (r & 1) ? bias.up : bias.gate;
-                  if (b == nullptr) continue;
-                  for (Index c = 0; c < width; ++c) tile(r, c) += b[hidden_row + r / 2];
-                }
-                keep_pairs(batch.kept, hidden_row, tile);
-                for (Index r = 0; r < tile.num_rows; r += 2)
-                  activate(&tile(r, 0), &tile(r + 1, 0), &tile(r / 2, 0), width, act);
-                keep_hidden(batch.kept, hidden_row, tile.num_rows / 2, tile);
-                A::put_rows(tile.numbers, tile.num_rows / 2, width, hidden_row, batch.hidden.block(tile.first_column));
-              });
+  constexpr int matrices = first_matrices<Act, S>;
+  const auto rows = matrices == 2 ? rows_of_both(w_gate, w_up, first, last) : rows_of(w_up, first, last);
+  products<A>(rows, batch.x, make_room<A>(batch.x.depth, scratch), [&](const Tile<S>& tile) {
+    const Index hidden_row = first + tile.first_row / matrices, width = tile.stride;
+    for (Index r = 0; r < tile.num_rows; ++r) {
+      const bool is_up = r % matrices == matrices - 1;
+      const LowRank<S>& low_rank = is_up ? batch.low_ranks.up : batch.low_ranks.gate;
+      add_low_rank(low_rank, hidden_row + r / matrices, tile.first_column, tile.num_columns, &tile(r, 0));
+      const S* const b = is_up ? bias.up : bias.gate;
+      if (b == nullptr) continue;
+      for (Index c = 0; c < width; ++c) tile(r, c) += b[hidden_row + r / matrices];
+    }
+    keep_read<matrices>(batch.kept, hidden_row, tile);
+    const Index hidden_rows = tile.num_rows / matrices;
+    for (Index r = 0; r < hidden_rows; ++r) {
+      activate(&tile(matrices * r, 0), &tile(matrices * r + matrices - 1, 0), &tile(r, 0), width, act);
+    }
+    keep_hidden(batch.kept, hidden_row, hidden_rows, tile);
+    A::put_rows(tile.numbers, hidden_rows, width, hidden_row, batch.hidden.block(tile.first_column));
+  });
   const Index depth = batch.hidden.depth, numbers = A::num_units(depth) * A::step / (A::parts * A::L);
   if (last != depth) return;
   const S zeros[full_block<A>] = {};
@@ -127,18 +142,21 @@ template <class A, class S, class Act>
 MOE_KERNEL void gate_up_columns(const WeightMap<typename A::Weight>& w_gate, const WeightMap<typename A::Weight>& w_up,
                                 const Biases<S>& bias, Index first, Index last, const TokenBatch<A>& batch,
                                 const Act& act, Scratch& scratch) {
+  constexpr bool is_gated = first_matrices<Act, S> == 2;
   const Index height = rows_at_once<A>(batch.count());
-  S* const gates = scratch.array<S>(height * batch.count());
   S* const ups = scratch.array<S>(height * batch.count());
+  S* const gates = is_gated ? scratch.array<S>(height * batch.count()) : ups;
   for (Index top = first; top < last; top += height) {
     const Index rows = std::min(height, last - top);
-    affine_rows<A>(w_gate, batch.low_ranks.gate, bias.gate, top, top + rows, batch.x, gates, height);
+    if constexpr (is_gated) {
+      affine_rows<A>(w_gate, batch.low_ranks.gate, bias.gate, top, top + rows, batch.x, gates, height);
+    }
     affine_rows<A>(w_up, batch.low_ranks.up, bias.up, top, top + rows, batch.x, ups, height);
     for (Index c = 0; c < batch.count(); ++c) {
       S* const gate = gates + c * height;
       S* const up = ups + c * height;
-      if (batch.kept.gate) {
-        std::copy_n(gate, rows, batch.kept.from(c).gate + top);
+      if (batch.kept.up) {
+        if constexpr (is_gated) std::copy_n(gate, rows, batch.kept.from(c).gate + top);
         std::copy_n(up, rows, batch.kept.from(c).up + top);
       }
       S* const hidden = gate;
@@ -155,8 +173,8 @@ MOE_KERNEL void gate_up_columns(const WeightMap<typename A::Weight>& w_gate, con
 
 }  // namespace detail
 
-/// hidden rows [first, last) = act(W_gate · x + b_gate, W_up · x + b_up).
-/// `first` is a multiple of A::step; `last` is one too, or d_ff.
+/// hidden rows [first, last) = act(W_gate · x + b_gate, W_up · x + b_up), or act(W_up · x + b_up), which does not read
+/// w_gate. `first` is a multiple of A::step; `last` is one too, or d_ff.
 template <class A, class S, class Act>
 void gate_up(const WeightMap<typename A::Weight>& w_gate, const WeightMap<typename A::Weight>& w_up,
              const Biases<S>& bias, Index first, Index last, const TokenBatch<A>& batch, const Act& act,

@@ -14,8 +14,8 @@
 
 namespace moe::inline MOE_TARGET::kernels {
 
-/// Where the numbers are kept that an activation reads, and those that it makes of them, a token's side by side, for
-/// whoever asks for them; null for nowhere.
+/// Where the numbers are kept that an activation reads (up, and gate if it takes two), and those that it makes of them,
+/// a token's side by side, for whoever asks for them; null for nowhere.
 template <class Scalar>
 struct Kept {
   Scalar* gate = nullptr;

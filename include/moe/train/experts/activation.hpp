@@ -6,9 +6,11 @@
 #include <algorithm>
 #include <cmath>
 #include <type_traits>
+#include <variant>
 
 #include "moe/core/types.hpp"
 #include "moe/experts/activation.hpp"
+#include "moe/experts/any_activation.hpp"
 #include "moe/kernels/elementary.hpp"
 #include "moe/kernels/multiply_add.hpp"
 #include "moe/kernels/vectors.hpp"
@@ -116,6 +118,44 @@ void slopes(const ClampedOutputGlu<Act>& f, const Array& gate, const Array& up, 
   const Array answer = f.act(gate);
   by_gate = slope(f.act, gate) * detail::clamp(up, limit) * detail::within(answer, limit);
   by_up = detail::at_most(answer, limit) * detail::within(Array(up.abs()), limit);
+}
+
+namespace detail {
+
+/// The slope of softcap(): 1 − tanh(x / cap)².
+template <class Array>
+Array softcap_slope(const Array& x, typename Array::Scalar cap) {
+  using Scalar = typename Array::Scalar;
+  if (cap == 0) return Array::Constant(x.size(), Scalar(1));
+  const Array t = softcap(x, cap) / cap;
+  return (Scalar(1) - t) * (Scalar(1) + t);
+}
+
+}  // namespace detail
+
+/// With c the capped gate and s = σ(gate): ∂/∂gate = (c'·s + c·s·(1 − s)) · c(up), ∂/∂up = c·s·c'(up).
+template <class Array>
+void slopes(const SoftcappedSwiGlu& f, const Array& gate, const Array& up, Array& by_gate, Array& by_up) {
+  using Scalar = typename Array::Scalar;
+  const auto gate_cap = Scalar(f.gate_cap), up_cap = Scalar(f.up_cap);
+  const Array cut = gate.max(detail::lowest_logit<Scalar>);
+  const Array bounded = cut.min(-detail::lowest_logit<Scalar>);  // beyond, 1 − s is 0
+  const Array s = Scalar(1) / (Scalar(1) + detail::exp_of(-cut));
+  Array slope = detail::softcap_slope(cut, gate_cap) * s;
+  kernels::add_scaled(Array(detail::softcap(bounded, gate_cap) * s), Array(Scalar(1) - s), slope);
+  by_gate = slope * detail::softcap(up, up_cap);
+  by_up = detail::softcap(cut, gate_cap) * s * detail::softcap_slope(up, up_cap);
+}
+
+/// Those of the one that it is.
+template <class Array>
+[[gnu::noinline]] Array slope(const AnyActivation& f, const Array& x) {
+  return std::visit([&](const auto& act) -> Array { return slope(act, x); }, f.held());
+}
+template <class Array>
+[[gnu::noinline]] void slopes(const AnyGatedActivation& f, const Array& gate, const Array& up, Array& by_gate,
+                              Array& by_up) {
+  std::visit([&](const auto& act) { slopes(act, gate, up, by_gate, by_up); }, f.held());
 }
 
 }  // namespace moe::inline MOE_TARGET

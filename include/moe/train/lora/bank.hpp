@@ -9,14 +9,14 @@
 #include "moe/core/types.hpp"
 #include "moe/lora/bank.hpp"
 #include "moe/runtime/workers.hpp"
-#include "moe/train/experts/gated_ffn_bank.hpp"
+#include "moe/train/experts/ffn_bank.hpp"
 #include "moe/train/lora/adapter.hpp"
 #include "moe/train/no_gradient.hpp"
 
 namespace moe::inline MOE_TARGET {
 
 template <class W, class Act>
-GatedFfnBankTape<ActivationScalar<W>> tape_of(const LoraBank<W, Act>&) {
+FfnBankTape<ActivationScalar<W>> tape_of(const LoraBank<W, Act>&) {
   return {};
 }
 
@@ -24,8 +24,8 @@ GatedFfnBankTape<ActivationScalar<W>> tape_of(const LoraBank<W, Act>&) {
 /// step has a seed.
 template <class W, class Act, class Scalar = ActivationScalar<W>>
 void apply(const LoraBank<W, Act>& bank, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
-           MatrixRef<Scalar> y, GatedFfnBankTape<Scalar>& tape, Workers& workers) {
-  bank.apply(x, plan, y, workers, tape.keep(bank.d_ff(), plan.num_slots()),
+           MatrixRef<Scalar> y, FfnBankTape<Scalar>& tape, Workers& workers) {
+  bank.apply(x, plan, y, workers, tape.keep(bank, plan.num_slots()),
              Dropout(bank.dropout(), bank.seed(), workers.seed()));
 }
 
@@ -173,7 +173,7 @@ class LoraBackward {
 /// @throws std::invalid_argument naming both ranks if those of an adapter and of its gradient differ.
 template <class W, class Act, class Scalar = ActivationScalar<W>>
 void backward(const LoraBank<W, Act>& bank, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
-              const ConstMatrixRef<Scalar>& d_y, const GatedFfnBankTape<Scalar>& tape, std::span<Scalar> d_weight,
+              const ConstMatrixRef<Scalar>& d_y, const FfnBankTape<Scalar>& tape, std::span<Scalar> d_weight,
               MatrixRef<Scalar> d_x, LoraBank<W, Act>& gradient, Workers& workers) {
   detail::LoraBackward<W, Act> adapters(bank, plan, gradient, workers);
   NoGradient<Scalar> none;

@@ -1,4 +1,4 @@
-/// @file  Gradients of a bank of gated FFN experts.
+/// @file  Gradients of a bank of FFN experts.
 #pragma once
 
 #include <algorithm>
@@ -7,7 +7,7 @@
 
 #include "moe/core/dispatch.hpp"
 #include "moe/core/types.hpp"
-#include "moe/experts/gated_ffn_bank.hpp"
+#include "moe/experts/ffn_bank.hpp"
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/vectors.hpp"
 #include "moe/runtime/workers.hpp"
@@ -20,28 +20,29 @@ namespace moe::inline MOE_TARGET {
 
 /// What a forward pass of a bank keeps for its backward pass: what its activations read.
 template <class Scalar>
-struct GatedFfnBankTape {
-  std::vector<Scalar> gate, up;  // a slot after the other
+struct FfnBankTape {
+  std::vector<Scalar> gate, up;  // a slot after the other; no gate of experts that are not gated
 
   /// Room for so many slots.
-  kernels::Kept<Scalar> keep(Index d_ff, Index num_slots) {
-    const Index stride = kernels::kept_stride(d_ff);
-    gate.resize(std::size_t(stride * num_slots));
+  template <class Bank>
+  kernels::Kept<Scalar> keep(const Bank& bank, Index num_slots) {
+    const Index stride = kernels::kept_stride(bank.d_ff());
+    if (Bank::is_gated) gate.resize(std::size_t(stride * num_slots));
     up.resize(std::size_t(stride * num_slots));
     return {gate.data(), up.data(), stride};
   }
 };
 
 template <class W, class Act>
-GatedFfnBankTape<ActivationScalar<W>> tape_of(const GatedFfnBank<W, Act>&) {
+FfnBankTape<ActivationScalar<W>> tape_of(const FfnBank<W, Act>&) {
   return {};
 }
 
 /// As bank.apply(), and keeps in `tape` what backward() needs.
 template <class W, class Act, class Scalar = ActivationScalar<W>>
-void apply(const GatedFfnBank<W, Act>& bank, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
-           MatrixRef<Scalar> y, GatedFfnBankTape<Scalar>& tape, Workers& workers) {
-  bank.apply(x, plan, y, workers, tape.keep(bank.d_ff(), plan.num_slots()));
+void apply(const FfnBank<W, Act>& bank, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
+           MatrixRef<Scalar> y, FfnBankTape<Scalar>& tape, Workers& workers) {
+  bank.apply(x, plan, y, workers, tape.keep(bank, plan.num_slots()));
 }
 
 namespace detail {
@@ -60,23 +61,24 @@ struct NothingBeside {
 };
 
 /// One backward pass of a bank. For each slot, with x what its expert has read, g = ∂L/∂(expert's answer) and
-/// h = act(a, b) of a = W_gate·x + b_gate, b = W_up·x + b_up:
+/// h = act(a, b) of a = W_gate·x + b_gate, b = W_up·x + b_up, or h = act(b):
 ///
 ///   ∂L/∂W_down += w g hᵀ      ∂L/∂h = W_downᵀ g       ∂L/∂w = h·∂L/∂h + g·b_down
-///   ∂L/∂W_gate += ∂L/∂a xᵀ    ∂L/∂a = w ∂L/∂h ⊙ ∂act/∂a, and alike for up
+///   ∂L/∂W_gate += ∂L/∂a xᵀ    ∂L/∂a = w ∂L/∂h ⊙ ∂act/∂a, and alike for up and b
 ///   ∂L/∂x = W_gateᵀ ∂L/∂a + W_upᵀ ∂L/∂b
 ///
 /// where w is the slot's weight, if it weighs the answer. If it weighs what is read, x is w times a token's, and w = 1.
 template <class W, class Act>
 class BankBackward {
   using Scalar = ActivationScalar<W>;
+  static constexpr bool is_gated = FfnBank<W, Act>::is_gated;
   static constexpr Index chunk = 64;
   using Chunk = Eigen::Array<Scalar, Eigen::Dynamic, 1, Eigen::ColMajor, chunk, 1>;  // on the stack
   using Slots = SlotsMap<Scalar>;
   using Kept = Eigen::Map<const Matrix<Scalar>, Eigen::Unaligned, Eigen::OuterStride<>>;
 
  public:
-  BankBackward(const GatedFfnBank<W, Act>& bank, const DispatchPlan<Scalar>& plan, const GatedFfnBankTape<Scalar>& tape,
+  BankBackward(const FfnBank<W, Act>& bank, const DispatchPlan<Scalar>& plan, const FfnBankTape<Scalar>& tape,
                Workers& workers)
       : bank_(bank),
         plan_(plan),
@@ -87,7 +89,7 @@ class BankBackward {
         d_in_(slots(bank.d_model())),
         d_out_(slots(bank.d_model())),
         hidden_(slots(bank.d_ff())),
-        d_gate_(slots(bank.d_ff())),
+        d_gate_(slots(is_gated ? bank.d_ff() : 0)),
         d_up_(slots(bank.d_ff())) {}
 
   /// @param beside  what lies beside the weights, such as adapters
@@ -97,7 +99,7 @@ class BankBackward {
     if (plan_.num_slots() == 0) return;
     gather(x, d_y);
     through_down();
-    beside.to_hidden(d_out_, d_gate_);
+    beside.to_hidden(d_out_, d_up_);
     through_activation(d_weight);
     add_gradients(gradient);
     beside.add_gradients(in_, hidden_, d_gate_, d_up_, d_out_);
@@ -149,10 +151,10 @@ class BankBackward {
     });
   }
 
-  /// d_gate_ = W_downᵀ·g, for now: ∂L/∂h where w = 1.
+  /// d_up_ = W_downᵀ·g, for now: ∂L/∂h where w = 1.
   void through_down() {
     for_each_band(bank_.d_ff(), [&](Index e, Index slot, Index count, Index first, Index rows, Scalar* room) {
-      auto d_hidden = d_gate_.block(first, slot, rows, count);
+      auto d_hidden = d_up_.block(first, slot, rows, count);
       d_hidden.setZero();
       kernels::add_transposed<W, Scalar>(kernels::columns_of_weight(bank_.w_down()[e], first, first + rows),
                                          d_out_.middleCols(slot, count), d_hidden, room);
@@ -166,12 +168,20 @@ class BankBackward {
       Scalar d_w = 0;
       for (Index i = 0; i < bank_.d_ff(); i += chunk) {
         const auto part = [&](auto& all) { return all.col(s).segment(i, std::min(chunk, bank_.d_ff() - i)).array(); };
-        const Chunk a = part(gate_), b = part(up_), d_h = part(d_gate_), h = bank_.activation()(a, b);
-        Chunk by_gate, by_up;
-        slopes(bank_.activation(), a, b, by_gate, by_up);
+        const Chunk b = part(up_), d_h = part(d_up_);
+        Chunk h, by_up;
+        if constexpr (is_gated) {
+          const Chunk a = part(gate_);
+          Chunk by_gate;
+          h = bank_.activation()(a, b);
+          slopes(bank_.activation(), a, b, by_gate, by_up);
+          part(d_gate_) = w * d_h * by_gate;
+        } else {
+          h = bank_.activation()(b);
+          by_up = slope(bank_.activation(), b);
+        }
         d_w += kernels::dot(h, d_h);
         part(hidden_) = h;
-        part(d_gate_) = w * d_h * by_gate;
         part(d_up_) = w * d_h * by_up;
       }
       if (on_input()) return;
@@ -188,7 +198,7 @@ class BankBackward {
 
   void add_gradients(NoGradient<Scalar>&) {}
 
-  void add_gradients(GatedFfnBank<Scalar, Act>& gradient) {
+  void add_gradients(FfnBank<Scalar, Act>& gradient) {
     for_each_band(bank_.d_ff(), [&](Index e, Index slot, Index count, Index first, Index rows, Scalar* room) {
       const auto x = in_.middleCols(slot, count);
       const auto to = gradient[e];
@@ -197,7 +207,7 @@ class BankBackward {
         kernels::add_outer<Scalar>(d_rows, x, d_w.middleRows(first, rows), room);
         if (d_b.size() > 0) kernels::add_columns(d_rows, d_b.segment(first, rows));
       };
-      add(d_gate_, to.w_gate, to.b_gate);
+      if constexpr (is_gated) add(d_gate_, to.w_gate, to.b_gate);
       add(d_up_, to.w_up, to.b_up);
     });
     for_each_band(bank_.d_model(), [&](Index e, Index slot, Index count, Index first, Index rows, Scalar* room) {
@@ -216,7 +226,7 @@ class BankBackward {
         kernels::add_transposed<W, Scalar>(kernels::columns_of_weight(w, first, first + rows),
                                            d.middleCols(slot, count), d_x, room);
       };
-      add(bank_.w_gate()[e], d_gate_);
+      if constexpr (is_gated) add(bank_.w_gate()[e], d_gate_);
       add(bank_.w_up()[e], d_up_);
     });
   }
@@ -231,7 +241,7 @@ class BankBackward {
     add_slots_to_tokens(d_in_, plan_, d_x, workers_);
   }
 
-  const GatedFfnBank<W, Act>& bank_;
+  const FfnBank<W, Act>& bank_;
   const DispatchPlan<Scalar>& plan_;
   Workers& workers_;
   Kept gate_, up_;
@@ -247,8 +257,8 @@ class BankBackward {
 /// @param d_x       (d_model × n_tokens) ∂L/∂x; added to
 /// @param gradient  ∂L/∂ each parameter, of a bank of the same shape, added to; or NoGradient
 template <class W, class Act, class Gradient, class Scalar = ActivationScalar<W>>
-void backward(const GatedFfnBank<W, Act>& bank, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
-              const ConstMatrixRef<Scalar>& d_y, const GatedFfnBankTape<Scalar>& tape, std::span<Scalar> d_weight,
+void backward(const FfnBank<W, Act>& bank, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
+              const ConstMatrixRef<Scalar>& d_y, const FfnBankTape<Scalar>& tape, std::span<Scalar> d_weight,
               MatrixRef<Scalar> d_x, Gradient& gradient, Workers& workers) {
   detail::BankBackward<W, Act>(bank, plan, tape, workers)
       .run(x, d_y, d_weight, d_x, gradient, detail::NothingBeside<Scalar>());
