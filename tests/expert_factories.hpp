@@ -81,8 +81,30 @@ struct GatedFfnBanks {
   }
 };
 
-/// The same again, mapped: all matrices of an expert in one piece of memory, as odd rows apart as a fused checkpoint's,
-/// and off any alignment.
+/// The same experts as Ffns, stacked; the biases of those that have none are 0, and without biases nobody has any.
+template <class W, class Act = Relu, bool with_biases = false>
+struct FfnBanks {
+  static FfnBank<W, Act> make(Index d_model, std::span<const unsigned> seeds) {
+    using Biases = Matrix<ActivationScalar<W>>;
+    const Index d_ff = hidden_size(d_model), n = static_cast<Index>(seeds.size());
+    WeightStack<W> up(n, d_ff, d_model), down(n, d_model, d_ff);
+    FfnBiases<ActivationScalar<W>> biases;
+    if (with_biases) biases = {.up = Biases::Zero(d_ff, n), .down = Biases::Zero(d_model, n)};
+    for (Index e = 0; e < n; ++e) {
+      const auto expert = Ffns<W, Act>::make(d_model, seeds[std::size_t(e)]);
+      if (with_biases && expert.b_in.size() > 0) {
+        biases.up.col(e) = expert.b_in;
+        biases.down.col(e) = expert.b_out;
+      }
+      up.owned(e) = expert.w_in;
+      down.owned(e) = expert.w_out;
+    }
+    return {std::move(up), std::move(down), Act{}, std::move(biases)};
+  }
+};
+
+/// GatedFfnBanks again, mapped: all matrices of an expert in one piece of memory, as odd rows apart as a fused
+/// checkpoint's, and off any alignment.
 template <class W>
 struct MappedGatedFfnBanks {
   static GatedFfnBank<W> make(Index d_model, std::span<const unsigned> seeds) {

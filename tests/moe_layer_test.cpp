@@ -1,9 +1,11 @@
 #include "laws/layer_laws.hpp"
 
+#include "moe/kernels/rms_norm.hpp"
 #include "moe/layers/affine_output.hpp"
 #include "moe/layers/any_layer.hpp"
 #include "moe/layers/dense.hpp"
 #include "moe/layers/moe_layer.hpp"
+#include "moe/layers/normed_output.hpp"
 #include "moe/layers/shared.hpp"
 #include "moe/models/dense_equivalents.hpp"
 #include "oracle.hpp"
@@ -54,7 +56,14 @@ struct AnyLayers {
     return MoeLayer(router_for<double>(d_model, 4, 3, WeightOn::input), bank_of<double>(d_model, 4));
   }
 };
-using Layers = testing::Types<MoeLayers, DenseLayers, SharedLayers, GatedSharedLayers, TwiceSharedLayers, AnyLayers>;
+struct NormedLayers {
+  static auto make(Index d_model) {
+    return NormedOutput(SharedLayers::make(d_model),
+                        RmsNorm<float>(random_matrix<Eigen::VectorXf>(d_model, 1, 9), {.epsilon = 0.1, .offset = 1}));
+  }
+};
+using Layers =
+    testing::Types<MoeLayers, DenseLayers, SharedLayers, GatedSharedLayers, TwiceSharedLayers, NormedLayers, AnyLayers>;
 INSTANTIATE_TYPED_TEST_SUITE_P(Library, LayerLaws, Layers);
 
 TEST(Layers, ReturnYInTheCallersWorkspaceOrInOneOfTheirOwn) {
@@ -62,6 +71,7 @@ TEST(Layers, ReturnYInTheCallersWorkspaceOrInOneOfTheirOwn) {
   expect_forward_to_return_y(DenseLayers::make(9));
   expect_forward_to_return_y(SharedLayers::make(9));
   expect_forward_to_return_y(AnyLayers::make(9));
+  expect_forward_to_return_y(NormedLayers::make(9));
   expect_forward_to_return_y(AffineOutput(MoeLayers::make(9), 0.5F, Eigen::VectorXf(Eigen::VectorXf::Ones(9))));
 }
 
@@ -234,6 +244,24 @@ TEST(WithSharedExpert, AddsTheSharedExpertToTheLayer) {
       const MatrixD logit = naive::product(exact(gate), exact(x));
       for (Index t = 0; t < num_tokens; ++t) gated.col(t) += of_shared.col(t) / (1 + std::exp(-logit(0, t)));
       EXPECT_TRUE(is_close(WithSharedExpert(layer, shared, gate).forward(x), gated)) << num_tokens << " tokens";
+    }
+  }
+}
+
+TEST(WithSharedExpert, TakesOneThatIsNotGated) {
+  for (const Index d_model : {8, 17}) {
+    const unsigned seed = 51;
+    const auto expert = test::Ffns<float, Gelu>::make(d_model, seed);
+    const auto shared = test::FfnBanks<float, Gelu, true>::make(d_model, std::span(&seed, 1));
+    const MoeLayer layer(router_for<float>(d_model, 5, 2),
+                         test::FfnBanks<float, Relu, true>::make(d_model, seeds_from(1, 5)));
+    for (const Index num_tokens : token_counts) {
+      const auto x = random_matrix<Matrix<float>>(d_model, num_tokens, 2);
+      const MatrixD answer = naive::ffn(exact(expert.w_in), exact(expert.b_in), exact(expert.w_out),
+                                        exact(expert.b_out), exact(x), naive::gelu);
+      EXPECT_TRUE(is_close(DenseLayer(shared).forward(x), answer)) << num_tokens << " tokens";
+      const MatrixD sparse = exact(layer.forward(x));
+      EXPECT_TRUE(is_close(WithSharedExpert(layer, shared).forward(x), sparse + answer)) << num_tokens << " tokens";
     }
   }
 }

@@ -10,21 +10,24 @@
 namespace moe::test {
 
 template <class Scalar = double, class Act = SwiGlu>
-GatedFfnBank<Scalar, Act> random_bank(Index experts, Index d_model, Index d_ff, unsigned seed, bool biases = false,
-                                      double scale = 1, Act act = {}) {
+FfnBank<Scalar, Act> random_bank(Index experts, Index d_model, Index d_ff, unsigned seed, bool biases = false,
+                                 double scale = 1, Act act = {}) {
+  constexpr bool is_gated = FfnBank<Scalar, Act>::is_gated;
   Random random(seed);
-  WeightStack<Scalar> gate(experts, d_ff, d_model), up(experts, d_ff, d_model), down(experts, d_model, d_ff);
+  WeightStack<Scalar> gate(is_gated ? experts : 0, d_ff, d_model), up(experts, d_ff, d_model),
+      down(experts, d_model, d_ff);
   for (Index e = 0; e < experts; ++e) {
-    gate.owned(e) = random.matrix<Weight<Scalar>>(d_ff, d_model, scale);
+    if (is_gated) gate.owned(e) = random.matrix<Weight<Scalar>>(d_ff, d_model, scale);
     up.owned(e) = random.matrix<Weight<Scalar>>(d_ff, d_model, scale);
     down.owned(e) = random.matrix<Weight<Scalar>>(d_model, d_ff, scale);
   }
-  GatedFfnBiases<Scalar> its;
+  FfnBiases<Scalar> its;
   if (biases) {
-    its = {random.matrix<Matrix<Scalar>>(d_ff, experts), random.matrix<Matrix<Scalar>>(d_ff, experts),
-           random.matrix<Matrix<Scalar>>(d_model, experts)};
+    if (is_gated) its.gate = random.matrix<Matrix<Scalar>>(d_ff, experts);
+    its.up = random.matrix<Matrix<Scalar>>(d_ff, experts);
+    its.down = random.matrix<Matrix<Scalar>>(d_model, experts);
   }
-  return {std::move(gate), std::move(up), std::move(down), act, std::move(its)};
+  return FfnBank<Scalar, Act>::of(std::move(gate), std::move(up), std::move(down), act, std::move(its));
 }
 
 template <class Scalar = double>

@@ -110,6 +110,7 @@ TEST(TrainingReport, NotesARouterThatLearnsNothingFromY) {
   check(with({.top_k = 1, .renormalize = true}), true);
   check(with({.top_k = 1, .score = Score::sigmoid, .renormalize = true, .epsilon = 1e-20, .scale = 2.5}), true);
   check(with({.top_k = 1, .score = Score::softmax_of_chosen}), true);
+  check(with({.top_k = 1, .renormalize = true, .always_chosen = 1}), false);
   check(upcycle(random_bank<float>(1, 6, 12, 1), {.copies = 4, .active_copies = 1}), true);
   check(upcycle(random_bank<float>(1, 6, 12, 1), {.copies = 4, .active_copies = 2, .noise = 0.1}), false);
   check(MoeLayer(with_lora(LinearTopK<float>(random_weight<float>(4, 6, 1), {.top_k = 1, .renormalize = true})),

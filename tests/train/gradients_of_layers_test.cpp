@@ -38,6 +38,17 @@ TEST(Gradients, OfASharedExpertWithAndWithoutAGate) {
   expect_true_gradients(WithSharedExpert(sparse, random_bank(1, 11, 17, 16), gate), 9, 17);
 }
 
+TEST(Gradients, OfASharedExpertThatIsNotGated) {
+  const auto bank = [](Index experts, Index d_ff) {
+    return random_bank<double>(experts, 11, d_ff, 15, true, 1, ReluSquared{});
+  };
+  const MoeLayer sparse(random_router(4, 11, {.top_k = 2}, 14), bank(4, 8));
+  const Eigen::RowVectorXd gate = Random(18).matrix<Eigen::RowVectorXd>(1, 11);
+  expect_true_gradients(WithSharedExpert(sparse, bank(1, 17)), 9, 17);
+  expect_true_gradients(WithSharedExpert(sparse, bank(1, 17), gate), 9, 17);
+  expect_true_gradients(DenseLayer(bank(1, 23)), 9, 20);
+}
+
 TEST(Gradients, OfADenseLayer) { expect_true_gradients(DenseLayer(random_bank(1, 11, 23, 19, true)), 9, 20); }
 
 TEST(Gradients, OfALayerBlendedWithASharedExpert) {
@@ -57,6 +68,15 @@ TEST(Gradients, OfAnOutputThatIsScaledAndShifted) {
         expect_true_gradients(AffineOutput(sparse, scale, random_matrix<VectorD>(bias, 1, 96)), tokens, 97);
       }
     }
+  }
+}
+
+TEST(Gradients, OfAnOutputThatIsNormalised) {
+  const MoeLayer sparse(random_router(4, 11, {.top_k = 2}, 101), random_bank(4, 11, 8, 102));
+  for (const GainOn gain_on : {GainOn::output, GainOn::input}) {
+    const RmsNorm<double> norm(random_matrix<VectorD>(11, 1, 103), {.epsilon = 0.1, .offset = 1, .gain_on = gain_on});
+    for (const Index tokens : token_counts) expect_true_gradients(NormedOutput(sparse, norm), tokens, 104);
+    expect_true_gradients(NormedOutput(WithSharedExpert(sparse, random_bank(1, 11, 17, 105)), norm), 9, 106);
   }
 }
 
@@ -116,6 +136,7 @@ TEST(Parameters, HaveTheNamesOfCheckpoints) {
                               VectorD::Ones(2))),
             and_of({"mlp.wi.weight", "mlp.wo.weight", "coefficient.weight", "coefficient.bias"}));
   EXPECT_EQ(names(AffineOutput(sparse, 1.0, VectorD::Ones(6))), and_of({"bias"}));
+  EXPECT_EQ(names(NormedOutput(sparse, RmsNorm<double>(VectorD::Ones(6)))), and_of({"post_mlp_layernorm.weight"}));
   const JoinedExperts joined(random_bank(1, 6, 5, 1), ExpertList(std::vector{CopyExpert<double>{6}}),
                              ExpertList(random_ffns<Relu>(2, 6, 5, false, 1)));
   EXPECT_EQ(names(MoeLayer(random_router(4, 6, {}, 1), joined)),
@@ -146,6 +167,7 @@ TEST(Backward, GoesWithOneForward) {
   twice(sparse);
   twice(WithSharedExpert(sparse, random_bank(1, 6, 5, 60)));
   twice(AffineOutput(sparse, 0.5, VectorD()));
+  twice(NormedOutput(sparse, RmsNorm<double>(VectorD::Ones(6))));
   twice(random_soft_moe<double>(6, 2, 1, {}, true, 61));
 }
 

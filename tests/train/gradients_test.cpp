@@ -53,6 +53,37 @@ TEST(Gradients, OfEveryGatedActivationWithBiases) {
   check(GptOssGlu{.limit = 1});
   check(ClampedInputGlu<Silu>{.limit = 1});
   check(ClampedOutputGlu<Silu>{.limit = 0.5});
+  check(SoftcappedSwiGlu{.gate_cap = 1, .up_cap = 2});
+  check(SoftcappedSwiGlu{.gate_cap = 0, .up_cap = 0.5});
+  check(SoftcappedSwiGlu{.gate_cap = 0.5, .up_cap = 0});
+}
+
+TEST(Gradients, OfBanksThatAreNotGatedWithEveryActivation) {
+  const auto check = [](auto act, bool biases) {
+    for (const WeightOn weight_on : {WeightOn::output, WeightOn::input}) {
+      const TopKOptions options{.top_k = 2, .score = Score::sigmoid, .weight_on = weight_on};
+      for (const Index tokens : token_counts) {
+        expect_true_gradients(
+            MoeLayer(random_router(4, 9, options, 61), random_bank<double>(4, 9, 70, 62, biases, 1, act)), tokens, 63,
+            20);
+      }
+    }
+  };
+  check(Relu{}, true);
+  check(ReluSquared{}, false);
+  check(Silu{}, true);
+  check(Gelu{}, true);
+  check(GeluTanh{}, false);
+}
+
+TEST(Gradients, OfABankThatIsNotGatedAtEveryWidth) {
+  for (const Index d_model : laws::gradient_sizes) {
+    for (const Index d_ff : {Index(1), d_model, 2 * d_model + 1}) {
+      expect_true_gradients(MoeLayer(random_router(3, d_model, {.top_k = 2}, 64),
+                                     random_bank<double>(3, d_model, d_ff, 65, true, 1, ReluSquared{})),
+                            7, 66, 10);
+    }
+  }
 }
 
 TEST(Gradients, OfEveryRuleForWeights) {
@@ -80,6 +111,43 @@ TEST(Gradients, OfEveryRuleForWeights) {
          .kept_groups = 2,
          .group_top = 2},
         true);
+}
+
+TEST(Gradients, OfEveryRuleForWhatRanksAndWeighs) {
+  const auto check = [](const TopKOptions& options) {
+    const Index experts = 8, selectable = experts - options.always_chosen;
+    const LinearTopK<double> router(random_matrix<Weight<double>>(experts, 10, 30), options, {},
+                                    random_matrix<Eigen::VectorXd>(selectable, 1, 31, 0.8));
+    expect_true_gradients(MoeLayer(router, random_bank(experts, 10, 6, 32, true)), 10, 33, 10);
+  };
+  for (const Score score : {Score::softmax, Score::softmax_of_chosen, Score::sigmoid, Score::sqrt_softplus}) {
+    for (const bool renormalize : {false, true}) {
+      check({.top_k = 2, .score = score, .renormalize = renormalize, .bias_on = BiasOn::logits});
+      check({.top_k = 2,
+             .score = score,
+             .renormalize = renormalize,
+             .num_groups = 4,
+             .kept_groups = 2,
+             .group_top = 2,
+             .rejected_groups = RejectedGroups::ranked_at_zero});
+      check({.top_k = 3, .score = score, .renormalize = renormalize, .scale = 8, .always_chosen = 2});
+      check({.top_k = 1, .score = score, .renormalize = renormalize, .weigh_biased = true, .always_chosen = 7});
+    }
+    check({.top_k = 2, .score = score, .weigh_biased = true});
+    check({.top_k = 3, .score = score, .renormalize = true, .norm = 2, .weigh_biased = true, .always_chosen = 1});
+    // Far from where a sum that may be negative is 0:
+    check({.top_k = 3, .score = score, .renormalize = true, .epsilon = 9, .weigh_biased = true});
+    check({.top_k = 3, .score = score, .renormalize = true, .floor = 9, .weigh_biased = true});
+  }
+}
+
+TEST(Gradients, OfWeightsThatSumToZeroAreThoseOfTheFormula) {
+  Eigen::VectorXd dw(3), s(3), ds(3);
+  dw << 1, 2, 4;
+  s << 0.5, -1, 0.5;
+  renormalize_backward(s, 1.0, 0.5, 0.0, dw, ds);
+  const double along = (0.5 - 2 + 2) / 0.25;  // Σ dw·s / D², D = 0 + 0.5
+  EXPECT_TRUE(ds.isApprox(Eigen::VectorXd((dw / 0.5).array() - along)));
 }
 
 TEST(Gradients, OfRoutersWithLimitedRoom) {

@@ -27,9 +27,9 @@ Layer with_random_adapters(Layer layer, unsigned seed) {
   return layer;
 }
 
-template <class W>
+template <class W, class Act = SwiGlu>
 auto bank_with_lora(Index experts, Index d_model, Index d_ff, const LoraBankOptions& options, unsigned seed) {
-  return with_random_adapters(with_lora(moe::random_bank<W>(experts, d_model, d_ff, seed), options), seed + 1);
+  return with_random_adapters(with_lora(moe::random_bank<W, Act>(experts, d_model, d_ff, seed), options), seed + 1);
 }
 
 }  // namespace moe::test

@@ -50,6 +50,40 @@ TEST(LoraGradients, OfEveryMatrixAndRank) {
   }
 }
 
+TEST(LoraGradients, OfExpertsThatAreNotGated) {
+  for (const auto& [up, down] : {std::pair{true, false}, std::pair{false, true}, std::pair{true, true}}) {
+    const LoraBankOptions options{.expert_ranks = mixed_ranks, .up = up, .down = down};
+    for (const Index tokens : {0, 1, 9, 40}) {
+      const auto bank = bank_with_lora<double, ReluSquared>(4, 9, 17, options, 62);
+      expect_true_gradients(MoeLayer(router_of<double>(4, 9, 61), bank), tokens, 63);
+      const auto shared = bank_with_lora<double, Gelu>(1, 9, 5, {.rank = 3, .dropout = 0.2}, 64);
+      expect_true_gradients(DenseLayer(shared), tokens, 65, 40, {.seed = 1});
+    }
+  }
+}
+
+TEST(Lora, ExpertsThatAreNotGatedHaveNoAdapterOfAGate) {
+  const auto bank = random_bank<float, ReluSquared>(2, 6, 5, 66);
+  auto adapted = with_random_adapters(with_lora(bank, {.rank = 2}), 67);
+  std::vector<std::string> names;
+  for (const auto& [name, adapter, layer] : named_adapters("experts", adapted)) names.push_back(name);
+  EXPECT_EQ(names, (std::vector<std::string>{"experts.0.up_proj", "experts.0.down_proj", "experts.1.up_proj",
+                                             "experts.1.down_proj"}));
+  const auto x = random_matrix<Matrix<float>>(6, 40, 68);
+  const auto router = router_of<float>(2, 6, 69);
+  const auto sum = merged(adapted);
+  EXPECT_TRUE(test::is_close(MoeLayer(router, sum).forward(x), MoeLayer(router, adapted).forward(x)));
+  EXPECT_FALSE(test::is_close(MoeLayer(router, bank).forward(x), MoeLayer(router, adapted).forward(x)));
+  auto apart = sum;
+  unmerge(adapted.adapters(), apart);
+  for (Index e = 0; e < 2; ++e)
+    EXPECT_TRUE(test::is_close(Weight<float>(apart.w_up()[e]), Weight<float>(bank.w_up()[e])));
+  auto adapters = adapted.adapters();
+  adapters[1].gate = make_adapter<float>(5, 6, 2, 1, 1);
+  EXPECT_EQ(error_of([&] { LoraBank(bank, adapters); }),
+            "LoraBank: 1.gate_proj: rank(), as experts are not gated, is 2, expected 0");
+}
+
 TEST(LoraGradients, OfEveryWidth) {
   for (const Index d_model : laws::gradient_sizes) {
     for (const Index d_ff : {Index(1), 2 * d_model + 1}) {

@@ -95,6 +95,33 @@ TEST(MergeExperts, WeighsThemByLoad) {
   EXPECT_TRUE(same_bits(is.biases().gate.col(1), was.biases().gate.col(1)));
 }
 
+/// Experts 0 and 2 are one and the same; nobody chooses 3.
+TEST(Surgery, KnowsExpertsThatAreNotGated) {
+  const auto random = random_bank<double, ReluSquared>(4, d, ff, 20);
+  const auto biases = random_biases(4);
+  FfnBank<double, ReluSquared> bank(random.w_up(), random.w_down(), {}, {.up = biases.up, .down = biases.down});
+  const auto from = bank[0];
+  auto to = bank[2];
+  to.w_up = from.w_up, to.w_down = from.w_down, to.b_up = from.b_up, to.b_down = from.b_down;
+  const LinearTopK<double> router(random_weight<double>(4, d, 21), {.top_k = 2, .score = Score::sigmoid},
+                                  Eigen::VectorXd{{0, 0, 0, -1e4}});
+  const MoeLayer layer(router, bank);
+  const auto x = random_matrix<Matrix<double>>(d, 40, 22);
+  const auto fewer = merge_experts(layer, {{0, 2}}, {1, 2, 3, 4});
+  EXPECT_EQ(fewer.num_experts(), 3);
+  EXPECT_TRUE(is_close(fewer.forward(x), layer.forward(x)));
+  EXPECT_TRUE(same_bits(keep_experts(layer, {0, 1, 2}).forward(x), layer.forward(x)));
+
+  const auto some = random_bank<double, ReluSquared>(1, d, ff, 23);
+  const DenseLayer dense(FfnBank<double, ReluSquared>(some.w_up(), some.w_down(), {},
+                                                      {.up = biases.up.col(1), .down = biases.down.col(1)}));
+  for (const Index shards : {1, 3}) {
+    EXPECT_TRUE(is_close(upcycle(dense.expert(), {.copies = 3, .shards = shards}).forward(x), dense.forward(x)));
+  }
+  const auto noisy = upcycle(dense.expert(), {.copies = 3, .noise = 0.01});
+  EXPECT_NEAR((noisy.experts().w_up()[2] - some.w_up()[0]).norm() / some.w_up()[0].norm(), 0.01, 1e-12);
+}
+
 TEST(MergeExperts, OfNoGroupsIsTheLayer) {
   const auto layer = layer_of(5, {.top_k = 2});
   const auto x = random_matrix<Matrix<double>>(d, 30, 9);
@@ -151,6 +178,20 @@ TEST(KeepExperts, KeepsAllThatIsTheirs) {
     EXPECT_TRUE(same_bits(some.experts().w_down()[i], layer.experts().w_down()[was]));
     EXPECT_TRUE(same_bits(some.experts().biases().up.col(i), layer.experts().biases().up.col(was)));
   }
+}
+
+TEST(KeepExperts, KeepsThoseThatAreAlwaysChosen) {
+  const LinearTopK<double> router(random_weight<double>(6, d, 1),
+                                  {.top_k = 2, .score = Score::sigmoid, .renormalize = true, .always_chosen = 2},
+                                  Eigen::VectorXd{{0, -1e4, 0, 0, 0, 0}}, random_matrix<Eigen::VectorXd>(4, 1, 3, 0.1));
+  const MoeLayer layer(router, bank_of(6, true));
+  const auto some = keep_experts(layer, {0, 2, 3, 4, 5});
+  EXPECT_EQ(some.router().selection_bias()(1), router.selection_bias()(2));
+  const auto x = random_matrix<Matrix<double>>(d, 7, 10);
+  EXPECT_TRUE(same_bits(some.forward(x), layer.forward(x)));
+  EXPECT_EQ(error_of([&] { keep_experts(layer, {0, 2, 3, 5}); }),
+            "keep_experts: the first of the last 2 kept, which are always chosen, is 3, expected 4");
+  EXPECT_EQ(error_of([&] { keep_experts(layer, {0, 4, 5}); }), "keep_experts: kept.size() is 3, expected 4 to 6");
 }
 
 TEST(KeepExperts, MostUsed) {

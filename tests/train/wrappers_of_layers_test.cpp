@@ -44,6 +44,11 @@ TEST(WrappersOfLayers, AffineOutputOfASharedExpert) {
   expect_to_pass_everything_on(moe::AffineOutput(WithSharedExpert(layer(), bank(1, 5)), 0.7));
 }
 
+TEST(WrappersOfLayers, NormedOutputOfASharedExpert) {
+  const RmsNorm<double> norm(column(6), {.epsilon = 0.1, .offset = 1});
+  expect_to_pass_everything_on(moe::NormedOutput(WithSharedExpert(layer(), bank(1, 5), row(7)), norm));
+}
+
 TEST(WrappersOfLayers, SoftMoe) {
   expect_to_pass_everything_on(moe::SoftMoe(test::random_rows(2 * experts, d, 7), bank()),
                                {.tokens_see_each_other = true, .has_routes = false});

@@ -140,6 +140,16 @@ consteval bool is_gated_activation() {
   return true;
 }
 
+/// @return true; does not compile unless Act is an Activation of Scalar.
+template <class Act, class Scalar>
+consteval bool is_activation() {
+  static_assert(Activation<Act, Scalar> || !GatedActivation<Act, Scalar>,
+                "moe: this activation takes gate and up, expected one argument: a gated bank has w_gate, too");
+  static_assert(Activation<Act, Scalar> || GatedActivation<Act, Scalar>,
+                "moe: an activation has `auto operator()(x) const` of an Eigen array, and is copied");
+  return true;
+}
+
 /// @return true; does not compile unless A and B compute in one Scalar.
 template <class A, class B>
 consteval bool are_of_one_scalar() {

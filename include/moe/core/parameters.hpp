@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -28,6 +29,13 @@ struct Parameter {
   Eigen::Map<Eigen::Array<Scalar, Eigen::Dynamic, 1>> array() const { return {data, size()}; }
 };
 
+namespace detail {
+
+template <class T>
+inline constexpr char type_id = 0;  // its address is that of one type
+
+}  // namespace detail
+
 /// One of whatever type, whether it learns or not.
 struct AnyParameter {
   std::string name;
@@ -35,6 +43,7 @@ struct AnyParameter {
   Index number_size;         // bytes of each number
   const std::byte* data;     // null if its rows do not lie side by side
   std::byte* to_write = {};  // null if it is mapped
+  const void* type = {};     // &detail::type_id<that of each number>; null if that was not said
 
   Index size() const { return rows * cols; }
   Index bytes() const { return size() * number_size; }
@@ -46,13 +55,6 @@ struct NamedPart {
   std::string name;  // "experts.3.gate_proj"
   T* part;
 };
-
-namespace detail {
-
-template <class T>
-inline constexpr char type_id = 0;  // its address is that of one type
-
-}  // namespace detail
 
 /// What walks over the parts of a layer: each calls visit("name", its matrix), visit.in("part", its part) or
 /// visit.frozen("part", its part) for one that does not learn, and a group visit.expert(number, its expert).
@@ -90,6 +92,17 @@ class ParameterVisitor {
     if (see_) see_(scope_.substr(0, scope_.empty() ? 0 : scope_.size() - 1), &detail::type_id<Part>, &part);
     visit_parameters(part, *this);
     scope_.resize(length);
+  }
+
+  /// Visits a part that a group of experts has for all of them, which checkpoints keep beside the experts: of a group
+  /// that a layer calls "experts", the names begin where "experts." does.
+  template <class Part>
+  void beside_experts(std::string_view scope, Part& part) {
+    constexpr std::string_view last_step = "experts.";
+    const std::string whole = scope_;
+    if (scope_ == last_step || scope_.ends_with(".experts.")) scope_.resize(scope_.size() - last_step.size());
+    in(scope, part);
+    scope_ = whole;
   }
 
   /// From now on, calls see(name, part) for each part of type T.
@@ -148,6 +161,7 @@ class ParameterVisitor {
   static AnyParameter as_any(std::string name, M& matrix) {
     using Number = std::remove_pointer_t<decltype(matrix.data())>;
     AnyParameter any{std::move(name), matrix.outerSize(), matrix.innerSize(), sizeof(Number), nullptr};
+    any.type = &detail::type_id<std::remove_const_t<Number>>;
     if (matrix.outerSize() > 1 && matrix.outerStride() != matrix.innerSize()) return any;
     any.data = reinterpret_cast<const std::byte*>(matrix.data());
     if constexpr (!std::is_const_v<Number>) any.to_write = reinterpret_cast<std::byte*>(matrix.data());
@@ -191,6 +205,16 @@ std::vector<Parameter<typename Layer::Scalar>> parameters(Layer& layer) {
   return found;
 }
 
+/// A layer to be looked through, whatever its type.
+template <class Scalar_>
+struct AnyParts {
+  using Scalar = Scalar_;
+  std::shared_ptr<const void> owner;  // keeps it; empty if somebody else does
+  std::function<void(ParameterVisitor<Scalar>&)> visit;
+
+  void visit_parameters(ParameterVisitor<Scalar>& visitor) { visit(visitor); }
+};
+
 /// What a layer holds that does not learn, such as what adapters lie beside.
 template <class Layer>
 std::vector<AnyParameter> frozen_parameters(Layer& layer) {
@@ -231,7 +255,7 @@ std::vector<AnyParameter> all_parameters(const std::vector<Parameter<Scalar>>& p
   std::vector<AnyParameter> all;
   for (const auto& [name, data, rows, cols] : parameters) {
     auto* const bytes = reinterpret_cast<std::byte*>(data);
-    all.push_back({name, rows, cols, sizeof(Scalar), bytes, bytes});
+    all.push_back({name, rows, cols, sizeof(Scalar), bytes, bytes, &detail::type_id<Scalar>});
   }
   return all;
 }

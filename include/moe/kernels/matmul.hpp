@@ -25,16 +25,23 @@ void matmul(const WeightMap<W>& w, const Eigen::Ref<const Matrix<S>>& x, MatrixR
   matmul_rows<Exact<W>>(w, 0, w.rows(), columns, y, scratch);
 }
 
-/// y = W·x, exactly, rows split over the workers, which are a Workers: who they are is not known down here.
+/// y = W·x by an arithmetic A, rows split over the workers, which are a Workers: who they are is not known down here.
+template <class A, class Workers>
+void matmul_by(const WeightMap<typename A::Weight>& w, const ConstMatrixRef<typename A::Scalar>& x,
+               MatrixRef<typename A::Scalar> y, Workers& workers) {
+  const auto columns =
+      columns_of<A>(x, in_blocks<A>(x.cols(), workers.numerics()), workers.shared(),
+                    [&](Index n, const auto& task) { workers.for_each(n, [&](Index i, Scratch&) { task(i); }); });
+  workers.for_each_band(w.rows(), lanes<typename A::Scalar>, [&](Index first, Index last, Scratch& scratch) {
+    matmul_rows<A>(w, first, last, columns, y, scratch);
+  });
+}
+
+/// The same, exactly.
 template <class W, class S, class Workers>
   requires requires(Workers& workers) { workers.numerics(); }
 void matmul(const WeightMap<W>& w, const Eigen::Ref<const Matrix<S>>& x, MatrixRef<S> y, Workers& workers) {
-  const auto columns = columns_of<Exact<W>>(
-      x, in_blocks<Exact<W>>(x.cols(), workers.numerics()), workers.shared(),
-      [&](Index n, const auto& task) { workers.for_each(n, [&](Index i, Scratch&) { task(i); }); });
-  workers.for_each_band(w.rows(), lanes<S>, [&](Index first, Index last, Scratch& scratch) {
-    matmul_rows<Exact<W>>(w, first, last, columns, y, scratch);
-  });
+  matmul_by<Exact<W>>(w, x, y, workers);
 }
 
 }  // namespace moe::inline MOE_TARGET::kernels

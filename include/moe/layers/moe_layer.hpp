@@ -9,6 +9,7 @@
 #include "moe/core/concepts.hpp"
 #include "moe/core/contracts.hpp"
 #include "moe/core/dispatch.hpp"
+#include "moe/core/tokens.hpp"
 #include "moe/core/types.hpp"
 #include "moe/experts/expert_list.hpp"
 #include "moe/runtime/executors/serial.hpp"
@@ -39,18 +40,20 @@ class MoeLayer : public ShortForwards<MoeLayer<R, G>> {
   R& router() { return router_; }
   G& experts() { return experts_; }
 
-  /// y = Σ over the experts that the router chose of weight · expert(x), for each column (token) of x.
+  /// y = Σ over the experts that the router chose of weight · expert(x), for each column (token) of x. The router reads
+  /// ws.side.router_input, if it is there, or else x.
   /// @param x  (d_model × n_tokens)
   /// @param y  (d_model × n_tokens), must not overlap x
-  /// @throws std::invalid_argument if a shape is wrong or y overlaps x.
+  /// @throws std::invalid_argument if a shape is wrong, or y overlaps x or what the router reads.
   void forward(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Workspace<Scalar>& ws,
                ExecutorRef executor = Serial{}) const {
     require_columns(x, y, d_model(), "MoeLayer");
+    const auto tokens = tokens_of_router(x, ws.side, y, "MoeLayer");
     Workers workers = workers_of(ws, executor);
     ws.routing.clear();
     y.setZero();
 
-    router_.route(Tokens(x, ws.side), ws.routing, workers);                         // who goes where, and for how much
+    router_.route(tokens, ws.routing, workers);                                     // who goes where, and for how much
     const auto plan = plan_dispatch(ws.routing, x.cols(), num_experts(), ws.plan);  // the same, grouped by expert
     experts_.apply(x, plan, y, workers);  // y.col(t) += weight · expert(x.col(t))
   }

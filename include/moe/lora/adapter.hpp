@@ -35,6 +35,14 @@ struct Adapter {
   }
 };
 
+/// Of an adapter that is made beside one matrix.
+struct LoraOptions {
+  Index rank = 8;
+  double alpha = 16;
+  double dropout = 0;      // share of what the adapter reads that is left out while it learns
+  std::uint64_t seed = 1;  // of A, and of dropout
+};
+
 /// @throws std::invalid_argument naming both numbers unless it fits beside W (out × in).
 template <class Scalar>
 void require_fit(const Adapter<Scalar>& adapter, Index out, Index in, const std::string& who) {

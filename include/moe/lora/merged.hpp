@@ -11,14 +11,18 @@
 #include "moe/experts/expert_list.hpp"
 #include "moe/experts/expert_subset.hpp"
 #include "moe/experts/joined_experts.hpp"
+#include "moe/experts/latent_experts.hpp"
+#include "moe/experts/normed_experts.hpp"
 #include "moe/layers/affine_output.hpp"
 #include "moe/layers/dense.hpp"
 #include "moe/layers/moe_layer.hpp"
+#include "moe/layers/normed_output.hpp"
 #include "moe/layers/residual_moe.hpp"
 #include "moe/layers/shared.hpp"
 #include "moe/layers/soft_moe.hpp"
 #include "moe/lora/adapter.hpp"
 #include "moe/lora/bank.hpp"
+#include "moe/lora/projection.hpp"
 #include "moe/lora/router.hpp"
 #include "moe/routers/filters/capacity.hpp"
 #include "moe/routers/filters/merged_experts.hpp"
@@ -85,6 +89,16 @@ auto merged(const ExpertSubset<G>& subset) {
   return ExpertSubset(merged(subset.group()), subset.experts());
 }
 
+template <class G, class In, class Out>
+auto merged(const LatentExperts<G, In, Out>& group) {
+  return LatentExperts(merged(group.in()), merged(group.experts()), merged(group.out()), group.norm(), group.names());
+}
+
+template <class G>
+auto merged(const NormedExperts<G>& group) {
+  return NormedExperts(merged(group.experts()), group.norm(), group.name());
+}
+
 // --- layers
 
 template <class R, class G>
@@ -110,6 +124,11 @@ auto merged(const DenseLayer<G>& layer) {
 template <class L>
 auto merged(const AffineOutput<L>& layer) {
   return AffineOutput(merged(layer.layer()), layer.scale(), layer.bias());
+}
+
+template <class L>
+auto merged(const NormedOutput<L>& layer) {
+  return NormedOutput(merged(layer.layer()), layer.norm(), layer.name());
 }
 
 template <class G>

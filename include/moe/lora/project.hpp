@@ -6,9 +6,11 @@
 #include "moe/core/scratch.hpp"
 #include "moe/core/types.hpp"
 #include "moe/kernels/columns.hpp"
+#include "moe/kernels/multiply_add.hpp"
 #include "moe/kernels/products.hpp"
 #include "moe/lora/adapter.hpp"
 #include "moe/lora/dropout.hpp"
+#include "moe/runtime/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
 
@@ -66,6 +68,24 @@ void project(const Adapter<Scalar>& adapter, const Dropout& dropout, const Token
       }
     }
   }
+}
+
+/// y += B·U, of all columns of x, rows and columns of y in one order on any number of threads.
+template <class Scalar>
+void add_adapted(const Adapter<Scalar>& adapter, const Dropout& dropout, const ConstMatrixRef<Scalar>& x,
+                 MatrixRef<Scalar> y, Workers& workers) {
+  const Index rank = adapter.rank(), n = x.cols();
+  if (rank == 0) return;
+  const auto read = columns_read<Scalar>(x, workers.shared());
+  auto u = workers.shared().template matrix<Scalar>(rank, n);
+  workers.for_each_band(n, 16, [&](Index first, Index last, Scratch& scratch) {
+    project(adapter, dropout, read.from(first), last - first, u.col(first).data(), 1, rank, scratch);
+    for (Index t = first; t < last; ++t) {
+      for (Index r = 0; r < y.rows(); ++r) {
+        for (Index k = 0; k < rank; ++k) y(r, t) = kernels::multiply_add(u(k, t), adapter.b(r, k), y(r, t));
+      }
+    }
+  });
 }
 
 }  // namespace moe::inline MOE_TARGET

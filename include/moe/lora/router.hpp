@@ -8,13 +8,13 @@
 
 #include "moe/core/tokens.hpp"
 #include "moe/core/types.hpp"
-#include "moe/kernels/multiply_add.hpp"
 #include "moe/lora/adapter.hpp"
 #include "moe/lora/dropout.hpp"
 #include "moe/lora/project.hpp"
 #include "moe/routers/linear_logits.hpp"
 #include "moe/routers/linear_top_k.hpp"
 #include "moe/routers/logits_router.hpp"
+#include "moe/routers/shaped_top_k.hpp"
 #include "moe/routers/top_k.hpp"
 #include "moe/runtime/workers.hpp"
 
@@ -51,21 +51,8 @@ class LoraLogits {
   Dropout dropout_for(const Workers& workers) const { return {dropout_, seed_, workers.seed()}; }
 
   void compute(const Tokens<Scalar>& tokens, MatrixRef<Scalar> logits, Workers& workers) const {
-    const Index rank = adapter_.rank(), n = tokens.count();
     base_->compute(tokens, logits, workers);
-    if (rank == 0) return;
-    const auto read = columns_read<Scalar>(tokens.x, workers.shared());
-    auto u = workers.shared().template matrix<Scalar>(rank, n);
-    workers.for_each_band(n, 16, [&](Index first, Index last, Scratch& scratch) {
-      project(adapter_, dropout_for(workers), read.from(first), last - first, u.col(first).data(), 1, rank, scratch);
-      for (Index t = first; t < last; ++t) {
-        for (Index e = 0; e < num_experts(); ++e) {
-          for (Index k = 0; k < rank; ++k) {
-            logits(e, t) = kernels::multiply_add(u(k, t), adapter_.b(e, k), logits(e, t));
-          }
-        }
-      }
-    });
+    add_adapted(adapter_, dropout_for(workers), tokens.x, logits, workers);
   }
 
   /// The adapter alone learns.
@@ -94,13 +81,6 @@ class LoraRouter : public LogitsRouter<LoraLogits<Scalar>, TopKChoice<Scalar>> {
             std::move(router.choice())) {}
 };
 
-struct LoraOptions {
-  Index rank = 8;
-  double alpha = 16;
-  double dropout = 0;      // share of what the adapter reads that is left out while it learns
-  std::uint64_t seed = 1;  // of A, and of dropout
-};
-
 /// A router beside an adapter that adds nothing yet.
 /// @throws std::invalid_argument if the rank is below 0, or unless 0 ≤ dropout < 1.
 template <class Scalar>
@@ -110,6 +90,16 @@ LoraRouter<Scalar> with_lora(LinearTopK<Scalar> router, const LoraOptions& optio
   return {std::move(router), std::move(adapter), options.dropout, options.seed};
 }
 
+/// The same for shaped logits: the adapter adds before they are shaped.
+template <class Scalar, class Choice>
+LogitsRouter<ShapedLogits<LoraLogits<Scalar>>, Choice> with_lora(
+    LogitsRouter<ShapedLogits<LinearLogits<Scalar>>, Choice> router, const LoraOptions& options = {}) {
+  auto adapter =
+      make_adapter<Scalar>(router.num_experts(), router.d_model(), options.rank, options.alpha, options.seed);
+  LoraLogits<Scalar> logits(std::move(router.logits().unshaped()), std::move(adapter), options.dropout, options.seed);
+  return {ShapedLogits(std::move(logits), router.logits().shape()), std::move(router.choice())};
+}
+
 /// A router without an adapter that computes the same logits, to rounding.
 template <class Scalar>
 LinearLogits<Scalar> merged(const LoraLogits<Scalar>& logits) {
@@ -117,8 +107,16 @@ LinearLogits<Scalar> merged(const LoraLogits<Scalar>& logits) {
   add_adapter<Scalar>(logits.adapter(), Scalar(1), sum.weight());
   return sum;
 }
+template <class Scalar>
+ShapedLogits<LinearLogits<Scalar>> merged(const ShapedLogits<LoraLogits<Scalar>>& logits) {
+  return {merged(logits.unshaped()), logits.shape()};
+}
 template <class Scalar, class Choice>
 auto merged(const LogitsRouter<LoraLogits<Scalar>, Choice>& router) {
+  return LogitsRouter(merged(router.logits()), router.choice());
+}
+template <class Scalar, class Choice>
+auto merged(const LogitsRouter<ShapedLogits<LoraLogits<Scalar>>, Choice>& router) {
   return LogitsRouter(merged(router.logits()), router.choice());
 }
 template <class Scalar>

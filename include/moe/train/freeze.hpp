@@ -61,7 +61,7 @@ std::string report_line(const char* what, const P& parameter) {
 inline bool weighs_by_a_constant(const TopKOptions& options) {
   constexpr double small = 1e-3;  // beside the weight of one who was chosen
   const bool divided = options.renormalize && options.epsilon < small && options.floor < small;
-  return options.top_k == 1 && (divided || options.score == Score::softmax_of_chosen);
+  return options.top_k + options.always_chosen == 1 && (divided || options.score == Score::softmax_of_chosen);
 }
 
 template <class R>

@@ -11,10 +11,16 @@ template <class Scalar>
 struct NoGradient {
   Eigen::Map<Weight<Scalar>> weight() const { return {nullptr, 0, 0}; }
   Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, 1>> bias() const { return {nullptr, 0}; }
+  Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, 1>> gain() const { return {nullptr, 0}; }
   NoGradient& operator[](Index) { return *this; }
+  NoGradient& in() { return *this; }
+  NoGradient& out() { return *this; }
+  NoGradient& norm() { return *this; }
+  NoGradient& experts() { return *this; }
   NoGradient& router() { return *this; }
   NoGradient& logits() { return *this; }
   NoGradient& choice() { return *this; }
+  NoGradient& unshaped() { return *this; }
 };
 
 /// Whether gradients of parameters are wanted: Gradient is no NoGradient.

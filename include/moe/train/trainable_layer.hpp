@@ -88,6 +88,10 @@ class TrainableLayer {
   /// @throws std::invalid_argument if it is none that can serve.
   AnyLayer<Scalar> merged() const { return held_->merged(); }
 
+  /// What merged() serves, to be looked through: itself, if it has no adapters, good as long as it neither moves nor
+  /// dies; else a copy.
+  AnyParts<Scalar> merged_parts() { return held_->merged_parts(); }
+
   /// What is to be known of its router before it learns; empty if there is nothing. training_report() says it, too.
   const std::string& note() const { return held_->note; }
 
@@ -96,6 +100,9 @@ class TrainableLayer {
 
   /// (num_experts × n_tokens) where losses add ∂L/∂logits between forward() and backward(); empty without a router.
   Eigen::Map<Matrix<Scalar>> logit_gradient() { return held_->logit_gradient(); }
+
+  /// (d_model × n_tokens) ∂L/∂ workspace().side.router_input of the last backward(); empty where the router has read x.
+  Eigen::Map<Matrix<Scalar>> router_input_gradient() { return held_->router_input_gradient(); }
 
  private:
   struct Interface {
@@ -106,8 +113,10 @@ class TrainableLayer {
                           ExecutorRef executor) = 0;
     virtual Workspace<Scalar>& workspace() = 0;
     virtual Eigen::Map<Matrix<Scalar>> logit_gradient() = 0;
+    virtual Eigen::Map<Matrix<Scalar>> router_input_gradient() = 0;
     virtual std::vector<NamedAdapter<Scalar>> named_adapters(const std::string& name) = 0;
     virtual AnyLayer<Scalar> merged() const = 0;
+    virtual AnyParts<Scalar> merged_parts() = 0;
     virtual void follow_adapters() = 0;
 
     std::vector<Parameter<Scalar>> parameters, gradients;
@@ -138,6 +147,13 @@ class TrainableLayer {
     }
     Workspace<Scalar>& workspace() override { return tape.workspace(); }
     Eigen::Map<Matrix<Scalar>> logit_gradient() override { return tape.logit_gradient(); }
+    Eigen::Map<Matrix<Scalar>> router_input_gradient() override {
+      if constexpr (requires { tape.router_input_gradient(); }) {
+        return tape.router_input_gradient();
+      } else {
+        return {nullptr, 0, 0};
+      }
+    }
     std::vector<NamedAdapter<Scalar>> named_adapters(const std::string& name) override {
       return moe::named_adapters(name, layer);
     }
@@ -147,6 +163,12 @@ class TrainableLayer {
       } else {
         throw std::invalid_argument("merged: this layer has no forward(x, y, workspace, executor) to serve by");
       }
+    }
+
+    AnyParts<Scalar> merged_parts() override {
+      if (adapters.empty()) return {nullptr, [this](ParameterVisitor<Scalar>& visit) { visit.in("", layer); }};
+      const auto sum = std::make_shared<decltype(detail::call_merged(layer))>(detail::call_merged(layer));
+      return {sum, [part = sum.get()](ParameterVisitor<Scalar>& visit) { visit.in("", *part); }};
     }
 
     /// Adapters of other ranks lie elsewhere.

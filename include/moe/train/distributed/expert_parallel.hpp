@@ -80,7 +80,7 @@ NoGradient<Scalar>& local_gradient(NoGradient<Scalar>& none) {
 
 }  // namespace detail
 
-/// Collective. As backward() of a bank: experts/gated_ffn_bank.hpp. Columns of ∂L/∂y travel to the experts, once a
+/// Collective. As backward() of a bank: experts/ffn_bank.hpp. Columns of ∂L/∂y travel to the experts, once a
 /// token and rank, as the tokens did; ∂L/∂x and ∂L/∂weight travel home, and are added there in the order of the plan.
 /// Each rank has the gradients of its own experts from the tokens of all ranks, which so need no sum.
 ///

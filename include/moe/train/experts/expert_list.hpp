@@ -49,7 +49,7 @@ void apply(const ExpertList<E>& list, const ConstMatrixRef<Scalar>& x, const Dis
   list.apply(x, plan, y, Eigen::Map<Matrix<Scalar>>(tape.answers.data(), list.d_model(), plan.num_slots()), workers);
 }
 
-/// As backward() of a bank: experts/gated_ffn_bank.hpp. A Frozen list calls that of its experts with a NoGradient.
+/// As backward() of a bank: experts/ffn_bank.hpp. A Frozen list calls that of its experts with a NoGradient.
 template <TrainableExpert E, class Gradient, class Scalar = typename E::Scalar>
 void backward(const ExpertList<E>& list, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
               const ConstMatrixRef<Scalar>& d_y, const ExpertListTape<Scalar>& tape, std::span<Scalar> d_weight,

@@ -35,7 +35,7 @@ void apply(const JoinedExperts<G...>& joined, const ConstMatrixRef<Scalar>& x, c
   });
 }
 
-/// As backward() of a bank: experts/gated_ffn_bank.hpp.
+/// As backward() of a bank: experts/ffn_bank.hpp.
 template <class... G, class... Tapes, class Gradient, class Scalar = typename JoinedExperts<G...>::Scalar>
 void backward(const JoinedExperts<G...>& joined, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
               const ConstMatrixRef<Scalar>& d_y, const JoinedExpertsTape<Tapes...>& tape, std::span<Scalar> d_weight,

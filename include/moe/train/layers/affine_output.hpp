@@ -21,6 +21,11 @@ struct AffineOutputTape {
 
   Workspace<Scalar>& workspace() { return layer.workspace(); }
   Eigen::Map<Matrix<Scalar>> logit_gradient() { return layer.logit_gradient(); }
+  Eigen::Map<Matrix<Scalar>> router_input_gradient()
+    requires requires(LayerTape& its) { its.router_input_gradient(); }
+  {
+    return layer.router_input_gradient();
+  }
 };
 
 template <class L>

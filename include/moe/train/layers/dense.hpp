@@ -22,6 +22,7 @@ struct DenseLayerTape {
 
   Workspace<Scalar>& workspace() { return ws; }
   Eigen::Map<Matrix<Scalar>> logit_gradient() { return {nullptr, 0, 0}; }
+  Eigen::Map<Matrix<Scalar>> router_input_gradient() { return {nullptr, 0, 0}; }
 };
 
 template <class G>

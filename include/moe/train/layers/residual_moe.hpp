@@ -30,6 +30,11 @@ struct ResidualMoeTape {
 
   Workspace<Scalar>& workspace() { return layer.workspace(); }
   Eigen::Map<Matrix<Scalar>> logit_gradient() { return layer.logit_gradient(); }
+  Eigen::Map<Matrix<Scalar>> router_input_gradient()
+    requires requires(LayerTape& its) { its.router_input_gradient(); }
+  {
+    return layer.router_input_gradient();
+  }
 };
 
 template <class Layer, class G>

@@ -37,6 +37,7 @@ struct SoftMoeTape {
 
   /// (num_slots × n_tokens) ∂L/∂logits by other ways than y.
   Eigen::Map<Matrix<Scalar>> logit_gradient() { return {d_logits.data(), num_slots, num_tokens}; }
+  Eigen::Map<Matrix<Scalar>> router_input_gradient() { return {nullptr, 0, 0}; }
 };
 
 template <class G>

@@ -4,10 +4,14 @@
 ///   ∂L/∂B += ∂L/∂y·uᵀ    ∂L/∂A += t·(D·x)ᵀ    ∂L/∂x += D·Aᵀ·t
 #pragma once
 
+#include "moe/core/check.hpp"
 #include "moe/core/scratch.hpp"
 #include "moe/core/types.hpp"
+#include "moe/kernels/lanes.hpp"
 #include "moe/lora/adapter.hpp"
 #include "moe/lora/dropout.hpp"
+#include "moe/lora/project.hpp"
+#include "moe/runtime/workers.hpp"
 #include "moe/train/kernels/add_product.hpp"
 
 namespace moe::inline MOE_TARGET {
@@ -54,6 +58,34 @@ template <class Scalar>
 void add_gradient_of_b(Index first, const ConstMatrixRef<Scalar>& d, const ConstMatrixRef<Scalar>& u,
                        Adapter<Scalar>& gradient, Scalar* room) {
   kernels::add_outer<Scalar>(d, u, gradient.b.middleRows(first, d.rows()), room);
+}
+
+/// All of these for the columns of x, without what W itself passes on.
+/// @param gradient  of the same rank, added to; null for one that does not learn
+/// @throws std::invalid_argument naming both ranks if they differ.
+template <class Scalar>
+void backward(const Adapter<Scalar>& adapter, const Dropout& dropout, const ConstMatrixRef<Scalar>& x,
+              const ConstMatrixRef<Scalar>& d_y, MatrixRef<Scalar> d_x, Adapter<Scalar>* gradient, Workers& workers) {
+  const Index rank = adapter.rank(), n = x.cols();
+  if (gradient) require_equal(gradient->rank(), rank, "backward: the rank of an adapter in the gradient");
+  if (rank == 0) return;
+  const auto read = columns_read<Scalar>(x, workers.shared());
+  auto u = workers.shared().template matrix<Scalar>(rank, n);
+  auto t = workers.shared().template matrix<Scalar>(rank, n);
+  workers.for_each_band(n, 16, [&](Index first, Index last, Scratch& scratch) {
+    project(adapter, dropout, read.from(first), last - first, u.col(first).data(), 1, rank, scratch);
+    Scalar* const room = kernels::make_product_room<Scalar>(scratch);
+    back_to_rank<Scalar>(adapter, d_y.middleCols(first, last - first), t.middleCols(first, last - first), room);
+  });
+  workers.for_each_band(x.rows(), 2 * kernels::lanes<Scalar>, [&](Index first, Index last, Scratch& scratch) {
+    Scalar* const room = kernels::make_product_room<Scalar>(scratch);
+    add_back_to_tokens<Scalar>(adapter, dropout, read.token, first, t, d_x.middleRows(first, last - first), room,
+                               scratch);
+    if (gradient == nullptr) return;
+    add_gradient_of_a<Scalar>(dropout, read.token, first, t, x.middleRows(first, last - first), *gradient, room,
+                              scratch);
+    if (first == 0) add_gradient_of_b<Scalar>(0, d_y, u, *gradient, room);
+  });
 }
 
 }  // namespace moe::inline MOE_TARGET

@@ -20,33 +20,10 @@ namespace moe::inline MOE_TARGET {
 template <class Scalar, class Gradient>
 void backward(const LoraLogits<Scalar>& lora, const Tokens<Scalar>& tokens, const ConstMatrixRef<Scalar>&,
               const ConstMatrixRef<Scalar>& d_logits, MatrixRef<Scalar> d_x, Gradient& gradient, Workers& workers) {
-  if constexpr (learns<Gradient>) {
-    require_equal(gradient.adapter().rank(), lora.adapter().rank(), "backward: the rank of an adapter in the gradient");
-  }
-  const Index n = tokens.count();
   linear_backward_to_input<Scalar>(map_of(lora.base().weight()), d_logits, d_x, workers);
-
-  const Adapter<Scalar>& adapter = lora.adapter();
-  if (adapter.rank() == 0) return;
-  const Dropout dropout = lora.dropout_for(workers);
-  const auto read = columns_read<Scalar>(tokens.x, workers.shared());
-  auto u = workers.shared().template matrix<Scalar>(adapter.rank(), n);
-  auto t = workers.shared().template matrix<Scalar>(adapter.rank(), n);
-  workers.for_each_band(n, 16, [&](Index first, Index last, Scratch& scratch) {
-    project(adapter, dropout, read.from(first), last - first, u.col(first).data(), 1, adapter.rank(), scratch);
-    Scalar* const room = kernels::make_product_room<Scalar>(scratch);
-    back_to_rank<Scalar>(adapter, d_logits.middleCols(first, last - first), t.middleCols(first, last - first), room);
-  });
-  workers.for_each_band(lora.d_model(), 2 * kernels::lanes<Scalar>, [&](Index first, Index last, Scratch& scratch) {
-    Scalar* const room = kernels::make_product_room<Scalar>(scratch);
-    add_back_to_tokens<Scalar>(adapter, dropout, read.token, first, t, d_x.middleRows(first, last - first), room,
-                               scratch);
-    if constexpr (learns<Gradient>) {
-      add_gradient_of_a<Scalar>(dropout, read.token, first, t, tokens.x.middleRows(first, last - first),
-                                gradient.adapter(), room, scratch);
-      if (first == 0) add_gradient_of_b<Scalar>(0, d_logits, u, gradient.adapter(), room);
-    }
-  });
+  Adapter<Scalar>* of_adapter = nullptr;
+  if constexpr (learns<Gradient>) of_adapter = &gradient.adapter();
+  backward(lora.adapter(), lora.dropout_for(workers), tokens.x, d_logits, d_x, of_adapter, workers);
 }
 
 }  // namespace moe::inline MOE_TARGET

@@ -1,0 +1,73 @@
+/// @file  Gradients of experts between two projections.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <type_traits>
+#include <vector>
+
+#include "moe/core/dispatch.hpp"
+#include "moe/core/types.hpp"
+#include "moe/experts/latent_experts.hpp"
+#include "moe/runtime/workers.hpp"
+#include "moe/train/experts/projection.hpp"
+#include "moe/train/kernels/rms_norm.hpp"
+#include "moe/train/no_gradient.hpp"
+
+namespace moe::inline MOE_TARGET {
+
+/// What a forward pass keeps for its backward pass, (d_latent × n_tokens) each.
+template <class Scalar, class ExpertsTape>
+struct LatentExpertsTape {
+  std::vector<Scalar> projected, normed, answers;  // W_in·x + b_in; what experts read, if there is a norm; v
+  ExpertsTape experts;
+};
+
+template <class G, class In, class Out>
+auto tape_of(const LatentExperts<G, In, Out>& group) {
+  return LatentExpertsTape<typename G::Scalar, decltype(tape_of(group.experts()))>{};
+}
+
+/// As group.apply(), and keeps in `tape` what backward() needs.
+template <class G, class In, class Out, class ExpertsTape, class Scalar = typename G::Scalar>
+void apply(const LatentExperts<G, In, Out>& group, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
+           MatrixRef<Scalar> y, LatentExpertsTape<Scalar, ExpertsTape>& tape, Workers& workers) {
+  const auto keep = [&](std::vector<Scalar>& numbers) {
+    numbers.resize(std::size_t(group.d_latent() * x.cols()));
+    return Eigen::Map<Matrix<Scalar>>(numbers.data(), group.d_latent(), x.cols());
+  };
+  auto projected = keep(tape.projected), u = keep(group.norm() ? tape.normed : tape.projected), v = keep(tape.answers);
+  group.run(x, projected, u, v, y, workers, [&] { apply(group.experts(), u, plan, v, tape.experts, workers); });
+}
+
+/// As backward() of a bank: experts/gated_ffn_bank.hpp.
+template <class G, class In, class Out, class ExpertsTape, class Gradient, class Scalar = typename G::Scalar>
+void backward(const LatentExperts<G, In, Out>& group, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
+              const ConstMatrixRef<Scalar>& d_y, const LatentExpertsTape<Scalar, ExpertsTape>& tape,
+              std::span<std::type_identity_t<Scalar>> d_weight, MatrixRef<Scalar> d_x, Gradient& gradient,
+              Workers& workers) {
+  const Index latent = group.d_latent(), n = x.cols();
+  const auto kept = [&](const std::vector<Scalar>& numbers) {
+    return Eigen::Map<const Matrix<Scalar>>(numbers.data(), latent, n);
+  };
+  const auto zeros = [&] {
+    auto matrix = workers.shared().template matrix<Scalar>(latent, n);
+    matrix.setZero();
+    return matrix;
+  };
+  const auto projected = kept(tape.projected), u = kept(group.norm() ? tape.normed : tape.projected);
+
+  auto d_v = zeros(), d_u = zeros();
+  backward(group.out(), kept(tape.answers), d_y, d_v, gradient.out(), workers);
+  backward(group.experts(), u, plan, d_v, tape.experts, d_weight, d_u, gradient.experts(), workers);
+  if (!group.norm()) return backward(group.in(), x, d_u, d_x, gradient.in(), workers);
+  auto d_projected = zeros();
+  if constexpr (learns<Gradient>) {
+    backward(*group.norm(), projected, d_u, d_projected, gradient.norm()->gain(), workers);
+  } else {
+    backward(*group.norm(), projected, d_u, d_projected, gradient.gain(), workers);
+  }
+  backward(group.in(), x, d_projected, d_x, gradient.in(), workers);
+}
+
+}  // namespace moe::inline MOE_TARGET
