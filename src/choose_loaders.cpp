@@ -37,12 +37,11 @@ const Loaders& chosen() {
 }  // namespace
 
 template <>
-LayerParts<float> load_parts<float, Flags>(const ModelFiles& model, const std::string& prefix, const Experts& experts) {
+LayerParts<float> load_parts<float, Flags>(const Model& model, const std::string& prefix, const Experts& experts) {
   return chosen().of_float.parts_of_model(model, prefix, experts);
 }
 template <>
-LayerParts<double> load_parts<double, Flags>(const ModelFiles& model, const std::string& prefix,
-                                             const Experts& experts) {
+LayerParts<double> load_parts<double, Flags>(const Model& model, const std::string& prefix, const Experts& experts) {
   return chosen().of_double.parts_of_model(model, prefix, experts);
 }
 template <>
@@ -56,11 +55,11 @@ LayerParts<double> load_parts<double, Flags>(const std::filesystem::path& folder
   return chosen().of_double.parts_of_folder(folder, prefix, experts);
 }
 template <>
-LoadedLayer<float> load_layer<float, Flags>(const ModelFiles& model, const std::string& prefix) {
+LoadedLayer<float> load_layer<float, Flags>(const Model& model, const std::string& prefix) {
   return chosen().of_float.layer_of_model(model, prefix);
 }
 template <>
-LoadedLayer<double> load_layer<double, Flags>(const ModelFiles& model, const std::string& prefix) {
+LoadedLayer<double> load_layer<double, Flags>(const Model& model, const std::string& prefix) {
   return chosen().of_double.layer_of_model(model, prefix);
 }
 template <>
@@ -70,6 +69,15 @@ LoadedLayer<float> load_layer<float, Flags>(const std::filesystem::path& folder,
 template <>
 LoadedLayer<double> load_layer<double, Flags>(const std::filesystem::path& folder, const std::string& prefix) {
   return chosen().of_double.layer_of_folder(folder, prefix);
+}
+
+template <>
+AnyLayer<float> load_ffn<float, Flags>(const Model& model, const std::string& prefix) {
+  return chosen().of_float.ffn_of_model(model, prefix);
+}
+template <>
+AnyLayer<double> load_ffn<double, Flags>(const Model& model, const std::string& prefix) {
+  return chosen().of_double.ffn_of_model(model, prefix);
 }
 
 }  // namespace moe::io::detail

@@ -10,7 +10,8 @@ namespace moe::io::detail {
 
 template <class Scalar>
 constexpr LoadersOf<Scalar> loaders_of = {load_parts<Scalar, Flags>, load_parts<Scalar, Flags>,
-                                          load_layer<Scalar, Flags>, load_layer<Scalar, Flags>};
+                                          load_layer<Scalar, Flags>, load_layer<Scalar, Flags>,
+                                          load_ffn<Scalar, Flags>};
 
 extern "C" const Loaders MOE_LOADERS;
 const Loaders MOE_LOADERS = {loaders_of<float>, loaders_of<double>};
@@ -21,19 +22,21 @@ const Loaders MOE_LOADERS = {loaders_of<float>, loaders_of<double>};
 
 namespace moe::io::detail {
 
-template LayerParts<float> load_parts<float, Flags>(const ModelFiles&, const std::string&,
+template LayerParts<float> load_parts<float, Flags>(const Model&, const std::string&,
                                                     const std::optional<std::vector<Index>>&);
 template LayerParts<float> load_parts<float, Flags>(const std::filesystem::path&, const std::string&,
                                                     const std::optional<std::vector<Index>>&);
-template LoadedLayer<float> load_layer<float, Flags>(const ModelFiles&, const std::string&);
+template LoadedLayer<float> load_layer<float, Flags>(const Model&, const std::string&);
 template LoadedLayer<float> load_layer<float, Flags>(const std::filesystem::path&, const std::string&);
+template AnyLayer<float> load_ffn<float, Flags>(const Model&, const std::string&);
 
-template LayerParts<double> load_parts<double, Flags>(const ModelFiles&, const std::string&,
+template LayerParts<double> load_parts<double, Flags>(const Model&, const std::string&,
                                                       const std::optional<std::vector<Index>>&);
 template LayerParts<double> load_parts<double, Flags>(const std::filesystem::path&, const std::string&,
                                                       const std::optional<std::vector<Index>>&);
-template LoadedLayer<double> load_layer<double, Flags>(const ModelFiles&, const std::string&);
+template LoadedLayer<double> load_layer<double, Flags>(const Model&, const std::string&);
 template LoadedLayer<double> load_layer<double, Flags>(const std::filesystem::path&, const std::string&);
+template AnyLayer<double> load_ffn<double, Flags>(const Model&, const std::string&);
 
 }  // namespace moe::io::detail
 

@@ -9,10 +9,11 @@ using Experts = std::optional<std::vector<Index>>;
 
 template <class Scalar>
 struct LoadersOf {
-  LayerParts<Scalar> (*parts_of_model)(const ModelFiles&, const std::string&, const Experts&);
+  LayerParts<Scalar> (*parts_of_model)(const Model&, const std::string&, const Experts&);
   LayerParts<Scalar> (*parts_of_folder)(const std::filesystem::path&, const std::string&, const Experts&);
-  LoadedLayer<Scalar> (*layer_of_model)(const ModelFiles&, const std::string&);
+  LoadedLayer<Scalar> (*layer_of_model)(const Model&, const std::string&);
   LoadedLayer<Scalar> (*layer_of_folder)(const std::filesystem::path&, const std::string&);
+  AnyLayer<Scalar> (*ffn_of_model)(const Model&, const std::string&);
 };
 
 struct Loaders {

@@ -18,13 +18,14 @@ namespace moe::golden {
 
 namespace fs = std::filesystem;
 
-/// A case: a folder with config.json and case.safetensors. Sizes are read from these, never from the folder's name.
+/// A case: a folder with config.json and case.safetensors, beside model.safetensors with the weights of a layer. Sizes
+/// are read from these, never from the folder's name.
 struct Case {
   io::Config config;
   io::Tensors tensors;
 
   static Case open(const fs::path& folder) {
-    return {io::Config::open(folder / "config.json"), io::Tensors::open(folder)};
+    return {io::Config::open(folder / "config.json"), io::Tensors::open(folder / "case.safetensors")};
   }
 
   Index size(const char* key) const { return config.integer(key); }

@@ -305,24 +305,27 @@ void expect_parts(const std::string& message, const std::vector<std::string>& pa
 
 /// Every field, so that two can be compared and a difference be read.
 std::string description_of(const TopKOptions& options) {
-  const auto& [top_k, score, renormalize, norm, epsilon, floor, scale, num_groups, kept_groups, group_top, weight_on] =
-      options;
+  const auto& [top_k, score, renormalize, norm, epsilon, floor, scale, num_groups, kept_groups, group_top, rejected,
+               bias_on, weigh_biased, always_chosen, weight_on] = options;
   std::ostringstream text;
   text.precision(17);
   text << "top_k " << top_k << ", score " << int(score) << ", renormalize " << renormalize << ", norm " << norm
        << ", epsilon " << epsilon << ", floor " << floor << ", scale " << scale << ", num_groups " << num_groups
-       << ", kept_groups " << kept_groups << ", group_top " << group_top << ", weight_on " << int(weight_on);
+       << ", kept_groups " << kept_groups << ", group_top " << group_top << ", rejected_groups " << int(rejected)
+       << ", bias_on " << int(bias_on) << ", weigh_biased " << weigh_biased << ", always_chosen " << always_chosen
+       << ", weight_on " << int(weight_on);
   return text.str();
 }
 
 std::string description_of(const MoeShape& shape) {
-  const auto& [d_model, d_ff, num_experts, top_k, d_ff_shared, num_zero_experts, expert_bias, router_bias,
-               selection_bias, shared_gate, hidden, router] = shape;
+  const auto& [d_model, d_ff, num_experts, top_k, d_latent, d_ff_shared, num_zero_experts, expert_bias, router_bias,
+               selection_bias, shared_gate, hidden, hidden_shared, router] = shape;
   std::ostringstream text;
   text << "d_model " << d_model << ", d_ff " << d_ff << ", num_experts " << num_experts << ", top_k " << top_k
        << ", d_ff_shared " << d_ff_shared << ", num_zero_experts " << num_zero_experts << ", expert_bias "
        << expert_bias << ", router_bias " << router_bias << ", selection_bias " << selection_bias << ", shared_gate "
-       << shared_gate << ", hidden " << int(hidden) << "; "
+       << shared_gate << ", d_latent " << d_latent << ", hidden " << moe::to_string(hidden) << " and "
+       << moe::to_string(hidden_shared) << "; "
        << (std::holds_alternative<TopKOptions>(router) ? description_of(std::get<TopKOptions>(router)) : "SparseMixer");
   return text.str();
 }
@@ -403,21 +406,6 @@ const auto model_type_of = [](const auto& test) { return test.param.model_type; 
 INSTANTIATE_TEST_SUITE_P(Named, EveryArchitecture, testing::ValuesIn(families()), model_type_of);
 INSTANTIATE_TEST_SUITE_P(Named, EveryRowMajorArchitecture, testing::ValuesIn(row_major_families()), model_type_of);
 
-/// Those whose blocks are made of other parts: architectures_test.cpp and the reference data have them.
-const std::vector<std::string> of_other_parts = {
-    "dbrx",   "ernie4_5_moe",  "gpt_oss",  "granitemoe", "granitemoeshared",
-    "jetmoe", "longcat_flash", "nllb-moe", "phimoe",     "switch_transformers"};
-
-TEST(Architectures, AreAllTestedHereOrBesideThis) {
-  std::vector<std::string> known, tested;
-  for (const Architecture& architecture : architectures()) known.emplace_back(architecture.model_type);
-  for (const Family& one : families()) tested.push_back(one.model_type);
-  tested.insert(tested.end(), of_other_parts.begin(), of_other_parts.end());
-  std::ranges::sort(known);
-  std::ranges::sort(tested);
-  EXPECT_EQ(known, tested);
-}
-
 // ---- where the tensors are ------------------------------------------------------------------------------------------
 
 TEST_F(Checkpoint, APrefixEndsWithADotOrNot) {
@@ -471,7 +459,7 @@ TEST_F(Checkpoint, AModelIsOpenedOnceForAllOfItsLayers) {
   write_text(folder / "config.json", config_of(of, first.shape).dump());
   write_shards(folder, tensors);
 
-  const ModelFiles model(folder);
+  const Model model(folder);
   for (const auto& file : fs::directory_iterator(folder)) fs::remove(file);  // so that none can be opened again
   EXPECT_EQ(model.moe_blocks(), blocks);
   EXPECT_EQ(model.shape().num_experts, first.shape.num_experts);
@@ -636,7 +624,7 @@ json sizes_of(const Family& of) {
   return config;
 }
 
-TEST(MoeShapeOfConfig, TakesThePublishedDefaultWhereAKeyIsAbsentOrNull) {
+TEST(MoeShapeOfConfig, TakesThePublishedDefaultWhereAKeyIsAbsent) {
   // configuration_<model_type>.py of huggingface/transformers; of deepseek and kimi_k2, the one beside the weights.
   const TopKOptions plain = {.top_k = 2}, renormalized = {.top_k = 2, .renormalize = true};
   const TopKOptions deepseek_v3 = {.top_k = 2,
@@ -670,9 +658,11 @@ TEST(MoeShapeOfConfig, TakesThePublishedDefaultWhereAKeyIsAbsentOrNull) {
     const Family of = family(model_type);
     json config = sizes_of(of);
     EXPECT_EQ(description_of(std::get<TopKOptions>(shape_of(config).router)), description_of(options)) << model_type;
-    for (const auto& [key, value] : of.settings.items()) config[key] = nullptr;
-    config["hidden_act"] = nullptr;
-    EXPECT_EQ(description_of(std::get<TopKOptions>(shape_of(config).router)), description_of(options)) << model_type;
+    for (const auto& [key, value] : of.settings.items()) {
+      if (key != "norm_topk_prob") continue;
+      config[key] = nullptr;  // which is false, wherever it is read
+      EXPECT_FALSE(std::get<TopKOptions>(shape_of(config).router).renormalize) << model_type;
+    }
   }
 }
 
@@ -764,13 +754,22 @@ TEST(MoeShapeOfConfig, TakesAListThatRepeatsOneNumber) {
   }
 }
 
-TEST(MoeShapeOfConfig, DoesNotScaleWhatDeepSeekV2Renormalizes) {
-  // modeling_deepseek.py beside the weights of deepseek-ai/DeepSeek-V2: one or the other.
+TEST(MoeShapeOfConfig, OfDeepSeekV2ScalesAsItsClassUnlessTheHubsCodeIsAskedFor) {
+  // modeling_deepseek.py beside the weights of deepseek-ai/DeepSeek-V2: it renormalises, or else scales.
   json config = sizes_of(family("deepseek_v2"));
   config.update({{"norm_topk_prob", true}, {"routed_scaling_factor", 16.0}});
-  EXPECT_EQ(std::get<TopKOptions>(shape_of(config).router).scale, 1);
-  config["norm_topk_prob"] = false;
-  EXPECT_EQ(std::get<TopKOptions>(shape_of(config).router).scale, 16);
+  for (const bool norm : {true, false}) {
+    config["norm_topk_prob"] = norm;
+    const auto as_hub = [&](bool hub_code) {
+      Config its(config, "config.json");
+      its.set_hub_code(hub_code);
+      return std::get<TopKOptions>(moe_shape(its).router);
+    };
+    EXPECT_EQ(as_hub(true).scale, norm ? 1 : 16);
+    EXPECT_EQ(as_hub(true).renormalize, norm);
+    EXPECT_EQ(as_hub(false).scale, 16);
+    EXPECT_FALSE(as_hub(false).renormalize);
+  }
 }
 
 TEST(MoeShapeOfConfig, IsOfNoConfigThatContradictsItsModelType) {
@@ -876,12 +875,12 @@ TEST_F(BadCheckpoint, ASettingThatDoesNotFitIsAnErrorThatNamesIt) {
   const std::vector<std::pair<json, std::string>> bad = {
       {{{"model_type", nullptr}}, "has no \"model_type\""},
       {{{"model_type", 7}}, "model_type is 7, expected a string"},
-      {{{"model_type", "bert"}}, "model_type is \"bert\", expected one of mixtral, minimax, "},
+      {{{"model_type", "bert"}}, "model_type is \"bert\", expected one of afmoe, aria_text, "},
       {{{"model_type", std::string(2000, 'x')}}, "model_type is \"xxxx"},
       {{{"text_config", {{"model_type", "bert"}}}}, "model_type is \"bert\" and no key speaks of experts"},
-      {{{"hidden_act", "gelu"}}, "hidden_act is \"gelu\", expected \"silu\""},
+      {{{"hidden_act", "quick_gelu"}}, "hidden_act is \"quick_gelu\", expected \"silu\""},
       {{{"hidden_act", json::array()}}, "hidden_act is an array, expected a string"},
-      {{{"hidden_size", nullptr}}, "has no \"hidden_size\""},
+      {{{"hidden_size", nullptr}}, "\"mlp.gate.weight\" has shape [8, 24], expected [8, 7168]"},
       {{{"hidden_size", "24"}}, "hidden_size is \"24\"" + whole},
       {{{"hidden_size", true}}, "hidden_size is true" + whole},
       {{{"hidden_size", json::object()}}, "hidden_size is an object" + whole},
@@ -893,15 +892,20 @@ TEST_F(BadCheckpoint, ASettingThatDoesNotFitIsAnErrorThatNamesIt) {
       {{{"hidden_size", 1e300}}, "hidden_size is 1e+300" + whole},
       {{{"hidden_size", 25}}, "\"mlp.gate.weight\" has shape [8, 24], expected [8, 25]"},
       {{{"hidden_size", 1000000000}}, "\"mlp.gate.weight\" has shape [8, 24], expected [8, 1000000000]"},
-      {{{"n_routed_experts", nullptr}}, "has no \"n_routed_experts\""},
+      {{{"n_routed_experts", nullptr}}, "\"mlp.gate.weight\" has shape [8, 24], expected [256, 24]"},
       {{{"n_routed_experts", 2147483647}}, "\"mlp.gate.weight\" has shape [8, 24], expected [2147483647, 24]"},
       {{{"n_routed_experts", 10}}, "\"mlp.gate.weight\" has shape [8, 24], expected [10, 24]"},
       {{{"n_routed_experts", 7}}, "\"mlp.gate.weight\" has shape [8, 24], expected [7, 24]"},
-      {{{"moe_intermediate_size", nullptr}}, "has no \"moe_intermediate_size\""},
+      {{{"moe_intermediate_size", nullptr}}, "gate_proj.weight\" has shape [16, 24], expected [2048, 24]"},
       {{{"moe_intermediate_size", 2147483647}}, "gate_proj.weight\" has shape [16, 24], expected [2147483647, 24]"},
-      {{{"n_shared_experts", nullptr}}, "has no \"n_shared_experts\""},
+      {{{"n_shared_experts", 2}}, "shared_experts.gate_proj.weight\" has shape [16, 24], expected [32, 24]"},
+      {{{"n_shared_experts", 0}}, "tensor \"mlp.shared_experts.down_proj.weight\" is of the block \"mlp\""},
+      {{{"swiglu_limit", 7}},
+       "has \"swiglu_limit\", which changes what MoE blocks compute, and model_type \"deepseek_v3\""},
+      {{{"moe_latent_size", 12}}, "has \"moe_latent_size\", which changes"},
+      {{{"num_local_experts", 9}}, "n_routed_experts is 8 and num_local_experts is 9, expected one value"},
       {{{"n_shared_experts", 2147483647}}, "shared_experts.gate_proj.weight\" has shape [16, 24], expected ["},
-      {{{"num_experts_per_tok", nullptr}}, "has no \"num_experts_per_tok\""},
+      {{{"num_experts_per_tok", nullptr}}, "top_k is 8, expected 1 to 4"},
       {{{"num_experts_per_tok", 9}}, "top_k is 9, expected 1 to 4"},
       {{{"num_experts_per_tok", 2147483647}}, "top_k is 2147483647, expected 1 to 4"},
       {{{"n_group", 3}}, "num_groups 3 does not divide num_experts 8"},
@@ -925,7 +929,7 @@ TEST_F(BadCheckpoint, AnUnknownMethodOfDeepSeekV2IsAnError) {
   config["topk_method"] = "noaux_tc";
   expect_parts(error_of([&] { shape_of(config); }), {"topk_method is \"noaux_tc\", expected \"greedy\" or"});
   config["topk_method"] = "group_limited_greedy";
-  expect_parts(error_of([&] { shape_of(config); }), {"config.json: has no \"n_group\""});
+  expect_parts(error_of([&] { shape_of(config); }), {"config.json: n_group is null, expected a whole number"});
 }
 
 /// What is wrong in files: numbers, brackets, the words of JSON.
@@ -1032,16 +1036,49 @@ TEST_F(BadCheckpoint, AWrongShapeIsAnErrorThatNamesBoth) {
   }
 }
 
-TEST_F(BadCheckpoint, ExpertsOfTwoTypesAreAnErrorThatNamesBoth) {
+/// Some matrices of another type: those are converted, to float.
+TEST_F(BadCheckpoint, ExpertsOfSeveralTypesAreThoseOfFloats) {
   const Family of = grouped();
-  const std::vector<Tensor> tensors = good(of), fused = good(of, Form::fused);
-  const auto float_gate = zeros<float>("mlp.experts.3.gate_proj.weight", {16, 24});
-  expect_parts(error_with(of, with(tensors, float_gate)),
-               {"tensor \"mlp.experts.3.gate_proj.weight\" has dtype F32, expected BF16"});
-  expect_parts(error_with(of, with(tensors, zeros<float16>("mlp.shared_experts.up_proj.weight", {16, 24}))),
-               {"tensor \"mlp.shared_experts.up_proj.weight\" has dtype F16, expected BF16"});
-  expect_parts(error_with(of, with(fused, zeros<float>("mlp.experts.down_proj", {8, 24, 16}))),
-               {"tensor \"mlp.experts.down_proj\" has dtype F32, expected BF16"});
+  const auto block = random_block<bfloat16>(shape(of), 1);
+  Block<float> wide{.shape = block.shape, .router = block.router, .selection_bias = block.selection_bias};
+  const auto widened = [](const std::vector<GatedFfn<bfloat16>>& ffns) {
+    std::vector<GatedFfn<float>> all;
+    for (const auto& ffn : ffns)
+      all.push_back({ffn.w_gate.cast<float>(), ffn.w_up.cast<float>(), ffn.w_down.cast<float>()});
+    return all;
+  };
+  wide.experts = widened(block.experts);
+  wide.shared = widened(block.shared);
+  for (const Form form : {Form::separate, Form::fused}) {
+    const std::vector<Tensor> narrow = tensors_of(of, block, "mlp.", form), floats = tensors_of(of, wide, "mlp.", form);
+    for (std::size_t which = 0; which < narrow.size(); ++which) {
+      std::vector<Tensor> mixed = narrow;
+      mixed[which] = floats[which];
+      write(config_of(of, block.shape), mixed);
+      const auto loaded = load_layer(folder, "mlp");
+      const Matrix<float> x = random_tokens<float>(24, 5, 3);
+      EXPECT_TRUE(loaded.layer.forward(x).isApprox(in_memory(wide).forward(x), 1e-5F)) << mixed[which].name;
+    }
+  }
+}
+
+/// Two families' tensors in one block, half of the experts, a tensor that nothing reads.
+TEST_F(BadCheckpoint, ATensorThatNothingReadsIsAnErrorThatNamesIt) {
+  const Family of = grouped();
+  const auto block = random_block<bfloat16>(shape(of), 1);
+  std::vector<Tensor> both = tensors_of(of, block, "mlp.");
+  for (Tensor& tensor : fused_tensors("mlp.experts.", block.experts, false)) both.push_back(std::move(tensor));
+  expect_parts(error_with(of, both), {"tensor \"mlp.experts.",
+                                      "is of the block \"mlp\", and a layer of model_type "
+                                      "\"deepseek_v3\" with these settings has nothing that reads it, nor 1 others"});
+  std::vector<Tensor> more = tensors_of(of, block, "mlp.");
+  more.push_back(zeros<bfloat16>("mlp.experts.8.up_proj.weight", {16, 24}));  // there are 8 experts
+  expect_parts(error_with(of, more), {"tensor \"mlp.experts.8.up_proj.weight\" is of the block"});
+  more.back() = zeros<bfloat16>("mlp.experts.3.up_proj.bias", {16});
+  expect_parts(error_with(of, more), {"tensor \"mlp.experts.3.up_proj.bias\" is of the block"});
+  more.back() = zeros<bfloat16>("mlp.shared_experts.norm.weight", {0});  // of no elements: none
+  write(config_of(of, shape(of)), more);
+  EXPECT_TRUE(same_answers(load_layer(folder, "mlp").layer, in_memory(block)));
 }
 
 TEST_F(BadCheckpoint, ATypeThatNoLayerHasIsAnErrorThatNamesIt) {

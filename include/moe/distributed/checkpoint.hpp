@@ -18,7 +18,7 @@
 #include "moe/distributed/shared_error.hpp"
 #include "moe/experts/any_experts.hpp"
 #include "moe/io/checkpoint.hpp"
-#include "moe/io/model_files.hpp"
+#include "moe/io/model.hpp"
 
 namespace moe::inline MOE_TARGET::distributed {
 
@@ -32,7 +32,7 @@ io::LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const st
   Placement placement;
   std::optional<io::LayerParts<Scalar>> parts;
   run_together(ranks, [&] {
-    const io::ModelFiles model(folder);
+    const io::Model model(folder);
     const MoeShape shape = io::load_parts<Scalar>(model, prefix, std::vector<Index>{}).shape;  // that of the files
     const Index num_experts = shape.num_experts + shape.num_zero_experts;
     placement = place(num_experts, ranks.size());

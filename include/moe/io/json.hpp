@@ -91,4 +91,48 @@ inline nlohmann::json read_json(const std::filesystem::path& path) {
   return parse_json({reinterpret_cast<const char*>(file.bytes.data()), file.bytes.size()}, utf8(path));
 }
 
+namespace detail {
+
+/// The same text with Infinity, -Infinity and NaN, which Python writes and JSON does not know, between quotation marks.
+/// @param mark  to begin each of these with, so that without_quotes() can tell them from what was text before
+inline std::string with_quoted_numbers(std::string_view text, std::string_view mark = "") {
+  std::string quoted;
+  bool in_string = false;
+  for (std::size_t i = 0; i < text.size();) {
+    std::string_view taken = text.substr(i, in_string && text[i] == '\\' ? 2 : 1);
+    if (taken == "\"") in_string = !in_string;
+    bool is_word = false;
+    for (const std::string_view word : {"-Infinity", "Infinity", "NaN"}) {
+      if (!in_string && !is_word && text.substr(i, word.size()) == word) taken = word, is_word = true;
+    }
+    quoted += is_word ? '"' + std::string(mark) + std::string(taken) + '"' : std::string(taken);
+    i += taken.size();
+  }
+  return quoted;
+}
+
+/// Its inverse, of a mark that is not empty.
+inline std::string without_quotes(std::string text, std::string_view mark) {
+  for (const std::string_view word : {"-Infinity", "Infinity", "NaN"}) {
+    const std::string quoted = '"' + std::string(mark) + std::string(word) + '"';
+    for (std::size_t at = 0; (at = text.find(quoted, at)) != text.npos; at += word.size()) {
+      text.replace(at, quoted.size(), word);
+    }
+  }
+  return text;
+}
+
+}  // namespace detail
+
+/// A file of settings as Python writes them: numbers that are not finite are the text "Infinity", "-Infinity" or "NaN".
+/// @throws Error as read_json().
+inline nlohmann::json read_settings(const std::filesystem::path& path) {
+  const MappedFile file = read_file(path);
+  if (const std::string is = detail::impostor(file.bytes); !is.empty()) fail(utf8(path), ": ", is);
+  const std::string_view text(reinterpret_cast<const char*>(file.bytes.data()), file.bytes.size());
+  if (text.size() > max_json_bytes)
+    fail(utf8(path), ": JSON has ", text.size(), " bytes, expected at most ", max_json_bytes);
+  return parse_json(detail::with_quoted_numbers(text), utf8(path));
+}
+
 }  // namespace moe::inline MOE_TARGET::io

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <functional>
 #include <iterator>
+#include <numeric>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -18,30 +19,42 @@
 
 #include "moe/core/check.hpp"
 #include "moe/core/types.hpp"
+#include "moe/experts/any_activation.hpp"
 #include "moe/experts/any_expert.hpp"
 #include "moe/experts/any_experts.hpp"
 #include "moe/experts/expert_list.hpp"
-#include "moe/experts/ffn.hpp"
-#include "moe/experts/gated_ffn_bank.hpp"
+#include "moe/experts/ffn_bank.hpp"
 #include "moe/experts/joined_experts.hpp"
+#include "moe/experts/latent_experts.hpp"
+#include "moe/experts/normed_experts.hpp"
+#include "moe/experts/projection.hpp"
 #include "moe/experts/zero_compute.hpp"
 #include "moe/io/architectures.hpp"
 #include "moe/io/config.hpp"
 #include "moe/io/error.hpp"
+#include "moe/io/expert_tensors.hpp"
 #include "moe/io/load_layer.hpp"
-#include "moe/io/model_files.hpp"
+#include "moe/io/model.hpp"
 #include "moe/io/safetensors.hpp"
 #include "moe/io/tensor.hpp"
 #include "moe/io/weight_tensors.hpp"
+#include "moe/kernels/rms_norm.hpp"
 #include "moe/layers/affine_output.hpp"
 #include "moe/layers/any_layer.hpp"
+#include "moe/layers/dense.hpp"
 #include "moe/layers/moe_layer.hpp"
+#include "moe/layers/normed_output.hpp"
 #include "moe/layers/shared.hpp"
 #include "moe/models/moe_shape.hpp"
 #include "moe/routers/any_router.hpp"
 #include "moe/routers/filters/capacity.hpp"
 #include "moe/routers/linear_top_k.hpp"
+#include "moe/routers/mlp_top_k.hpp"
+#include "moe/routers/normed_top_k.hpp"
+#include "moe/routers/shaped_top_k.hpp"
 #include "moe/routers/sparse_mixer.hpp"
+#include "moe/routers/token_hash.hpp"
+#include "moe/routers/top_k_by_modality.hpp"
 
 namespace moe::inline MOE_TARGET::io {
 
@@ -56,65 +69,139 @@ class LayerLoader {
  public:
   /// @param experts  which of them, in ascending order; else all
   LayerLoader(const WeightTensors& tensors, const Config& config, const Architecture& architecture,
-              const MoeShape& shape, const std::optional<std::vector<Index>>& experts = {})
-      : tensors_(experts ? tensors.only(below(shape.num_experts, *experts)) : tensors),
-        config_(config),
+              const std::optional<std::vector<Index>>& experts = {})
+      : config_(config),
         names_(architecture),
-        shape_(shape),
-        num_zero_experts_(experts ? std::ssize(*experts) - tensors_.num_read() : shape.num_zero_experts) {
+        shape_(shape_of(tensors, config, architecture)),
+        tensors_(experts ? tensors.only(within(*experts, 0, shape_.num_experts)) : tensors),
+        others_(experts ? within(*experts, shape_.num_experts, num_outputs()) : std::vector<Index>()),
+        all_(!experts),
+        spelling_(find_names(tensors_, expert_spellings, architecture.experts, architecture.gated)) {
     if (experts) require_ascending(*experts, num_outputs(), "experts");
   }
 
+  /// @throws Error if a tensor or a setting of the block is left over.
   LayerParts<Scalar> load() const {
-    return with_weight_type([&]<class W>(W) {
-      auto assemble = assembly();  // first, for a router's complaints are the clearest
-      return LayerParts<Scalar>{experts<W>(), std::move(assemble), shape_, std::string(names_.model_type), dtype()};
-    });
+    if (all_ || tensors_.num_read() > 0) with_weight_type([](auto) {});  // complaints of a type come first
+    auto assemble = assembly();                                          // then those of a router
+    LayerParts<Scalar> parts{experts(), std::move(assemble), shape_, std::string(config_.text("model_type")), dtype()};
+    if (all_ || tensors_.num_read() > 0) require_all_read();
+    return parts;
   }
 
-  /// Of the experts' weights; the first one's, and load() holds the others to it.
-  std::string dtype() const { return is_mxfp4() ? mxfp4 : tensors_.at(first_expert_tensor()).dtype; }
+  const MoeShape& shape() const { return shape_; }
+
+  /// The FFN of this name below the block, with what its tensors say of its width and biases.
+  AnyLayer<Scalar> dense_ffn(const std::string& name) const {
+    const std::string prefix = name + '.';
+    const Names names = find_names(tensors_, ffn_spellings, prefix, is_gated(shape_.hidden_shared));
+    const Tensor down = tensors_.at(names.down);
+    if (down.shape.size() != 2) fail(to_string(down), " has shape ", to_string(down.shape), ", expected a matrix");
+    const bool biased = tensors_.contains(bias_name(names.down));
+    return DenseLayer(any_ffn(prefix, down.shape[1], shape_.hidden_shared, biased));
+  }
+
+  /// Of the experts' weights: of the first one's, or "mixed".
+  const std::string& dtype() const {
+    if (!dtype_) dtype_ = found_dtype();
+    return *dtype_;
+  }
 
  protected:
-  /// f(W()), where the experts' weights are of type W.
+  std::string found_dtype() const {
+    if (spelling_.mxfp4) return mxfp4;
+    std::string type = first_expert().dtype;
+    for (const std::string_view pattern : {spelling_.gate, spelling_.up, spelling_.down}) {
+      if (pattern.empty()) continue;
+      for (Index i = 0; i < num_tensors(); ++i) {
+        const Tensor* const tensor = spelling_.layout == Layout::separate && tensors_.num_read() > 0
+                                         ? tensors_.find(pattern, tensors_.expert(i))
+                                         : tensors_.find(expert_tensor(pattern, i));
+        if (tensor == nullptr) break;  // whoever reads it will say so
+        if (tensor->dtype != type) return mixed;
+      }
+    }
+    return type;
+  }
+
+  /// f(W()), where weights are of type W: as they are stored, or float where they are stored in several.
   template <class F>
-  auto with_weight_type(const F& f) const {
-    const std::string type = dtype();
+  auto with_weight_type(const std::string& type, const Tensor& tensor, const F& f) const {
     if constexpr (std::is_same_v<Scalar, double>) {
       if (type == dtype_name<double>) return f(double());
-      fail(to_string(tensors_.at(first_expert_tensor())), " has dtype ", type, ", expected F64 for a layer of double");
+      fail(to_string(tensor), " has dtype ", type, ", expected F64 for a layer of double");
     } else {
       if (type == dtype_name<bfloat16> || type == mxfp4) return f(bfloat16());
       if (type == dtype_name<float16>) return f(float16());
-      if (type == dtype_name<float>) return f(float());
-      fail(to_string(tensors_.at(first_expert_tensor())), " has dtype ", type, ", expected F32, BF16 or F16",
+      if (type == dtype_name<float> || type == mixed) return f(float());
+      fail(to_string(tensor), " has dtype ", type, ", expected F32, BF16 or F16",
            dtype_bits(type) > 0 && dtype_bits(type) <= 8 ? ": it is quantised, take the original weights" : "");
     }
+  }
+  template <class F>
+  auto with_weight_type(const F& f) const {
+    return with_weight_type(dtype(), first_expert(), f);
   }
 
   /// All that stands around the experts, waiting for them.
   std::function<AnyLayer<Scalar>(AnyExperts<Scalar>)> assembly() const {
-    const auto sparse = [router = router()](AnyExperts<Scalar> experts) {
+    std::function<AnyLayer<Scalar>(AnyExperts<Scalar>)> layer = [router = router()](AnyExperts<Scalar> experts) {
       return MoeLayer(router, std::move(experts));
     };
-    if (shape_.d_ff_shared > 0) {
-      return [sparse, shared = any_shared(), gate = shared_gate()](AnyExperts<Scalar> experts) {
-        return WithSharedExpert(sparse(std::move(experts)), shared, gate.transpose());
+    if (shape_.d_latent > 0) {
+      layer = [layer, project = latent()](AnyExperts<Scalar> experts) { return layer(project(std::move(experts))); };
+    }
+    if (has_expert_norm()) {  // within what stands around
+      layer = [layer, norm = expert_norm()](AnyExperts<Scalar> experts) {
+        return layer(NormedExperts(std::move(experts), norm));
       };
     }
-    if (!has_affine_output()) return sparse;
-    return [sparse, scale = output_scale(), bias = output_bias()](AnyExperts<Scalar> experts) {
-      return AffineOutput(sparse(std::move(experts)), scale, bias);
-    };
+    if (shape_.d_ff_shared > 0) {
+      layer = [layer, shared = any_shared(), gate = shared_gate()](AnyExperts<Scalar> experts) {
+        return WithSharedExpert(layer(std::move(experts)), shared, gate.transpose());
+      };
+    }
+    if (has_affine_output()) {
+      layer = [layer, scale = output_scale(), bias = output_bias()](AnyExperts<Scalar> experts) {
+        return AffineOutput(layer(std::move(experts)), scale, bias);
+      };
+    }
+    if (!names_.output_norm.empty()) {
+      layer = [layer, norm = output_norm()](AnyExperts<Scalar> experts) {
+        return NormedOutput(layer(std::move(experts)), norm);
+      };
+    }
+    return layer;
   }
 
-  bool has_affine_output() const { return !names_.output_bias.empty() || names_.output_scale != nullptr; }
+  /// A.X K1's.
+  RmsNorm<Scalar> output_norm() const {
+    return RmsNorm<Scalar>(finite(names_.output_norm, {d()}), {.epsilon = config_.number("rms_norm_eps")});
+  }
+
+  /// Muse Spark's, whose gains are stored without their 1, and multiplied before the norm.
+  RmsNorm<Scalar> expert_norm() const {
+    return RmsNorm<Scalar>(finite(names_.expert_norm, {shape_.d_latent > 0 ? shape_.d_latent : d()}),
+                           {.epsilon = config_.number("post_norm_eps"), .offset = 1, .gain_on = GainOn::input});
+  }
+
+  bool has_affine_output() const { return !names_.output_bias.empty() || output_scale() != 1; }
   Scalar output_scale() const { return names_.output_scale ? Scalar(names_.output_scale(config_)) : Scalar(1); }
   Vector output_bias() const { return vector_if(!names_.output_bias.empty(), names_.output_bias, {d()}); }
+
+  // ---- the router
 
   AnyRouter<Scalar> router() const {
     if (const auto* const mixer = std::get_if<SparseMixerOptions>(&shape_.router)) {
       return SparseMixer<Scalar>(router_weight(), *mixer);
+    }
+    if (names_.router_kind == RouterKind::normed) return normed_top_k();
+    if (is_hashed()) return hash();
+    if (is_by_modality()) return top_k_by_modality();
+    if (names_.router_kind == RouterKind::carried) return mlp_top_k();
+    if (names_.router_kind == RouterKind::joint) return joint_top_k();
+    if (const LogitShape shape = logit_shape(); shape.multiplier != 1 || shape.soft_cap != 0) {
+      return ShapedTopK<Scalar>(router_weight(), top_k_options(), shape, router_bias(), selection_bias());
     }
     if (names_.capacity == nullptr) return top_k();
     return WithCapacity(top_k(), names_.capacity(config_));
@@ -126,124 +213,289 @@ class LayerLoader {
     return Eigen::Map<const Weight<Scalar>>(numbers.data(), num_outputs(), d());
   }
 
-  LinearTopK<Scalar> top_k() const {
-    return {
-        router_weight(), std::get<TopKOptions>(shape_.router),
-        vector_if(shape_.router_bias, names_.router_bias, {num_outputs()}),
-        vector_if(shape_.selection_bias, names_.selection_bias,
-                  names_.selection_bias_is_a_row ? std::vector<Index>{1, num_outputs()} : std::vector{num_outputs()})};
+  LogitShape logit_shape() const {
+    return {.multiplier = names_.logit_scale ? names_.logit_scale(config_) : 1,
+            .soft_cap = names_.logit_cap ? names_.logit_cap(config_) : 0};
   }
 
-  template <class W>
+  /// Its weights are multiplied by a number that was learned, too.
+  LinearTopK<Scalar> joint_top_k() const {
+    TopKOptions options = top_k_options();
+    options.scale *= double(finite("gate.global_scale", {1})(0));
+    return {router_weight(), options, router_bias(), selection_bias()};
+  }
+
+  Vector router_bias() const { return vector_if(shape_.router_bias, names_.router_bias, {num_outputs()}); }
+
+  LinearTopK<Scalar> top_k() const { return {router_weight(), top_k_options(), router_bias(), selection_bias()}; }
+
+  const TopKOptions& top_k_options() const { return std::get<TopKOptions>(shape_.router); }
+
+  Vector selection_bias() const {
+    if (!shape_.selection_bias) return {};
+    const Index size = num_outputs() - top_k_options().always_chosen;
+    return finite(names_.selection_bias,
+                  names_.selection_bias_is_a_row ? std::vector<Index>{1, size} : std::vector{size});
+  }
+
+  NormedTopK<Scalar> normed_top_k() const {
+    return {router_weight(), finite("router.scale", {d()}), finite("router.per_expert_scale", {num_outputs()}),
+            top_k_options(), config_.number("rms_norm_eps")};
+  }
+
+  bool is_by_modality() const {
+    return names_.router_kind == RouterKind::by_modality && tensors_.contains(second_router);
+  }
+
+  /// ERNIE 4.5 VL's, whose weights the hub's files store (in × out).
+  TopKByModality<Scalar> top_k_by_modality() const {
+    const Index n = shape_.num_experts;
+    const Vector biases = finite(names_.selection_bias, {2, n});
+    const auto of = [&](std::string_view name, Index which) {
+      const Vector numbers = finite(name, {d(), n});
+      const Weight<Scalar> stored = Eigen::Map<const Weight<Scalar>>(numbers.data(), d(), n);
+      return LinearTopK<Scalar>(stored.transpose(), top_k_options(), {}, biases.segment(which * n, n));
+    };
+    return TopKByModality<Scalar>({of(names_.router, 0), of(second_router, 1)});
+  }
+
+  /// ZAYA's: the first layer hears none before it, and has no scale.
+  MlpTopK<Scalar> mlp_top_k() const {
+    const Tensor down = tensors_.at("gate.down_proj.weight");
+    const Index size = config_.integer("router_hidden_size");
+    require_shape(down, {size, d()});
+    const auto matrix = [&](std::string_view name, Index rows, Index cols) -> Weight<Scalar> {
+      const Vector numbers = finite(name, {rows, cols});
+      return Eigen::Map<const Weight<Scalar>>(numbers.data(), rows, cols);
+    };
+    const auto vector = [&](std::string_view name) { return vector_if(tensors_.contains(name), name, {size}); };
+    return {{.down = matrix("gate.down_proj.weight", size, d()),
+             .down_bias = vector("gate.down_proj.bias"),
+             .state_scale = vector("gate.router_states_scale"),
+             .norm_scale = finite("gate.router_mlp.norm.weight", {size}),
+             .fc1 = matrix("gate.router_mlp.fc1.weight", size, size),
+             .fc1_bias = vector("gate.router_mlp.fc1.bias"),
+             .fc2 = matrix("gate.router_mlp.fc2.weight", size, size),
+             .fc2_bias = vector("gate.router_mlp.fc2.bias"),
+             .out = matrix(names_.router, num_outputs(), size)},
+            top_k_options(),
+            selection_bias(),
+            config_.number("rms_norm_eps")};
+  }
+
+  bool is_hashed() const { return names_.router_kind == RouterKind::hashed && tensors_.contains("gate.tid2eid"); }
+  bool has_expert_norm() const { return !names_.expert_norm.empty(); }
+
+  TokenHash<Scalar> hash() const {
+    const Tensor table = tensors_.at("gate.tid2eid");
+    const auto ids = as<std::int64_t>(table);
+    if (table.shape.size() != 2 || table.shape[1] != shape_.top_k) {
+      fail(to_string(table), " has shape ", to_string(table.shape), ", expected [vocabulary, ", shape_.top_k, "]");
+    }
+    HashTable experts(shape_.top_k, table.shape[0]);
+    std::ranges::copy(ids, experts.data());
+    return {router_weight(), top_k_options(), std::move(experts)};
+  }
+
+  // ---- experts
+
   std::optional<AnyExperts<Scalar>> experts() const {
     const bool compute = tensors_.num_read() > 0;
-    if (num_zero_experts_ == 0) return compute ? std::optional(computing_experts<W>()) : std::nullopt;
-    const ExpertList copies(std::vector<AnyExpert<Scalar>>(std::size_t(num_zero_experts_), CopyExpert<Scalar>{d()}));
-    if (!compute) return copies;
-    return JoinedExperts(computing_experts<W>(), copies);
+    std::optional<AnyExperts<Scalar>> others;
+    if (const Index count = all_ ? num_outputs() - shape_.num_experts : std::ssize(others_); count > 0) {
+      others = names_.router_kind == RouterKind::joint ? joint_experts()
+               : is_by_modality()                      ? experts_of_images()
+                                                       : zero_experts(count);
+    }
+    if (!compute) return others;
+    if (!others) return computing_experts();
+    return JoinedExperts(computing_experts(), *others);
   }
 
-  template <class W>
+  AnyExperts<Scalar> zero_experts(Index count) const {
+    const AnyExpert<Scalar> one =
+        names_.skips ? AnyExpert<Scalar>(ZeroExpert<Scalar>{d()}) : AnyExpert<Scalar>(CopyExpert<Scalar>{d()});
+    return ExpertList(std::vector<AnyExpert<Scalar>>(std::size_t(count), one));
+  }
+
+  /// The second half of those that the file numbers through, of another width.
+  AnyExperts<Scalar> experts_of_images() const {
+    const Index n = shape_.num_experts, width = config_.integer_in_list(names_.d_ff, 1);
+    const WeightTensors tensors = tensors_.of_others(n, n).only(all_ ? all_of(n) : others_);
+    return with_weight_type([&]<class W>(W) -> AnyExperts<Scalar> {
+      if (is_swiglu(shape_.hidden)) return bank<W, SwiGlu>(tensors, spelling_, shape_.hidden, width);
+      return bank<W, AnyGatedActivation>(tensors, spelling_, shape_.hidden, width);
+    });
+  }
+
+  /// Shared experts that the router weighs.
+  AnyExperts<Scalar> joint_experts() const {
+    const WeightTensors tensors = tensors_.of_others(0, num_joint()).only(all_ ? all_of(num_joint()) : others_);
+    const Names names = find_names(tensors, expert_spellings, names_.shared, true);
+    const std::string type = dtype_of({names.gate, names.up, names.down});
+    return with_weight_type(type, tensors.at(names.up), [&]<class W>(W) -> AnyExperts<Scalar> {
+      return bank<W, AnyGatedActivation>(tensors, names, shape_.hidden_shared);
+    });
+  }
+
+  Index num_joint() const { return names_.router_kind == RouterKind::joint ? top_k_options().always_chosen : 0; }
+
+  static std::vector<Index> all_of(Index count) {
+    std::vector<Index> all(static_cast<std::size_t>(count));
+    std::iota(all.begin(), all.end(), Index(0));
+    return all;
+  }
+
   AnyExperts<Scalar> computing_experts() const {
-    if (names_.layout == ExpertLayout::interleaved) return interleaved<W>();
-    if (names_.layout == ExpertLayout::plain) return ExpertList(as_any(plain<W>()));
-    return gated<W>();
+    return with_weight_type([&]<class W>(W) { return any_bank<W>(); });
   }
 
+  /// SwiGLU has a type of its own, for speed.
   template <class W>
-  GatedFfnBank<W> gated() const {
-    switch (names_.layout) {
-      case ExpertLayout::separate:
-        if (is_fused()) return fused<W>();
-        return GatedFfnBank<W>{tensors_.separate<W>(names_.gate, ff(), d()), tensors_.separate<W>(names_.up, ff(), d()),
-                               tensors_.separate<W>(names_.down, d(), ff())};
-      case ExpertLayout::fused:
-        return fused<W>();
-      case ExpertLayout::transposed:
-        return GatedFfnBank<W>{tensors_.transposed<W>(names_.fused_gate_up, 2 * ff(), d(), 0, 1, ff()),
-                               tensors_.transposed<W>(names_.fused_gate_up, 2 * ff(), d(), ff(), 1, ff()),
-                               tensors_.transposed<W>(names_.fused_down, d(), ff(), 0, 1, d())};
-      case ExpertLayout::stacked:
-        return GatedFfnBank<W>{tensors_.stacked<W>(names_.gate, ff(), d()), tensors_.stacked<W>(names_.up, ff(), d()),
-                               tensors_.stacked_turned<W>(names_.down, d(), ff())};
-      default:
-        fail(names_.model_type, ": has no gated experts of this layout");
+  AnyExperts<Scalar> any_bank() const {
+    if (is_swiglu(shape_.hidden)) return bank<W, SwiGlu>(tensors_, spelling_, shape_.hidden);
+    if (is_gated(shape_.hidden)) return bank<W, AnyGatedActivation>(tensors_, spelling_, shape_.hidden);
+    return bank<W, AnyActivation>(tensors_, spelling_, shape_.hidden);
+  }
+
+  template <class Act>
+  static Act activation(const HiddenActivation& hidden) {
+    if constexpr (std::is_same_v<Act, SwiGlu>) {
+      return {};
+    } else {
+      return std::get<Act>(hidden);
     }
   }
 
-  template <class W>
-  GatedFfnBank<W> fused() const {
-    return {tensors_.fused<W>(names_.fused_gate_up, 2 * ff(), d(), 0, ff()),
-            tensors_.fused<W>(names_.fused_gate_up, 2 * ff(), d(), ff(), ff()),
-            tensors_.fused<W>(names_.fused_down, d(), ff(), 0, d())};
-  }
-
-  template <class W>
-  GatedFfnBank<W, GptOssGlu> interleaved() const {
-    const auto rows_of = [&](std::string_view name, Index all_rows, Index cols, Index first, Index step, Index rows) {
-      return is_mxfp4() ? tensors_.expanded<W>(name, all_rows, cols, first, step, rows)
-                        : tensors_.transposed<W>(name, all_rows, cols, first, step, rows);
+  template <class W, class Act>
+  FfnBank<W, Act> bank(const WeightTensors& tensors, const Names& names, const HiddenActivation& hidden,
+                       Index width = 0) const {
+    const Index in = shape_.d_latent > 0 ? shape_.d_latent : d(), ff = width > 0 ? width : shape_.d_ff;
+    const auto [gate, up, down] =
+        ffn_parts(names.layout, in, ff, is_turned(tensors, names, in, ff), names.interleaved || names_.interleaved);
+    const auto part = [&](std::string_view name, const StoredPart& which) {
+      if (names.mxfp4) return tensors.expanded<W>(name, which);
+      if (names.layout == Layout::separate) return tensors.separate<W>(name, which.rows, which.cols);
+      return names.layout == Layout::rows ? tensors.stacked_rows<W>(name, which) : tensors.stacked<W>(name, which);
     };
-    const Matrix<Scalar> both = tensors_.columns<Scalar>(names_.up_bias, 2 * ff());
-    GatedFfnBiases<Scalar> biases{.gate = both(Eigen::seqN(0, ff(), 2), every),
-                                  .up = both(Eigen::seqN(1, ff(), 2), every),
-                                  .down = tensors_.columns<Scalar>(names_.down_bias, d())};
-    const GptOssGlu act{.limit = float(config_.number("swiglu_limit", 7))};
-    return {rows_of(names_.fused_gate_up, 2 * ff(), d(), 0, 2, ff()),
-            rows_of(names_.fused_gate_up, 2 * ff(), d(), 1, 2, ff()), rows_of(names_.fused_down, d(), ff(), 0, 1, d()),
-            act, std::move(biases)};
-  }
-
-  /// Copied: few such models are left, and none is large.
-  template <class W>
-  std::vector<Ffn<W, Relu>> plain() const {
-    std::vector<Ffn<W, Relu>> experts;
-    for (Index i = 0; i < tensors_.num_read(); ++i) {
-      const Index e = tensors_.expert(i);
-      const auto matrix = [&](std::string_view pattern, Index rows, Index cols) {
-        const Tensor tensor = tensors_.at(WeightTensors::numbered(pattern, e));
-        return Weight<W>(Eigen::Map<const Weight<W>>(as<W>(tensor, {rows, cols}).data(), rows, cols));
-      };
-      const auto bias = [&](std::string_view pattern, Index size) {
-        return pattern.empty() ? Vector() : tensors_.copy<Scalar>(WeightTensors::numbered(pattern, e), {size});
-      };
-      experts.push_back({.w_in = matrix(names_.up, ff(), d()),
-                         .w_out = matrix(names_.down, d(), ff()),
-                         .b_in = bias(names_.up_bias, ff()),
-                         .b_out = bias(names_.down_bias, d())});
+    if constexpr (std::is_same_v<Act, AnyActivation>) {
+      return {part(names.up, up), part(names.down, down), activation<Act>(hidden), biases(tensors, names, in, ff)};
+    } else {
+      return {part(names.layout == Layout::fused ? names.up : names.gate, gate), part(names.up, up),
+              part(names.down, down), activation<Act>(hidden), biases(tensors, names, in, ff)};
     }
-    return experts;
   }
 
-  static std::vector<Index> below(Index end, std::vector<Index> experts) {
-    std::erase_if(experts, [&](Index e) { return e >= end; });
-    return experts;
+  FfnBiases<Scalar> biases(const WeightTensors& tensors, const Names& names, Index in, Index ff) const {
+    const auto each = [&](const std::string& weight, Index size) {
+      const std::string name = bias_name(weight);
+      return names.layout == Layout::separate ? tensors.separate_columns<Scalar>(name, size)
+                                              : tensors.columns<Scalar>(name, size);
+    };
+    const std::string down = bias_name(names.down), up = bias_name(names.up);
+    const auto there = [&](const std::string& name) {
+      return tensors.contains(names.layout == Layout::separate && tensors.num_read() > 0
+                                  ? WeightTensors::numbered(name, tensors.expert(0))
+                                  : name);
+    };
+    if (!there(up) && !there(down) && !names_.always_biased) return {};
+    if (names.layout != Layout::fused) {
+      if (names.gate.empty()) return {.up = each(names.up, ff), .down = each(names.down, in)};
+      return {.gate = each(names.gate, ff), .up = each(names.up, ff), .down = each(names.down, in)};
+    }
+    const Matrix<Scalar> both = each(names.up, 2 * ff);
+    const FfnParts parts = ffn_parts(names.layout, in, ff, false, names.interleaved || names_.interleaved);
+    return {.gate = both(Eigen::seqN(parts.gate.first, ff, parts.gate.step), every),
+            .up = both(Eigen::seqN(parts.up.first, ff, parts.up.step), every),
+            .down = each(names.down, in)};
   }
 
-  template <class E>
-  static std::vector<AnyExpert<Scalar>> as_any(std::vector<E> experts) {
-    return {std::make_move_iterator(experts.begin()), std::make_move_iterator(experts.end())};
+  /// From experts of the latent width to experts of the model's.
+  std::function<AnyExperts<Scalar>(AnyExperts<Scalar>)> latent() const {
+    const std::string in = full(names_.latent_in), out = full(names_.latent_out);
+    const std::string type = dtype_of({in + ".weight", out + ".weight"});
+    return with_weight_type(
+        type, tensors_.at(in + ".weight"), [&]<class W>(W) -> std::function<AnyExperts<Scalar>(AnyExperts<Scalar>)> {
+          return [in = projection<W>(in, shape_.d_latent, d()), out = projection<W>(out, d(), shape_.d_latent),
+                  norm = latent_norm()](AnyExperts<Scalar> experts) {
+            return LatentExperts(in, std::move(experts), out, norm);
+          };
+        });
   }
 
   template <class W>
-  GatedFfnBank<W> shared() const {
-    const std::string name(names_.shared), both = name + "input_linear.weight";
-    const Index shared_ff = shape_.d_ff_shared;
-    if (tensors_.contains(both)) {  // Granite
-      return {tensors_.single<W>(both, 2 * shared_ff, d(), 0, shared_ff),
-              tensors_.single<W>(both, 2 * shared_ff, d(), shared_ff, shared_ff),
-              tensors_.single<W>(name + "output_linear.weight", d(), shared_ff, 0, d())};
+  Projection<W> projection(const std::string& name, Index out, Index in) const {
+    const bool biased = shape_.expert_bias || tensors_.contains(name + ".bias");
+    return Projection<W>(tensors_.single<W>(name + ".weight", out, in, 0, out),
+                         biased ? tensors_.copy<Scalar>(name + ".bias", {out}) : Vector());
+  }
+
+  /// Muse Spark's, whose gains are stored without their 1.
+  std::optional<RmsNorm<Scalar>> latent_norm() const {
+    if (names_.latent_norm.empty()) return {};
+    return RmsNorm<Scalar>(finite(names_.latent_norm, {shape_.d_latent}),
+                           {.epsilon = config_.number("rms_norm_eps"), .offset = 1});
+  }
+
+  /// The first of several names whose weight there is.
+  std::string full(std::string_view names) const {
+    for (const std::string_view name : alternatives(names)) {
+      if (tensors_.contains(std::string(name) + ".weight")) return std::string(name);
     }
-    return {tensors_.single<W>(name + "gate_proj.weight", shared_ff, d(), 0, shared_ff),
-            tensors_.single<W>(name + "up_proj.weight", shared_ff, d(), 0, shared_ff),
-            tensors_.single<W>(name + "down_proj.weight", d(), shared_ff, 0, d())};
+    return std::string(alternatives(names)[0]);
+  }
+
+  // ---- the shared expert, and dense FFNs
+
+  /// The FFN below one of these prefixes, of this width.
+  AnyExperts<Scalar> any_ffn(std::string_view prefixes, Index ff, const HiddenActivation& hidden, bool biased) const {
+    const Names names = find_names(tensors_, ffn_spellings, prefixes, is_gated(hidden));
+    const std::string type = dtype_of({names.gate, names.up, names.down});
+    return with_weight_type(type, tensors_.at(names.up), [&]<class W>(W) -> AnyExperts<Scalar> {
+      if (is_swiglu(hidden)) return ffn<W, SwiGlu>(names, ff, hidden, biased);
+      if (is_gated(hidden)) return ffn<W, AnyGatedActivation>(names, ff, hidden, biased);
+      return ffn<W, AnyActivation>(names, ff, hidden, biased);
+    });
+  }
+
+  template <class W, class Act>
+  FfnBank<W, Act> ffn(const Names& names, Index ff, const HiddenActivation& hidden, bool biased) const {
+    const auto bias = [&](const std::string& weight, Index size) {
+      return biased ? Matrix<Scalar>(tensors_.copy<Scalar>(bias_name(weight), {size})) : Matrix<Scalar>();
+    };
+    const auto down = [&] { return tensors_.single<W>(names.down, d(), ff, 0, d()); };
+    if constexpr (std::is_same_v<Act, AnyActivation>) {
+      return {tensors_.single<W>(names.up, ff, d(), 0, ff),
+              down(),
+              activation<Act>(hidden),
+              {.up = bias(names.up, ff), .down = bias(names.down, d())}};
+    } else {
+      if (names.layout == Layout::fused) {
+        return {tensors_.single<W>(names.up, 2 * ff, d(), 0, ff), tensors_.single<W>(names.up, 2 * ff, d(), ff, ff),
+                down(), activation<Act>(hidden)};
+      }
+      return {tensors_.single<W>(names.gate, ff, d(), 0, ff),
+              tensors_.single<W>(names.up, ff, d(), 0, ff),
+              down(),
+              activation<Act>(hidden),
+              {.gate = bias(names.gate, ff), .up = bias(names.up, ff), .down = bias(names.down, d())}};
+    }
+  }
+
+  /// Of one type, whatever it is stored in.
+  template <class W, class Act>
+  FfnBank<W, Act> shared() const {
+    return ffn<W, Act>(find_names(tensors_, ffn_spellings, names_.shared, is_gated(shape_.hidden_shared)),
+                       shape_.d_ff_shared, shape_.hidden_shared, shape_.expert_bias);
   }
 
   AnyExperts<Scalar> any_shared() const {
-    return with_weight_type([&]<class W>(W) { return AnyExperts<Scalar>(shared<W>()); });
+    return any_ffn(names_.shared, shape_.d_ff_shared, shape_.hidden_shared, shape_.expert_bias);
   }
 
   Vector shared_gate() const { return vector_if(shape_.shared_gate, names_.shared_gate, {1, d()}); }
+
+  // ---- numbers
 
   Vector vector_if(bool has, std::string_view name, const std::vector<Index>& shape) const {
     return has ? finite(name, shape) : Vector();
@@ -263,69 +515,86 @@ class LayerLoader {
 
   Index d() const { return shape_.d_model; }
   Index ff() const { return shape_.d_ff; }
-  Index num_outputs() const { return shape_.num_experts + shape_.num_zero_experts; }
 
-  bool is_mxfp4() const {
-    return names_.layout == ExpertLayout::interleaved &&
-           tensors_.contains(std::string(names_.fused_gate_up) + "_blocks");
-  }
-  bool is_fused() const {
-    return !tensors_.contains(WeightTensors::numbered(names_.gate, 0)) && tensors_.contains(names_.fused_gate_up);
+  /// Of the router: experts that compute, and others that it may choose.
+  Index num_outputs() const {
+    return shape_.num_experts + shape_.num_zero_experts + (names_.skips ? 1 : 0) + num_joint() +
+           (is_by_modality() ? shape_.num_experts : 0);
   }
 
-  std::string first_expert_tensor() const {
-    switch (names_.layout) {
-      case ExpertLayout::separate:
-        return is_fused() ? std::string(names_.fused_gate_up) : WeightTensors::numbered(names_.gate, 0);
-      case ExpertLayout::plain:
-        return WeightTensors::numbered(names_.up, 0);
-      case ExpertLayout::stacked:
-        return std::string(names_.gate);
-      default:
-        return std::string(names_.fused_gate_up);
+  /// Those in [first, end), numbered from 0.
+  static std::vector<Index> within(const std::vector<Index>& experts, Index first, Index end) {
+    std::vector<Index> some;
+    for (const Index e : experts) {
+      if (e >= first && e < end) some.push_back(e - first);
     }
+    return some;
   }
 
-  static constexpr const char* mxfp4 = "MXFP4";
+  // ---- what there is
 
-  WeightTensors tensors_;
+  /// How many tensors there are of a pattern, of experts that are read: at least one.
+  Index num_tensors() const {
+    return spelling_.layout == Layout::separate ? std::max<Index>(tensors_.num_read(), 1) : 1;
+  }
+  std::string expert_tensor(std::string_view pattern, Index i) const {
+    if (spelling_.layout != Layout::separate) return std::string(pattern);
+    return WeightTensors::numbered(pattern, tensors_.num_read() > 0 ? tensors_.expert(i) : 0);
+  }
+  Tensor first_expert() const {
+    if (spelling_.mxfp4) return tensors_.at(spelling_.up + "_blocks");
+    return tensors_.at(expert_tensor(spelling_.gate.empty() ? spelling_.up : spelling_.gate, 0));
+  }
+
+  std::string dtype_of(const std::vector<std::string>& names) const {
+    std::string type;
+    for (const std::string& name : names) {
+      if (name.empty() || !tensors_.contains(name)) continue;
+      const std::string its = tensors_.dtype(name);
+      type = type.empty() || type == its ? its : std::string(mixed);
+    }
+    return type.empty() ? std::string(dtype_name<Scalar>) : type;
+  }
+
+  void require_all_read() const {
+    tensors_.ignore(names_.ignored);
+    if (!names_.shared_gate.empty() && shape_.d_ff_shared == 0) tensors_.ignore(names_.shared_gate);
+    const auto left = tensors_.unread(names_.scope, shape_.num_zero_experts > 0);
+    if (!left.empty()) {
+      fail(to_string(left[0]), " is of the block \"", tensors_.block(), "\", and a layer of model_type \"",
+           config_.text("model_type"), "\" with these settings has nothing that reads it",
+           left.size() > 1 ? ", nor " + std::to_string(left.size() - 1) + " others" : "",
+           ": to leave it out would change what the layer computes");
+    }
+    require_no_other_settings(config_, names_);
+  }
+
+  /// One part of a block may lie by itself: ERNIE 4.5 VL's "text_moe", beside which the shared expert is.
+  static MoeShape shape_of(const WeightTensors& tensors, const Config& config, const Architecture& architecture) {
+    MoeShape shape = moe_shape(config, architecture, layer_number(tensors.block()));
+    if (architecture.router_kind == RouterKind::by_modality && !tensors.contains(second_router)) shape.d_ff_shared = 0;
+    return shape;
+  }
+
+  static constexpr const char *mxfp4 = "MXFP4", *mixed = "mixed", *second_router = "gate.weight_1";
+
   const Config& config_;
   const Architecture& names_;
-  const MoeShape& shape_;
-  Index num_zero_experts_;  // of those that are loaded
+  const MoeShape shape_;
+  WeightTensors tensors_;
+  std::vector<Index> others_;  // of those that do not compute, which are loaded
+  bool all_;                   // or else the chosen
+  Names spelling_;
+  mutable std::optional<std::string> dtype_;  // once it was asked for
 };
 
-/// Does it hold tensors, and is called as `sparse` is, but for its number? "model.layers.0.mlp" of DeepSeek.
-inline bool is_dense_layer(const Tensors& tensors, const std::string& block, const std::string& sparse) {
-  const auto last_name = [](const std::string& name) { return name.substr(name.rfind('.') + 1); };
-  return !block.empty() && last_name(block) == last_name(sparse) &&
-         std::ranges::any_of(tensors.names(), [&](const auto& name) { return name.starts_with(block + "."); });
-}
-
-/// @throws Error naming the nearest block, if this is none: a dense layer, or a name that is spelt otherwise here.
-inline void check_block(const ModelFiles& model, const std::string& block) {
-  const std::string folder = utf8(model.folder());
-  const std::vector<std::string>& blocks = model.moe_blocks();
-  if (std::ranges::count(blocks, block) > 0) return;
-  if (blocks.empty()) {
-    fail(folder, ": no MoE block \"", block, "\", nor any: no tensor is called \"",
-         experts_prefix(model.architecture()), "*\"");
-  }
-  const auto nearest =
-      std::ranges::min_element(blocks, {}, [&](const auto& candidate) { return edit_distance(candidate, block); });
-  const char* const is =
-      is_dense_layer(model.tensors(), block, *nearest) ? ": this one is a dense layer, without experts" : "";
-  fail(folder, ": no MoE block \"", block, "\" among ", blocks.size(), is, "; did you mean \"", *nearest, "\"?");
-}
-
-/// f(weights, config, architecture, shape) of the MoE block below `prefix`.
+/// f(weights, config, architecture) of the MoE block below `prefix`.
 template <class F>
-auto with_block(const ModelFiles& model, const std::string& prefix, const F& f) {
+auto with_block(const Model& model, const std::string& prefix, const F& f) {
   const std::string block = prefix.substr(0, prefix.size() - (prefix.ends_with('.') ? 1 : 0));
   check_block(model, block);
   try {
-    return f(WeightTensors(model.tensors(), block, model.shape().num_experts), model.config(), model.architecture(),
-             model.shape());
+    return f(WeightTensors(model.tensors(), block, model.shape().num_experts), model.config(), model.architecture());
   } catch (const std::invalid_argument& error) {  // e.g. groups that do not divide the experts
     fail(model.config().file(), ": ", error.what());
   } catch (const Error& error) {
@@ -338,7 +607,7 @@ auto with_block(const ModelFiles& model, const std::string& prefix, const F& f) 
 }
 
 template <class Scalar, class BuiltAs>
-LayerParts<Scalar> load_parts(const ModelFiles& model, const std::string& prefix,
+LayerParts<Scalar> load_parts(const Model& model, const std::string& prefix,
                               const std::optional<std::vector<Index>>& experts) {
   return with_block(model, prefix, [&](const auto&... block) { return LayerLoader<Scalar>(block..., experts).load(); });
 }
@@ -346,18 +615,31 @@ LayerParts<Scalar> load_parts(const ModelFiles& model, const std::string& prefix
 template <class Scalar, class BuiltAs>
 LayerParts<Scalar> load_parts(const std::filesystem::path& folder, const std::string& prefix,
                               const std::optional<std::vector<Index>>& experts) {
-  return load_parts<Scalar, BuiltAs>(ModelFiles(folder), prefix, experts);
+  return load_parts<Scalar, BuiltAs>(Model(folder), prefix, experts);
 }
 
 template <class Scalar, class BuiltAs>
-LoadedLayer<Scalar> load_layer(const ModelFiles& model, const std::string& prefix) {
+LoadedLayer<Scalar> load_layer(const Model& model, const std::string& prefix) {
   auto [experts, assemble, shape, model_type, dtype] = load_parts<Scalar, BuiltAs>(model, prefix, std::nullopt);
   return {assemble(*std::move(experts)), shape, std::move(model_type), std::move(dtype)};
 }
 
 template <class Scalar, class BuiltAs>
 LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const std::string& prefix) {
-  return load_layer<Scalar, BuiltAs>(ModelFiles(folder), prefix);
+  return load_layer<Scalar, BuiltAs>(Model(folder), prefix);
+}
+
+template <class Scalar, class BuiltAs>
+AnyLayer<Scalar> load_ffn(const Model& model, const std::string& prefix) {
+  const std::string block = prefix.substr(0, prefix.size() - (prefix.ends_with('.') ? 1 : 0));
+  const std::size_t dot = block.rfind('.');
+  const WeightTensors beside(model.tensors(), dot == block.npos ? "" : block.substr(0, dot), 1);
+  try {
+    return LayerLoader<Scalar>(beside, model.config(), model.architecture())
+        .dense_ffn(dot == block.npos ? block : block.substr(dot + 1));
+  } catch (const std::invalid_argument& error) {
+    fail(model.config().file(), ": ", error.what());
+  }
 }
 
 }  // namespace detail

@@ -16,7 +16,7 @@
 
 namespace moe::inline MOE_TARGET::io {
 
-class ModelFiles;  // model_files.hpp
+class Model;  // model.hpp
 
 /// A layer before it is put together: who holds its experts in another way puts it together with those.
 template <class Scalar>
@@ -55,23 +55,25 @@ using Flags = BuiltWith<EigenMaxAlignBytes<EIGEN_MAX_ALIGN_BYTES>, GlibcxxDebug<
 #endif
 
 template <class Scalar, class BuiltAs>
-LayerParts<Scalar> load_parts(const ModelFiles& model, const std::string& prefix,
+LayerParts<Scalar> load_parts(const Model& model, const std::string& prefix,
                               const std::optional<std::vector<Index>>& experts);
 template <class Scalar, class BuiltAs>
 LayerParts<Scalar> load_parts(const std::filesystem::path& folder, const std::string& prefix,
                               const std::optional<std::vector<Index>>& experts);
 template <class Scalar, class BuiltAs>
-LoadedLayer<Scalar> load_layer(const ModelFiles& model, const std::string& prefix);
+LoadedLayer<Scalar> load_layer(const Model& model, const std::string& prefix);
 template <class Scalar, class BuiltAs>
 LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const std::string& prefix);
+template <class Scalar, class BuiltAs>
+AnyLayer<Scalar> load_ffn(const Model& model, const std::string& prefix);
 
-/// Where a model is: its ModelFiles, or whatever is a path.
-template <class Model>
-using Place = std::conditional_t<std::is_same_v<Model, ModelFiles>, ModelFiles, std::filesystem::path>;
+/// Where a model is: a Model, or whatever is a path.
+template <class Its>
+using Place = std::conditional_t<std::is_same_v<Its, Model>, Model, std::filesystem::path>;
 
 }  // namespace detail
 
-/// The parts of the MoE block below `prefix` of a model: of its folder, or of its ModelFiles, to open those of several
+/// The parts of the MoE block below `prefix` of a model: of its folder, or of its Model, to open those of several
 /// layers once.
 /// Experts' weights stay in the mapped files, which stay mapped as long as the parts live; only those that are stored
 /// transposed (Llama 4, gpt-oss, DBRX's down) or in 4 bits are turned or expanded once into memory of their own, and
@@ -81,18 +83,18 @@ using Place = std::conditional_t<std::is_same_v<Model, ModelFiles>, ModelFiles, 
 ///                 others; nullopt: all
 /// @throws Error naming the file, the tensor, and both numbers, if anything is missing or does not fit; or if there are
 ///         no such experts.
-template <class Scalar = float, class Model>
-LayerParts<Scalar> load_parts(const Model& model, const std::string& prefix,
+template <class Scalar = float, class Its>
+LayerParts<Scalar> load_parts(const Its& model, const std::string& prefix,
                               const std::optional<std::vector<Index>>& experts = {}) {
-  const detail::Place<Model>& place = model;
+  const detail::Place<Its>& place = model;
   return detail::load_parts<Scalar, detail::Flags>(place, prefix, experts);
 }
 
 /// The whole layer, ready to run; parts and errors as load_parts(). Switch counts its capacity per sequence: tell it
 /// Workspace::side.sequence_length.
-template <class Scalar = float, class Model>
-LoadedLayer<Scalar> load_layer(const Model& model, const std::string& prefix) {
-  const detail::Place<Model>& place = model;
+template <class Scalar = float, class Its>
+LoadedLayer<Scalar> load_layer(const Its& model, const std::string& prefix) {
+  const detail::Place<Its>& place = model;
   return detail::load_layer<Scalar, detail::Flags>(place, prefix);
 }
 

@@ -111,4 +111,15 @@ inline MappedFile map_file(const std::filesystem::path& path) { return read_file
 
 #endif
 
+/// How to a file's bytes.
+enum class Access {
+  mapped,  ///< in place, loaded as they are touched: nobody may write to the file meanwhile
+  copied,  ///< read at once into memory of their own: whoever writes to the file then changes nothing
+};
+
+/// @throws Error as map_file() and read_file().
+inline MappedFile open_file(const std::filesystem::path& path, Access access) {
+  return access == Access::mapped ? map_file(path) : read_file(path);
+}
+
 }  // namespace moe::inline MOE_TARGET::io

@@ -73,11 +73,12 @@ class Tensors {
   /// @param path  a *.safetensors file; a *.index.json whose "weight_map" says in which shard beside it each tensor is;
   ///              or a folder with model.safetensors.index.json, else model.safetensors, else one *.safetensors.
   /// @throws Error if there is none of these, or a file, or the index, is not as it should be.
-  static Tensors open(const std::filesystem::path& path) {
+  /// @param access  how to the bytes
+  static Tensors open(const std::filesystem::path& path, Access access = Access::mapped) {
     std::error_code ignored;
     const std::filesystem::path file =
         std::filesystem::is_directory(path, ignored) ? detail::entry_file_of(path) : path;
-    return file.extension() == ".json" ? open_shards(file) : open_file(file);
+    return file.extension() == ".json" ? open_shards(file, access) : open_file(file, access);
   }
 
   /// In alphabetical order.
@@ -87,7 +88,26 @@ class Tensors {
     return names;
   }
 
+  /// f(tensor), as find() has it, of those whose names begin with a prefix, in alphabetical order.
+  template <class F>
+  void for_each_below(std::string_view prefix, const F& f) const {
+    for (auto one = tensors_.lower_bound(prefix); one != tensors_.end() && one->first.starts_with(prefix); ++one) {
+      f(one->second);
+    }
+  }
+
   bool contains(std::string_view name) const { return tensors_.contains(name); }
+
+  bool any_below(std::string_view prefix) const {
+    const auto first = tensors_.lower_bound(prefix);
+    return first != tensors_.end() && first->first.starts_with(prefix);
+  }
+
+  /// As the file has it, maybe unaligned; null if there is none. at() is for reading it.
+  const Tensor* find(std::string_view name) const {
+    const auto found = tensors_.find(name);
+    return found == tensors_.end() ? nullptr : &found->second;
+  }
 
   /// The tensor, in place. Where an old or careless writer left it unaligned for its dtype: a copy, made on every call.
   /// @throws Error if there is no tensor of this name.
@@ -123,17 +143,17 @@ class Tensors {
   Tensors(std::string path, Map tensors, Metadata metadata)
       : path_(std::move(path)), tensors_(std::move(tensors)), metadata_(std::move(metadata)) {}
 
-  static Tensors open_file(const std::filesystem::path& path) {
-    TensorFile file = read_safetensors(path);
+  static Tensors open_file(const std::filesystem::path& path, Access access) {
+    TensorFile file = read_safetensors(path, access);
     Map tensors;
     for (Tensor& tensor : file.tensors) tensors.emplace_hint(tensors.end(), tensor.name, std::move(tensor));
     return {utf8(path), std::move(tensors), std::move(file.metadata)};
   }
 
-  static Tensors open_shards(const std::filesystem::path& index) {
+  static Tensors open_shards(const std::filesystem::path& index, Access access) {
     Tensors all(utf8(index), {}, {});
     for (const auto& [shard, names] : names_by_shard(index)) {
-      Tensors some = open_file(detail::shard_path(index, shard));
+      Tensors some = open_file(detail::shard_path(index, shard), access);
       for (const std::string& name : names) {
         if (!some.contains(name)) fail(utf8(index), ": tensor \"", name, "\" is not in its shard ", some.path_);
         all.tensors_.insert(some.tensors_.extract(name));

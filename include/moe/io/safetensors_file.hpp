@@ -160,10 +160,10 @@ inline TensorFile parse_safetensors(const MappedFile& file, const std::string& n
   return result;
 }
 
-/// The tensors of a file, mapped.
-/// @throws Error as map_file() and parse_safetensors() do.
-inline TensorFile read_safetensors(const std::filesystem::path& path) {
-  return parse_safetensors(map_file(path), utf8(path));
+/// The tensors of a file.
+/// @throws Error as open_file() and parse_safetensors() do.
+inline TensorFile read_safetensors(const std::filesystem::path& path, Access access = Access::mapped) {
+  return parse_safetensors(open_file(path, access), utf8(path));
 }
 
 namespace detail {

@@ -4,17 +4,21 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "moe/core/check.hpp"
 #include "moe/core/types.hpp"
 #include "moe/core/weight_stack.hpp"
+#include "moe/io/architecture.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/mxfp4.hpp"
 #include "moe/io/safetensors.hpp"
@@ -22,13 +26,26 @@
 
 namespace moe::inline MOE_TARGET::io {
 
-/// Reads below a prefix, and fits every shape to what is expected. Errors name the file, the tensor, and both shapes.
-/// What is of each expert is that of all, or only() of some: nothing of the others is then read, nor held.
+/// A matrix of all experts' as a file lays it: a part of each expert's tensor, maybe turned.
+struct StoredPart {
+  Index all_rows;   // of each expert's tensor …
+  Index first = 0;  // … of which these are the first one,
+  Index step = 1;   // the distance to the next,
+  Index rows = 0;   // and their number
+  Index cols = 0;
+  bool turned = false;  // stored (cols × all_rows)
+};
+
+/// Reads below a prefix, fits every shape to what is expected, and remembers what was asked for. Errors name the file,
+/// the tensor, and both shapes. What is of each expert is that of all, or only() of some: nothing of the others is then
+/// read, nor held. Copies remember together.
 class WeightTensors {
  public:
   /// @param block  "model.layers.3.mlp", or "" if names begin at the block
   WeightTensors(const Tensors& tensors, const std::string& block, Index num_experts)
-      : tensors_(tensors), prefix_(block.empty() ? "" : block + '.'), num_experts_(num_experts) {}
+      : tensors_(tensors), block_(block), prefix_(block.empty() ? "" : block + '.'), num_experts_(num_experts) {}
+
+  const std::string& block() const { return block_; }
 
   /// The same of some experts.
   /// @throws std::invalid_argument unless they are experts, in ascending order.
@@ -39,14 +56,59 @@ class WeightTensors {
     return some;
   }
 
+  /// The same of other experts, which files number from `first`; or that are none of those that files number.
+  WeightTensors of_others(Index first, Index count) const {
+    WeightTensors others = *this;
+    others.first_ = first;
+    others.num_experts_ = count;
+    others.chosen_.reset();
+    return others;
+  }
+
+  Index num_experts() const { return num_experts_; }
+
   /// How many are read; number i of them is expert(i). (There is no list of all: how many a config says there are is
   /// not yet checked.)
   Index num_read() const { return chosen_ ? std::ssize(*chosen_) : num_experts_; }
-  Index expert(Index i) const { return chosen_ ? (*chosen_)[std::size_t(i)] : i; }
+  Index expert(Index i) const { return first_ + (chosen_ ? (*chosen_)[std::size_t(i)] : i); }
 
-  /// @throws Error if there is no tensor of this name.
-  Tensor at(std::string_view name) const { return tensors_.at(prefix_ + std::string(name)); }
-  bool contains(std::string_view name) const { return tensors_.contains(prefix_ + std::string(name)); }
+  /// The first of these names ("a|b") that there is, in full; of the first, if there is none. "../" is what lies beside
+  /// the block.
+  std::string full_name(std::string_view names) const {
+    std::string first;
+    for (const std::string_view name : detail::alternatives(names)) {
+      std::string full = in_full(name);
+      if (tensors_.contains(full)) return full;
+      if (first.empty()) first = std::move(full);
+    }
+    return first;
+  }
+
+  bool contains(std::string_view names) const { return tensors_.contains(full_name(names)); }
+
+  /// Of a tensor that there is; it does not count as asked for.
+  const Tensor* find(std::string_view names) const { return tensors_.find(full_name(names)); }
+  Index num_dimensions(std::string_view names) const { return std::ssize(find(names)->shape); }
+  const std::vector<Index>& shape(std::string_view names) const { return find(names)->shape; }
+  const std::string& dtype(std::string_view names) const { return find(names)->dtype; }
+
+  /// @throws Error if there is no tensor of any of these names.
+  Tensor at(std::string_view names) const {
+    const std::string name = full_name(names);
+    asked_->names.insert(name);
+    return tensors_.at(name);
+  }
+
+  /// One expert's. (It counts as asked for by remember_pattern().)
+  Tensor at(std::string_view pattern, Index its_expert) const { return tensors_.at(in_full(pattern, its_expert)); }
+  const Tensor* find(std::string_view pattern, Index its_expert) const {
+    return tensors_.find(in_full(pattern, its_expert));
+  }
+
+  /// Of these names each that there is counts as read.
+  void ignore(std::string_view names) const {
+    for (const std::string_view name : detail::alternatives(names)) asked_->names.insert(in_full(name));
+  }
 
   /// "experts.#.w1.weight" of expert 3: "experts.3.w1.weight".
   static std::string numbered(std::string_view pattern, Index expert) {
@@ -54,10 +116,28 @@ class WeightTensors {
     return name.replace(name.find('#'), 1, std::to_string(expert));
   }
 
+  /// Tensors below the block that hold something and that nobody asked for. Experts' that are not chosen do not count,
+  /// nor do those whose number is that of no expert, where `numbers` may go on.
+  /// @param scope  what names of the block begin with, where other things lie below it; or ""
+  std::vector<Tensor> unread(std::string_view scope, bool numbers_go_on) const {
+    std::vector<Tensor> left;
+    const auto scopes = detail::alternatives(scope);
+    tensors_.for_each_below(prefix_, [&](const Tensor& tensor) {
+      const std::string_view relative = std::string_view(tensor.name).substr(prefix_.size());
+      if (std::ranges::none_of(scopes, [&](std::string_view with) { return relative.starts_with(with); })) return;
+      if (asked_->names.contains(tensor.name) || is_of_an_expert(tensor.name, numbers_go_on)) return;
+      if (element_count(tensor) > 0) left.push_back(tensor);
+    });
+    return left;
+  }
+
   /// The numbers of a small tensor of any floating type, converted.
   template <class Scalar>
-  Eigen::Matrix<Scalar, Eigen::Dynamic, 1> copy(std::string_view name, const std::vector<Index>& shape) const {
-    const Tensor tensor = at(name);
+  Eigen::Matrix<Scalar, Eigen::Dynamic, 1> copy(std::string_view names, const std::vector<Index>& shape) const {
+    return copy<Scalar>(at(names), shape);
+  }
+  template <class Scalar>
+  static Eigen::Matrix<Scalar, Eigen::Dynamic, 1> copy(const Tensor& tensor, const std::vector<Index>& shape) {
     require_shape(tensor, shape);
     return with_floats(tensor, [](const auto& from) {
       Eigen::Matrix<Scalar, Eigen::Dynamic, 1> to(Index(from.size()));
@@ -68,8 +148,8 @@ class WeightTensors {
 
   /// Each expert's row of a tensor of any floating type (experts × size), as a column; converted.
   template <class Scalar>
-  Matrix<Scalar> columns(std::string_view name, Index size) const {
-    const Tensor tensor = at(name);
+  Matrix<Scalar> columns(std::string_view names, Index size) const {
+    const Tensor tensor = at(names);
     require_shape(tensor, {num_experts_, size});
     return with_floats(tensor, [&](const auto& from) {
       Matrix<Scalar> to(size, num_read());
@@ -82,64 +162,67 @@ class WeightTensors {
     });
   }
 
-  /// One (rows × cols) tensor an expert, in place.
+  /// Each expert's vector, a tensor for each ("experts.#.up_proj.bias"), as a column; converted.
+  template <class Scalar>
+  Matrix<Scalar> separate_columns(std::string_view pattern, Index size) const {
+    remember_pattern(pattern);
+    Matrix<Scalar> to(size, num_read());
+    for (Index i = 0; i < to.cols(); ++i) to.col(i) = copy<Scalar>(at(pattern, expert(i)), {size});
+    return to;
+  }
+
+  /// One (rows × cols) tensor an expert: in place, if it is of W.
   template <class W>
   WeightStack<W> separate(std::string_view pattern, Index rows, Index cols) const {
+    remember_pattern(pattern);
     std::vector<const W*> experts;
     auto owners = std::make_shared<std::vector<std::shared_ptr<const void>>>();  // keeps several files mapped as one
+    if (num_read() > 0 && find(pattern, expert(num_read() - 1)) != nullptr) {    // then they are as many as is said
+      experts.reserve(std::size_t(num_read()));
+      owners->reserve(std::size_t(num_read()));
+    }
     for (Index i = 0; i < num_read(); ++i) {
-      const Tensor tensor = at(numbered(pattern, expert(i)));
-      experts.push_back(weights<W>(tensor, {rows, cols}).data());
-      owners->push_back(tensor.owner);
+      const Tensor* const tensor = find(pattern, expert(i));  // not copied: a model may have a hundred thousand
+      const auto numbers = tensor != nullptr && is_aligned(*tensor)
+                               ? numbers_of<W>(*tensor, {rows, cols})
+                               : numbers_of<W>(at(pattern, expert(i)), {rows, cols});
+      experts.push_back(numbers.data);
+      owners->push_back(numbers.owner);
     }
     return {std::move(experts), rows, cols, cols, std::move(owners)};
   }
 
-  /// Rows [first, first + rows) of one (all_rows × cols), in place.
+  /// One (all_rows × cols) matrix, of which rows [first, first + rows) count: in place, if it is of W.
   template <class W>
-  WeightStack<W> single(std::string_view name, Index all_rows, Index cols, Index first, Index rows) const {
-    const Tensor tensor = at(name);
-    const W* data = weights<W>(tensor, {all_rows, cols}).data();
-    return {{data + first * cols}, rows, cols, cols, tensor.owner};
+  WeightStack<W> single(std::string_view names, Index all_rows, Index cols, Index first, Index rows) const {
+    const auto numbers = numbers_of<W>(at(names), {all_rows, cols});
+    return {{numbers.data + first * cols}, rows, cols, cols, numbers.owner};
   }
 
-  /// Rows [first, first + rows) of each expert's (all_rows × cols), in place.
+  /// A part of each expert's matrix in one tensor of all: in place where it is not turned, else in memory of its own.
   template <class W>
-  WeightStack<W> fused(std::string_view name, Index all_rows, Index cols, Index first, Index rows) const {
-    const Tensor tensor = at(name);
-    return in_place(weights<W>(tensor, {num_experts_, all_rows, cols}).data(), tensor.owner, all_rows, cols, first,
-                    rows);
+  WeightStack<W> stacked(std::string_view names, const StoredPart& part) const {
+    const Tensor tensor = at(names);
+    const auto& [all_rows, first, step, rows, cols, turned] = part;
+    const std::vector<Index> shape =
+        turned ? std::vector{num_experts_, cols, all_rows} : std::vector{num_experts_, all_rows, cols};
+    return in_stack<W>(numbers_of<W>(tensor, shape), part);
   }
 
-  /// All experts' (rows × cols) below each other as one matrix, in place.
+  /// The same of a tensor (experts · all_rows × cols), or (experts · cols × all_rows) if it is turned.
   template <class W>
-  WeightStack<W> stacked(std::string_view name, Index rows, Index cols) const {
-    const Tensor tensor = at(name);
-    return in_place(weights<W>(tensor, {num_experts_ * rows, cols}).data(), tensor.owner, rows, cols, 0, rows);
+  WeightStack<W> stacked_rows(std::string_view names, const StoredPart& part) const {
+    const std::vector<Index> shape = part.turned ? std::vector{num_experts_ * part.cols, part.all_rows}
+                                                 : std::vector{num_experts_ * part.all_rows, part.cols};
+    return in_stack<W>(numbers_of<W>(at(names), shape), part);
   }
 
-  /// The same of (cols × rows): turned once, into memory of their own.
-  template <class W>
-  WeightStack<W> stacked_turned(std::string_view name, Index rows, Index cols) const {
-    const Tensor tensor = at(name);
-    return turned(weights<W>(tensor, {num_experts_ * cols, rows}).data(), rows, cols, 0, 1, rows);
-  }
-
-  /// Of each expert's tensor, stored (cols × all_rows), the columns first, first + step, …: turned once to (rows ×
-  /// cols) in memory of their own.
-  template <class W>
-  WeightStack<W> transposed(std::string_view name, Index all_rows, Index cols, Index first, Index step,
-                            Index rows) const {
-    const Tensor tensor = at(name);
-    return turned(weights<W>(tensor, {num_experts_, cols, all_rows}).data(), all_rows, cols, first, step, rows);
-  }
-
-  /// Of each expert's (all_rows × cols) in 4 bits, the rows first, first + step, …: expanded once. The tensors are
-  /// `name` + "_blocks" and "_scales".
+  /// Of each expert's (all_rows × cols) in 4 bits, a part, never turned: expanded once. The tensors are `name` +
+  /// "_blocks" and "_scales".
   /// @throws Error unless cols is a multiple of 32, and no scale is NaN.
   template <class W>
-  WeightStack<W> expanded(std::string_view name, Index all_rows, Index cols, Index first, Index step,
-                          Index rows) const {
+  WeightStack<W> expanded(std::string_view name, const StoredPart& part) const {
+    const auto& [all_rows, first, step, rows, cols, turned] = part;
     const Tensor blocks = at(std::string(name) + "_blocks"), scales = at(std::string(name) + "_scales");
     if (cols % mxfp4_group != 0) {
       fail(to_string(blocks), " has rows of ", cols, " numbers, expected a multiple of ", mxfp4_group);
@@ -150,40 +233,56 @@ class WeightTensors {
     if (const auto nan = std::ranges::find(exponents, 255); nan != exponents.end()) {
       fail(to_string(scales), " holds 255 at ", nan - exponents.begin(), ", which is NaN, expected scales of 0 to 254");
     }
-    return each_owned<W>(rows, cols, [&](Index e, auto to) {
-      for (Index r = 0; r < rows; ++r) {
-        const auto from = std::size_t((e * all_rows + first + r * step) * groups), count = std::size_t(groups);
+    const Index from_row = first, row_step = step, num_rows = rows, in_all = all_rows, width = cols;
+    return each_owned<W>(num_rows, width, [&](Index e, auto to) {
+      for (Index r = 0; r < num_rows; ++r) {
+        const auto from = std::size_t((e * in_all + from_row + r * row_step) * groups), count = std::size_t(groups);
         expand_mxfp4<W>(bytes.subspan(from * mxfp4_group / 2, count * mxfp4_group / 2), exponents.subspan(from, count),
-                        {to.row(r).data(), 1, cols, Eigen::OuterStride<>(cols)});
+                        {to.row(r).data(), 1, width, Eigen::OuterStride<>(width)});
       }
     });
   }
 
  private:
-  /// Its numbers, which are W as all of a layer.
+  /// Row-major numbers, in a file or not.
   template <class W>
-  static std::span<const W> weights(const Tensor& tensor, const std::vector<Index>& shape) {
-    if (tensor.dtype != dtype_name<W>) {
-      fail(to_string(tensor), " has dtype ", tensor.dtype, ", expected ", dtype_name<W>,
-           ", which this layer's first expert has: all weights of its experts are of one type");
+  struct Numbers {
+    const W* data;
+    std::shared_ptr<const void> owner;
+  };
+
+  /// Where they lie, if they are of W; else converted once.
+  template <class W>
+  static Numbers<W> numbers_of(const Tensor& tensor, const std::vector<Index>& shape) {
+    if (tensor.dtype == dtype_name<W>) return {as<W>(tensor, shape).data(), tensor.owner};
+    if (dtype_bits(tensor.dtype) <= 8) {
+      fail(to_string(tensor), " has dtype ", tensor.dtype,
+           ", expected F32, BF16 or F16: it is quantised, take the "
+           "original weights");
     }
-    return as<W>(tensor, shape);
+    require_shape(tensor, shape);
+    if constexpr (std::is_floating_point_v<W>) {
+      return with_floats(tensor, [&](const auto& from) -> Numbers<W> {
+        const auto copy = std::make_shared<std::vector<W>>(from.begin(), from.end());
+        return {copy->data(), copy};
+      });
+    }
+    fail(to_string(tensor), " has dtype ", tensor.dtype, ", expected ", dtype_name<W>);
   }
 
   template <class W>
-  WeightStack<W> in_place(const W* data, std::shared_ptr<const void> owner, Index all_rows, Index cols, Index first,
-                          Index rows) const {
+  WeightStack<W> in_stack(const Numbers<W>& numbers, const StoredPart& part) const {
+    const auto& [all_rows, first, step, rows, cols, turned] = part;
+    if (turned) {
+      const Index from = first, by = step, count = rows, in_all = all_rows, width = cols;
+      return each_owned<W>(count, width, [&](Index e, auto to) {
+        const WeightMap<W> stored(numbers.data + e * width * in_all, width, in_all, Eigen::OuterStride<>(in_all));
+        to = stored(every, Eigen::seqN(from, count, by)).transpose();
+      });
+    }
     std::vector<const W*> experts;
-    for (Index i = 0; i < num_read(); ++i) experts.push_back(data + (expert(i) * all_rows + first) * cols);
-    return {std::move(experts), rows, cols, cols, std::move(owner)};
-  }
-
-  template <class W>
-  WeightStack<W> turned(const W* data, Index all_rows, Index cols, Index first, Index step, Index rows) const {
-    return each_owned<W>(rows, cols, [&](Index e, auto to) {
-      const WeightMap<W> stored(data + e * cols * all_rows, cols, all_rows, Eigen::OuterStride<>(all_rows));
-      to = stored(every, Eigen::seqN(first, rows, step)).transpose();
-    });
+    for (Index i = 0; i < num_read(); ++i) experts.push_back(numbers.data + (expert(i) * all_rows + first) * cols);
+    return {std::move(experts), rows, cols, step * cols, numbers.owner};
   }
 
   /// In memory of their own, which write(e, its matrix) fills for each expert e.
@@ -194,10 +293,57 @@ class WeightTensors {
     return stack;
   }
 
+  /// Of one expert, built at once: there may be many.
+  std::string in_full(std::string_view pattern, Index its_expert) const {
+    const std::size_t hash = pattern.find('#');
+    const std::string number = std::to_string(its_expert);
+    std::string name;
+    name.reserve(prefix_.size() + pattern.size() + number.size());
+    return name.append(prefix_).append(pattern.substr(0, hash)).append(number).append(pattern.substr(hash + 1));
+  }
+
+  std::string in_full(std::string_view name) const {
+    if (!name.starts_with("../")) return prefix_ + std::string(name);
+    const std::size_t dot = block_.rfind('.');
+    return (dot == block_.npos ? "" : block_.substr(0, dot + 1)) + std::string(name.substr(3));
+  }
+
+  /// Is it one of a pattern that was read, of an expert that there is?
+  bool is_of_an_expert(std::string_view name, bool numbers_go_on) const {
+    for (std::size_t first = prefix_.size(); first < name.size(); ++first) {
+      const auto digits = std::min(name.find_first_not_of("0123456789", first), name.size()) - first;
+      if (digits == 0 || digits > 9) continue;
+      for (const auto& [pattern, end] : asked_->patterns) {
+        const std::string_view spelt = pattern;
+        if (spelt.size() < first + 1 || spelt[first] != '#' || spelt.substr(0, first) != name.substr(0, first) ||
+            spelt.substr(first + 1) != name.substr(first + digits)) {
+          continue;
+        }
+        Index number = 0;
+        for (const char digit : name.substr(first, digits)) number = 10 * number + (digit - '0');
+        return numbers_go_on || number < end;
+      }
+      return false;
+    }
+    return false;
+  }
+
+  void remember_pattern(std::string_view pattern) const {
+    Index& end = asked_->patterns[in_full(pattern)];
+    end = std::max(end, first_ + num_experts_);
+  }
+
+  struct Asked {
+    std::set<std::string, std::less<>> names;            // in full
+    std::map<std::string, Index, std::less<>> patterns;  // "model.layers.3.mlp.experts.#.w1.weight", experts' end
+  };
+
   const Tensors& tensors_;
-  std::string prefix_;
+  std::string block_, prefix_;
   Index num_experts_;                         // of the block
+  Index first_ = 0;                           // what files call the first of them
   std::optional<std::vector<Index>> chosen_;  // those that are read, if not all
+  std::shared_ptr<Asked> asked_ = std::make_shared<Asked>();
 };
 
 }  // namespace moe::inline MOE_TARGET::io

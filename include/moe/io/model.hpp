@@ -1,0 +1,267 @@
+/// @file  The files of a model, opened once for all of its layers.
+#pragma once
+
+#include <algorithm>
+#include <concepts>
+#include <cstddef>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "moe/io/architectures.hpp"
+#include "moe/io/config.hpp"
+#include "moe/io/edit_distance.hpp"
+#include "moe/io/error.hpp"
+#include "moe/io/expert_tensors.hpp"
+#include "moe/io/impostors.hpp"
+#include "moe/io/load_layer.hpp"
+#include "moe/io/mapped_file.hpp"
+#include "moe/io/safetensors.hpp"
+#include "moe/layers/any_layer.hpp"
+#include "moe/models/moe_shape.hpp"
+
+namespace moe::inline MOE_TARGET::io {
+
+namespace detail {
+
+/// With zeros before its numbers, so that "layers.2" comes before "layers.10".
+inline std::string in_order_of_numbers(std::string_view name) {
+  constexpr std::size_t width = 20;
+  std::string padded;
+  for (std::size_t i = 0; i < name.size();) {
+    const std::size_t digits = std::min(name.find_first_not_of("0123456789", i), name.size()) - i;
+    const std::size_t length = std::max<std::size_t>(digits, 1);
+    if (digits > 0 && digits < width) padded.append(width - digits, '0');
+    padded += name.substr(i, length);
+    i += length;
+  }
+  return padded;
+}
+
+/// Is it the end of the name of experts' weights, as files spell it? "3.w1.weight" is, and "gate_proj.weight" of three
+/// dimensions.
+inline bool names_an_expert(std::string_view end, const std::string& name, const Tensors& tensors) {
+  const auto dimensions = [&] { return tensors.find(name)->shape.size(); };
+  for (const auto& [layout, gated, gate, up, down, interleaved] : expert_spellings) {
+    for (const std::string_view spelt : {gate, up, down}) {
+      if (spelt.empty()) continue;
+      const std::size_t hash = spelt.find('#');
+      if (hash == spelt.npos) {
+        if (layout == Layout::fused && end.starts_with(spelt) && end.substr(spelt.size()) == "_blocks") return true;
+        if (end == spelt && dimensions() == (layout == Layout::rows ? 2 : 3)) return true;
+        continue;
+      }
+      if (!end.starts_with(spelt.substr(0, hash)) || !end.ends_with(spelt.substr(hash + 1))) continue;
+      if (end.size() < spelt.size()) continue;
+      const std::string_view number = end.substr(hash, end.size() - (spelt.size() - 1));
+      if (!number.empty() && number.find_first_not_of("0123456789") == number.npos) return true;
+    }
+  }
+  return false;
+}
+
+/// What stands before the experts' weights of this name; of several readings, that of the first alternative.
+inline std::optional<std::string> block_of(const std::string& name, const Tensors& tensors,
+                                           const Architecture& architecture) {
+  const std::string dotted = "." + name;
+  for (const std::string_view experts : alternatives(architecture.experts)) {
+    for (std::size_t at = dotted.find('.'); at != std::string::npos; at = dotted.find('.', at + 1)) {
+      const std::string_view rest = std::string_view(dotted).substr(at + 1);
+      if (!rest.starts_with(experts)) continue;
+      const std::string_view end = rest.substr(experts.size());
+      const bool numbered = !experts.empty() && !end.empty() && end[0] >= '0' && end[0] <= '9';
+      if (numbered || names_an_expert(end, name, tensors)) return at == 0 ? "" : dotted.substr(1, at - 1);
+    }
+  }
+  return std::nullopt;
+}
+
+/// What stands before experts in names, each once.
+inline std::vector<std::string> blocks_in(const Tensors& tensors, const Architecture& architecture) {
+  std::set<std::string> blocks;
+  for (const std::string& name : tensors.names()) {
+    if (const auto block = block_of(name, tensors, architecture)) blocks.insert(*block);
+  }
+  std::vector<std::string> in_order(blocks.begin(), blocks.end());
+  std::ranges::sort(in_order, {}, in_order_of_numbers);
+  return in_order;
+}
+
+/// Up to and with the dot before the number of a layer: "model.layers." of "model.layers.3.mlp"; "" without a number.
+inline std::string stem_of(std::string_view block) {
+  for (std::size_t dot = block.find('.'); dot != block.npos; dot = block.find('.', dot + 1)) {
+    if (dot + 1 < block.size() && block[dot + 1] >= '0' && block[dot + 1] <= '9')
+      return std::string(block.substr(0, dot + 1));
+  }
+  return "";
+}
+
+/// FFNs of layers like those of the MoE blocks, that are no part of a block.
+inline std::vector<std::string> dense_blocks(const Tensors& tensors, const std::vector<std::string>& moe_blocks,
+                                             const Architecture& architecture) {
+  std::set<std::string> stems, found;
+  for (const std::string& block : moe_blocks) stems.insert(stem_of(block));
+  const std::set<std::string> sparse(moe_blocks.begin(), moe_blocks.end());
+  const auto is_part_of_one = [&](const std::string& prefix) {
+    for (std::size_t dot = prefix.rfind('.'); dot != prefix.npos;
+         dot = dot == 0 ? prefix.npos : prefix.rfind('.', dot - 1)) {
+      if (!sparse.contains(prefix.substr(0, dot))) continue;
+      const std::string_view rest = std::string_view(prefix).substr(dot + 1);
+      return std::ranges::any_of(alternatives(architecture.scope),
+                                 [&](std::string_view scope) { return (std::string(rest) + '.').starts_with(scope); });
+    }
+    return sparse.contains(prefix) && architecture.scope.empty();
+  };
+  const auto is_shared = [&](const std::string& prefix) {
+    return std::ranges::any_of(alternatives(architecture.shared), [&](std::string_view shared) {
+      return shared.starts_with("../") && (prefix + '.').ends_with('.' + std::string(shared.substr(3)));
+    });
+  };
+  for (const std::string& name : tensors.names()) {
+    for (const auto& [layout, gated, gate, up, down, interleaved] : ffn_spellings) {
+      if (gated != architecture.gated || !name.ends_with('.' + std::string(down))) continue;
+      const std::string prefix = name.substr(0, name.size() - down.size() - 1);
+      const auto has = [&](std::string_view part) {
+        return part.empty() || tensors.contains(prefix + '.' + std::string(part));
+      };
+      if (!has(gate) || !has(up) || tensors.find(name)->shape.size() != 2) continue;
+      if (!stems.contains(stem_of(prefix)) || is_part_of_one(prefix) || is_shared(prefix)) continue;
+      found.insert(prefix);
+    }
+  }
+  return {found.begin(), found.end()};
+}
+
+}  // namespace detail
+
+/// How a folder is read.
+struct ReadOptions {
+  Access access = Access::mapped;
+  /// Where transformers' class and the code that the maker put beside the weights disagree, the maker's counts. Known:
+  /// deepseek_v2 with norm_topk_prob, where the class scales and the maker renormalises instead.
+  bool hub_code = false;
+};
+
+/// Part of a decoder layer: an MoE layer, or a dense FFN.
+struct Block {
+  std::string name;  // "model.layers.3.mlp"
+  bool sparse;
+};
+
+/// A model's folder, open: config.json and all tensors of its *.safetensors. Opened once for all of its layers. A
+/// folder converts to it, so whoever takes a Model takes a folder, too, and opens that for itself. Copies share what is
+/// open.
+class Model {
+ public:
+  /// @throws Error naming the file, if one is missing or not as it should be, or its model_type is none that we know.
+  Model(const std::filesystem::path& folder, const ReadOptions& options = {})
+      : Model(folder, config_in(folder, options), [&] { return Tensors::open(folder, options.access); }) {}
+  template <std::convertible_to<std::filesystem::path> Folder>
+  Model(const Folder& folder, const ReadOptions& options = {}) : Model(std::filesystem::path(folder), options) {}
+
+  /// Of what was read already, or never was in a folder.
+  /// @throws Error as above.
+  Model(Config config, Tensors tensors) : Model({}, std::move(config), [&] { return std::move(tensors); }) {}
+
+  const std::filesystem::path& folder() const { return folder_; }
+  const Config& config() const { return *config_; }
+  const Architecture& architecture() const { return *architecture_; }
+
+  /// Of the MoE layers; where these differ in a limit of their activation, of the first.
+  const MoeShape& shape() const { return shape_; }
+
+  /// All of them, whatever they belong to.
+  const Tensors& tensors() const { return *tensors_; }
+
+  /// One of them as numbers of this type, whatever floating-point type they are stored in: read("model.norm.weight").
+  /// @throws Error if there is no tensor of this name, or it holds no such numbers.
+  template <std::floating_point Scalar = float>
+  Weight<Scalar> read(std::string_view name) const {
+    return tensors_->read<Scalar>(name);
+  }
+
+  /// What layer() takes for each MoE layer, in order: "model.layers.3.mlp", …. Layers that are dense are none.
+  const std::vector<std::string>& moe_blocks() const { return moe_blocks_; }
+
+  /// MoE layers and dense FFNs, in order.
+  std::vector<Block> blocks() const {
+    std::vector<Block> all;
+    for (const std::string& name : moe_blocks_) all.push_back({name, true});
+    for (const std::string& name : detail::dense_blocks(*tensors_, moe_blocks_, *architecture_)) {
+      all.push_back({name, false});
+    }
+    std::ranges::sort(all, {}, [](const Block& block) { return detail::in_order_of_numbers(block.name); });
+    return all;
+  }
+
+  /// The MoE layer below a prefix: load_layer().
+  template <class Scalar = float>
+  LoadedLayer<Scalar> layer(const std::string& prefix) const {
+    return detail::load_layer<Scalar, detail::Flags>(*this, prefix);
+  }
+
+  /// The dense FFN below a prefix, a layer's or a shared expert's: a DenseLayer, of the width of its tensors and with
+  /// the activation of config.json.
+  /// @throws Error naming the file and tensor, if one is missing or does not fit.
+  template <class Scalar = float>
+  AnyLayer<Scalar> ffn(const std::string& prefix) const {
+    return detail::load_ffn<Scalar, detail::Flags>(*this, prefix);
+  }
+
+ private:
+  template <class Open>
+  Model(std::filesystem::path folder, Config config, const Open& open)
+      : folder_(std::move(folder)),
+        config_(std::make_shared<const Config>(std::move(config))),
+        architecture_(&architecture_of(*config_)),
+        tensors_(std::make_shared<const Tensors>(open())),
+        moe_blocks_(detail::blocks_in(*tensors_, *architecture_)),
+        shape_(moe_shape(*config_, *architecture_, moe_blocks_.empty() ? 0 : detail::layer_number(moe_blocks_[0]))) {}
+
+  static Config config_in(const std::filesystem::path& folder, const ReadOptions& options) {
+    Config config = Config::open(detail::config_file_in(folder));
+    config.set_hub_code(options.hub_code);
+    return config;
+  }
+
+  std::filesystem::path folder_;
+  std::shared_ptr<const Config> config_;
+  const Architecture* architecture_;
+  std::shared_ptr<const Tensors> tensors_;
+  std::vector<std::string> moe_blocks_;
+  MoeShape shape_;
+};
+
+namespace detail {
+
+/// Does it hold tensors, and is called as `sparse` is, but for its number? "model.layers.0.mlp" of DeepSeek.
+inline bool is_dense_layer(const Tensors& tensors, const std::string& block, const std::string& sparse) {
+  const auto last_name = [](const std::string& name) { return name.substr(name.rfind('.') + 1); };
+  return !block.empty() && last_name(block) == last_name(sparse) &&
+         std::ranges::any_of(tensors.names(), [&](const auto& name) { return name.starts_with(block + "."); });
+}
+
+/// @throws Error naming the nearest block, if this is none: a dense layer, or a name that is spelt otherwise here.
+inline void check_block(const Model& model, const std::string& block) {
+  const std::string folder = utf8(model.folder());
+  const std::vector<std::string>& blocks = model.moe_blocks();
+  if (std::ranges::count(blocks, block) > 0) return;
+  if (blocks.empty()) {
+    fail(folder, ": no MoE block \"", block, "\", nor any: no tensor is called \"",
+         alternatives(model.architecture().experts)[0], "*\"");
+  }
+  const auto nearest =
+      std::ranges::min_element(blocks, {}, [&](const auto& candidate) { return edit_distance(candidate, block); });
+  const char* const is =
+      is_dense_layer(model.tensors(), block, *nearest) ? ": this one is a dense layer, without experts" : "";
+  fail(folder, ": no MoE block \"", block, "\" among ", blocks.size(), is, "; did you mean \"", *nearest, "\"?");
+}
+
+}  // namespace detail
+
+}  // namespace moe::inline MOE_TARGET::io
