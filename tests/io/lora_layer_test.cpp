@@ -8,10 +8,10 @@
 #include <gtest/gtest.h>
 
 #include "compare.hpp"
+#include "learning_layers.hpp"
 #include "load_layer.hpp"
 #include "moe/io/adapters.hpp"
 #include "moe/train.hpp"
-#include "moe/train/io/checkpoint.hpp"
 #include "random.hpp"
 
 namespace moe::io {

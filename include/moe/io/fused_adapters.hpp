@@ -56,6 +56,14 @@ struct FusedAdapter {
   }
 };
 
+/// One adapter of gate and up together as one of each, with an A each, the same at first.
+template <class Scalar>
+void split_gate_and_up(const Adapter<Scalar>& both, bool interleaved, ExpertAdapters<Scalar>& to) {
+  const Index ff = both.out() / 2, step = interleaved ? 2 : 1;
+  to.gate = {both.a, both.b(Eigen::seqN(0, ff, step), every), both.alpha};
+  to.up = {both.a, both.b(Eigen::seqN(interleaved ? 1 : ff, ff, step), every), both.alpha};
+}
+
 }  // namespace detail
 
 /// Gives the experts of a bank the adapters that a file has of their fused parameters gate_up_proj and down_proj: its
@@ -129,12 +137,9 @@ void adopt_fused_adapters(const std::filesystem::path& folder, const std::string
     auto& its = adapters[std::size_t(e)];
     if (down) its.down = down->of_expert(e, *turned, config.alpha(experts + ".down_proj", down->rank()));
     if (!gate_up) continue;
-    its.gate = its.up = gate_up->of_expert(e, *turned, config.alpha(experts + ".gate_up_proj", gate_up->rank()));
-    const bool interleaved = options.interleaved.value_or(std::is_same_v<Act, GptOssGlu>);
-    const Index step = interleaved ? 2 : 1;
-    const Weight<Scalar> both = its.gate.b;
-    its.gate.b = both(Eigen::seqN(0, ff, step), every);
-    its.up.b = both(Eigen::seqN(interleaved ? 1 : ff, ff, step), every);
+    const double alpha = config.alpha(experts + ".gate_up_proj", gate_up->rank());
+    detail::split_gate_and_up(gate_up->of_expert(e, *turned, alpha),
+                              options.interleaved.value_or(std::is_same_v<Act, GptOssGlu>), its);
   }
   bank.adapters() = std::move(adapters);
 }

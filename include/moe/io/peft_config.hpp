@@ -70,12 +70,37 @@ class PeftConfig {
   /// it.
   explicit PeftConfig(const std::filesystem::path& path) : PeftConfig(map_file(path), utf8(path)) {}
 
+  /// Share of what adapters read that was left out while they learned.
+  /// @throws Error unless it is at least 0 and below 1.
+  double dropout() const {
+    const double share = config_.is_null("lora_dropout") ? 0 : config_.number("lora_dropout");
+    if (!(share >= 0 && share < 1)) {
+      fail(config_.file(), ": lora_dropout is ", share, ", expected at least 0 and below 1");
+    }
+    return share;
+  }
+
+  /// Did PEFT 0.19.0 or an older one write it? Their A of fused parameters is on another side. Without the key, no.
+  bool has_old_sides() const {
+    const std::string version = config_.is_null("peft_version") ? "" : config_.text("peft_version");
+    return version.starts_with("0.19.0") || (version.starts_with("0.") && version.size() > 3 &&
+                                             (version[3] == '.' ? true : version.substr(2, 2) < "19"));
+  }
+
+  /// Did PEFT adapt this parameter as such, not the module that it is of? Then patterns are of its own name.
+  bool is_target_parameter(const std::string& name) const {
+    return std::ranges::any_of(
+        target_parameters_, [&](const std::string& target) { return name == target || name.ends_with("." + target); });
+  }
+
   /// Of a matrix. Where its B·A is multiplied by α / √rank, as much more.
   double alpha(const std::string& matrix, Index rank) const {
     const std::string name = is_target_parameter(matrix + ".weight") ? matrix + ".weight" : matrix;
     const auto fits = [&](const auto& pattern) { return pattern.first.fits_end_of(name); };
     const auto found = std::ranges::find_if(alpha_patterns_, fits);
     const double alpha = found == alpha_patterns_.end() ? config_.number("lora_alpha") : found->second;
+    if (!std::isfinite(alpha))
+      fail(config_.file(), ": alpha of \"", name, "\" is ", alpha, ", expected a finite number");
     return config_.flag("use_rslora", false) ? alpha * std::sqrt(double(rank)) : alpha;
   }
 
@@ -133,12 +158,6 @@ class PeftConfig {
       if (cost > NamePattern::max_steps)
         fail(where, ": its patterns have more than ", NamePattern::max_steps, " steps");
     }
-  }
-
-  /// Did PEFT adapt this parameter as such, not the module that it is of? Then patterns are of its own name.
-  bool is_target_parameter(const std::string& name) const {
-    return std::ranges::any_of(
-        target_parameters_, [&](const std::string& target) { return name == target || name.ends_with("." + target); });
   }
 
   /// Keys of PEFT that are read, here or in tensors' names and shapes, or that have no say in what adapters compute.

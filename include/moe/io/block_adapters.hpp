@@ -1,0 +1,443 @@
+/// @file  The adapters that files have of one MoE block, under whatever names, as those of its parts.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "moe/core/types.hpp"
+#include "moe/experts/latent_experts.hpp"
+#include "moe/io/architecture.hpp"
+#include "moe/io/error.hpp"
+#include "moe/io/expert_tensors.hpp"
+#include "moe/io/fused_adapters.hpp"
+#include "moe/io/mapped_file.hpp"
+#include "moe/io/peft_adapters.hpp"
+#include "moe/io/tensor.hpp"
+#include "moe/io/weight_tensors.hpp"
+#include "moe/lora/adapter.hpp"
+#include "moe/lora/bank.hpp"
+#include "moe/models/moe_shape.hpp"
+
+namespace moe::inline MOE_TARGET::io::detail {
+
+/// Of all parts of one block that adapters may lie beside; of rank 0 where there is none.
+template <class Scalar>
+struct BlockAdapters {
+  /// What is left out while they learn.
+  struct Learning {
+    double dropout = 0;
+    std::uint64_t seed = 1;
+  };
+
+  Adapter<Scalar> router{}, shared_gate{}, latent_in{}, latent_out{};
+  std::vector<ExpertAdapters<Scalar>> experts{};
+  ExpertAdapters<Scalar> shared{};
+  Learning of_router{}, of_experts{}, of_shared{};
+  // Weights that were trained in full: PEFT's modules_to_save.
+  std::optional<Weight<Scalar>> whole_router{}, whole_shared_gate{};
+  std::optional<Vector<Scalar>> whole_output_bias{};
+};
+
+/// One adapter that adds what two do.
+template <class Scalar>
+Adapter<Scalar> sum_of(const Adapter<Scalar>& one, const Adapter<Scalar>& other) {
+  if (one.rank() == 0) return other;
+  if (other.rank() == 0) return one;
+  const Index rank = one.rank() + other.rank();
+  Adapter<Scalar> sum{Weight<Scalar>(rank, one.in()), Weight<Scalar>(one.out(), rank), double(rank)};
+  sum.a << one.a, other.a;
+  sum.b << one.scale() * one.b, other.scale() * other.b;
+  return sum;
+}
+
+/// The same of all parts.
+/// @param who  what errors begin with
+/// @throws Error if both have a weight in full.
+template <class Scalar>
+void add_to(BlockAdapters<Scalar>& all, BlockAdapters<Scalar> more, const std::string& who) {
+  const auto add = [](Adapter<Scalar>& to, const Adapter<Scalar>& from) { to = sum_of(to, from); };
+  add(all.router, more.router);
+  add(all.shared_gate, more.shared_gate);
+  add(all.latent_in, more.latent_in);
+  add(all.latent_out, more.latent_out);
+  for (Index matrix = 0; matrix < 3; ++matrix) {
+    add(all.shared[matrix], more.shared[matrix]);
+    for (std::size_t e = 0; e < all.experts.size(); ++e) add(all.experts[e][matrix], more.experts[e][matrix]);
+  }
+  const auto take = [&](auto& to, auto& from, const char* what) {
+    if (to && from) fail(who, ": has ", what, " in full, and so has a folder before it: only one can be used");
+    if (from) to = std::move(from);
+  };
+  take(all.whole_router, more.whole_router, "the router's weight");
+  take(all.whole_shared_gate, more.whole_shared_gate, "the weight of the shared expert's gate");
+  take(all.whole_output_bias, more.whole_output_bias, "the bias of the layer's output");
+  for (auto* const part : {&all.of_router, &all.of_experts, &all.of_shared}) {
+    part->dropout = std::max(part->dropout, more.of_experts.dropout);
+  }
+}
+
+/// Which matrix of a block a module's name means.
+struct AdapterPlace {
+  enum Part { router, shared_gate, latent_in, latent_out, shared, expert, all_experts, parameters_of_experts };
+  static constexpr Index gate_and_up = 3;
+
+  Part part;
+  Index matrix = 0;  // 0 gate, 1 up, 2 down, or gate_and_up
+};
+
+/// The modules of a block that may have adapters, relative to it, "#" an expert's number: under the names of its model
+/// and under ours.
+inline std::map<std::string, AdapterPlace> adapter_places(const Architecture& architecture, const MoeShape& shape) {
+  std::map<std::string, AdapterPlace> places;
+  constexpr std::string_view end = ".weight";
+  const auto add = [&](std::string_view weight, AdapterPlace place) {
+    if (weight.ends_with(end)) places.emplace(weight.substr(0, weight.size() - end.size()), place);
+  };
+  const auto add_each = [&](std::string_view weights, AdapterPlace::Part part) {
+    for (const std::string_view weight : alternatives(weights)) add(weight, {part});
+  };
+  /// All three matrices of experts, or of the shared one.
+  const auto add_spelling = [&](std::string_view prefix, const Spelling& names, AdapterPlace::Part part) {
+    const auto full = [&](std::string_view name) {
+      return name.empty() ? "" : std::string(prefix) + std::string(name);
+    };
+    add(full(names.gate), {part, 0});
+    add(full(names.up), {part, names.layout == Layout::fused ? AdapterPlace::gate_and_up : 1});
+    add(full(names.down), {part, 2});
+  };
+
+  add_each(architecture.router, AdapterPlace::router);
+  add("gate.weight", {AdapterPlace::router});
+  const std::string experts = std::string(architecture.experts) + "|experts.";
+  for (const std::string_view prefix : alternatives(experts)) {
+    if (prefix.ends_with('.')) {
+      places.emplace(prefix.substr(0, prefix.size() - 1), AdapterPlace{AdapterPlace::parameters_of_experts});
+    }
+    for (const Spelling& names : expert_spellings) {
+      if (names.gated != is_gated(shape.hidden) || names.layout == Layout::rows) continue;
+      const bool is_of_each = names.layout == Layout::separate;
+      add_spelling(prefix, names, is_of_each ? AdapterPlace::expert : AdapterPlace::all_experts);
+    }
+  }
+  if (shape.d_ff_shared > 0) {
+    const std::string shared = std::string(architecture.shared) + "|shared_expert.";
+    for (const std::string_view prefix : alternatives(shared)) {
+      for (const Spelling& names : ffn_spellings) {
+        if (names.gated == is_gated(shape.hidden_shared)) add_spelling(prefix, names, AdapterPlace::shared);
+      }
+    }
+  }
+  if (shape.shared_gate) add_each(architecture.shared_gate, AdapterPlace::shared_gate);
+  const auto add_latent = [&](std::string_view names, const std::string& ours, AdapterPlace::Part part) {
+    for (const std::string_view name : alternatives(names)) places.emplace(name, AdapterPlace{part});
+    places.emplace(ours, AdapterPlace{part});
+  };
+  if (shape.d_latent > 0) {
+    add_latent(architecture.latent_in, LatentNames().in, AdapterPlace::latent_in);
+    add_latent(architecture.latent_out, LatentNames().out, AdapterPlace::latent_out);
+  }
+  return places;
+}
+
+/// Reads what one file has of one block. Every tensor of it is used, or refused by name.
+template <class Scalar>
+class BlockAdapterReader {
+ public:
+  /// @param base         the block's own
+  /// @param names        of_block()
+  /// @param num_outputs  of the router
+  BlockAdapterReader(const AdapterFile& file, const WeightTensors& base, const std::vector<NameInBlock>& names,
+                     const Architecture& architecture, const MoeShape& shape, Index num_outputs)
+      : file_(file),
+        weights_(file.tensors, "", 0),
+        base_(base),
+        names_(names),
+        architecture_(architecture),
+        shape_(shape),
+        num_outputs_(num_outputs),
+        places_(adapter_places(architecture, shape)) {}
+
+  BlockAdapters<Scalar> read() {
+    found_ = {.experts = std::vector<ExpertAdapters<Scalar>>(std::size_t(shape_.num_experts))};
+    found_.of_router.dropout = found_.of_experts.dropout = found_.of_shared.dropout = file_.config.dropout();
+    for (const auto& [name, relative] : names_) {
+      if (relative.ends_with(a_end)) {
+        read_adapter(name.substr(0, name.size() - a_end.size()),
+                     std::string_view(relative).substr(0, relative.size() - a_end.size()));
+      } else if (!relative.ends_with(b_end)) {
+        read_whole(name, relative);
+      }
+    }
+    give_fused();
+    for (const auto& [name, relative] : names_) {
+      if (taken_.contains(name)) continue;
+      fail(to_string(file_.tensors.at(name)), " is of the block \"", base_.block(),
+           "\", and no part of it takes it: to leave it out would change what the layer computes");
+    }
+    return std::move(found_);
+  }
+
+ private:
+  static constexpr std::string_view a_end = ".lora_A.weight", b_end = ".lora_B.weight", weight_end = ".weight";
+
+  /// Of all experts, until all of them are known.
+  struct Fused {
+    FusedAdapter<Scalar> adapter;
+    std::string parameter;  // as patterns name it: "model.layers.3.mlp.experts.down_proj"
+    Index matrix;
+  };
+
+  /// @param module  in full, without what its tensors end with
+  void read_adapter(const std::string& module, std::string_view relative) {
+    std::string place_name(relative);
+    Index number = -1;
+    auto place = places_.find(place_name);
+    if (place == places_.end() && replace_number(place_name, number)) place = places_.find(place_name);
+    const Index depth = place == places_.end() ? remove_wrappers(place_name, relative) : 0;
+    if (depth > 0) place = places_.find(place_name);
+    if (place == places_.end()) return;
+    const auto& [part, matrix] = place->second;
+    if (depth > 0 && part != AdapterPlace::parameters_of_experts) return;
+    const Index d = shape_.d_model, in = inner(), latent = shape_.d_latent;
+    switch (part) {
+      case AdapterPlace::router:
+        return take(module, num_outputs_, d, found_.router);
+      case AdapterPlace::shared_gate:
+        return take(module, 1, d, found_.shared_gate);
+      case AdapterPlace::latent_in:
+        return take(module, latent, d, found_.latent_in);
+      case AdapterPlace::latent_out:
+        return take(module, d, latent, found_.latent_out);
+      case AdapterPlace::shared:
+        return take_ffn(module, d, shape_.d_ff_shared, matrix, found_.shared);
+      case AdapterPlace::expert:
+        if (number < shape_.num_experts) {
+          take_ffn(module, in, shape_.d_ff, matrix, found_.experts[std::size_t(number)]);
+        }
+        return;
+      case AdapterPlace::all_experts:
+        return take_fused(module, in_model(module) + ".weight", matrix);
+      case AdapterPlace::parameters_of_experts:
+        return take_parameters(module, depth);
+    }
+  }
+
+  /// What experts read.
+  Index inner() const { return shape_.d_latent > 0 ? shape_.d_latent : shape_.d_model; }
+
+  /// "experts.12.w1" becomes "experts.#.w1".
+  static bool replace_number(std::string& name, Index& number) {
+    const std::size_t first = name.find_first_of("0123456789");
+    if (first == name.npos) return false;
+    // "w1" has a number, too: an expert's is all between two dots, or behind "expert_".
+    for (std::size_t at = first; at != name.npos; at = name.find_first_of("0123456789", at)) {
+      const std::size_t end = std::min(name.find_first_not_of("0123456789", at), name.size());
+      const bool whole =
+          (at == 0 || name[at - 1] == '.' || name[at - 1] == '_') && end < name.size() && name[end] == '.';
+      if (whole && end - at < 9) {
+        number = std::stol(name.substr(at, end - at));
+        name.replace(at, end - at, "#");
+        return true;
+      }
+      at = end;
+    }
+    return false;
+  }
+
+  /// PEFT's wrappers around one module, one for each parameter of it: "experts.base_layer".
+  static Index remove_wrappers(std::string& name, std::string_view from) {
+    constexpr std::string_view wrapper = ".base_layer";
+    Index depth = 0;
+    for (; from.ends_with(wrapper); ++depth) from.remove_suffix(wrapper.size());
+    name = from;
+    return depth;
+  }
+
+  /// Without what all of PEFT's begin with: as patterns name it.
+  static std::string in_model(const std::string& module) { return module.substr(peft_prefix.size()); }
+
+  Weight<Scalar> matrix(const std::string& name, Index rows, Index cols) {
+    taken_.insert(name);
+    const auto numbers = weights_.copy<Scalar>(name, {rows, cols});
+    if (!numbers.allFinite()) {
+      fail(to_string(file_.tensors.at(name)),
+           " holds a number that is not finite: the file is damaged, or was saved by "
+           "a run that diverged");
+    }
+    return Eigen::Map<const Weight<Scalar>>(numbers.data(), rows, cols);
+  }
+
+  std::vector<Index> shape_of(const std::string& name) const {
+    const Tensor tensor = file_.tensors.at(name);
+    if (tensor.shape.size() != 2 || tensor.shape[0] == 0) {
+      fail(to_string(tensor), " has shape ", to_string(tensor.shape), ", expected a matrix with rows");
+    }
+    return tensor.shape;
+  }
+
+  Adapter<Scalar> adapter(const std::string& module, Index out, Index in) {
+    const std::string a = module + std::string(a_end), b = module + std::string(b_end);
+    const Index rank = shape_of(a)[0];
+    return {matrix(a, rank, in), matrix(b, out, rank), file_.config.alpha(in_model(module), rank)};
+  }
+
+  void put(const std::string& module, Adapter<Scalar> from, Adapter<Scalar>& to) const {
+    if (to.rank() > 0) {
+      fail(utf8(file_.folder), ": \"", module, "\" is one more adapter of a matrix that has one in this file already");
+    }
+    to = std::move(from);
+  }
+
+  void take(const std::string& module, Index out, Index in, Adapter<Scalar>& to) {
+    put(module, adapter(module, out, in), to);
+  }
+
+  void take_ffn(const std::string& module, Index d, Index ff, Index matrix, ExpertAdapters<Scalar>& to) {
+    if (matrix == 2) return take(module, d, ff, to.down);
+    if (matrix < 2) return take(module, ff, d, to[matrix]);
+    ExpertAdapters<Scalar> both;
+    split_gate_and_up(adapter(module, 2 * ff, d), false, both);
+    put(module, std::move(both.gate), to.gate);
+    put(module, std::move(both.up), to.up);
+  }
+
+  /// One of the parameters of the module of all experts, whose names do not tell which.
+  void take_parameters(const std::string& module, Index depth) {
+    if (depth > 1) return;
+    const std::string outer = depth == 0 ? module : module.substr(0, module.rfind('.')), experts = in_model(outer);
+    const auto two = sides(module);
+    const Index a = two.first, b = two.second;  // by name: a lambda has them
+    const Index in = inner(), ff = shape_.d_ff;
+    const auto is_between = [&](Index one, Index other) {
+      return (a == one && b == other) || (a == other && b == one);
+    };
+    if (is_gated(shape_.hidden)) {
+      if (is_between(2 * ff, in)) return take_fused(module, experts + ".gate_up_proj", AdapterPlace::gate_and_up);
+      if (is_between(in, ff)) return take_fused(module, experts + ".down_proj", 2);
+      fail(what(module), " is between ", a, " and ", b, " numbers, expected ", 2 * ff, " and ", in, " or ", in, " and ",
+           ff);
+    }
+    const bool both = file_.tensors.contains(outer + ".base_layer" + std::string(a_end));
+    const auto is_target = [&](const char* parameter) { return file_.config.is_target_parameter(experts + parameter); };
+    if (depth == 1 || (!both && is_target(".up_proj"))) return take_fused(module, experts + ".up_proj", 1);
+    if (both || is_target(".down_proj")) return take_fused(module, experts + ".down_proj", 2);
+    fail(what(module), " is of up_proj or of down_proj, expected one of these in target_parameters");
+  }
+
+  /// How many numbers A reads, and B writes.
+  std::pair<Index, Index> sides(const std::string& module) const {
+    return {shape_of(module + std::string(a_end))[1], shape_of(module + std::string(b_end))[0]};
+  }
+
+  std::string what(const std::string& module) const { return utf8(file_.folder) + ": adapter \"" + module + "\""; }
+
+  void take_fused(const std::string& module, const std::string& parameter, Index matrix_number) {
+    const Index n = shape_.num_experts;
+    const std::string a = module + std::string(a_end), b = module + std::string(b_end);
+    const Index rows = shape_of(a)[0];
+    if (rows % n != 0) {
+      fail(what(module), " has ", rows, " rows in lora_A, expected a multiple of ", n, ", one for each expert");
+    }
+    const auto [one, other] = sides(module);
+    const auto [out, in] = size_of(matrix_number);
+    FusedAdapter<Scalar> fused{what(module), matrix(a, rows, one), matrix(b, other, rows), n};
+    if (!fused.fits(out, in)) {
+      fail(what(module), " is between ", one, " and ", other, " numbers, expected ", out, " and ", in);
+    }
+    fused_.push_back({std::move(fused), parameter, matrix_number});
+  }
+
+  /// Of an expert's matrices, its numbers out and in.
+  std::pair<Index, Index> size_of(Index matrix_number) const {
+    if (matrix_number == 2) return {inner(), shape_.d_ff};
+    return {matrix_number == AdapterPlace::gate_and_up ? 2 * shape_.d_ff : shape_.d_ff, inner()};
+  }
+
+  /// Which side A is on, the shapes of one tell of all; where all are square, whoever wrote them.
+  void give_fused() {
+    std::optional<bool> turned;
+    for (const Fused& fused : fused_) {
+      if (fused.adapter.is_square()) continue;
+      const bool its = fused.adapter.a.cols() == size_of(fused.matrix).first;
+      if (turned && *turned != its) {
+        fail(fused.adapter.name, " is ", its ? "" : "not ", "turned, unlike another of this block");
+      }
+      turned = its;
+    }
+    if (!turned && !fused_.empty() && file_.config.has_old_sides()) {
+      fail(fused_[0].adapter.name,
+           " is square, and of a PEFT before 0.19.1, of which nothing tells whether lora_A is "
+           "of inputs or of outputs: save it with a newer one, or say it to adopt_fused_adapters()");
+    }
+    for (const Fused& fused : fused_) give(fused, turned.value_or(architecture_.turned_adapters));
+  }
+
+  void give(const Fused& fused, bool turned) {
+    const double alpha = file_.config.alpha(fused.parameter, fused.adapter.rank());
+    for (Index e = 0; e < shape_.num_experts; ++e) {
+      auto& its = found_.experts[std::size_t(e)];
+      Adapter<Scalar> one = fused.adapter.of_expert(e, turned, alpha);
+      if (fused.matrix != AdapterPlace::gate_and_up) {
+        put(fused.parameter, std::move(one), its[fused.matrix]);
+        continue;
+      }
+      ExpertAdapters<Scalar> both;
+      split_gate_and_up(one, architecture_.interleaved, both);
+      put(fused.parameter, std::move(both.gate), its.gate);
+      put(fused.parameter, std::move(both.up), its.up);
+    }
+  }
+
+  /// A weight that was trained in full, or what was saved with it.
+  void read_whole(const std::string& name, const std::string& relative) {
+    for (const std::string_view biases : {architecture_.router_bias, architecture_.selection_bias}) {
+      const auto all = alternatives(biases);
+      if (!relative.empty() && std::ranges::count(all, relative) > 0) return require_same(name, biases);
+    }
+    if (!relative.empty() && relative == architecture_.output_bias) {
+      taken_.insert(name);
+      const bool is_row = file_.tensors.at(name).shape.size() == 2;  // as save_parameters() writes it
+      found_.whole_output_bias = weights_.copy<Scalar>(
+          name, is_row ? std::vector<Index>{1, shape_.d_model} : std::vector<Index>{shape_.d_model});
+      return;
+    }
+    if (!relative.ends_with(weight_end)) return;
+    const auto place = places_.find(relative.substr(0, relative.size() - weight_end.size()));
+    if (place == places_.end()) return;
+    if (place->second.part == AdapterPlace::router) found_.whole_router = matrix(name, num_outputs_, shape_.d_model);
+    if (place->second.part == AdapterPlace::shared_gate) found_.whole_shared_gate = matrix(name, 1, shape_.d_model);
+  }
+
+  /// Biases of a router do not learn beside adapters.
+  void require_same(const std::string& name, std::string_view in_base) {
+    if (!base_.contains(in_base)) return;
+    const Tensor tensor = file_.tensors.at(name);
+    require_shape(tensor, base_.shape(in_base));
+    if (weights_.copy<Scalar>(name, tensor.shape) != base_.copy<Scalar>(in_base, tensor.shape)) {
+      fail(to_string(tensor), " differs from the model's: a bias that was trained in full is not read");
+    }
+    taken_.insert(name);
+  }
+
+  const AdapterFile& file_;
+  const WeightTensors weights_;
+  const WeightTensors& base_;
+  const std::vector<NameInBlock>& names_;
+  const Architecture& architecture_;
+  const MoeShape& shape_;
+  Index num_outputs_;
+  std::map<std::string, AdapterPlace> places_;
+  std::set<std::string> taken_;
+  std::vector<Fused> fused_;
+  BlockAdapters<Scalar> found_;
+};
+
+}  // namespace moe::inline MOE_TARGET::io::detail
