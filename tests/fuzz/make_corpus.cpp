@@ -1,0 +1,171 @@
+// What fuzzers begin with: the models and adapters below some folders, written down as folder.hpp reads them.
+//   make_corpus CORPUS FOLDER…    writes CORPUS/layer/, CORPUS/adapters/, CORPUS/model/ and CORPUS/words.dict
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <set>
+#include <sstream>
+#include <string>
+
+#include <nlohmann/json.hpp>
+
+#include "moe/io/safetensors.hpp"
+
+namespace {
+
+namespace fs = std::filesystem;
+using namespace moe;
+
+std::string bytes_of(const fs::path& file) {
+  std::ifstream in(file, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+std::string section(const std::string& name, const std::string& kind, const std::string& text) {
+  return "@@ " + name + " " + kind + "\n" + text + "\n";
+}
+
+/// A line of folder.hpp's `tensors`.
+std::string described(const io::Tensor& tensor) {
+  std::string line = tensor.name + " " + tensor.dtype + " ";
+  for (std::size_t i = 0; i < tensor.shape.size(); ++i) line += (i > 0 ? "," : "") + std::to_string(tensor.shape[i]);
+  line += tensor.shape.empty() ? ", " : " ";
+  for (std::size_t i = 0; i < std::min<std::size_t>(tensor.bytes.size(), 8); ++i) {
+    constexpr const char* digits = "0123456789abcdef";
+    const auto byte = std::to_integer<unsigned>(tensor.bytes[i]);
+    line += {digits[byte / 16], digits[byte % 16]};
+  }
+  return line + "\n";
+}
+
+struct Corpus {
+  fs::path folder;
+  std::set<std::string> words = {"@@ ", " text", " tensors", " header", "F32", "BF16", "F16", "F64", "I64", "U8"};
+
+  void add(const std::string& target, const std::string& name, const std::string& text) {
+    fs::create_directories(folder / target);
+    std::ofstream(folder / target / name, std::ios::binary) << text;
+  }
+
+  void add_words(const nlohmann::json& json) {
+    for (const auto& [key, value] : json.items()) {
+      if (json.is_object()) words.insert(key);
+      if (value.is_string()) words.insert(value.get<std::string>());
+      if (value.is_structured()) add_words(value);
+    }
+  }
+
+  void write_words() const {
+    std::ofstream file(folder / "words.dict");
+    for (const std::string& word : words) {
+      const auto plain = [](char c) { return c >= ' ' && c <= '~' && c != '"' && c != '\\'; };
+      if (!word.empty() && word.size() <= 40 && std::ranges::all_of(word, plain)) file << '"' << word << "\"\n";
+    }
+  }
+};
+
+/// Of a model in one file or in shards, those that hold numbers of blocks and not of tests.
+void add_model(Corpus& corpus, const fs::path& model, const std::string& name) {
+  const std::string config = bytes_of(model / "config.json");
+  corpus.add_words(nlohmann::json::parse(config, nullptr, /*allow_exceptions=*/false));
+  const bool is_case = fs::exists(model / "case.safetensors");  // of tests/golden
+  const io::Tensors all = io::Tensors::open(is_case ? model / "case.safetensors" : model);
+  std::string tensors, halves[2], index;
+  for (const std::string& tensor : all.names()) {
+    const std::string line = described(all.at(tensor));
+    tensors += line;
+    const bool second = halves[0].size() > halves[1].size();
+    halves[second] += line;
+    index +=
+        (index.empty() ? "" : ", ") + nlohmann::json(tensor).dump() + ": \"" + (second ? "b" : "a") + ".safetensors\"";
+  }
+  const std::string first = section("config.json", "text", config);
+  corpus.add("layer", name, first + section("model.safetensors", "tensors", tensors));
+  corpus.add("model", name,
+             first + section("a.safetensors", "tensors", halves[0]) + section("b.safetensors", "tensors", halves[1]) +
+                 section("model.safetensors.index.json", "text", "{\"weight_map\": {" + index + "}}"));
+}
+
+/// A folder `adapter` with its `base` beside it, as tests of adapters have them.
+void add_adapter(Corpus& corpus, const fs::path& adapter, const std::string& name) {
+  const fs::path base = adapter.parent_path() / "base";
+  if (!fs::exists(base / "config.json")) return;
+  std::string tensors;
+  const io::Tensors all = io::Tensors::open(adapter / "adapter_model.safetensors");
+  for (const std::string& tensor : all.names()) tensors += described(all.at(tensor));
+  const std::string config = bytes_of(adapter / "adapter_config.json");
+  corpus.add_words(nlohmann::json::parse(config, nullptr, /*allow_exceptions=*/false));
+  corpus.add("adapters", name,
+             section("config.json", "text", bytes_of(base / "config.json")) +
+                 section("adapter_config.json", "text", config) +
+                 section("adapter_model.safetensors", "tensors", tensors));
+}
+
+/// The file format itself.
+void add_safetensors(Corpus& corpus) {
+  const std::string config =
+      R"({"model_type": "mixtral", "hidden_size": 2, "intermediate_size": 1, "num_local_experts": 1, "num_experts_per_tok": 1})";
+  std::string header = "{\"__metadata__\": {\"format\": \"pt\"}", data;
+  const auto add = [&](const std::string& name, const std::string& shape, std::size_t size) {
+    header += ", \"" + name + "\": {\"dtype\": \"F32\", \"shape\": " + shape + ", \"data_offsets\": [" +
+              std::to_string(data.size()) + ", " + std::to_string(data.size() + size) + "]}";
+    data += std::string(size, '=');
+  };
+  add("model.layers.0.block_sparse_moe.gate.weight", "[1, 2]", 8);
+  add("model.layers.0.block_sparse_moe.experts.0.w1.weight", "[1, 2]", 8);
+  add("model.layers.0.block_sparse_moe.experts.0.w2.weight", "[2, 1]", 8);
+  add("model.layers.0.block_sparse_moe.experts.0.w3.weight", "[1, 2]", 8);
+  header += "}";
+  for (const char* const target : {"model", "layer"}) {
+    corpus.add(target, "safetensors",
+               section("config.json", "text", config) +
+                   section("model.safetensors", "header", header + std::string(1, '\0') + data));
+  }
+}
+
+/// One adapter an expert, and one of all of them.
+void add_small_adapters(Corpus& corpus) {
+  const std::string config =
+      R"({"model_type": "mixtral", "hidden_size": 4, "intermediate_size": 3, "num_local_experts": 2, "num_experts_per_tok": 1})";
+  const std::string layer = "base_model.model.model.layers.0.mlp.";
+  const std::string apart = R"({"peft_type": "LORA", "r": 1, "lora_alpha": 2, "target_modules": ["gate_proj"]})";
+  const std::string fused =
+      R"({"peft_type": "LORA", "r": 1, "lora_alpha": 2, "target_parameters": ["mlp.experts.gate_up_proj"]})";
+  const auto both = [&](const std::string& name, const std::string& a, const std::string& b) {
+    return layer + name + ".lora_A.weight F32 " + a + " cdcc4c3d\n" + layer + name + ".lora_B.weight F32 " + b +
+           " cdcc4c3d\n";
+  };
+  const auto add = [&](const char* name, const std::string& peft, const std::string& tensors) {
+    corpus.add("adapters", name,
+               section("config.json", "text", config) + section("adapter_config.json", "text", peft) +
+                   section("adapter_model.safetensors", "tensors", tensors));
+  };
+  add("apart", apart,
+      both("gate", "1,4", "2,1") + both("experts.0.gate_proj", "1,4", "3,1") +
+          both("experts.1.down_proj", "2,3", "4,2"));
+  add("fused", fused, both("experts", "2,4", "6,2"));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc < 3) return 2;
+  Corpus corpus{argv[1]};
+  for (int i = 2; i < argc; ++i) {
+    for (const auto& entry : fs::recursive_directory_iterator(argv[i])) {
+      const fs::path folder = entry.path();
+      if (!entry.is_directory()) continue;
+      std::string name = fs::relative(folder, argv[i]).generic_string();
+      std::ranges::replace(name, '/', '_');
+      try {
+        if (fs::exists(folder / "config.json")) add_model(corpus, folder, name);
+        if (fs::exists(folder / "adapter_config.json")) add_adapter(corpus, folder, name);
+      } catch (const io::Error&) {  // not all folders of tests are whole models
+      }
+    }
+  }
+  add_safetensors(corpus);
+  add_small_adapters(corpus);
+  corpus.write_words();
+}
