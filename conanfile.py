@@ -41,7 +41,8 @@ class Moe(ConanFile):
 
     def generate(self):
         toolchain = CMakeToolchain(self)
-        for own in "MOE_IO", "MOE_DISTRIBUTED", "MOE_BUILD_TESTS", "MOE_BUILD_BENCHMARKS", "MOE_BUILD_EXAMPLES":
+        programs = "MOE_BUILD_TESTS", "MOE_BUILD_BENCHMARKS", "MOE_BUILD_EXAMPLES", "MOE_BUILD_TOOLS"
+        for own in "MOE_IO", "MOE_DISTRIBUTED", *programs:
             toolchain.cache_variables[own] = "OFF"
         toolchain.generate()
 

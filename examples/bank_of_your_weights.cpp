@@ -20,7 +20,7 @@ int main() {
     up.push_back(weight(e, "up_proj"));      // (d_ff × d_model)
     down.push_back(weight(e, "down_proj"));  // (d_model × d_ff)
   }
-  const moe::GatedFfnBank copied(moe::owned(gate), moe::owned(up), moe::owned(down));
+  const moe::GatedFfnBank<float> copied(moe::owned(gate), moe::owned(up), moe::owned(down));
 
   // 2. One buffer with all experts, [num_experts][out][in]: used where it lies, so keep it. (Or give a std::shared_ptr,
   //    which keeps it for you.)
@@ -30,9 +30,9 @@ int main() {
     return numbers;
   };
   const std::vector<float> gates = one_piece(gate), ups = one_piece(up), downs = one_piece(down);
-  const moe::GatedFfnBank in_place(moe::mapped<float>(gates, num_experts, d_ff, d_model),
-                                   moe::mapped<float>(ups, num_experts, d_ff, d_model),
-                                   moe::mapped<float>(downs, num_experts, d_model, d_ff));
+  const moe::GatedFfnBank<float> in_place(moe::mapped<float>(gates, num_experts, d_ff, d_model),
+                                          moe::mapped<float>(ups, num_experts, d_ff, d_model),
+                                          moe::mapped<float>(downs, num_experts, d_model, d_ff));
 
   // 3. Pointers, if every expert lies elsewhere; rows may be further apart than they are long: a fourth argument.
   const auto pointers = [](const std::vector<moe::Weight<float>>& matrices) {
@@ -40,15 +40,15 @@ int main() {
     for (const auto& matrix : matrices) all.push_back(matrix.data());
     return all;
   };
-  const moe::GatedFfnBank by_pointers(moe::WeightStack<float>(pointers(gate), d_ff, d_model),
-                                      moe::WeightStack<float>(pointers(up), d_ff, d_model),
-                                      moe::WeightStack<float>(pointers(down), d_model, d_ff));
+  const moe::GatedFfnBank<float> by_pointers(moe::WeightStack<float>(pointers(gate), d_ff, d_model),
+                                             moe::WeightStack<float>(pointers(up), d_ff, d_model),
+                                             moe::WeightStack<float>(pointers(down), d_model, d_ff));
 
   // 4. Tensors of a file, which stays mapped as long as the bank lives. bfloat16 and float16 work alike.
   const moe::io::WeightTensors file(tensors, /*block=*/"", num_experts);
-  const moe::GatedFfnBank from_file(file.separate<float>("experts.#.gate_proj.weight", d_ff, d_model),
-                                    file.separate<float>("experts.#.up_proj.weight", d_ff, d_model),
-                                    file.separate<float>("experts.#.down_proj.weight", d_model, d_ff));
+  const moe::GatedFfnBank<float> from_file(file.separate<float>("experts.#.gate_proj.weight", d_ff, d_model),
+                                           file.separate<float>("experts.#.up_proj.weight", d_ff, d_model),
+                                           file.separate<float>("experts.#.down_proj.weight", d_model, d_ff));
 
   const moe::LinearTopK<float> router(tensors.read<float>("gate.weight"), {.top_k = 3, .renormalize = true});
   const auto x = moe::random_tokens<float>(d_model, 5, /*seed=*/1);

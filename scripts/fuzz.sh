@@ -14,7 +14,8 @@ case $seconds in '' | *[!0-9]* | 0) say "usage: scripts/fuzz.sh [SECONDS [layer|
 
 set_up fuzz cmake make eigen3 nlohmann_json googletest
 command -v clang++ >/dev/null || give_up "clang++, whose libFuzzer this is. Install with: apt-get install clang"
-(build fuzz)
+# shellcheck disable=SC2046  # words
+(build fuzz make_corpus $(printf "fuzz_%s " "$@"))
 cd "$moe_root/build/fuzz"
 mkdir -p found
 bin/make_corpus seeds "$moe_root/tests"

@@ -119,9 +119,10 @@ set_up() {
 $reasons"
 }
 
-# Configures and builds PRESET. Ninja if it is there; as many compilers at once as there are cores and 2 GB of memory.
+# Configures and builds PRESET [TARGET…]. Ninja if it is there; as many compilers at once as there are cores and 2 GB of memory.
 build() {
   preset=$1
+  shift
   cd "$moe_root" || exit
   cores=$(getconf _NPROCESSORS_ONLN)
   memory=$(($(getconf _PHYS_PAGES) / 1024 * $(getconf PAGE_SIZE) / 1024 / 2048 + 1))
@@ -134,5 +135,5 @@ build() {
     missing=$(cat build/*/missing.txt 2>/dev/null) || exit 1
     give_up "$missing${packages:+ All that is missing: $manager install$packages}"
   fi
-  cmake --build --preset "$preset"
+  cmake --build --preset "$preset" ${1:+--target "$@"}
 }

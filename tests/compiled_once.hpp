@@ -15,7 +15,7 @@
 #include "moe/routers/detail/logits.hpp"
 #include "moe/routers/linear_top_k.hpp"
 #include "moe/runtime/workers.hpp"
-#include "moe/train/experts/gated_ffn_bank.hpp"
+#include "moe/train/experts/ffn_bank.hpp"
 #include "moe/train/kernels/add_product.hpp"
 
 // The two halves of compiled_once*.cpp.
@@ -47,10 +47,10 @@ namespace moe::inline MOE_TARGET {
   once template void add_product<W, S>(const Strided<S>&, Index, const WeightMap<W>&, S*, Index, S*);             \
   }                                                                                                               \
   once template void apply<W, SwiGlu>(const GatedFfnBank<W, SwiGlu>&, const ConstMatrixRef<S>&,                   \
-                                      const DispatchPlan<S>&, MatrixRef<S>, GatedFfnBankTape<S>&, Workers&);      \
+                                      const DispatchPlan<S>&, MatrixRef<S>, FfnBankTape<S>&, Workers&);           \
   once template void backward<W, SwiGlu, NoGradient<S>>(                                                          \
       const GatedFfnBank<W, SwiGlu>&, const ConstMatrixRef<S>&, const DispatchPlan<S>&, const ConstMatrixRef<S>&, \
-      const GatedFfnBankTape<S>&, std::span<S>, MatrixRef<S>, NoGradient<S>&, Workers&);
+      const FfnBankTape<S>&, std::span<S>, MatrixRef<S>, NoGradient<S>&, Workers&);
 
 #define MOE_ONCE_FOR_A_SCALAR(once, S)                                                                            \
   MOE_ONCE_FOR_A_WEIGHT(once, S, S)                                                                               \
@@ -58,7 +58,7 @@ namespace moe::inline MOE_TARGET {
   once template DispatchPlan<S> plan_dispatch<S>(const Routing<S>&, Index, Index, PlanMemory<S>&);                \
   once template void backward<S, SwiGlu, GatedFfnBank<S, SwiGlu>>(                                                \
       const GatedFfnBank<S, SwiGlu>&, const ConstMatrixRef<S>&, const DispatchPlan<S>&, const ConstMatrixRef<S>&, \
-      const GatedFfnBankTape<S>&, std::span<S>, MatrixRef<S>, GatedFfnBank<S, SwiGlu>&, Workers&);
+      const FfnBankTape<S>&, std::span<S>, MatrixRef<S>, GatedFfnBank<S, SwiGlu>&, Workers&);
 
 MOE_ONCE_FOR_A_SCALAR(MOE_ONCE_WHOLE, float)
 MOE_ONCE_FOR_A_SCALAR(MOE_ONCE_WHOLE, double)

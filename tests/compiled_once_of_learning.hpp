@@ -20,10 +20,10 @@ namespace moe::inline MOE_TARGET {
 #define MOE_ONCE_FOR_ADAPTERS(once, W, S)                                                                              \
   once template void add_adapter<W, S>(const Adapter<S>&, S, Eigen::Map<Weight<W>>);                                   \
   once template void apply<W, SwiGlu>(const LoraBank<W, SwiGlu>&, const ConstMatrixRef<S>&, const DispatchPlan<S>&,    \
-                                      MatrixRef<S>, GatedFfnBankTape<S>&, Workers&);                                   \
+                                      MatrixRef<S>, FfnBankTape<S>&, Workers&);                                        \
   once template void backward<W, SwiGlu>(const LoraBank<W, SwiGlu>&, const ConstMatrixRef<S>&, const DispatchPlan<S>&, \
-                                         const ConstMatrixRef<S>&, const GatedFfnBankTape<S>&, std::span<S>,           \
-                                         MatrixRef<S>, LoraBank<W, SwiGlu>&, Workers&);
+                                         const ConstMatrixRef<S>&, const FfnBankTape<S>&, std::span<S>, MatrixRef<S>,  \
+                                         LoraBank<W, SwiGlu>&, Workers&);
 
 #define MOE_ONCE_FOR_LEARNING(once, S)                                                                                 \
   namespace kernels {                                                                                                  \

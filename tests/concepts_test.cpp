@@ -195,7 +195,7 @@ struct ExpertsWithoutNumber {
 static_assert(!Experts<ExpertsWithoutNumber>);
 
 static_assert(!Experts<LeastExpert> && !Expert<LeastExperts>, "one is not many");
-static_assert(Experts<ExpertList<LeastExpert>> && Experts<GatedFfnBank<float16>>);
+static_assert(Experts<ExpertList<LeastExpert>> && Experts<GatedFfnBank<float16>> && Experts<FfnBank<float16, Relu>>);
 
 // ------------------------------------------------------------------------------------------------------ Executor
 

@@ -2,7 +2,6 @@
 /// the
 ///        folder that MOE_ADAPTERS_DIR names. tests/real_adapters/README.md says what is recorded.
 #include <algorithm>
-#include <cctype>
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
@@ -23,34 +22,13 @@
 #include "moe/moe.hpp"
 #include "moe/train.hpp"
 #include "random.hpp"
+#include "recorded_folders.hpp"
 #include "temporary_folder.hpp"
 
 namespace moe::io {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// Folders with a case.json, and those that are named but are not there, which then fail.
-std::vector<fs::path> folders() {
-  std::vector<fs::path> roots = {fs::path(MOE_SOURCE_DIR) / "tests/real_adapters"}, all;
-  if (const char* const named = std::getenv("MOE_ADAPTERS_DIR")) roots.emplace_back(named);
-  for (const fs::path& root : roots) {
-    std::error_code error;
-    const std::size_t before = all.size();
-    for (const auto& entry : fs::directory_iterator(root, error)) {
-      if (fs::exists(entry.path() / "case.json")) all.push_back(entry.path());
-    }
-    if (all.size() == before) all.push_back(root / "holds_no_folder_with_case.json");
-  }
-  std::ranges::sort(all);
-  return all;
-}
-
-std::string name_of(const testing::TestParamInfo<fs::path>& info) {
-  std::string name = info.param.parent_path().filename().string() + "_" + info.param.filename().string();
-  for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
-  return name;
-}
 
 struct Case {
   explicit Case(const fs::path& its_folder)
@@ -91,11 +69,12 @@ void expect_close(const Matrix<float>& got, const Matrix<float>& recorded, const
   EXPECT_LE(off, 1e-5F * largest) << what;
 }
 
-class RealAdapters : public testing::TestWithParam<fs::path> {};
+class RealAdapters : public testing::TestWithParam<test::RecordedFolder> {};
 
 TEST_P(RealAdapters, GiveWhatPeftGivesOrAreRefused) {
-  ASSERT_TRUE(fs::exists(GetParam() / "case.json")) << GetParam() << " is no folder with adapters and their records";
-  const Case its(GetParam());
+  ASSERT_TRUE(fs::exists(GetParam().path / "case.json"))
+      << GetParam().path << " is no folder with adapters and their records";
+  const Case its(GetParam().path);
   const Model model(its.folder / "base");
   std::vector<TrainableLayer<float>> layers;
   std::vector<NamedAdapter<float>> all;
@@ -140,7 +119,7 @@ TEST_P(RealAdapters, GiveWhatPeftGivesOrAreRefused) {
   // For tests/peft_reads_ours.py.
   if (const char* const to = std::getenv("MOE_WRITE_ADAPTERS_TO");
       to != nullptr && !layers.empty() && its.expect() != "nothing here") {
-    const fs::path folder = fs::path(to) / GetParam().filename();
+    const fs::path folder = fs::path(to) / GetParam().path.filename();
     fs::create_directories(folder);
     save_adapters(folder, model, all);
   }
@@ -275,7 +254,10 @@ TEST(LoadLoraLayer, RefusesWhatCannotBeKnown) {
   EXPECT_TRUE(has(error, "has the router's weight in full, and so has a folder before it")) << error;
 }
 
-INSTANTIATE_TEST_SUITE_P(Folders, RealAdapters, testing::ValuesIn(folders()), name_of);
+INSTANTIATE_TEST_SUITE_P(Folders, RealAdapters,
+                         testing::ValuesIn(test::recorded_folders(fs::path(MOE_SOURCE_DIR) / "tests/real_adapters",
+                                                                  "MOE_ADAPTERS_DIR", "case.json")),
+                         test::name_of);
 
 }  // namespace
 }  // namespace moe::io

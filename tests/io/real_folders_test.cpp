@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <limits>
@@ -19,42 +18,14 @@
 #include "load_layer.hpp"
 #include "moe/io/checkpoint.hpp"
 #include "moe/moe.hpp"
+#include "recorded_folders.hpp"
 
 namespace {
 
 namespace fs = std::filesystem;
 using namespace moe;
 
-struct Folder {
-  std::string name;  // of the test
-  fs::path path;
-};
-
-void PrintTo(const Folder& folder, std::ostream* out) { *out << folder.path; }
-
-/// Those with records; or, of a root without any, one that is not there, which then fails.
-std::vector<Folder> folders() {
-  std::vector<Folder> all;
-  const auto add = [&](const fs::path& root, const std::string& whose) {
-    std::vector<fs::path> paths;
-    std::error_code error;
-    for (const auto& entry : fs::directory_iterator(root, error)) {
-      if (fs::exists(entry.path() / "blocks.safetensors")) paths.push_back(entry.path());
-    }
-    if (paths.empty()) paths.push_back(root / "no_folder_with_blocks_safetensors");
-    std::ranges::sort(paths);
-    for (const fs::path& path : paths) {
-      std::string name = whose + path.filename().string();
-      for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
-      all.push_back({name, path});
-    }
-  };
-  add("tests/real", "");
-  if (const char* const named = std::getenv("MOE_REAL_DIR")) add(named, "named_");
-  return all;
-}
-
-class RealFolder : public testing::TestWithParam<Folder> {};
+class RealFolder : public testing::TestWithParam<test::RecordedFolder> {};
 
 /// What was recorded of one block.
 struct Records {
@@ -164,7 +135,8 @@ TEST_P(RealFolder, ComputesWhatItsClassComputed) {
   for (const auto& [prefix, module] : blocks.items()) check_block(model, {all, prefix});
 }
 
-INSTANTIATE_TEST_SUITE_P(Folders, RealFolder, testing::ValuesIn(folders()),
-                         [](const auto& test) { return test.param.name; });
+INSTANTIATE_TEST_SUITE_P(Folders, RealFolder,
+                         testing::ValuesIn(test::recorded_folders("tests/real", "MOE_REAL_DIR", "blocks.safetensors")),
+                         test::name_of);
 
 }  // namespace

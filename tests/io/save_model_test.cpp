@@ -2,7 +2,6 @@
 #include "moe/io/save_model.hpp"
 
 #include <algorithm>
-#include <cctype>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -23,6 +22,7 @@
 #include "moe/moe.hpp"
 #include "moe/surgery.hpp"
 #include "moe/train.hpp"
+#include "recorded_folders.hpp"
 #include "temporary_folder.hpp"
 
 namespace moe::io {
@@ -73,28 +73,7 @@ Numbers numbers_of(const TrainableLayer<float>& layer) {
 
 // ------------------------------------------------------------------------------------- folders that transformers wrote
 
-std::vector<fs::path> real_folders() {
-  std::vector<fs::path> roots = {"tests/real"}, all;
-  if (const char* const named = std::getenv("MOE_REAL_DIR")) roots.emplace_back(named);
-  for (const fs::path& root : roots) {
-    std::error_code error;
-    const std::size_t before = all.size();
-    for (const auto& entry : fs::directory_iterator(root, error)) {
-      if (fs::exists(entry.path() / "blocks.safetensors")) all.push_back(entry.path());
-    }
-    if (all.size() == before) all.push_back(root / "holds_no_folder_with_blocks.safetensors");
-  }
-  std::ranges::sort(all);
-  return all;
-}
-
-std::string name_of(const testing::TestParamInfo<fs::path>& info) {
-  std::string name = info.param.parent_path().filename().string() + "_" + info.param.filename().string();
-  for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
-  return name;
-}
-
-class SavedFolder : public testing::TestWithParam<fs::path> {};
+class SavedFolder : public testing::TestWithParam<test::RecordedFolder> {};
 
 /// Every block that can be loaded to learn.
 struct Layers {
@@ -122,14 +101,14 @@ struct Layers {
 };
 
 TEST_P(SavedFolder, IsTheSameBytesIfNothingWasChangedAndReadAgainIfItWas) {
-  const fs::path& folder = GetParam();
+  const fs::path& folder = GetParam().path;
   ASSERT_TRUE(fs::exists(folder / "config.json")) << folder;
   if (folder.filename() == "doge") GTEST_SKIP() << "no experts that are known here";
   const Model model(folder);
   Layers all(model);
   if (all.layers.empty()) GTEST_SKIP() << all.refused;
 
-  const test::TemporaryFolder out("saved_" + name_of({folder, 0}));
+  const test::TemporaryFolder out("saved_" + GetParam().name);
   if (model.layer(all.names[0]).dtype == "MXFP4") {  // which nothing here writes
     const std::string error = error_of<Error>([&] { save_model(out.path / "same", model, all.blocks()); });
     EXPECT_NE(error.find("is in 4 bits (MXFP4)"), std::string::npos) << error;
@@ -152,7 +131,9 @@ TEST_P(SavedFolder, IsTheSameBytesIfNothingWasChangedAndReadAgainIfItWas) {
   EXPECT_EQ(files_in(out.path), (std::vector<std::string>{"changed", "same"}));
 }
 
-INSTANTIATE_TEST_SUITE_P(Folders, SavedFolder, testing::ValuesIn(real_folders()), name_of);
+INSTANTIATE_TEST_SUITE_P(Folders, SavedFolder,
+                         testing::ValuesIn(test::recorded_folders("tests/real", "MOE_REAL_DIR", "blocks.safetensors")),
+                         test::name_of);
 
 /// The same block without its last expert.
 ModelBlock without_last_expert(ModelBlock block) {
