@@ -14,6 +14,7 @@
 
 #include "moe/core/check.hpp"
 #include "moe/core/huge_pages.hpp"
+#include "moe/core/quantized.hpp"
 #include "moe/core/types.hpp"
 
 namespace moe::inline MOE_TARGET {
@@ -69,6 +70,58 @@ class WeightStack {
   std::vector<const W*> mapped_;
   std::shared_ptr<const void> memory_;
 };
+
+/// Of coded weights: always mapped; no two matrices need be of one format.
+template <>
+class WeightStack<Quantized> {
+ public:
+  /// Of no experts.
+  WeightStack(Index num_experts, Index rows, Index cols) : rows_(rows), cols_(cols) {
+    require_equal(num_experts, Index(0), "WeightStack<Quantized>: num_experts of weights that are nowhere");
+  }
+
+  /// @param memory  keeps the bytes alive, if you do not
+  /// @throws std::invalid_argument naming both numbers unless all are of one shape, or there is none.
+  explicit WeightStack(std::vector<QuantizedMatrix> experts, std::shared_ptr<const void> memory = {})
+      : rows_(experts.empty() ? 0 : experts[0].rows()),
+        cols_(experts.empty() ? 0 : experts[0].cols()),
+        experts_(std::move(experts)),
+        memory_(std::move(memory)) {
+    require(!experts_.empty(), "WeightStack<Quantized>: needs at least one expert");
+    for (std::size_t e = 0; e < experts_.size(); ++e) {
+      require_equal(experts_[e].rows(), rows_, "WeightStack: experts[" + std::to_string(e) + "].rows()");
+      require_equal(experts_[e].cols(), cols_, "WeightStack: experts[" + std::to_string(e) + "].cols()");
+    }
+  }
+
+  Index num_experts() const { return std::ssize(experts_); }
+  Index rows() const { return rows_; }
+  Index cols() const { return cols_; }
+  Index row_stride() const { return cols_; }
+  bool is_owned() const { return false; }
+
+  const QuantizedMatrix& operator[](Index expert) const { return experts_[std::size_t(expert)]; }
+
+ private:
+  Index rows_, cols_;
+  std::vector<QuantizedMatrix> experts_;
+  std::shared_ptr<const void> memory_;
+};
+
+/// The numbers that coded weights stand for: in float to the bit, in W rounded to it.
+template <class W>
+WeightStack<W> dequantized(const WeightStack<Quantized>& stack) {
+  WeightStack<W> numbers(stack.num_experts(), stack.rows(), stack.cols());
+  std::vector<float> row(std::size_t(stack.cols()));
+  for (Index e = 0; e < stack.num_experts(); ++e) {
+    auto to = numbers.owned(e);
+    for (Index r = 0; r < stack.rows(); ++r) {
+      stack[e].decode(r, 0, stack.cols(), row.data());
+      for (Index c = 0; c < stack.cols(); ++c) to(r, c) = static_cast<W>(row[std::size_t(c)]);
+    }
+  }
+  return numbers;
+}
 
 /// The same weights in memory of their own, to write.
 template <class W>

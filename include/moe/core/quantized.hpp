@@ -1,0 +1,118 @@
+/// @file  Weights of few bits, used where they lie.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "moe/core/types.hpp"
+
+namespace moe::inline MOE_TARGET {
+
+/// The weight type W of what has its numbers coded, in a FfnBank<Quantized> for example. Its matrices are
+/// QuantizedMatrix, of which each says its own format; activations are float.
+struct Quantized {};
+
+class QuantizedMatrix;
+
+/// How numbers are coded. A format joins, from outside too, by being one of these (docs/formats.md).
+struct NumberFormat {
+  static constexpr Index max_block = 256;
+
+  const char* name;  // "Q4_K"
+  Index block;       // numbers of a row that are decoded together, at most max_block
+  double bits;       // that a number takes, scales included
+  /// Writes the numbers [first, first + count) of a row of the matrix, to the bit as the format's own software gives
+  /// them. `first` is a multiple of the block; `count` is one as well, or reaches to the end of the row. Any bytes mean
+  /// something: nothing is thrown.
+  void (*decode)(const QuantizedMatrix& matrix, Index row, Index first, Index count, float* to);
+};
+
+/// Bytes of one kind: the codes of a matrix, its scales, its zero points.
+struct BytePlane {
+  const std::byte* data = nullptr;
+  Index row_bytes = 0;      // from one row of the plane to the next
+  Index rows_together = 1;  // rows of the matrix that share a row of the plane
+  Index cols_together = 1;  // numbers of a row that share an element of the plane
+
+  /// What a row of the matrix has here.
+  const std::byte* row(Index r) const { return data + r / rows_together * row_bytes; }
+};
+
+/// (rows × cols) numbers, coded, in memory that someone else keeps.
+class QuantizedMatrix {
+ public:
+  QuantizedMatrix(const NumberFormat& format, Index rows, Index cols, BytePlane its_codes, BytePlane its_scales = {},
+                  BytePlane its_zeros = {}, float its_factor = 1)
+      : codes(its_codes),
+        scales(its_scales),
+        zeros(its_zeros),
+        factor(its_factor),
+        format_(&format),
+        rows_(rows),
+        cols_(cols),
+        stored_cols_(cols) {}
+
+  const NumberFormat& format() const { return *format_; }
+  Index rows() const { return rows_; }
+  Index cols() const { return cols_; }
+  Index stored_cols() const { return stored_cols_; }  // of the rows as they lie: more than cols() of some columns alone
+
+  /// Columns [first, first + count) of it.
+  QuantizedMatrix middle_cols(Index first, Index count) const {
+    QuantizedMatrix some = *this;
+    some.first_col_ += first;
+    some.cols_ = count;
+    return some;
+  }
+
+  /// to[i] = the number at (row, first + i), for count of them, wherever they begin and end.
+  void decode(Index row, Index first, Index count, float* to) const {
+    const Index block = format_->block;
+    const auto end_of_block = [&](Index at) { return std::min(stored_cols_, at / block * block + block); };
+    Index at = first_col_ + first;
+    const Index end = at + count;
+    const auto part = [&](Index last) {  // of the block around `at`
+      float numbers[NumberFormat::max_block];
+      const Index begin = at / block * block;
+      format_->decode(*this, row, begin, end_of_block(at) - begin, numbers);
+      std::memcpy(to, numbers + (at - begin), std::size_t(last - at) * sizeof(float));
+      to += last - at;
+      at = last;
+    };
+    if (at < end && at % block != 0) part(std::min(end, end_of_block(at)));
+    const Index whole = end == stored_cols_ ? end : end / block * block;
+    if (at < whole) {
+      format_->decode(*this, row, at, whole - at, to);
+      to += whole - at;
+      at = whole;
+    }
+    if (at < end) part(end);
+  }
+
+  BytePlane codes, scales, zeros;          // as the format reads them
+  float factor;                            // of the whole matrix, where the format has one
+  const std::int32_t* group_of = nullptr;  // of each number of a row, where groups are no runs (act-order)
+
+ private:
+  const NumberFormat* format_;
+  Index rows_, cols_, first_col_ = 0, stored_cols_;
+};
+
+/// The NumberFormat of blocks that hold everything that their numbers need, one after the other in a row:
+///
+///   struct Block {
+///     static constexpr const char* name = "Q8_0";
+///     static constexpr Index numbers = 32, bytes = 34;
+///     static void decode(const std::byte* block, float* to);
+///   };
+template <class Block>
+inline constexpr NumberFormat block_format = {
+    Block::name, Block::numbers, 8.0 * double(Block::bytes) / double(Block::numbers),
+    [](const QuantizedMatrix& matrix, Index row, Index first, Index count, float* to) {
+      const std::byte* block = matrix.codes.row(row) + first / Block::numbers * Block::bytes;
+      for (Index i = 0; i < count; i += Block::numbers, block += Block::bytes) Block::decode(block, to + i);
+    }};
+
+}  // namespace moe::inline MOE_TARGET
