@@ -67,9 +67,19 @@ class QuantizedMatrix {
     return some;
   }
 
+  /// Rows first, first + step, …, `count` of them.
+  QuantizedMatrix some_rows(Index first, Index step, Index count) const {
+    QuantizedMatrix some = *this;
+    some.first_row_ += first * row_step_;
+    some.row_step_ *= step;
+    some.rows_ = count;
+    return some;
+  }
+
   /// to[i] = the number at (row, first + i), for count of them, wherever they begin and end.
   void decode(Index row, Index first, Index count, float* to) const {
     const Index block = format_->block;
+    row = first_row_ + row * row_step_;
     const auto end_of_block = [&](Index at) { return std::min(stored_cols_, at / block * block + block); };
     Index at = first_col_ + first;
     const Index end = at + count;
@@ -97,7 +107,7 @@ class QuantizedMatrix {
 
  private:
   const NumberFormat* format_;
-  Index rows_, cols_, first_col_ = 0, stored_cols_;
+  Index rows_, cols_, first_row_ = 0, row_step_ = 1, first_col_ = 0, stored_cols_;
 };
 
 /// The NumberFormat of blocks that hold everything that their numbers need, one after the other in a row:
