@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "moe/core/check.hpp"
+#include "moe/core/quantized.hpp"
 #include "moe/core/types.hpp"
 
 namespace moe::inline MOE_TARGET {
@@ -40,13 +41,14 @@ inline constexpr char type_id = 0;  // its address is that of one type
 struct AnyParameter {
   std::string name;
   Index rows, cols;
-  Index number_size;         // bytes of each number
-  const std::byte* data;     // null if its rows do not lie side by side
-  std::byte* to_write = {};  // null if it is mapped
-  const void* type = {};     // &detail::type_id<that of each number>; null if that was not said
+  Index number_size;                  // bytes of each number; 0 where they are coded
+  const std::byte* data;              // null if its rows do not lie side by side
+  std::byte* to_write = {};           // null if it is mapped
+  const void* type = {};              // &detail::type_id<that of each number>; null if that was not said
+  const QuantizedMatrix* coded = {};  // what holds them where they are coded; data is null then
 
   Index size() const { return rows * cols; }
-  Index bytes() const { return size() * number_size; }
+  Index bytes() const { return coded ? Index(double(size()) * coded->format().bits / 8 + 0.5) : size() * number_size; }
 };
 
 /// A part of a layer, of type T.
@@ -82,6 +84,22 @@ class ParameterVisitor {
     } else {
       require(false, "parameters: " + whole_name + " cannot learn: it is mapped, or narrower than activations");
     }
+  }
+
+  /// A matrix of coded numbers.
+  /// @throws std::invalid_argument naming it if it is to learn.
+  void operator()(std::string_view name, const QuantizedMatrix& matrix) {
+    if (matrix.rows() * matrix.cols() == 0) return;
+    std::string whole_name = scope_ + std::string(name);
+    require(in_frozen_, "parameters: " + whole_name + " cannot learn: it is quantised (" + matrix.format().name +
+                            "), expected it frozen, and adapters beside it (LoraBank), or dequantized<float>()");
+    frozen_->push_back({.name = std::move(whole_name),
+                        .rows = matrix.rows(),
+                        .cols = matrix.cols(),
+                        .number_size = 0,
+                        .data = nullptr,
+                        .type = &detail::type_id<Quantized>,
+                        .coded = &matrix});
   }
 
   /// Visits the parameters of a part, whose names begin with "scope.", unless that is empty.

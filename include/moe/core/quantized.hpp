@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "moe/core/types.hpp"
 
@@ -109,6 +110,10 @@ class QuantizedMatrix {
   const NumberFormat* format_;
   Index rows_, cols_, first_row_ = 0, row_step_ = 1, first_col_ = 0, stored_cols_;
 };
+
+/// A matrix of weights of type W where it lies: what a WeightStack<W> has of each expert.
+template <class W>
+using StoredWeight = std::conditional_t<std::is_same_v<W, Quantized>, QuantizedMatrix, WeightMap<W>>;
 
 /// The NumberFormat of blocks that hold everything that their numbers need, one after the other in a row:
 ///

@@ -64,6 +64,16 @@ class WeightStack {
     return {owned_.data() + expert * rows_ * cols_, rows_, cols_};
   }
 
+  /// Shows an expert's weights to who looks through parameters: to write, if they are owned.
+  template <class Visit>
+  void show(Index expert, const std::string& name, Visit& visit) {
+    if (is_owned()) {
+      visit(name, owned(expert));
+    } else {
+      visit(name, std::as_const(*this)[expert]);
+    }
+  }
+
  private:
   Index num_experts_, rows_, cols_, row_stride_;
   std::vector<W, HugePageAllocator<W>> owned_;
@@ -71,7 +81,7 @@ class WeightStack {
   std::shared_ptr<const void> memory_;
 };
 
-/// Of coded weights: always mapped; no two matrices need be of one format.
+/// Of coded weights: always mapped, never written; no two matrices need be of one format.
 template <>
 class WeightStack<Quantized> {
  public:
@@ -101,6 +111,11 @@ class WeightStack<Quantized> {
   bool is_owned() const { return false; }
 
   const QuantizedMatrix& operator[](Index expert) const { return experts_[std::size_t(expert)]; }
+
+  template <class Visit>
+  void show(Index expert, const std::string& name, Visit& visit) const {
+    if (num_experts() > 0) visit(name, (*this)[expert]);
+  }
 
  private:
   Index rows_, cols_;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -73,9 +74,9 @@ class FfnBank {
     }
   }
 
-  Index d_model() const { return first().cols(); }
-  Index d_ff() const { return first().rows(); }
-  Index num_experts() const { return first().num_experts(); }
+  Index d_model() const { return first_stack().cols(); }
+  Index d_ff() const { return first_stack().rows(); }
+  Index num_experts() const { return first_stack().num_experts(); }
   const WeightStack<W>& w_gate() const { return w_gate_; }  // of no experts, if they are not gated
   const WeightStack<W>& w_up() const { return w_up_; }
   const WeightStack<W>& w_down() const { return w_down_; }
@@ -109,8 +110,8 @@ class FfnBank {
       workers.for_each_band(d_ff(), A::step, [&](Index first, Index last, Scratch& scratch) {
         for (const auto& batch : batches) {
           scratch.reset(bytes);
-          kernels::gate_up<A>(w_gate_[batch.expert], w_up_[batch.expert], biases_of(batch.expert), first, last, batch,
-                              act_, scratch);
+          kernels::gate_up<A>(first_stack()[batch.expert], w_up_[batch.expert], biases_of(batch.expert), first, last,
+                              batch, act_, scratch);
         }
       });
       between();
@@ -130,7 +131,9 @@ class FfnBank {
   };
 
   /// @throws std::invalid_argument if weights are mapped.
-  ExpertParameters operator[](Index expert) {
+  ExpertParameters operator[](Index expert)
+    requires(!std::is_same_v<W, Quantized>)
+  {
     const auto column = [&](Matrix<Scalar>& bias) {
       const bool is_there = bias.size() > 0;
       return decltype(ExpertParameters::b_gate)(is_there ? bias.col(expert).data() : nullptr,
@@ -157,11 +160,7 @@ class FfnBank {
     template <class Visit>
     void visit_parameters(Visit& visit) {
       const auto both = [&](const std::string& name, WeightStack<W>& weights, Matrix<Scalar>& bias) {
-        if (weights.is_owned()) {
-          visit(name + ".weight", weights.owned(expert));
-        } else {
-          visit(name + ".weight", std::as_const(weights)[expert]);
-        }
+        weights.show(expert, name + ".weight", visit);
         if (bias.size() > 0) visit(name + ".bias", bias.col(expert));
       };
       both("gate_proj", bank.w_gate_, bank.biases_.gate);
@@ -170,7 +169,7 @@ class FfnBank {
     }
   };
 
-  const WeightStack<W>& first() const { return is_gated ? w_gate_ : w_up_; }
+  const WeightStack<W>& first_stack() const { return is_gated ? w_gate_ : w_up_; }
 
   void require_fit() const {
     const std::string name = is_gated ? "GatedFfnBank: " : "FfnBank: ";
@@ -179,7 +178,7 @@ class FfnBank {
     require_equal(w_down_.num_experts(), num_experts(), name + "w_down.num_experts()");
     require_equal(w_up_.rows(), d_ff(), name + "w_up.rows()");
     require_equal(w_up_.cols(), d_model(), name + "w_up.cols()");
-    require_equal(w_up_.row_stride(), first().row_stride(), name + "w_up.row_stride()");
+    require_equal(w_up_.row_stride(), first_stack().row_stride(), name + "w_up.row_stride()");
     require_equal(w_down_.rows(), d_model(), name + "w_down.rows()");
     require_equal(w_down_.cols(), d_ff(), name + "w_down.cols()");
     const auto require_bias = [&](const Matrix<Scalar>& bias, Index rows, const char* which) {
@@ -204,9 +203,17 @@ class FfnBank {
 
 /// The same experts with weights in memory of their own, to write.
 template <class W, class Act>
+  requires(!std::is_same_v<W, Quantized>)
 FfnBank<W, Act> owned(const FfnBank<W, Act>& bank) {
   return FfnBank<W, Act>::of(owned(bank.w_gate()), owned(bank.w_up()), owned(bank.w_down()), bank.activation(),
                              bank.biases());
+}
+
+/// The same experts with the numbers that their coded weights stand for: in float to the bit, in W rounded to it.
+template <class W, class Act>
+FfnBank<W, Act> dequantized(const FfnBank<Quantized, Act>& bank) {
+  return FfnBank<W, Act>::of(dequantized<W>(bank.w_gate()), dequantized<W>(bank.w_up()), dequantized<W>(bank.w_down()),
+                             bank.activation(), bank.biases());
 }
 
 }  // namespace moe::inline MOE_TARGET

@@ -28,6 +28,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "moe/core/quantized.hpp"
 #include "moe/core/types.hpp"
 #include "moe/kernels/bfloat16_pairs.hpp"
 #include "moe/kernels/lanes.hpp"
@@ -130,6 +131,12 @@ struct Exact<bfloat16> {
       std::memcpy(units + place * width, rows + r * width, std::size_t(width) * sizeof(float));
     }
   }
+};
+
+/// Numbers that are coded are decoded to float, a few rows at a time, and multiplied as such: products.hpp.
+template <>
+struct Exact<Quantized> : Exact<float> {
+  using Weight = Quantized;
 };
 
 /// Products of bfloat16 pairs, summed in float: weights and activations are rounded.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "moe/core/numerics.hpp"
+#include "moe/core/quantized.hpp"
 #include "moe/core/scratch.hpp"
 #include "moe/core/types.hpp"
 #include "moe/kernels/columns.hpp"
@@ -12,14 +13,14 @@ namespace moe::inline MOE_TARGET::kernels {
 
 /// Rows [first, last) of y = W·x.  (rows × cols) · (cols × n_tokens)
 template <class A>
-void matmul_rows(const WeightMap<typename A::Weight>& w, Index first, Index last, const Columns<A>& x,
+void matmul_rows(const StoredWeight<typename A::Weight>& w, Index first, Index last, const Columns<A>& x,
                  MatrixRef<typename A::Scalar> y, Scratch& scratch) {
   products<A>(rows_of(w, first, last), x, make_room<A>(x.depth, scratch), y.data() + first, y.outerStride());
 }
 
 /// y = W·x, exactly, on the calling thread.
 template <class W, class S>
-void matmul(const WeightMap<W>& w, const Eigen::Ref<const Matrix<S>>& x, MatrixRef<S> y, Scratch& scratch,
+void matmul(const StoredWeight<W>& w, const Eigen::Ref<const Matrix<S>>& x, MatrixRef<S> y, Scratch& scratch,
             const Numerics& numerics = {}) {
   const auto columns = columns_of<Exact<W>>(x, in_blocks<Exact<W>>(x.cols(), numerics), scratch, run_in_order);
   matmul_rows<Exact<W>>(w, 0, w.rows(), columns, y, scratch);
@@ -27,7 +28,7 @@ void matmul(const WeightMap<W>& w, const Eigen::Ref<const Matrix<S>>& x, MatrixR
 
 /// y = W·x by an arithmetic A, rows split over the workers, which are a Workers: who they are is not known down here.
 template <class A, class Workers>
-void matmul_by(const WeightMap<typename A::Weight>& w, const ConstMatrixRef<typename A::Scalar>& x,
+void matmul_by(const StoredWeight<typename A::Weight>& w, const ConstMatrixRef<typename A::Scalar>& x,
                MatrixRef<typename A::Scalar> y, Workers& workers) {
   const auto columns =
       columns_of<A>(x, in_blocks<A>(x.cols(), workers.numerics()), workers.shared(),
@@ -40,7 +41,7 @@ void matmul_by(const WeightMap<typename A::Weight>& w, const ConstMatrixRef<type
 /// The same, exactly.
 template <class W, class S, class Workers>
   requires requires(Workers& workers) { workers.numerics(); }
-void matmul(const WeightMap<W>& w, const Eigen::Ref<const Matrix<S>>& x, MatrixRef<S> y, Workers& workers) {
+void matmul(const StoredWeight<W>& w, const Eigen::Ref<const Matrix<S>>& x, MatrixRef<S> y, Workers& workers) {
   matmul_by<Exact<W>>(w, x, y, workers);
 }
 

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "moe/core/numerics.hpp"
+#include "moe/core/quantized.hpp"
 #include "moe/core/scratch.hpp"
 #include "moe/core/types.hpp"
 #include "moe/kernels/arithmetic.hpp"
@@ -30,10 +32,54 @@ decltype(auto) with_arithmetic(const Numerics& numerics, const F& f) {
   return f(Exact<W>{});
 }
 
+namespace detail {
+
+/// Whether rows are decoded before they are multiplied.
+template <class A>
+inline constexpr bool decodes = std::is_same_v<typename A::Weight, Quantized>;
+
+/// Numbers that are decoded before they are multiplied, where that is a panel of rows at least.
+inline constexpr Index decoded_numbers = 24 << 10;
+
+/// From one decoded row to the next: never a multiple of 4 KB.
+inline Index decoded_stride(Index depth) { return round_up(depth, lanes<float>) + lanes<float>; }
+
+/// Rows that are decoded at once: whole panels, so that pairs of gate and up stay pairs.
+inline Index rows_decoded(Index depth) {
+  constexpr Index panel = panel_rows<Exact<float>>;
+  return std::max<Index>(1, std::min(rows_in_group, decoded_numbers / decoded_stride(depth)) / panel) * panel;
+}
+
+/// Registers that any decoded rows of up to this depth take.
+inline Index decoded_registers(Index depth) {
+  return std::max(decoded_numbers, panel_rows<Exact<float>> * decoded_stride(depth)) / lanes<float>;
+}
+
+/// f(decoded rows, the number of the first, room that is left) for some rows after the other.
+template <class F>
+void decode_in_turn(const Rows<Quantized>& rows, Index depth, Lanes<float>* room, const F& f) {
+  const Index height = rows_decoded(depth), stride = decoded_stride(depth);
+  float* const numbers = reinterpret_cast<float*>(room);
+  for (Index top = 0; top < rows.count; top += height) {
+    const Index count = std::min(height, rows.count - top);
+    for (Index r = 0; r < count; ++r) rows.decode(top + r, numbers + r * stride);
+    f(Rows<float>{numbers, numbers + stride, 2 * stride, count}, top, room + decoded_registers(depth));
+  }
+}
+
+/// The same columns, as float's arithmetic sees them.
+inline Columns<Exact<float>> beside_floats(const Columns<Exact<Quantized>>& x) {
+  return {x.depth, x.count, x.in_blocks, x.registers};
+}
+
+}  // namespace detail
+
 /// What products() works in, for columns of up to this depth.
 template <class A>
 Index room_registers([[maybe_unused]] Index depth) {
-  if constexpr (A::blocks_pay == never) {
+  if constexpr (detail::decodes<A>) {
+    return detail::decoded_registers(depth) + room_registers<Exact<float>>(depth);
+  } else if constexpr (A::blocks_pay == never) {
     return 0;
   } else {
     return broadcast_tile_room<A>(depth);
@@ -51,7 +97,32 @@ template <class A>
 void products(const Rows<typename A::Weight>& rows, const Columns<A>& x, typename A::Register* room,
               const TileUse<typename A::Scalar>& use) {
   eigen_assert(x.in_blocks);
-  if constexpr (A::blocks_pay != never) for_each_broadcast_tile<A>(rows, x, room, use);
+  if constexpr (detail::decodes<A>) {
+    if (x.count == 0) return;
+    detail::decode_in_turn(rows, x.depth, room, [&](const Rows<float>& some, Index top, Lanes<float>* left) {
+      for_each_broadcast_tile<Exact<float>>(some, detail::beside_floats(x), left, [&](const Tile<float>& tile) {
+        Tile<float> its = tile;
+        its.first_row += top;
+        use(its);
+      });
+    });
+  } else if constexpr (A::blocks_pay != never) {
+    for_each_broadcast_tile<A>(rows, x, room, use);
+  }
+}
+
+/// out[r + c · stride] = row r of weights · column c of x, which are not in blocks.
+template <class A>
+MOE_INLINE void dot_products(const Rows<typename A::Weight>& rows, const Columns<A>& x,
+                             [[maybe_unused]] typename A::Register* room, typename A::Scalar* out, Index stride) {
+  if constexpr (detail::decodes<A>) {
+    if (x.count == 0) return;
+    detail::decode_in_turn(rows, x.depth, room, [&](const Rows<float>& some, Index top, Lanes<float>*) {
+      dot_products<Exact<float>>(some, detail::beside_floats(x), out + top, stride);
+    });
+  } else {
+    dot_products<A>(rows, x, out, stride);
+  }
 }
 
 /// out[r + c · stride] = row r of weights · column c of x, in blocks or not. No sum depends on which rows are asked for
@@ -69,7 +140,7 @@ void products(const Rows<typename A::Weight>& rows, const Columns<A>& x, typenam
       });
     }
   }
-  dot_products<A>(rows, x, out, stride);
+  dot_products<A>(rows, x, room, out, stride);
 }
 
 }  // namespace moe::inline MOE_TARGET::kernels

@@ -1,6 +1,7 @@
 /// @file  The rows of weights that a product reads, in place.
 #pragma once
 
+#include "moe/core/quantized.hpp"
 #include "moe/core/types.hpp"
 
 namespace moe::inline MOE_TARGET::kernels {
@@ -21,6 +22,20 @@ struct Rows {
   }
 };
 
+/// Of coded matrices.
+template <>
+struct Rows<Quantized> {
+  const QuantizedMatrix* even;
+  const QuantizedMatrix* odd;  // null: they are of one matrix
+  Index first, count;          // from row `first` of either on
+
+  /// Writes the numbers of a row.
+  void decode(Index row, float* to) const {
+    const QuantizedMatrix& its = odd != nullptr && (row & 1) ? *odd : *even;
+    its.decode(first + (odd != nullptr ? row >> 1 : row), 0, its.cols(), to);
+  }
+};
+
 /// Rows [first, last) of w.
 template <class W>
 Rows<W> rows_of(const WeightMap<W>& w, Index first, Index last) {
@@ -28,11 +43,18 @@ Rows<W> rows_of(const WeightMap<W>& w, Index first, Index last) {
   return {start, start + w.outerStride(), 2 * w.outerStride(), last - first};
 }
 
+inline Rows<Quantized> rows_of(const QuantizedMatrix& w, Index first, Index last) {
+  return {&w, nullptr, first, last - first};
+}
+
 /// Rows [first, last) of a and b, in turn.
 template <class W>
 Rows<W> rows_of_both(const WeightMap<W>& a, const WeightMap<W>& b, Index first, Index last) {
   eigen_assert(a.outerStride() == b.outerStride());
   return {a.data() + first * a.outerStride(), b.data() + first * b.outerStride(), a.outerStride(), 2 * (last - first)};
+}
+inline Rows<Quantized> rows_of_both(const QuantizedMatrix& a, const QuantizedMatrix& b, Index first, Index last) {
+  return {&a, &b, first, 2 * (last - first)};
 }
 
 }  // namespace moe::inline MOE_TARGET::kernels

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "moe/core/concepts.hpp"
+#include "moe/core/quantized.hpp"
 #include "moe/core/scratch.hpp"
 #include "moe/core/types.hpp"
 #include "moe/experts/detail/token_batch.hpp"
@@ -91,7 +92,7 @@ void keep_hidden(const Kept<S>& kept, Index hidden_row, Index num_rows, const Ti
 
 /// gate_up() for columns in blocks. A tile holds pairs of rows (gate, up), or rows of up, each as wide as the block.
 template <class A, class S, class Act>
-void gate_up_blocks(const WeightMap<typename A::Weight>& w_gate, const WeightMap<typename A::Weight>& w_up,
+void gate_up_blocks(const StoredWeight<typename A::Weight>& w_gate, const StoredWeight<typename A::Weight>& w_up,
                     const Biases<S>& bias, Index first, Index last, const TokenBatch<A>& batch, const Act& act,
                     Scratch& scratch) {
   constexpr int matrices = first_matrices<Act, S>;
@@ -127,10 +128,10 @@ void gate_up_blocks(const WeightMap<typename A::Weight>& w_gate, const WeightMap
 /// out = rows [first, last) of W · x + B·U + bias, for columns that are not in blocks.
 /// @param bias  of all rows, or null
 template <class A, class S>
-void affine_rows(const WeightMap<typename A::Weight>& w, const LowRank<S>& low_rank, const S* bias, Index first,
-                 Index last, const Columns<A>& x, S* out, Index stride) {
+void affine_rows(const StoredWeight<typename A::Weight>& w, const LowRank<S>& low_rank, const S* bias, Index first,
+                 Index last, const Columns<A>& x, typename A::Register* room, S* out, Index stride) {
   const Index rows = last - first;
-  dot_products<A>(rows_of(w, first, last), x, out, stride);
+  dot_products<A>(rows_of(w, first, last), x, room, out, stride);
   add_low_rank<S>(low_rank, first, rows, x.count, out, stride);
   for (Index c = 0; bias != nullptr && c < x.count; ++c) {
     for (Index r = 0; r < rows; ++r) out[r + c * stride] += bias[first + r];
@@ -139,19 +140,20 @@ void affine_rows(const WeightMap<typename A::Weight>& w, const LowRank<S>& low_r
 
 /// gate_up() column by column.
 template <class A, class S, class Act>
-MOE_KERNEL void gate_up_columns(const WeightMap<typename A::Weight>& w_gate, const WeightMap<typename A::Weight>& w_up,
-                                const Biases<S>& bias, Index first, Index last, const TokenBatch<A>& batch,
-                                const Act& act, Scratch& scratch) {
+MOE_KERNEL void gate_up_columns(const StoredWeight<typename A::Weight>& w_gate,
+                                const StoredWeight<typename A::Weight>& w_up, const Biases<S>& bias, Index first,
+                                Index last, const TokenBatch<A>& batch, const Act& act, Scratch& scratch) {
   constexpr bool is_gated = first_matrices<Act, S> == 2;
   const Index height = rows_at_once<A>(batch.count());
+  auto* const room = make_room<A>(batch.x.depth, scratch);
   S* const ups = scratch.array<S>(height * batch.count());
   S* const gates = is_gated ? scratch.array<S>(height * batch.count()) : ups;
   for (Index top = first; top < last; top += height) {
     const Index rows = std::min(height, last - top);
     if constexpr (is_gated) {
-      affine_rows<A>(w_gate, batch.low_ranks.gate, bias.gate, top, top + rows, batch.x, gates, height);
+      affine_rows<A>(w_gate, batch.low_ranks.gate, bias.gate, top, top + rows, batch.x, room, gates, height);
     }
-    affine_rows<A>(w_up, batch.low_ranks.up, bias.up, top, top + rows, batch.x, ups, height);
+    affine_rows<A>(w_up, batch.low_ranks.up, bias.up, top, top + rows, batch.x, room, ups, height);
     for (Index c = 0; c < batch.count(); ++c) {
       S* const gate = gates + c * height;
       S* const up = ups + c * height;
@@ -176,7 +178,7 @@ MOE_KERNEL void gate_up_columns(const WeightMap<typename A::Weight>& w_gate, con
 /// hidden rows [first, last) = act(W_gate · x + b_gate, W_up · x + b_up), or act(W_up · x + b_up), which does not read
 /// w_gate. `first` is a multiple of A::step; `last` is one too, or d_ff.
 template <class A, class S, class Act>
-void gate_up(const WeightMap<typename A::Weight>& w_gate, const WeightMap<typename A::Weight>& w_up,
+void gate_up(const StoredWeight<typename A::Weight>& w_gate, const StoredWeight<typename A::Weight>& w_up,
              const Biases<S>& bias, Index first, Index last, const TokenBatch<A>& batch, const Act& act,
              Scratch& scratch) {
   if (first == last) return;
@@ -218,7 +220,7 @@ MOE_KERNEL void add_turned(const S* tile, Index num_rows, Index stride, Index co
 
 /// down() for columns in blocks.
 template <class A, class S>
-void down_blocks(const WeightMap<typename A::Weight>& w_down, const Biases<S>& bias, Index first, Index last,
+void down_blocks(const StoredWeight<typename A::Weight>& w_down, const Biases<S>& bias, Index first, Index last,
                  const TokenBatch<A>& batch, Scratch& scratch) {
   products<A>(rows_of(w_down, first, last), batch.hidden, make_room<A>(batch.hidden.depth, scratch),
               [&](const Tile<S>& tile) {
@@ -235,13 +237,14 @@ void down_blocks(const WeightMap<typename A::Weight>& w_down, const Biases<S>& b
 
 /// down() column by column.
 template <class A, class S>
-void down_columns(const WeightMap<typename A::Weight>& w_down, const Biases<S>& bias, Index first, Index last,
+void down_columns(const StoredWeight<typename A::Weight>& w_down, const Biases<S>& bias, Index first, Index last,
                   const TokenBatch<A>& batch, Scratch& scratch) {
   const Index height = rows_at_once<A>(batch.count());
+  auto* const room = make_room<A>(batch.hidden.depth, scratch);
   S* const answers = scratch.array<S>(height * batch.count());
   for (Index top = first; top < last; top += height) {
     const Index rows = std::min(height, last - top);
-    affine_rows<A>(w_down, batch.low_ranks.down, bias.down, top, top + rows, batch.hidden, answers, height);
+    affine_rows<A>(w_down, batch.low_ranks.down, bias.down, top, top + rows, batch.hidden, room, answers, height);
     for (Index c = 0; c < batch.count(); ++c) {
       add_scaled(batch.weight ? batch.weight[c] : S(1), answers + c * height, batch.y[c] + top, rows);
     }
@@ -252,7 +255,7 @@ void down_columns(const WeightMap<typename A::Weight>& w_down, const Biases<S>& 
 
 /// Adds weight · (W_down · hidden + b_down) to rows [first, last) of y.
 template <class A, class S>
-void down(const WeightMap<typename A::Weight>& w_down, const Biases<S>& bias, Index first, Index last,
+void down(const StoredWeight<typename A::Weight>& w_down, const Biases<S>& bias, Index first, Index last,
           const TokenBatch<A>& batch, Scratch& scratch) {
   if constexpr (A::blocks_pay != never) {
     if (batch.hidden.in_blocks) return detail::down_blocks(w_down, bias, first, last, batch, scratch);

@@ -1,0 +1,151 @@
+#include "laws/experts_laws.hpp"
+
+#include "errors.hpp"
+#include "moe/core/parameters.hpp"
+#include "moe/experts/ffn_bank.hpp"
+#include "quantized_blocks.hpp"
+
+namespace moe::laws {
+
+/// Of other formats from expert to expert, and from gate to up to down.
+template <class Act>
+FfnBank<Quantized, Act> coded_bank(Index num_experts, Index d_model, Index d_ff, unsigned seed, bool biased) {
+  const auto ins = [&](unsigned which) { return test::random_stack(num_experts, d_ff, d_model, seed + which, which); };
+  const auto down = test::random_stack(num_experts, d_model, d_ff, seed + 2, 2);
+  const auto bias = [&](Index rows) {
+    return biased ? random_matrix<Matrix<float>>(rows, num_experts, seed) : Matrix<float>();
+  };
+  constexpr bool gated = FfnBank<Quantized, Act>::is_gated;
+  return FfnBank<Quantized, Act>::of(gated ? ins(0) : WeightStack<Quantized>(0, 0, 0), ins(1), down, {},
+                                     {gated ? bias(d_ff) : Matrix<float>(), bias(d_ff), bias(d_model)});
+}
+
+struct QuantizedBanks {  // expert e is made from seeds[e] alone
+  static FfnBank<Quantized> make(Index d_model, std::span<const unsigned> seeds) {
+    std::vector<QuantizedMatrix> matrices[3];
+    auto memory = std::make_shared<std::vector<FfnBank<Quantized>>>();
+    for (const unsigned seed : seeds) {
+      memory->push_back(coded_bank<SwiGlu>(1, d_model, 2 * d_model - 1, 10 * seed, false));
+      matrices[0].push_back(memory->back().w_gate()[0]);
+      matrices[1].push_back(memory->back().w_up()[0]);
+      matrices[2].push_back(memory->back().w_down()[0]);
+    }
+    const auto stack = [&](int i) { return WeightStack<Quantized>(matrices[i], memory); };
+    return {stack(0), stack(1), stack(2)};
+  }
+};
+INSTANTIATE_TYPED_TEST_SUITE_P(Quantized, ExpertsLaws, QuantizedBanks);
+
+/// y of a bank by itself.
+template <class Bank>
+Matrix<float> answers(const Bank& bank, const Matrix<float>& x, const Routing<float>& routing, const Numerics& numerics,
+                      ExecutorRef executor) {
+  PlanMemory<float> memory;
+  const auto plan = plan_dispatch(routing, x.cols(), bank.num_experts(), memory);
+  std::vector<Scratch> scratch;
+  Workers workers(executor, scratch, numerics);
+  Matrix<float> y = Matrix<float>::Constant(x.rows(), x.cols(), 0.25F);
+  bank.apply(x, plan, y, workers);
+  return y;
+}
+
+template <class Act>
+void expect_the_bits_of_the_decoded_bank(Index d_model, Index d_ff, Index num_tokens, bool biased) {
+  const Index num_experts = 3;
+  const auto coded = coded_bank<Act>(num_experts, d_model, d_ff, 1, biased);
+  const auto decoded = dequantized<float>(coded);
+  const auto x = random_matrix<Matrix<float>>(d_model, num_tokens, 2);
+  for (const WeightOn weight_on : {WeightOn::output, WeightOn::input}) {
+    auto routing =
+        num_tokens > 0 ? random_routing<float>(num_tokens, num_experts, num_tokens * 2, 3) : Routing<float>();
+    routing.weight_on = weight_on;
+    for (const bool batch_invariant : {false, true}) {
+      const auto expected = answers(decoded, x, routing, {.batch_invariant = batch_invariant}, Serial{});
+      for (const Products products : {Products::exact, Products::fast}) {
+        for (const Index threads : {1, 2, 3}) {
+          const Numerics numerics{products, batch_invariant};
+          EXPECT_TRUE(same_bits(answers(coded, x, routing, numerics, test::OwnThreads{threads}), expected))
+              << d_model << " wide, " << d_ff << " hidden, " << num_tokens << " tokens, " << threads << " threads";
+        }
+      }
+    }
+  }
+}
+
+TEST(QuantizedBank, HasTheBitsOfTheFloatBankOfItsNumbers) {
+  for (const Index d_model : sizes) {
+    for (const Index num_tokens : {0, 1, 2, 5, 17, 40}) {
+      expect_the_bits_of_the_decoded_bank<SwiGlu>(d_model, 2 * d_model - 1, num_tokens, false);
+      expect_the_bits_of_the_decoded_bank<Relu>(d_model, d_model + 1, num_tokens, true);
+    }
+  }
+}
+
+/// Rows that are decoded in several goes, depths around those that kernels treat apart, and columns in several groups.
+TEST(QuantizedBank, HasTheBitsOfTheFloatBankOfItsNumbersWhereRowsAreMany) {
+  for (const auto& [d_model, d_ff] : {std::pair<Index, Index>{48, 1040}, {513, 192}, {2064, 130}, {7, 3001}}) {
+    for (const Index num_tokens : {1, 2, 9, 70}) {
+      expect_the_bits_of_the_decoded_bank<SwiGlu>(d_model, d_ff, num_tokens, true);
+    }
+  }
+  expect_the_bits_of_the_decoded_bank<SwiGlu>(1040, 48, 300, true);
+}
+
+TEST(QuantizedBank, IsDequantizedToTheTypeThatIsAskedFor) {
+  const auto coded = coded_bank<Relu>(3, 16, 32, 1, true);
+  const auto as_floats = dequantized<float>(coded);
+  const auto as_bfloats = dequantized<bfloat16>(coded);
+  EXPECT_TRUE(same_bits(as_floats.biases().up, coded.biases().up));
+  for (Index e = 0; e < 3; ++e) {
+    std::vector<float> row(32);
+    for (Index r = 0; r < 16; ++r) {
+      coded.w_down()[e].decode(r, 0, 32, row.data());
+      for (Index c = 0; c < 32; ++c) {
+        EXPECT_EQ(as_floats.w_down()[e](r, c), row[std::size_t(c)]);
+        EXPECT_EQ(as_bfloats.w_down()[e](r, c), bfloat16(row[std::size_t(c)]));
+      }
+    }
+  }
+}
+
+/// However a piece of a row begins and ends, within blocks or not, of columns in the middle as well.
+TEST(QuantizedMatrix, DecodesAnyPieceOfARow) {
+  Random random(1);
+  std::vector<std::shared_ptr<std::vector<std::byte>>> memory;
+  for (const NumberFormat* format : {&test::triplets, &block_format<test::Bytes8>, &block_format<test::Halves16>}) {
+    for (const Index cols : {16, 48, 50}) {
+      if (cols % format->block != 0 && format != &test::triplets) continue;
+      const auto matrix = test::random_codes(*format, 3, cols, random, memory);
+      std::vector<float> all(static_cast<std::size_t>(cols));
+      matrix.decode(2, 0, cols, all.data());
+      for (Index left = 0; left <= cols; ++left) {
+        for (Index right = left; right <= cols; ++right) {
+          const auto columns = matrix.middle_cols(left, right - left);
+          for (Index first = 0; first <= right - left; first += 5) {
+            const Index count = right - left - first;
+            std::vector<float> some(static_cast<std::size_t>(count + 1), 77.F);
+            columns.decode(2, first, count, some.data());
+            EXPECT_TRUE(std::equal(some.begin(), some.end() - 1, all.begin() + left + first))
+                << format->name << ": " << count << " of " << cols << " from " << left + first << " on";
+            EXPECT_EQ(some.back(), 77.F);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(QuantizedBank, SaysThatItsWeightsCannotLearn) {
+  auto bank = coded_bank<Relu>(2, 16, 8, 1, false);
+  EXPECT_EQ(test::error_of([&] { parameters(bank); }),
+            "parameters: 0.up_proj.weight cannot learn: it is quantised (Bytes8), expected it frozen, and adapters "
+            "beside it (LoraBank), or dequantized<float>()");
+  const auto all = all_parameters(bank);
+  ASSERT_EQ(all.size(), 4U);
+  EXPECT_EQ(all[0].name, "0.up_proj.weight");
+  EXPECT_EQ(all[0].coded, &bank.w_up()[0]);
+  EXPECT_EQ(all[0].data, nullptr);
+  EXPECT_EQ(all[0].bytes(), 8 * 2 * 12);
+}
+
+}  // namespace moe::laws

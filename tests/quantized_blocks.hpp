@@ -1,0 +1,87 @@
+/// @file  Number formats that are as plain as can be, and matrices in them: what tests of coded weights run on.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "moe/core/quantized.hpp"
+#include "moe/core/weight_stack.hpp"
+#include "random.hpp"
+
+namespace moe::test {
+
+/// Eight numbers of 8 bits, times a float.
+struct Bytes8 {
+  static constexpr const char* name = "Bytes8";
+  static constexpr Index numbers = 8, bytes = 12;
+  static void decode(const std::byte* block, float* to) {
+    float scale;
+    std::memcpy(&scale, block, sizeof scale);
+    for (Index i = 0; i < numbers; ++i) to[i] = scale * float(std::int8_t(block[4 + i]));
+  }
+};
+
+/// Sixteen numbers of 4 bits, the lower halves of eight bytes and then the upper ones, times a float.
+struct Halves16 {
+  static constexpr const char* name = "Halves16";
+  static constexpr Index numbers = 16, bytes = 12;
+  static void decode(const std::byte* block, float* to) {
+    float scale;
+    std::memcpy(&scale, block, sizeof scale);
+    for (Index i = 0; i < 8; ++i) {
+      const int both = std::to_integer<int>(block[4 + i]);
+      to[i] = scale * float(both % 16 - 8);
+      to[8 + i] = scale * float(both / 16 - 8);
+    }
+  }
+};
+
+/// Three numbers together, which divide nothing, in two planes, times the factor of the matrix. The last few of a row
+/// may be fewer.
+inline constexpr NumberFormat triplets = {
+    "Triplets", 3, 8 + 8 / 3.0, [](const QuantizedMatrix& matrix, Index row, Index first, Index count, float* to) {
+      const std::byte* const code = matrix.codes.row(row) + first;
+      const std::byte* const scale = matrix.scales.row(row) + first / 3;
+      for (Index i = 0; i < count; ++i) {
+        to[i] = matrix.factor * float(std::to_integer<int>(scale[i / 3])) * float(std::int8_t(code[i]));
+      }
+    }};
+
+/// Random codes of a format, which `memory` keeps, of numbers that keep those of order one at order one.
+inline QuantizedMatrix random_codes(const NumberFormat& format, Index rows, Index cols, Random& random,
+                                    std::vector<std::shared_ptr<std::vector<std::byte>>>& memory) {
+  const auto plane = [&](Index row_bytes) {
+    memory.push_back(std::make_shared<std::vector<std::byte>>(std::size_t(rows * row_bytes)));
+    for (std::byte& byte : *memory.back()) byte = std::byte(random.below(256));
+    return BytePlane{memory.back()->data(), row_bytes};
+  };
+  const Index blocks = (cols + format.block - 1) / format.block;
+  const double size = 2 / std::sqrt(double(cols));  // of a number
+  if (&format == &triplets) return {format, rows, cols, plane(cols), plane(blocks), {}, float(size / (255 * 128))};
+  const BytePlane codes = plane(blocks * 12);
+  for (Index block = 0; block < rows * blocks; ++block) {
+    const float scale = float(random() * size / (&format == &block_format<Bytes8> ? 128 : 8));
+    std::memcpy(memory.back()->data() + block * 12, &scale, sizeof scale);
+  }
+  return {format, rows, cols, codes};
+}
+
+/// One matrix an expert, in one format after the other that cuts rows of so many numbers into whole blocks.
+/// @param which  the first one's
+inline WeightStack<Quantized> random_stack(Index num_experts, Index rows, Index cols, unsigned seed,
+                                           std::size_t which) {
+  const NumberFormat* const formats[] = {&triplets, &block_format<Bytes8>, &block_format<Halves16>};
+  Random random(seed);
+  std::vector<std::shared_ptr<std::vector<std::byte>>> memory;
+  std::vector<QuantizedMatrix> experts;
+  for (Index e = 0; e < num_experts; ++e) {
+    const NumberFormat* format = formats[(which + std::size_t(e)) % 3];
+    if (cols % format->block != 0) format = &triplets;
+    experts.push_back(random_codes(*format, rows, cols, random, memory));
+  }
+  return WeightStack<Quantized>(std::move(experts), std::make_shared<decltype(memory)>(std::move(memory)));
+}
+
+}  // namespace moe::test
