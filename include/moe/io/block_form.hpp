@@ -42,10 +42,6 @@ class BlockForm {
     if (names_.router_kind == RouterKind::by_modality || names_.router_kind == RouterKind::joint) {
       fail(config.file(), ": blocks of model_type \"", config.text("model_type"), "\" cannot be saved yet");
     }
-    if (experts.mxfp4) {
-      fail(to_string(tensors.at(experts.up + "_blocks")),
-           " is in 4 bits (MXFP4), and nothing here writes these: save into the same model of 16 bits");
-    }
   }
 
   /// @param num_experts  and d_ff: of the block as it is to be

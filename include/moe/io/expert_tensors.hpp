@@ -68,7 +68,6 @@ struct Names {
   Layout layout = Layout::separate;
   std::string gate, up, down;
   bool interleaved = false;
-  bool mxfp4 = false;  // up + "_blocks" and "_scales", and so down
 };
 
 /// Where the matrices of an FFN lie: gate and up (d_ff × in), down (in × d_ff).
@@ -89,7 +88,6 @@ inline FfnParts ffn_parts(Layout layout, Index in, Index ff, bool turned, bool a
 
 /// Both shapes together say it: gate and up (2·d_ff × in), down (in × d_ff), or both turned.
 inline bool is_turned(const WeightTensors& tensors, const Names& names, Index in, Index ff) {
-  if (names.mxfp4) return false;
   const Index n = tensors.num_experts();
   const auto shape_is = [&](const std::string& name, const std::vector<Index>& shape) {
     return tensors.contains(name) && tensors.shape(name) == shape;
@@ -131,10 +129,6 @@ Names find_names(const WeightTensors& tensors, const std::array<Spelling, n>& sp
           there(names.up, layout) + there(names.down, layout) + (!gate.empty() && there(names.gate, layout));
       if (found == (gate.empty() ? 2 : 3)) return names;
       if (found > 0 && !partly) partly = names;
-      if (layout == Layout::fused && tensors.contains(names.up + "_blocks")) {
-        names.mxfp4 = true;
-        return names;
-      }
       if (!usual) usual = std::move(names);
     }
   }

@@ -207,8 +207,7 @@ inline std::string layout_text(const Names& names, bool interleaved, bool turned
     case Layout::fused:
       break;
   }
-  return std::string("fused") + (interleaved ? ", interleaved" : "") + (turned ? ", transposed" : "") +
-         (names.mxfp4 ? ", MXFP4" : "");
+  return std::string("fused") + (interleaved ? ", interleaved" : "") + (turned ? ", transposed" : "");
 }
 
 /// Parameters of the experts that a token does not meet.
@@ -260,8 +259,8 @@ void inspect_layer(const Model& model, BlockInspection& block) {
   const WeightTensors tensors(model.tensors(), block.name, shape.num_experts);
   const Names names = find_names(tensors, expert_spellings, its.experts, its.gated);
   const bool fused = names.layout == Layout::fused;
-  const bool turned = fused && !names.mxfp4 &&
-                      is_turned(tensors, names, shape.d_latent > 0 ? shape.d_latent : shape.d_model, shape.d_ff);
+  const bool turned =
+      fused && is_turned(tensors, names, shape.d_latent > 0 ? shape.d_latent : shape.d_model, shape.d_ff);
   const std::string bias = bias_name(names.up);
   block.shape = shape;
   block.router = inspect_router(model, shape, tensors);
@@ -273,7 +272,7 @@ void inspect_layer(const Model& model, BlockInspection& block) {
     block.around.push_back(std::to_string(shape.num_experts) + " experts for images, d_ff " +
                            std::to_string(model.config().integer_in_list(its.d_ff, 1)));
   }
-  const bool in_place = !turned && !names.mxfp4 && names.layout != Layout::rows;
+  const bool in_place = !turned && names.layout != Layout::rows;
   block.shape = block.formats.size() == 1 && block.formats.contains("F64")
                     ? loaded_shape<double, BuiltAs>(model, block.name, in_place)
                     : loaded_shape<float, BuiltAs>(model, block.name, in_place);

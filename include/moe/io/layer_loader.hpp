@@ -102,15 +102,28 @@ class LayerLoader {
   }
 
   /// Of the experts' weights: of the first one's, or "mixed".
-  const std::string& dtype() const {
-    if (!dtype_) dtype_ = found_dtype();
-    return *dtype_;
-  }
+  const std::string& dtype() const { return type_of_experts().name; }
 
  protected:
-  std::string found_dtype() const {
-    if (spelling_.mxfp4) return mxfp4;
-    std::string type = first_expert().dtype;
+  /// What some weights are stored as.
+  struct StoredType {
+    std::string name = {};  // or "mixed"
+    bool coded = false;     // any of them
+
+    void add(const Tensor& tensor) {
+      name = name.empty() || name == tensor.dtype ? tensor.dtype : std::string(mixed);
+      coded = coded || tensor.coded != nullptr;
+    }
+  };
+
+  const StoredType& type_of_experts() const {
+    if (!type_) type_ = found_type();
+    return *type_;
+  }
+
+  StoredType found_type() const {
+    StoredType type;
+    type.add(first_expert());
     for (const std::string_view pattern : {spelling_.gate, spelling_.up, spelling_.down}) {
       if (pattern.empty()) continue;
       for (Index i = 0; i < num_tensors(); ++i) {
@@ -118,29 +131,33 @@ class LayerLoader {
                                          ? tensors_.find(pattern, tensors_.expert(i))
                                          : tensors_.find(expert_tensor(pattern, i));
         if (tensor == nullptr) break;  // whoever reads it will say so
-        if (tensor->dtype != type) return mixed;
+        type.add(*tensor);
       }
     }
     return type;
   }
 
-  /// f(W()), where weights are of type W: as they are stored, or float where they are stored in several.
+  /// f(W()), where weights are of type W: as they are stored; of several types Quantized if any of them is coded, and
+  /// else float.
   template <class F>
-  auto with_weight_type(const std::string& type, const Tensor& tensor, const F& f) const {
+  auto with_weight_type(const StoredType& type, const Tensor& tensor, const F& f) const {
     if constexpr (std::is_same_v<Scalar, double>) {
-      if (type == dtype_name<double>) return f(double());
-      fail(to_string(tensor), " has dtype ", type, ", expected F64 for a layer of double");
+      if (type.name == dtype_name<double>) return f(double());
+      fail(to_string(tensor), " has dtype ", type.name, ", expected F64 for a layer of double");
     } else {
-      if (type == dtype_name<bfloat16> || type == mxfp4) return f(bfloat16());
-      if (type == dtype_name<float16>) return f(float16());
-      if (type == dtype_name<float> || type == mixed) return f(float());
-      fail(to_string(tensor), " has dtype ", type, ", expected F32, BF16 or F16",
-           dtype_bits(type) > 0 && dtype_bits(type) <= 8 ? ": it is quantised, take the original weights" : "");
+      if (type.coded) return f(Quantized());
+      if (type.name == dtype_name<bfloat16>) return f(bfloat16());
+      if (type.name == dtype_name<float16>) return f(float16());
+      if (type.name == dtype_name<float> || type.name == mixed) return f(float());
+      fail(to_string(tensor), " has dtype ", type.name, ", expected F32, BF16 or F16",
+           dtype_bits(type.name) > 0 && dtype_bits(type.name) <= 8
+               ? ": its numbers mean nothing without scales, and config.json says of none"
+               : "");
     }
   }
   template <class F>
   auto with_weight_type(const F& f) const {
-    return with_weight_type(dtype(), first_expert(), f);
+    return with_weight_type(type_of_experts(), first_expert(), f);
   }
 
   /// All that stands around the experts, waiting for them.
@@ -332,7 +349,7 @@ class LayerLoader {
   AnyExperts<Scalar> joint_experts() const {
     const WeightTensors tensors = tensors_.of_others(0, num_joint()).only(all_ ? all_of(num_joint()) : others_);
     const Names names = find_names(tensors, expert_spellings, names_.shared, true);
-    const std::string type = dtype_of({names.gate, names.up, names.down});
+    const StoredType type = type_of({names.gate, names.up, names.down});
     return with_weight_type(type, tensors.at(names.up), [&]<class W>(W) -> AnyExperts<Scalar> {
       return bank<W, AnyGatedActivation>(tensors, names, shape_.hidden_shared);
     });
@@ -374,7 +391,6 @@ class LayerLoader {
     const auto [gate, up, down] =
         ffn_parts(names.layout, in, ff, is_turned(tensors, names, in, ff), names.interleaved || names_.interleaved);
     const auto part = [&](std::string_view name, const StoredPart& which) {
-      if (names.mxfp4) return tensors.expanded<W>(name, which);
       if (names.layout == Layout::separate) return tensors.separate<W>(name, which.rows, which.cols);
       return names.layout == Layout::rows ? tensors.stacked_rows<W>(name, which) : tensors.stacked<W>(name, which);
     };
@@ -413,7 +429,7 @@ class LayerLoader {
   /// From experts of the latent width to experts of the model's.
   std::function<AnyExperts<Scalar>(AnyExperts<Scalar>)> latent() const {
     const std::string in = full(names_.latent_in), out = full(names_.latent_out);
-    const std::string type = dtype_of({in + ".weight", out + ".weight"});
+    const StoredType type = type_of({in + ".weight", out + ".weight"});
     return with_weight_type(
         type, tensors_.at(in + ".weight"), [&]<class W>(W) -> std::function<AnyExperts<Scalar>(AnyExperts<Scalar>)> {
           return [in = projection<W>(in, shape_.d_latent, d()), out = projection<W>(out, d(), shape_.d_latent),
@@ -450,7 +466,7 @@ class LayerLoader {
   /// The FFN below one of these prefixes, of this width.
   AnyExperts<Scalar> any_ffn(std::string_view prefixes, Index ff, const HiddenActivation& hidden, bool biased) const {
     const Names names = find_names(tensors_, ffn_spellings, prefixes, is_gated(hidden));
-    const std::string type = dtype_of({names.gate, names.up, names.down});
+    const StoredType type = type_of({names.gate, names.up, names.down});
     return with_weight_type(type, tensors_.at(names.up), [&]<class W>(W) -> AnyExperts<Scalar> {
       if (is_swiglu(hidden)) return ffn<W, SwiGlu>(names, ff, hidden, biased);
       if (is_gated(hidden)) return ffn<W, AnyGatedActivation>(names, ff, hidden, biased);
@@ -542,18 +558,16 @@ class LayerLoader {
     return WeightTensors::numbered(pattern, tensors_.num_read() > 0 ? tensors_.expert(i) : 0);
   }
   Tensor first_expert() const {
-    if (spelling_.mxfp4) return tensors_.at(spelling_.up + "_blocks");
     return tensors_.at(expert_tensor(spelling_.gate.empty() ? spelling_.up : spelling_.gate, 0));
   }
 
-  std::string dtype_of(const std::vector<std::string>& names) const {
-    std::string type;
+  StoredType type_of(const std::vector<std::string>& names) const {
+    StoredType type;
     for (const std::string& name : names) {
-      if (name.empty() || !tensors_.contains(name)) continue;
-      const std::string its = tensors_.dtype(name);
-      type = type.empty() || type == its ? its : std::string(mixed);
+      if (!name.empty() && tensors_.contains(name)) type.add(*tensors_.find(name));
     }
-    return type.empty() ? std::string(dtype_name<Scalar>) : type;
+    if (type.name.empty()) type.name = dtype_name<Scalar>;
+    return type;
   }
 
   void require_all_read() const {
@@ -576,7 +590,7 @@ class LayerLoader {
     return shape;
   }
 
-  static constexpr const char *mxfp4 = "MXFP4", *mixed = "mixed", *second_router = "gate.weight_1";
+  static constexpr const char *mixed = "mixed", *second_router = "gate.weight_1";
 
   const Config& config_;
   const Architecture& names_;
@@ -585,7 +599,7 @@ class LayerLoader {
   std::vector<Index> others_;  // of those that do not compute, which are loaded
   bool all_;                   // or else the chosen
   Names spelling_;
-  mutable std::optional<std::string> dtype_;  // once it was asked for
+  mutable std::optional<StoredType> type_;  // of experts, once it was asked for
 };
 
 /// f(weights, config, architecture) of the MoE block below `prefix`.

@@ -25,7 +25,7 @@ struct LayerParts {
   std::function<AnyLayer<Scalar>(AnyExperts<Scalar>)> assemble;  // the layer, of a group that has all of its experts
   MoeShape shape;
   std::string model_type;  // of config.json
-  std::string dtype;       // of the experts' weights: "F32", "BF16", …; "MXFP4" runs as bfloat16
+  std::string dtype;       // of the experts' weights: "F32", "BF16", "MXFP4", …; "mixed"
 };
 
 /// A layer, and what the files said of it.

@@ -380,7 +380,12 @@ class BlockSaver {
   void add(PlannedTensors& planned, std::set<std::string>& replaced, const std::vector<StoredParameter>& places) const {
     const Tensors& tensors = model_.tensors();
     const auto dtype_of = [&](const std::string& name, const std::string& like) {
-      return tensors.at(tensors.contains(name) || like.empty() ? name : like).dtype;
+      const Tensor there = tensors.at(tensors.contains(name) || like.empty() ? name : like);
+      if (there.coded) {
+        fail(to_string(there), " is quantised (", there.dtype,
+             "), and learned numbers cannot be written back into that: save adapters, or into a model of 16 bits");
+      }
+      return there.dtype;
     };
     for (PlannedTensor& tensor : plan_block(block_, places, dtype_of)) {
       replaced.insert(tensor.name);
@@ -423,8 +428,8 @@ inline void require_same_sizes(const Model& model, const std::map<std::string, B
 ///
 /// Nothing is half written: the folder appears when all is in it, on the disk, and can be read.
 /// @throws Error naming the block, the parameter and both shapes or types, if the form cannot say what a layer has:
-///         adapters, a bias or norm that the model has none of, other options of a router, blocks of unlike sizes, 4
-///         bits (MXFP4); if `folder` is there already; or if it cannot be written. Then all is as it was.
+///         adapters, a bias or norm that the model has none of, other options of a router, blocks of unlike sizes, few
+///         bits; if `folder` is there already; or if it cannot be written. Then all is as it was.
 inline void save_model(const std::filesystem::path& folder, const Model& model, const std::vector<ModelBlock>& blocks,
                        const SaveOptions& options = {}) {
   if (model.folder().empty()) fail(utf8(folder), ": the model has no folder whose config.json could be carried over");
@@ -458,13 +463,12 @@ inline void save_model(const std::filesystem::path& folder, const Model& model, 
     change(architecture.d_ff, old.d_ff, now.d_ff);
     change(architecture.top_k, old.top_k, now.top_k);
   }
-  for (const std::string& name : model.tensors().names()) {
+  for (const std::string& name : model.stored().names()) {
     if (replaced.contains(name)) continue;
-    const Tensor kept = model.tensors().at(name);
+    const Tensor kept = model.stored().at(name);
     tensors.push_back({.name = name, .dtype = kept.dtype, .shape = kept.shape, .kept = kept});
   }
-  detail::write_model(folder, model.folder(), settings, std::move(tensors), model.tensors().metadata(), sparse,
-                      options);
+  detail::write_model(folder, model.folder(), settings, std::move(tensors), model.stored().metadata(), sparse, options);
 }
 
 }  // namespace moe::inline MOE_TARGET::io

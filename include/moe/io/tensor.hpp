@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "moe/core/quantized.hpp"
 #include "moe/core/types.hpp"
 #include "moe/io/error.hpp"
 
@@ -26,11 +27,13 @@ static_assert(std::endian::native == std::endian::little, "tensors in files are 
 /// Copy it freely: copies share the bytes.
 struct Tensor {
   std::string name = {};
-  std::string dtype = {};                  // as the file spells it: "F32", "BF16", …
+  std::string dtype = {};                  // as the file spells it: "F32", "BF16", …; of coded numbers, their format's
   std::vector<Index> shape = {};           // outermost first; empty for a scalar
   std::span<const std::byte> bytes = {};   // row-major, little-endian
   std::shared_ptr<const void> owner = {};  // keeps the bytes where they are; empty if somebody else does
   std::string file = {};                   // it was read from, for messages
+  /// Of coded numbers: the matrix, or one for each of the outermost dimension; `bytes` are then the codes alone.
+  std::shared_ptr<const std::vector<QuantizedMatrix>> coded = {};
 };
 
 /// What safetensors calls a C++ type; empty for one that it has no name for.
@@ -152,11 +155,25 @@ std::span<const T> as(const Tensor&& tensor) = delete;
 template <Element T>
 std::span<const T> as(const Tensor&& tensor, const std::vector<Index>& shape) = delete;
 
-/// f(its elements, where they lie), whatever floating-point type they are of.
+/// The numbers that codes stand for, row-major.
+inline std::vector<float> decoded(const Tensor& tensor) {
+  std::vector<float> numbers(static_cast<std::size_t>(element_count(tensor)));
+  float* to = numbers.data();
+  for (const QuantizedMatrix& matrix : *tensor.coded) {
+    for (Index r = 0; r < matrix.rows(); ++r, to += matrix.cols()) matrix.decode(r, 0, matrix.cols(), to);
+  }
+  return numbers;
+}
+
+/// f(its elements), whatever floating-point type they are of: where they lie; or decoded, as floats.
 /// @throws Error naming the tensor and its dtype, if that is none of them: an integer, or a number of 8 bits or fewer,
 ///         which means nothing without its scale; or as as().
 template <class F>
 auto with_floats(const Tensor& tensor, const F& f) {
+  if (tensor.coded) {
+    const std::vector<float> numbers = decoded(tensor);
+    return f(std::span<const float>(numbers));
+  }
   if (tensor.dtype == dtype_name<float>) return f(as<float>(tensor));
   if (tensor.dtype == dtype_name<bfloat16>) return f(as<bfloat16>(tensor));
   if (tensor.dtype == dtype_name<float16>) return f(as<float16>(tensor));

@@ -19,8 +19,8 @@
 #include "moe/core/types.hpp"
 #include "moe/core/weight_stack.hpp"
 #include "moe/io/architecture.hpp"
+#include "moe/io/coded_tensor.hpp"
 #include "moe/io/error.hpp"
-#include "moe/io/mxfp4.hpp"
 #include "moe/io/safetensors.hpp"
 #include "moe/io/tensor.hpp"
 
@@ -175,6 +175,77 @@ class WeightTensors {
   template <class W>
   WeightStack<W> separate(std::string_view pattern, Index rows, Index cols) const {
     remember_pattern(pattern);
+    if constexpr (std::is_same_v<W, Quantized>) {
+      CodedExperts experts;
+      for (Index i = 0; i < num_read(); ++i) {
+        const Tensor tensor = coded(at(pattern, expert(i)), {rows, cols});
+        experts.add(tensor, tensor.coded->front());
+      }
+      return experts.stack(rows, cols);
+    } else {
+      return separate_numbers<W>(pattern, rows, cols);
+    }
+  }
+
+  /// One (all_rows × cols) matrix, of which rows [first, first + rows) count: in place, if it is of W.
+  template <class W>
+  WeightStack<W> single(std::string_view names, Index all_rows, Index cols, Index first, Index rows) const {
+    if constexpr (std::is_same_v<W, Quantized>) {
+      const Tensor tensor = coded(at(names), {all_rows, cols});
+      return CodedExperts().add(tensor, tensor.coded->front().some_rows(first, 1, rows)).stack(rows, cols);
+    } else {
+      const auto numbers = numbers_of<W>(at(names), {all_rows, cols});
+      return {{numbers.data + first * cols}, rows, cols, cols, numbers.owner};
+    }
+  }
+
+  /// A part of each expert's matrix in one tensor of all: in place where it is not turned, else in memory of its own.
+  template <class W>
+  WeightStack<W> stacked(std::string_view names, const StoredPart& part) const {
+    const Tensor tensor = at(names);
+    const auto& [all_rows, first, step, rows, cols, turned] = part;
+    const std::vector<Index> shape =
+        turned ? std::vector{num_experts_, cols, all_rows} : std::vector{num_experts_, all_rows, cols};
+    return in_stack<W>(tensor, shape, part);
+  }
+
+  /// The same of a tensor (experts · all_rows × cols), or (experts · cols × all_rows) if it is turned.
+  template <class W>
+  WeightStack<W> stacked_rows(std::string_view names, const StoredPart& part) const {
+    const std::vector<Index> shape = part.turned ? std::vector{num_experts_ * part.cols, part.all_rows}
+                                                 : std::vector{num_experts_ * part.all_rows, part.cols};
+    return in_stack<W>(at(names), shape, part);
+  }
+
+ private:
+  /// Row-major numbers, in a file or not.
+  template <class W>
+  struct Numbers {
+    const W* data;
+    std::shared_ptr<const void> owner;
+  };
+
+  /// Where they lie, if they are of W; else converted once.
+  template <class W>
+  static Numbers<W> numbers_of(const Tensor& tensor, const std::vector<Index>& shape) {
+    if (tensor.dtype == dtype_name<W>) return {as<W>(tensor, shape).data(), tensor.owner};
+    if (!tensor.coded && dtype_bits(tensor.dtype) <= 8) {
+      fail(to_string(tensor), " has dtype ", tensor.dtype,
+           ", expected F32, BF16 or F16: its numbers mean nothing without scales, and config.json says of none");
+    }
+    require_shape(tensor, shape);
+    if constexpr (std::is_floating_point_v<W>) {
+      return with_floats(tensor, [&](const auto& from) -> Numbers<W> {
+        const auto copy = std::make_shared<std::vector<W>>(from.begin(), from.end());
+        return {copy->data(), copy};
+      });
+    }
+    fail(to_string(tensor), " has dtype ", tensor.dtype, ", expected ", dtype_name<W>);
+  }
+
+  /// separate() of numbers that are not coded.
+  template <class W>
+  WeightStack<W> separate_numbers(std::string_view pattern, Index rows, Index cols) const {
     std::vector<const W*> experts;
     auto owners = std::make_shared<std::vector<std::shared_ptr<const void>>>();  // keeps several files mapped as one
     if (num_read() > 0 && find(pattern, expert(num_read() - 1)) != nullptr) {    // then they are as many as is said
@@ -192,82 +263,47 @@ class WeightTensors {
     return {std::move(experts), rows, cols, cols, std::move(owners)};
   }
 
-  /// One (all_rows × cols) matrix, of which rows [first, first + rows) count: in place, if it is of W.
-  template <class W>
-  WeightStack<W> single(std::string_view names, Index all_rows, Index cols, Index first, Index rows) const {
-    const auto numbers = numbers_of<W>(at(names), {all_rows, cols});
-    return {{numbers.data + first * cols}, rows, cols, cols, numbers.owner};
-  }
-
-  /// A part of each expert's matrix in one tensor of all: in place where it is not turned, else in memory of its own.
-  template <class W>
-  WeightStack<W> stacked(std::string_view names, const StoredPart& part) const {
-    const Tensor tensor = at(names);
-    const auto& [all_rows, first, step, rows, cols, turned] = part;
-    const std::vector<Index> shape =
-        turned ? std::vector{num_experts_, cols, all_rows} : std::vector{num_experts_, all_rows, cols};
-    return in_stack<W>(numbers_of<W>(tensor, shape), part);
-  }
-
-  /// The same of a tensor (experts · all_rows × cols), or (experts · cols × all_rows) if it is turned.
-  template <class W>
-  WeightStack<W> stacked_rows(std::string_view names, const StoredPart& part) const {
-    const std::vector<Index> shape = part.turned ? std::vector{num_experts_ * part.cols, part.all_rows}
-                                                 : std::vector{num_experts_ * part.all_rows, part.cols};
-    return in_stack<W>(numbers_of<W>(at(names), shape), part);
-  }
-
-  /// Of each expert's (all_rows × cols) in 4 bits, a part, never turned: expanded once. The tensors are `name` +
-  /// "_blocks" and "_scales".
-  /// @throws Error unless cols is a multiple of 32, and no scale is NaN.
-  template <class W>
-  WeightStack<W> expanded(std::string_view name, const StoredPart& part) const {
-    const auto& [all_rows, first, step, rows, cols, turned] = part;
-    const Tensor blocks = at(std::string(name) + "_blocks"), scales = at(std::string(name) + "_scales");
-    if (cols % mxfp4_group != 0) {
-      fail(to_string(blocks), " has rows of ", cols, " numbers, expected a multiple of ", mxfp4_group);
+  /// Coded matrices, one an expert, and what keeps them.
+  class CodedExperts {
+   public:
+    CodedExperts& add(const Tensor& tensor, const QuantizedMatrix& matrix) {
+      matrices_.push_back(matrix);
+      owners_->push_back(tensor.owner);
+      return *this;
     }
-    const Index groups = cols / mxfp4_group;
-    const auto bytes = as<std::uint8_t>(blocks, {num_experts_, all_rows, groups, mxfp4_group / 2});
-    const auto exponents = as<std::uint8_t>(scales, {num_experts_, all_rows, groups});
-    if (const auto nan = std::ranges::find(exponents, 255); nan != exponents.end()) {
-      fail(to_string(scales), " holds 255 at ", nan - exponents.begin(), ", which is NaN, expected scales of 0 to 254");
+    WeightStack<Quantized> stack(Index rows, Index cols) {
+      if (matrices_.empty()) return {0, rows, cols};
+      return WeightStack<Quantized>(std::move(matrices_), owners_);
     }
-    const Index from_row = first, row_step = step, num_rows = rows, in_all = all_rows, width = cols;
-    return each_owned<W>(num_rows, width, [&](Index e, auto to) {
-      for (Index r = 0; r < num_rows; ++r) {
-        const auto from = std::size_t((e * in_all + from_row + r * row_step) * groups), count = std::size_t(groups);
-        expand_mxfp4<W>(bytes.subspan(from * mxfp4_group / 2, count * mxfp4_group / 2), exponents.subspan(from, count),
-                        {to.row(r).data(), 1, width, Eigen::OuterStride<>(width)});
-      }
-    });
-  }
 
- private:
-  /// Row-major numbers, in a file or not.
-  template <class W>
-  struct Numbers {
-    const W* data;
-    std::shared_ptr<const void> owner;
+   private:
+    std::vector<QuantizedMatrix> matrices_;
+    std::shared_ptr<std::vector<std::shared_ptr<const void>>> owners_ =
+        std::make_shared<std::vector<std::shared_ptr<const void>>>();
   };
 
-  /// Where they lie, if they are of W; else converted once.
   template <class W>
-  static Numbers<W> numbers_of(const Tensor& tensor, const std::vector<Index>& shape) {
-    if (tensor.dtype == dtype_name<W>) return {as<W>(tensor, shape).data(), tensor.owner};
-    if (dtype_bits(tensor.dtype) <= 8) {
-      fail(to_string(tensor), " has dtype ", tensor.dtype,
-           ", expected F32, BF16 or F16: it is quantised, take the "
-           "original weights");
+  WeightStack<W> in_stack(const Tensor& tensor, const std::vector<Index>& shape, const StoredPart& part) const {
+    if constexpr (std::is_same_v<W, Quantized>) {
+      return coded_in_stack(coded(tensor, shape), part);
+    } else {
+      return in_stack<W>(numbers_of<W>(tensor, shape), part);
     }
-    require_shape(tensor, shape);
-    if constexpr (std::is_floating_point_v<W>) {
-      return with_floats(tensor, [&](const auto& from) -> Numbers<W> {
-        const auto copy = std::make_shared<std::vector<W>>(from.begin(), from.end());
-        return {copy->data(), copy};
-      });
+  }
+
+  WeightStack<Quantized> coded_in_stack(const Tensor& tensor, const StoredPart& part) const {
+    const auto& [all_rows, first, step, rows, cols, turned] = part;
+    if (turned) {
+      fail(to_string(tensor), " has dtype ", tensor.dtype, " and is stored (in × out): rows that are coded together ",
+           "cannot be turned; take weights of 16 bits, or store them (out × in)");
     }
-    fail(to_string(tensor), " has dtype ", tensor.dtype, ", expected ", dtype_name<W>);
+    CodedExperts experts;
+    const bool one_matrix = tensor.coded->size() == 1 && tensor.shape.size() == 2;
+    for (Index i = 0; i < num_read(); ++i) {
+      const Index e = expert(i), from = one_matrix ? e * all_rows : 0;
+      experts.add(tensor, (*tensor.coded)[one_matrix ? 0 : std::size_t(e)].some_rows(from + first, step, rows));
+    }
+    return experts.stack(rows, cols);
   }
 
   template <class W>

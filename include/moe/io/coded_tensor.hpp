@@ -1,0 +1,69 @@
+/// @file  Tensors of floating-point numbers as coded ones, so that a block may hold both.
+#pragma once
+
+#include <cstddef>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "moe/core/quantized.hpp"
+#include "moe/core/types.hpp"
+#include "moe/io/error.hpp"
+#include "moe/io/tensor.hpp"
+
+namespace moe::inline MOE_TARGET::io {
+
+namespace detail {
+
+/// Of numbers that are not coded at all.
+template <class T>
+struct FloatBlock {
+  static constexpr const char* name = dtype_name<T>.data();
+  static constexpr Index numbers = 1, bytes = sizeof(T);
+  static void decode(const std::byte* from, float* to) {
+    T number;
+    std::memcpy(&number, from, sizeof number);
+    *to = static_cast<float>(number);
+  }
+};
+
+}  // namespace detail
+
+/// The same tensor with its matrices: one, or one for each of the outermost of three dimensions.
+/// @throws Error naming tensor and dtype, if its numbers are neither coded, nor F32, BF16 or F16.
+inline Tensor coded(Tensor tensor) {
+  if (tensor.coded) return tensor;
+  const auto with = [&](const NumberFormat& format, std::size_t bytes) {
+    const std::size_t n = tensor.shape.size();
+    if (n < 2 || n > 3) fail(to_string(tensor), " has shape ", to_string(tensor.shape), ", expected matrices");
+    const Index rows = tensor.shape[n - 2], cols = tensor.shape[n - 1], count = n == 3 ? tensor.shape[0] : 1;
+    check_size(tensor);
+    std::vector<QuantizedMatrix> matrices;
+    for (Index i = 0; i < count; ++i) {
+      const std::byte* const first = tensor.bytes.data() + std::size_t(i * rows * cols) * bytes;
+      matrices.emplace_back(format, rows, cols, BytePlane{first, cols * Index(bytes)});
+    }
+    tensor.coded = std::make_shared<const std::vector<QuantizedMatrix>>(std::move(matrices));
+  };
+  if (tensor.dtype == dtype_name<float>) {
+    with(block_format<detail::FloatBlock<float>>, sizeof(float));
+  } else if (tensor.dtype == dtype_name<bfloat16>) {
+    with(block_format<detail::FloatBlock<bfloat16>>, sizeof(bfloat16));
+  } else if (tensor.dtype == dtype_name<float16>) {
+    with(block_format<detail::FloatBlock<float16>>, sizeof(float16));
+  } else {
+    fail(to_string(tensor), " has dtype ", tensor.dtype, ", expected F32, BF16, F16 or coded numbers");
+  }
+  return tensor;
+}
+
+/// The same of a tensor of this shape.
+/// @throws Error naming both shapes if it is another, or as above.
+inline Tensor coded(Tensor tensor, const std::vector<Index>& shape) {
+  require_shape(tensor, shape);
+  return coded(std::move(tensor));
+}
+
+}  // namespace moe::inline MOE_TARGET::io
