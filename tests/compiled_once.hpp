@@ -28,23 +28,24 @@
 
 namespace moe::inline MOE_TARGET {
 
-#define MOE_ONCE_FOR_AN_ARITHMETIC(once, A, W, S)                                                              \
-  once template void products<A<W>>(const Rows<W>&, const Columns<A<W>>&, A<W>::Register*, const TileUse<S>&); \
-  once template void products<A<W>>(const Rows<W>&, const Columns<A<W>>&, A<W>::Register*, S*, Index);         \
-  once template void put_some<A<W>>(const S* const*, const S*, const Columns<A<W>>&, Index);                   \
-  once template void gate_up<A<W>>(const WeightMap<W>&, const WeightMap<W>&, const Biases<S>&, Index, Index,   \
-                                   const TokenBatch<A<W>>&, const SwiGlu&, Scratch&);                          \
-  once template void gate_up<A<W>>(const WeightMap<W>&, const WeightMap<W>&, const Biases<S>&, Index, Index,   \
-                                   const TokenBatch<A<W>>&, const GptOssGlu&, Scratch&);                       \
-  once template void down<A<W>>(const WeightMap<W>&, const Biases<S>&, Index, Index, const TokenBatch<A<W>>&, Scratch&);
+#define MOE_ONCE_FOR_AN_ARITHMETIC(once, A, W, S)                                                                  \
+  once template void products<A<W>>(const Rows<W>&, const Columns<A<W>>&, A<W>::Register*, const TileUse<S>&);     \
+  once template void products<A<W>>(const Rows<W>&, const Columns<A<W>>&, A<W>::Register*, S*, Index);             \
+  once template void put_some<A<W>>(const S* const*, const S*, const Columns<A<W>>&, Index);                       \
+  once template void gate_up<A<W>>(const StoredWeight<W>&, const StoredWeight<W>&, const Biases<S>&, Index, Index, \
+                                   const TokenBatch<A<W>>&, const SwiGlu&, Scratch&);                              \
+  once template void gate_up<A<W>>(const StoredWeight<W>&, const StoredWeight<W>&, const Biases<S>&, Index, Index, \
+                                   const TokenBatch<A<W>>&, const GptOssGlu&, Scratch&);                           \
+  once template void down<A<W>>(const StoredWeight<W>&, const Biases<S>&, Index, Index, const TokenBatch<A<W>>&,   \
+                                Scratch&);
 
 #define MOE_ONCE_FOR_A_WEIGHT(once, W, S)                                                                         \
   namespace kernels {                                                                                             \
   MOE_ONCE_FOR_AN_ARITHMETIC(once, Exact, W, S)                                                                   \
-  once template void matmul<W, S>(const WeightMap<W>&, const ConstMatrixRef<S>&, MatrixRef<S>, Scratch&,          \
+  once template void matmul<W, S>(const StoredWeight<W>&, const ConstMatrixRef<S>&, MatrixRef<S>, Scratch&,       \
                                   const Numerics&);                                                               \
-  once template void matmul<W, S>(const WeightMap<W>&, const ConstMatrixRef<S>&, MatrixRef<S>, Workers&);         \
-  once template void add_product<W, S>(const Strided<S>&, Index, const WeightMap<W>&, S*, Index, S*);             \
+  once template void matmul<W, S>(const StoredWeight<W>&, const ConstMatrixRef<S>&, MatrixRef<S>, Workers&);      \
+  once template void add_product<W, S>(const Strided<S>&, Index, const StoredWeight<W>&, S*, Index, S*);          \
   }                                                                                                               \
   once template void apply<W, SwiGlu>(const GatedFfnBank<W, SwiGlu>&, const ConstMatrixRef<S>&,                   \
                                       const DispatchPlan<S>&, MatrixRef<S>, FfnBankTape<S>&, Workers&);           \
@@ -64,6 +65,7 @@ MOE_ONCE_FOR_A_SCALAR(MOE_ONCE_WHOLE, float)
 MOE_ONCE_FOR_A_SCALAR(MOE_ONCE_WHOLE, double)
 MOE_ONCE_FOR_A_WEIGHT(MOE_ONCE_NARROW, bfloat16, float)
 MOE_ONCE_FOR_A_WEIGHT(MOE_ONCE_NARROW, float16, float)
+MOE_ONCE_FOR_A_WEIGHT(MOE_ONCE_NARROW, Quantized, float)
 
 #if defined(__AVX512BF16__) || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
 namespace kernels {

@@ -18,12 +18,13 @@ namespace moe::inline MOE_TARGET {
 
 // Adapters beside weights of a type.
 #define MOE_ONCE_FOR_ADAPTERS(once, W, S)                                                                              \
-  once template void add_adapter<W, S>(const Adapter<S>&, S, Eigen::Map<Weight<W>>);                                   \
   once template void apply<W, SwiGlu>(const LoraBank<W, SwiGlu>&, const ConstMatrixRef<S>&, const DispatchPlan<S>&,    \
                                       MatrixRef<S>, FfnBankTape<S>&, Workers&);                                        \
   once template void backward<W, SwiGlu>(const LoraBank<W, SwiGlu>&, const ConstMatrixRef<S>&, const DispatchPlan<S>&, \
                                          const ConstMatrixRef<S>&, const FfnBankTape<S>&, std::span<S>, MatrixRef<S>,  \
                                          LoraBank<W, SwiGlu>&, Workers&);
+
+#define MOE_ONCE_FOR_SUMS(once, W, S) once template void add_adapter<W, S>(const Adapter<S>&, S, Eigen::Map<Weight<W>>);
 
 #define MOE_ONCE_FOR_LEARNING(once, S)                                                                                 \
   namespace kernels {                                                                                                  \
@@ -46,13 +47,17 @@ namespace moe::inline MOE_TARGET {
   once template void add_gradient_of_a<S>(const Dropout&, const Index*, Index, const ConstMatrixRef<S>&,               \
                                           const ConstMatrixRef<S>&, Adapter<S>&, S*, Scratch&);                        \
   once template void add_gradient_of_b<S>(Index, const ConstMatrixRef<S>&, const ConstMatrixRef<S>&, Adapter<S>&, S*); \
-  MOE_ONCE_FOR_ADAPTERS(once, S, S)
+  MOE_ONCE_FOR_ADAPTERS(once, S, S)                                                                                    \
+  MOE_ONCE_FOR_SUMS(once, S, S)
 
 #define MOE_ONCE_OF_LEARNING(once)             \
   MOE_ONCE_FOR_LEARNING(once, float)           \
   MOE_ONCE_FOR_LEARNING(once, double)          \
   MOE_ONCE_FOR_ADAPTERS(once, bfloat16, float) \
-  MOE_ONCE_FOR_ADAPTERS(once, float16, float)
+  MOE_ONCE_FOR_ADAPTERS(once, float16, float)  \
+  MOE_ONCE_FOR_SUMS(once, bfloat16, float)     \
+  MOE_ONCE_FOR_SUMS(once, float16, float)      \
+  MOE_ONCE_FOR_ADAPTERS(once, Quantized, float)
 
 MOE_ONCE_OF_LEARNING(extern)
 

@@ -8,6 +8,7 @@
 
 #include "moe/core/quantized.hpp"
 #include "moe/core/weight_stack.hpp"
+#include "moe/experts/ffn_bank.hpp"
 #include "random.hpp"
 
 namespace moe::test {
@@ -82,6 +83,19 @@ inline WeightStack<Quantized> random_stack(Index num_experts, Index rows, Index 
     experts.push_back(random_codes(*format, rows, cols, random, memory));
   }
   return WeightStack<Quantized>(std::move(experts), std::make_shared<decltype(memory)>(std::move(memory)));
+}
+
+/// Of other formats from expert to expert, and from gate to up to down.
+template <class Act>
+FfnBank<Quantized, Act> coded_bank(Index num_experts, Index d_model, Index d_ff, unsigned seed, bool biased) {
+  const auto ins = [&](unsigned which) { return random_stack(num_experts, d_ff, d_model, seed + which, which); };
+  const auto bias = [&](Index rows) {
+    return biased ? random_matrix<Matrix<float>>(rows, num_experts, seed) : Matrix<float>();
+  };
+  constexpr bool gated = FfnBank<Quantized, Act>::is_gated;
+  return FfnBank<Quantized, Act>::of(gated ? ins(0) : WeightStack<Quantized>(0, 0, 0), ins(1),
+                                     random_stack(num_experts, d_model, d_ff, seed + 2, 2), {},
+                                     {gated ? bias(d_ff) : Matrix<float>(), bias(d_ff), bias(d_model)});
 }
 
 }  // namespace moe::test

@@ -2,30 +2,23 @@
 
 #include "errors.hpp"
 #include "moe/core/parameters.hpp"
+#include "moe/experts/any_experts.hpp"
+#include "moe/experts/expert_subset.hpp"
 #include "moe/experts/ffn_bank.hpp"
+#include "moe/experts/joined_experts.hpp"
+#include "moe/experts/latent_experts.hpp"
+#include "moe/experts/normed_experts.hpp"
+#include "moe/surgery/prune.hpp"
 #include "quantized_blocks.hpp"
 
 namespace moe::laws {
-
-/// Of other formats from expert to expert, and from gate to up to down.
-template <class Act>
-FfnBank<Quantized, Act> coded_bank(Index num_experts, Index d_model, Index d_ff, unsigned seed, bool biased) {
-  const auto ins = [&](unsigned which) { return test::random_stack(num_experts, d_ff, d_model, seed + which, which); };
-  const auto down = test::random_stack(num_experts, d_model, d_ff, seed + 2, 2);
-  const auto bias = [&](Index rows) {
-    return biased ? random_matrix<Matrix<float>>(rows, num_experts, seed) : Matrix<float>();
-  };
-  constexpr bool gated = FfnBank<Quantized, Act>::is_gated;
-  return FfnBank<Quantized, Act>::of(gated ? ins(0) : WeightStack<Quantized>(0, 0, 0), ins(1), down, {},
-                                     {gated ? bias(d_ff) : Matrix<float>(), bias(d_ff), bias(d_model)});
-}
 
 struct QuantizedBanks {  // expert e is made from seeds[e] alone
   static FfnBank<Quantized> make(Index d_model, std::span<const unsigned> seeds) {
     std::vector<QuantizedMatrix> matrices[3];
     auto memory = std::make_shared<std::vector<FfnBank<Quantized>>>();
     for (const unsigned seed : seeds) {
-      memory->push_back(coded_bank<SwiGlu>(1, d_model, 2 * d_model - 1, 10 * seed, false));
+      memory->push_back(test::coded_bank<SwiGlu>(1, d_model, 2 * d_model - 1, 10 * seed, false));
       matrices[0].push_back(memory->back().w_gate()[0]);
       matrices[1].push_back(memory->back().w_up()[0]);
       matrices[2].push_back(memory->back().w_down()[0]);
@@ -52,7 +45,7 @@ Matrix<float> answers(const Bank& bank, const Matrix<float>& x, const Routing<fl
 template <class Act>
 void expect_the_bits_of_the_decoded_bank(Index d_model, Index d_ff, Index num_tokens, bool biased) {
   const Index num_experts = 3;
-  const auto coded = coded_bank<Act>(num_experts, d_model, d_ff, 1, biased);
+  const auto coded = test::coded_bank<Act>(num_experts, d_model, d_ff, 1, biased);
   const auto decoded = dequantized<float>(coded);
   const auto x = random_matrix<Matrix<float>>(d_model, num_tokens, 2);
   for (const WeightOn weight_on : {WeightOn::output, WeightOn::input}) {
@@ -92,7 +85,7 @@ TEST(QuantizedBank, HasTheBitsOfTheFloatBankOfItsNumbersWhereRowsAreMany) {
 }
 
 TEST(QuantizedBank, IsDequantizedToTheTypeThatIsAskedFor) {
-  const auto coded = coded_bank<Relu>(3, 16, 32, 1, true);
+  const auto coded = test::coded_bank<Relu>(3, 16, 32, 1, true);
   const auto as_floats = dequantized<float>(coded);
   const auto as_bfloats = dequantized<bfloat16>(coded);
   EXPECT_TRUE(same_bits(as_floats.biases().up, coded.biases().up));
@@ -106,6 +99,51 @@ TEST(QuantizedBank, IsDequantizedToTheTypeThatIsAskedFor) {
       }
     }
   }
+}
+
+/// The same group twice: of coded weights, and of their numbers.
+template <class Make>
+void expect_the_same_answers(const char* which, Index num_experts, const Make& make) {
+  for (const Index num_tokens : {0, 1, 20}) {
+    const auto x = random_matrix<Matrix<float>>(16, num_tokens, 2);
+    const auto routing = num_tokens > 0 ? random_routing<float>(num_tokens, num_experts, 40, 3) : Routing<float>();
+    const auto coded = make([](auto part) { return part; });
+    const auto decoded = make([](const auto& part) { return dequantized<float>(part); });
+    EXPECT_TRUE(
+        same_bits(answers(coded, x, routing, {}, test::OwnThreads{2}), answers(decoded, x, routing, {}, Serial{})))
+        << which << ", " << num_tokens << " tokens";
+  }
+}
+
+TEST(QuantizedBank, IsAGroupLikeAnyOther) {
+  const auto wide = test::coded_bank<SwiGlu>(4, 16, 48, 1, true),
+             wider = test::coded_bank<SwiGlu>(2, 16, 64, 20, false);
+  const auto plain = test::coded_bank<Relu>(3, 16, 32, 40, true);
+  const auto narrow = test::coded_bank<SwiGlu>(4, 8, 32, 60, false);
+  expect_the_same_answers("joined, beside a bank of another type", 9,
+                          [&](const auto& as) { return JoinedExperts(as(wide), as(wider), as(plain)); });
+  expect_the_same_answers("some of them", 2, [&](const auto& as) { return ExpertSubset(as(wide), {1, 3}); });
+  expect_the_same_answers("normed", 4, [&](const auto& as) {
+    return NormedExperts(as(wide), RmsNorm<float>(random_matrix<Vector<float>>(16, 1, 4), {}));
+  });
+  expect_the_same_answers("behind any type", 4, [&](const auto& as) { return AnyExperts<float>(as(wide)); });
+  expect_the_same_answers("pruned", 2, [&](const auto& as) { return keep_experts(as(wide), {0, 2}); });
+  expect_the_same_answers("pruned, without a gate", 1, [&](const auto& as) { return keep_experts(as(plain), {2}); });
+  const Projection<Quantized> in(test::random_stack(1, 8, 16, 80, 1), random_matrix<Vector<float>>(8, 1, 5)),
+      out(test::random_stack(1, 16, 8, 81, 2));
+  expect_the_same_answers("between projections", 4,
+                          [&](const auto& as) { return LatentExperts(as(in), as(narrow), as(out)); });
+}
+
+/// Pruning copies no weight, and keeps the memory of those that are left.
+TEST(QuantizedBank, IsPrunedWhereItLies) {
+  auto bank = std::make_optional(test::coded_bank<SwiGlu>(4, 16, 48, 1, true));
+  const auto data = bank->w_up()[2].codes.data;
+  const auto kept = keep_experts(*bank, {2});
+  const auto expected = dequantized(bank->w_up()[2]);
+  bank.reset();
+  EXPECT_EQ(kept.w_up()[0].codes.data, data);
+  EXPECT_TRUE(same_bits(dequantized(kept.w_up()[0]), expected));
 }
 
 /// However a piece of a row begins and ends, within blocks or not, of columns in the middle as well.
@@ -136,7 +174,7 @@ TEST(QuantizedMatrix, DecodesAnyPieceOfARow) {
 }
 
 TEST(QuantizedBank, SaysThatItsWeightsCannotLearn) {
-  auto bank = coded_bank<Relu>(2, 16, 8, 1, false);
+  auto bank = test::coded_bank<Relu>(2, 16, 8, 1, false);
   EXPECT_EQ(test::error_of([&] { parameters(bank); }),
             "parameters: 0.up_proj.weight cannot learn: it is quantised (Bytes8), expected it frozen, and adapters "
             "beside it (LoraBank), or dequantized<float>()");

@@ -115,6 +115,16 @@ class QuantizedMatrix {
 template <class W>
 using StoredWeight = std::conditional_t<std::is_same_v<W, Quantized>, QuantizedMatrix, WeightMap<W>>;
 
+/// The W of a StoredWeight<W>.
+template <class M>
+struct WeightType {
+  using type = typename M::Scalar;
+};
+template <>
+struct WeightType<QuantizedMatrix> {
+  using type = Quantized;
+};
+
 /// The NumberFormat of blocks that hold everything that their numbers need, one after the other in a row:
 ///
 ///   struct Block {

@@ -112,6 +112,23 @@ class WeightStack<Quantized> {
 
   const QuantizedMatrix& operator[](Index expert) const { return experts_[std::size_t(expert)]; }
 
+  /// Those of these experts, where they lie.
+  WeightStack only(const std::vector<Index>& experts) const {
+    WeightStack some(0, rows_, cols_);
+    for (const Index e : experts) some.experts_.push_back((*this)[e]);
+    some.memory_ = memory_;
+    return some;
+  }
+
+  /// Does not compile.
+  template <class W = float>
+  Eigen::Map<Weight<W>> owned(Index) {
+    static_assert(
+        std::is_void_v<W>,
+        "moe: quantised weights are not written: dequantized<float>(bank), or <bfloat16>, makes some that are");
+    return {nullptr, 0, 0};
+  }
+
   template <class Visit>
   void show(Index expert, const std::string& name, Visit& visit) const {
     if (num_experts() > 0) visit(name, (*this)[expert]);
@@ -123,18 +140,18 @@ class WeightStack<Quantized> {
   std::shared_ptr<const void> memory_;
 };
 
-/// The numbers that coded weights stand for: in float to the bit, in W rounded to it.
+/// The numbers that a coded matrix stands for.
+inline Weight<float> dequantized(const QuantizedMatrix& matrix) {
+  Weight<float> numbers(matrix.rows(), matrix.cols());
+  for (Index r = 0; r < matrix.rows(); ++r) matrix.decode(r, 0, matrix.cols(), numbers.data() + r * matrix.cols());
+  return numbers;
+}
+
+/// The same of all experts: in float to the bit, in W rounded to it.
 template <class W>
 WeightStack<W> dequantized(const WeightStack<Quantized>& stack) {
   WeightStack<W> numbers(stack.num_experts(), stack.rows(), stack.cols());
-  std::vector<float> row(std::size_t(stack.cols()));
-  for (Index e = 0; e < stack.num_experts(); ++e) {
-    auto to = numbers.owned(e);
-    for (Index r = 0; r < stack.rows(); ++r) {
-      stack[e].decode(r, 0, stack.cols(), row.data());
-      for (Index c = 0; c < stack.cols(); ++c) to(r, c) = static_cast<W>(row[std::size_t(c)]);
-    }
-  }
+  for (Index e = 0; e < stack.num_experts(); ++e) numbers.owned(e) = dequantized(stack[e]).cast<W>();
   return numbers;
 }
 

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <string>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -126,14 +125,12 @@ class FfnBank {
 
   /// One expert's parameters, to write; what is not there is empty.
   struct ExpertParameters {
-    Eigen::Map<Weight<W>> w_gate, w_up, w_down;
+    decltype(std::declval<WeightStack<W>&>().owned(0)) w_gate, w_up, w_down;
     Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, 1>> b_gate, b_up, b_down;
   };
 
   /// @throws std::invalid_argument if weights are mapped.
-  ExpertParameters operator[](Index expert)
-    requires(!std::is_same_v<W, Quantized>)
-  {
+  ExpertParameters operator[](Index expert) {
     const auto column = [&](Matrix<Scalar>& bias) {
       const bool is_there = bias.size() > 0;
       return decltype(ExpertParameters::b_gate)(is_there ? bias.col(expert).data() : nullptr,
@@ -203,7 +200,6 @@ class FfnBank {
 
 /// The same experts with weights in memory of their own, to write.
 template <class W, class Act>
-  requires(!std::is_same_v<W, Quantized>)
 FfnBank<W, Act> owned(const FfnBank<W, Act>& bank) {
   return FfnBank<W, Act>::of(owned(bank.w_gate()), owned(bank.w_up()), owned(bank.w_down()), bank.activation(),
                              bank.biases());

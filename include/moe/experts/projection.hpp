@@ -15,7 +15,7 @@
 
 namespace moe::inline MOE_TARGET {
 
-/// y = W·x + b. The weight may be mapped, of any type: it is used where it lies.
+/// y = W·x + b. The weight may be mapped, of any type, coded as well: it is used where it lies.
 template <class W>
 class Projection {
  public:
@@ -37,13 +37,13 @@ class Projection {
 
   Index in() const { return weight_.cols(); }
   Index out() const { return weight_.rows(); }
-  WeightMap<W> weight() const { return weight_[0]; }
+  decltype(auto) weight() const { return weight_[0]; }
   const WeightStack<W>& stack() const { return weight_; }
   const Vector<Scalar>& bias() const { return bias_; }
 
   /// To write.
   /// @throws std::invalid_argument if the weight is mapped.
-  Eigen::Map<Weight<W>> owned_weight() { return weight_.owned(0); }
+  auto owned_weight() { return weight_.owned(0); }
   auto bias() { return to_write(bias_); }
 
   /// x (in × n_tokens), y (out × n_tokens).
@@ -58,11 +58,7 @@ class Projection {
 
   template <class Visit>
   void visit_parameters(Visit& visit) {
-    if (weight_.is_owned()) {
-      visit("weight", weight_.owned(0));
-    } else {
-      visit("weight", std::as_const(weight_)[0]);
-    }
+    weight_.show(0, "weight", visit);
     visit("bias", bias_);
   }
 
@@ -70,5 +66,11 @@ class Projection {
   WeightStack<W> weight_;
   Vector<Scalar> bias_;
 };
+
+/// The same with the numbers that a coded weight stands for: in float to the bit, in W rounded to it.
+template <class W>
+Projection<W> dequantized(const Projection<Quantized>& projection) {
+  return Projection<W>(dequantized<W>(projection.stack()), projection.bias());
+}
 
 }  // namespace moe::inline MOE_TARGET

@@ -174,6 +174,10 @@ PlannedTensors plan_block(const ModelBlock& block, const std::vector<StoredParam
       fail(who, place.parameter, " has shape ", to_string({parameter.rows, parameter.cols}), ", expected ",
            to_string({place.rows, place.cols}), " of tensor \"", place.tensor, "\" ", to_string(place.shape));
     }
+    if (parameter.coded != nullptr) {
+      fail(who, place.parameter, " is quantised (", parameter.coded->format().name,
+           "), expected numbers: save a layer of dequantized<bfloat16>(bank), or merged_as<bfloat16>(bank)");
+    }
     if (parameter.data == nullptr) fail(who, place.parameter, " does not lie in one piece: save a copy of the layer");
     PlannedTensor& tensor = tensors[place.tensor];
     tensor.name = place.tensor;

@@ -7,8 +7,10 @@
 #include <string>
 
 #include "moe/core/check.hpp"
+#include "moe/core/quantized.hpp"
 #include "moe/core/random_number.hpp"
 #include "moe/core/types.hpp"
+#include "moe/core/weight_stack.hpp"
 
 namespace moe::inline MOE_TARGET {
 
@@ -78,6 +80,26 @@ void add_adapter(const Adapter<Scalar>& adapter, Scalar times, Eigen::Map<Weight
   if (adapter.rank() == 0) return;
   const Weight<Scalar> delta = (times * adapter.scale()) * (adapter.b * adapter.a);
   w = (w.template cast<Scalar>() + delta).template cast<W>();
+}
+
+namespace detail {
+
+/// Before what has an adapter becomes what has none, beside coded weights.
+template <class Scalar>
+void require_no_adapter(const Adapter<Scalar>& adapter, const std::string& who) {
+  require(adapter.rank() == 0, who + " has an adapter of rank " + std::to_string(adapter.rank()) +
+                                   " beside quantised weights, to which nothing can be added: serve the adapter beside "
+                                   "them, as it is, or ask for a type that they become: merged_as<bfloat16>(bank)");
+}
+
+}  // namespace detail
+
+/// The numbers of a coded matrix + scale · B·A, summed in float, rounded once.
+template <class W>
+Weight<W> merged_as(const QuantizedMatrix& matrix, const Adapter<float>& adapter) {
+  Weight<float> sum = dequantized(matrix);
+  add_adapter<float>(adapter, 1.F, to_write(sum));
+  return sum.cast<W>();
 }
 
 }  // namespace moe::inline MOE_TARGET

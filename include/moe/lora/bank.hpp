@@ -121,8 +121,9 @@ class LoraProjections {
 /// expert(x) = W_down·h + Δ_down·h, h = act(W_gate·x + Δ_gate·x, W_up·x + Δ_up·x) or act(W_up·x + Δ_up·x), and the
 /// biases of the bank. No Δ is ever computed: A and B of an adapter meet the tokens that the expert sees.
 ///
-/// The bank may be mapped, and of 16 bits. It is not written, and copies share it. With B = 0 or rank 0 the answers are
-/// the bank's, to the last bit.
+/// The bank may be mapped, of 16 bits, and coded (then what learns is what Dettmers et al. 2023 call "QLoRA",
+/// arXiv:2305.14314). It is not written, and copies share it. With B = 0 or rank 0 the answers are the bank's, to the
+/// last bit.
 template <class W, class Act = SwiGlu>
 class LoraBank {
  public:
@@ -255,6 +256,34 @@ FfnBank<W, Act> merged(const LoraBank<W, Act>& bank) {
   FfnBank<W, Act> sum = owned(bank.base());
   merge(bank.adapters(), sum);
   return sum;
+}
+
+/// Coded weights have no room for a sum: the bank itself, if all adapters are of rank 0.
+/// @throws std::invalid_argument if not, naming one that is not.
+template <class Act>
+FfnBank<Quantized, Act> merged(const LoraBank<Quantized, Act>& bank) {
+  for (std::size_t e = 0; e < bank.adapters().size(); ++e) {
+    for (Index matrix = 0; matrix < 3; ++matrix) {
+      detail::require_no_adapter(bank.adapters()[e][matrix], "merged: expert " + std::to_string(e));
+    }
+  }
+  return bank.base();
+}
+
+/// A bank without adapters, of the type that is asked for, which computes the same as one beside coded weights, to
+/// rounding: each weight is rounded once.
+template <class W, class Act>
+FfnBank<W, Act> merged_as(const LoraBank<Quantized, Act>& bank) {
+  const auto sums = [&](const WeightStack<Quantized>& coded, Index matrix) {
+    WeightStack<W> sum(coded.num_experts(), coded.rows(), coded.cols());
+    for (Index e = 0; e < coded.num_experts(); ++e) {
+      sum.owned(e) = merged_as<W>(coded[e], bank.adapters()[std::size_t(e)][matrix]);
+    }
+    return sum;
+  };
+  const auto& base = bank.base();
+  return FfnBank<W, Act>::of(sums(base.w_gate(), 0), sums(base.w_up(), 1), sums(base.w_down(), 2), base.activation(),
+                             base.biases());
 }
 
 }  // namespace moe::inline MOE_TARGET

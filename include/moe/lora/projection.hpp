@@ -14,8 +14,9 @@
 
 namespace moe::inline MOE_TARGET {
 
-/// y = W·x + scale·B·A·x + b. The projection may be mapped, and of 16 bits. It is not written, and copies share it.
-/// With B = 0 or rank 0 the answers are its own, to the last bit; of rank 0 it is a projection that does not learn.
+/// y = W·x + scale·B·A·x + b. The projection may be mapped, and of 16 bits or coded. It is not written, and copies
+/// share it. With B = 0 or rank 0 the answers are its own, to the last bit; of rank 0 it is a projection that does not
+/// learn.
 template <class W>
 class LoraProjection {
  public:
@@ -77,6 +78,19 @@ Projection<W> merged(const LoraProjection<W>& projection) {
   Projection<W> sum(owned(projection.base().stack()), projection.base().bias());
   add_adapter<W>(projection.adapter(), ActivationScalar<W>(1), sum.owned_weight());
   return sum;
+}
+
+/// As merged() of a bank of coded weights.
+/// @throws std::invalid_argument unless the adapter is of rank 0.
+inline Projection<Quantized> merged(const LoraProjection<Quantized>& projection) {
+  detail::require_no_adapter(projection.adapter(), "merged: a projection");
+  return projection.base();
+}
+
+/// As merged_as() of a bank.
+template <class W>
+Projection<W> merged_as(const LoraProjection<Quantized>& projection) {
+  return Projection<W>(merged_as<W>(projection.base().weight(), projection.adapter()), projection.base().bias());
 }
 
 }  // namespace moe::inline MOE_TARGET

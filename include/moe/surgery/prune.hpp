@@ -35,7 +35,7 @@ inline std::vector<Index> most_used(const std::vector<Index>& load, Index count)
   return experts;
 }
 
-/// These experts of a group alone, with weights of their own.
+/// These experts of a group alone, with weights of their own; coded ones stay where they lie.
 /// @param kept  numbers of experts, ascending
 /// @throws std::invalid_argument if one is not there or out of order.
 template <class W, class Act>
@@ -46,9 +46,13 @@ FfnBank<W, Act> keep_experts(const FfnBank<W, Act>& bank, const std::vector<Inde
     return bias.size() > 0 ? Bias(bias(every, kept)) : Bias();
   };
   const auto stack = [&](const WeightStack<W>& all) {
-    WeightStack<W> some(std::ssize(kept), all.rows(), all.cols());
-    for (std::size_t i = 0; i < kept.size(); ++i) some.owned(Index(i)) = all[kept[i]];
-    return some;
+    if constexpr (std::is_same_v<W, Quantized>) {
+      return all.num_experts() > 0 ? all.only(kept) : all;
+    } else {
+      WeightStack<W> some(std::ssize(kept), all.rows(), all.cols());
+      for (std::size_t i = 0; i < kept.size(); ++i) some.owned(Index(i)) = all[kept[i]];
+      return some;
+    }
   };
   const auto& its = bank.biases();
   return FfnBank<W, Act>::of(stack(bank.w_gate()), stack(bank.w_up()), stack(bank.w_down()), bank.activation(),

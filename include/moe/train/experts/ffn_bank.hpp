@@ -222,7 +222,7 @@ class BankBackward {
     for_each_band(bank_.d_model(), [&](Index e, Index slot, Index count, Index first, Index rows, Scalar* room) {
       auto d_x = d_in_.block(first, slot, rows, count);
       d_x.setZero();
-      const auto add = [&](const WeightMap<W>& w, const Slots& d) {
+      const auto add = [&](const StoredWeight<W>& w, const Slots& d) {
         kernels::add_transposed<W, Scalar>(kernels::columns_of_weight(w, first, first + rows),
                                            d.middleCols(slot, count), d_x, room);
       };

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "moe/core/quantized.hpp"
 #include "moe/core/scratch.hpp"
 #include "moe/core/types.hpp"
 #include "moe/kernels/columns.hpp"
@@ -99,14 +100,15 @@ MOE_KERNEL void pack_rows(const Strided<S>& a, Index rows, Index depth, S* to) {
   }
 }
 
-/// Columns [0, cols) of so many rows of B, widened to S, as panels: [panel][depth][2 registers]; what is missing is 0.
-template <class W, class S>
-MOE_KERNEL void pack_panels(const W* b, Index stride, Index depth, Index cols, S* to) {
+/// So many columns and rows of B, widened to S, as panels: [panel][depth][2 registers]; what is missing is 0.
+/// @param row  row(k) is where those columns of row k are, to be read at once
+template <class S, class Row>
+MOE_KERNEL void pack_panels(const Row& row, Index depth, Index cols, S* to) {
   constexpr int L = lanes<S>;
   constexpr Index width = 2 * L;
   const Index whole = cols / width * width;
   for (Index k = 0; k < depth; ++k) {
-    const W* const from = b + k * stride;
+    const auto* const from = row(k);
     S* panel = to + k * width;
     for (Index left = 0; left < whole; left += width, panel += depth * width) {
       store(panel, widen(from + left));
@@ -123,23 +125,33 @@ MOE_KERNEL void pack_panels(const W* b, Index stride, Index depth, Index cols, S
 /// What add_product() works in.
 template <class S>
 S* make_product_room(Scratch& scratch) {
-  return scratch.array<S>(detail::product_depth * (detail::product_rows_in_block + detail::product_columns<S>()));
+  using namespace detail;
+  return scratch.array<S>(product_depth * (product_rows_in_block + product_columns<S>()) + product_columns<S>());
 }
 
 /// C += A·B.  C (rows × b.cols()), row-major, its rows c_stride apart; A (rows × b.rows()).
 /// Each number is summed in one order, whichever rows and columns of C are asked for together.
 template <class W, class S>
-void add_product(const Strided<S>& a, Index rows, const WeightMap<W>& b, S* c, Index c_stride, S* room) {
+void add_product(const Strided<S>& a, Index rows, const StoredWeight<W>& b, S* c, Index c_stride, S* room) {
   using namespace detail;
   constexpr Index width = 2 * lanes<S>;
   const Index group = product_columns<S>();
   S* const packed_a = room;
   S* const packed_b = room + product_depth * product_rows_in_block;
+  [[maybe_unused]] S* const decoded = packed_b + product_depth * group;  // a piece of a row
   for (Index k = 0; k < b.rows(); k += product_depth) {
     const Index depth = std::min(product_depth, b.rows() - k);
     for (Index left = 0; left < b.cols(); left += group) {
       const Index cols = std::min(group, b.cols() - left);
-      pack_panels(b.data() + k * b.outerStride() + left, b.outerStride(), depth, cols, packed_b);
+      const auto piece = [&](Index r) {
+        if constexpr (std::is_same_v<W, Quantized>) {
+          b.decode(k + r, left, cols, decoded);
+          return decoded;
+        } else {
+          return b.data() + (k + r) * b.outerStride() + left;
+        }
+      };
+      pack_panels(piece, depth, cols, packed_b);
       for (Index top = 0; top < rows; top += product_rows_in_block) {
         const Index height = std::min(product_rows_in_block, rows - top);
         pack_rows(a.from(top, k), height, depth, packed_a);
@@ -157,7 +169,7 @@ void add_product(const Strided<S>& a, Index rows, const WeightMap<W>& b, S* c, I
 
 /// sums += Wᵀ·d, back through y = W·x.  W (rows × cols), d (rows × n_tokens), sums (cols × n_tokens).
 template <class W, class S>
-void add_transposed(const WeightMap<W>& w, const ConstMatrixRef<S>& d, MatrixRef<S> sums, S* room) {
+void add_transposed(const StoredWeight<W>& w, const ConstMatrixRef<S>& d, MatrixRef<S> sums, S* room) {
   add_product<W, S>({d.data(), d.outerStride(), 1}, d.cols(), w, sums.data(), sums.outerStride(), room);
 }
 
@@ -180,6 +192,9 @@ void add_columns(const D& d, Sums&& sums) {
 template <class W>
 WeightMap<W> columns_of_weight(const WeightMap<W>& w, Index first, Index last) {
   return {w.data() + first, w.rows(), last - first, Eigen::OuterStride<>(w.outerStride())};
+}
+inline QuantizedMatrix columns_of_weight(const QuantizedMatrix& w, Index first, Index last) {
+  return w.middle_cols(first, last - first);
 }
 
 }  // namespace moe::inline MOE_TARGET::kernels

@@ -12,13 +12,14 @@
 namespace moe::inline MOE_TARGET {
 
 /// Through logits = W·x:  ∂L/∂x += Wᵀ·∂L/∂logits.
-template <class Scalar, class W>
-void linear_backward_to_input(const WeightMap<W>& weight, const ConstMatrixRef<Scalar>& d_logits, MatrixRef<Scalar> d_x,
+/// @param weight  a WeightMap, or a QuantizedMatrix
+template <class Scalar, class M>
+void linear_backward_to_input(const M& weight, const ConstMatrixRef<Scalar>& d_logits, MatrixRef<Scalar> d_x,
                               Workers& workers) {
   workers.for_each_band(weight.cols(), 2 * kernels::lanes<Scalar>, [&](Index first, Index last, Scratch& scratch) {
-    kernels::add_transposed<W, Scalar>(kernels::columns_of_weight(weight, first, last), d_logits,
-                                       d_x.middleRows(first, last - first),
-                                       kernels::make_product_room<Scalar>(scratch));
+    kernels::add_transposed<typename WeightType<M>::type, Scalar>(kernels::columns_of_weight(weight, first, last),
+                                                                  d_logits, d_x.middleRows(first, last - first),
+                                                                  kernels::make_product_room<Scalar>(scratch));
   });
 }
 
