@@ -1,0 +1,189 @@
+/// @file  GGUF's K types: 256 numbers in groups that have small scales of their own.
+///
+/// Numbers of a group are d · scale · code, or d · scale · code − dmin · minimum, where d and dmin are float16 of the
+/// block, scale and minimum integers of the group. Every product but that of Q6_K is exact in float, so a fused
+/// subtraction gives the same bits.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "moe/core/quantized.hpp"
+#include "moe/formats/codes.hpp"
+#include "moe/kernels/multiply_add.hpp"
+
+namespace moe::inline MOE_TARGET {
+
+namespace codes {
+
+/// Numbers of the 16 groups of a block, or of half as many: d · scale, −dmin · minimum.
+struct alignas(64) GroupNumbers {
+  float at[16];
+};
+
+/// numbers.at[i] = factor · codes[i]
+MOE_INLINE void multiply_sixteen(const std::int8_t* codes, float factor, GroupNumbers& numbers) {
+  spread<16>(codes, numbers.at, [f = all(factor)](const auto& x) { return f * x; });
+}
+
+/// The 8 scales of 6 bits, then the 8 minima, that Q4_K and Q5_K keep in 12 bytes: 0 to 3 in the low bits of bytes 0 to 3
+/// (minima: 4 to 7), 4 to 7 in the low (high) halves of bytes 8 to 11, with two bits on top of the former.
+MOE_INLINE void unpack_scales_and_minima(const std::byte* from, std::int8_t* to) {
+  const auto a = kernels::load_as<std::uint32_t>(from), b = kernels::load_as<std::uint32_t>(from + 4),
+             c = kernels::load_as<std::uint32_t>(from + 8);
+  const std::uint32_t words[4] = {a & 0x3f3f3f3fU, (c & 0x0f0f0f0fU) | (a >> 2 & 0x30303030U),  //
+                                  b & 0x3f3f3f3fU, (c >> 4 & 0x0f0f0f0fU) | (b >> 2 & 0x30303030U)};
+  std::memcpy(to, words, sizeof words);
+}
+
+/// What Q4_K and Q5_K make of codes: groups of 32.
+MOE_INLINE void spread_eight_groups(const std::byte* block, Codes<256>& its_codes, float* to) {
+  const auto [d, dmin] = first_halves(block);
+  Codes<16> both;
+  unpack_scales_and_minima(block + 4, both.at);
+  keep_in_memory(both);
+  GroupNumbers scales, minima;
+  multiply_sixteen(both.at, d, scales);
+  multiply_sixteen(both.at, -dmin, minima);
+  keep_in_memory(its_codes);
+  for (int g = 0; g < 8; ++g) {
+    const auto scale = all(scales.at[g]), minimum = all(minima.at[8 + g]);
+    spread<32>(its_codes.at + 32 * g, to + 32 * g,
+               [&](const auto& x) { return kernels::multiply_add(scale, x, minimum); });
+  }
+}
+
+/// What Q3_K and Q6_K make of codes: groups of 16.
+MOE_INLINE void spread_sixteen_groups(const GroupNumbers& scales, Codes<256>& its_codes, float* to) {
+  keep_in_memory(its_codes);
+  for (int g = 0; g < 16; ++g) {
+    const auto scale = all(scales.at[g]);
+    spread<16>(its_codes.at + 16 * g, to + 16 * g, [&](const auto& x) { return scale * x; });
+  }
+}
+
+}  // namespace codes
+
+/// Groups of 16; scales and minima of 4 bits, codes of 2.
+struct Q2_K {
+  static constexpr const char* name = "Q2_K";
+  static constexpr Index numbers = 256, bytes = 84;
+
+  MOE_INLINE static void decode(const std::byte* block, float* to) {
+    const std::byte *const groups = block, *const quarters = block + 16;
+    const float d = codes::half_at(block + 80), dmin = codes::half_at(block + 82);
+    codes::Codes<16> low, high;
+    codes::recode<16>(low.at, [](const auto& both) { return both & 15; }, groups);
+    codes::recode<16>(high.at, [](const auto& both) { return both >> 4; }, groups);
+    codes::keep_in_memory(low);
+    codes::keep_in_memory(high);
+    codes::GroupNumbers scales, minima;
+    codes::multiply_sixteen(low.at, d, scales);
+    codes::multiply_sixteen(high.at, -dmin, minima);
+    codes::Codes<256> its_codes;
+    codes::recode_quarters(quarters, its_codes.at);
+    codes::keep_in_memory(its_codes);
+    for (int g = 0; g < 16; ++g) {
+      const auto scale = codes::all(scales.at[g]), minimum = codes::all(minima.at[g]);
+      codes::spread<16>(its_codes.at + 16 * g, to + 16 * g,
+                        [&](const auto& x) { return kernels::multiply_add(scale, x, minimum); });
+    }
+  }
+};
+
+/// Groups of 16; scales of 6 bits less 32, codes of 2 bits with a third one elsewhere, less 4.
+struct Q3_K {
+  static constexpr const char* name = "Q3_K";
+  static constexpr Index numbers = 256, bytes = 110;
+
+  MOE_INLINE static void decode(const std::byte* block, float* to) {
+    const std::byte *const third_bits = block, *const quarters = block + 32, *const groups = block + 96;
+    const auto a = kernels::load_as<std::uint32_t>(groups), b = kernels::load_as<std::uint32_t>(groups + 4),
+               c = kernels::load_as<std::uint32_t>(groups + 8);
+    const auto word = [](std::uint32_t low, std::uint32_t high) {  // less 32: its bits are below 64
+      return (((low & 0x0f0f0f0fU) | (high << 4 & 0x30303030U) | 0x80808080U) - 0x20202020U) ^ 0x80808080U;
+    };
+    const std::uint32_t words[4] = {word(a, c), word(b, c >> 2), word(a >> 4, c >> 4), word(b >> 4, c >> 6)};
+    codes::Codes<16> its_scales;
+    std::memcpy(its_scales.at, words, sizeof words);
+    codes::keep_in_memory(its_scales);
+    codes::GroupNumbers scales;
+    codes::multiply_sixteen(its_scales.at, codes::half_at(block + 108), scales);
+    codes::Codes<256> its_codes;
+    kernels::repeat<8>([&](int n) __attribute__((always_inline)) {  // 32 numbers each
+      const auto bit = std::uint8_t(n), shift = std::uint8_t(2 * (n % 4));
+      const auto code_of = [=](const auto& low, const auto& high) __attribute__((always_inline)) {
+        return (low >> shift & 3) + (high >> bit << 2 & 4) - 4;
+      };
+      codes::recode<32>(its_codes.at + 32 * n, code_of, quarters + n / 4 * 32, third_bits);
+    });
+    codes::spread_sixteen_groups(scales, its_codes, to);
+  }
+};
+
+/// Groups of 32; scales and minima of 6 bits, codes of 4.
+struct Q4_K {
+  static constexpr const char* name = "Q4_K";
+  static constexpr Index numbers = 256, bytes = 144;
+
+  MOE_INLINE static void decode(const std::byte* block, float* to) {
+    codes::Codes<256> its_codes;
+    for (int n = 0; n < 4; ++n) {
+      const std::byte* const both = block + 16 + 32 * n;
+      codes::recode<32>(its_codes.at + 64 * n, [](const auto& code) { return code & 15; }, both);
+      codes::recode<32>(its_codes.at + 64 * n + 32, [](const auto& code) { return code >> 4; }, both);
+    }
+    codes::spread_eight_groups(block, its_codes, to);
+  }
+};
+
+/// Groups of 32; scales and minima of 6 bits, codes of 4 bits with a fifth one elsewhere.
+struct Q5_K {
+  static constexpr const char* name = "Q5_K";
+  static constexpr Index numbers = 256, bytes = 176;
+
+  MOE_INLINE static void decode(const std::byte* block, float* to) {
+    const std::byte* const fifth_bits = block + 16;
+    codes::Codes<256> its_codes;
+    kernels::repeat<4>([&](int n) __attribute__((always_inline)) {
+      const auto bit = std::uint8_t(2 * n), next = std::uint8_t(bit + 1);
+      const auto low = [=](const auto& code, const auto& fifth) __attribute__((always_inline)) {
+        return (code & 15) | (fifth >> bit << 4 & 16);
+      };
+      const auto high = [=](const auto& code, const auto& fifth) __attribute__((always_inline)) {
+        return code >> 4 | (fifth >> next << 4 & 16);
+      };
+      const std::byte* const both = block + 48 + 32 * n;
+      codes::recode<32>(its_codes.at + 64 * n, low, both, fifth_bits);
+      codes::recode<32>(its_codes.at + 64 * n + 32, high, both, fifth_bits);
+    });
+    codes::spread_eight_groups(block, its_codes, to);
+  }
+};
+
+/// Groups of 16; scales of 8 bits with a sign, codes of 4 bits with two elsewhere, less 32.
+struct Q6_K {
+  static constexpr const char* name = "Q6_K";
+  static constexpr Index numbers = 256, bytes = 210;
+
+  MOE_INLINE static void decode(const std::byte* block, float* to) {
+    codes::GroupNumbers scales;
+    codes::multiply_sixteen(reinterpret_cast<const std::int8_t*>(block + 192), codes::half_at(block + 208), scales);
+    codes::Codes<256> its_codes;
+    for (int half = 0; half < 2; ++half) {
+      const std::byte *const low = block + 64 * half, *const high = block + 128 + 32 * half;
+      std::int8_t* const at = its_codes.at + 128 * half;
+      const auto first = [](const auto& four, const auto& two) { return ((four & 15) | (two << 4 & 48)) - 32; };
+      const auto second = [](const auto& four, const auto& two) { return ((four & 15) | (two << 2 & 48)) - 32; };
+      const auto third = [](const auto& four, const auto& two) { return (four >> 4 | (two & 48)) - 32; };
+      const auto fourth = [](const auto& four, const auto& two) { return (four >> 4 | (two >> 2 & 48)) - 32; };
+      codes::recode<32>(at, first, low, high);
+      codes::recode<32>(at + 32, second, low + 32, high);
+      codes::recode<32>(at + 64, third, low, high);
+      codes::recode<32>(at + 96, fourth, low + 32, high);
+    }
+    codes::spread_sixteen_groups(scales, its_codes, to);
+  }
+};
+
+}  // namespace moe::inline MOE_TARGET

@@ -1,0 +1,77 @@
+/// @file  GGUF's types of 32 numbers around one scale.
+///
+/// A block begins with its scale d (float16), in the types _1 followed by a minimum m (float16), in Q5 then by the fifth
+/// bits of its codes. Code i of four bits is the low half of byte i of the 16 that follow, code 16 + i the high half.
+#pragma once
+
+#include "moe/core/quantized.hpp"
+#include "moe/formats/codes.hpp"
+#include "moe/kernels/multiply_add.hpp"
+
+namespace moe::inline MOE_TARGET {
+
+namespace codes {
+inline constexpr SixteenValues from_minus_8 = sixteen_from(-8), from_0 = sixteen_from(0);
+}  // namespace codes
+
+/// d · (code − 8)
+struct Q4_0 {
+  static constexpr const char* name = "Q4_0";
+  static constexpr Index numbers = 32, bytes = 18;
+
+  MOE_INLINE static void decode(const std::byte* block, float* to) {
+    const auto d = codes::all(codes::first_halves(block).first);
+    codes::spread_nibbles<codes::from_minus_8>(block + 2, to, [&](const auto& x) { return d * x; });
+  }
+};
+
+/// d · code + m
+struct Q4_1 {
+  static constexpr const char* name = "Q4_1";
+  static constexpr Index numbers = 32, bytes = 20;
+
+  MOE_INLINE static void decode(const std::byte* block, float* to) {
+    const auto [scale, minimum] = codes::first_halves(block);
+    const auto d = codes::all(scale), m = codes::all(minimum);
+    const auto value_of = [&](const auto& x) { return kernels::multiply_add(d, x, m); };  // d · x is exact
+    codes::spread_nibbles<codes::from_0>(block + 4, to, value_of);
+  }
+};
+
+/// d · (code − 16)
+struct Q5_0 {
+  static constexpr const char* name = "Q5_0";
+  static constexpr Index numbers = 32, bytes = 22;
+
+  MOE_INLINE static void decode(const std::byte* block, float* to) {
+    const auto d = codes::all(codes::first_halves(block).first);
+    codes::spread_five_bits<-16>(block + 6, block + 2, to, [&](const auto& x) { return d * x; });
+  }
+};
+
+/// d · code + m
+struct Q5_1 {
+  static constexpr const char* name = "Q5_1";
+  static constexpr Index numbers = 32, bytes = 24;
+
+  MOE_INLINE static void decode(const std::byte* block, float* to) {
+    const auto [scale, minimum] = codes::first_halves(block);
+    const auto d = codes::all(scale), m = codes::all(minimum);
+    const auto value_of = [&](const auto& x) { return kernels::multiply_add(d, x, m); };  // d · x is exact
+    codes::spread_five_bits<0>(block + 8, block + 4, to, value_of);
+  }
+};
+
+/// d · code, a byte with a sign
+struct Q8_0 {
+  static constexpr const char* name = "Q8_0";
+  static constexpr Index numbers = 32, bytes = 34;
+
+  MOE_INLINE static void decode(const std::byte* block, float* to) {
+    const auto d = codes::all(codes::first_halves(block).first);
+    const auto* const its_codes = reinterpret_cast<const std::int8_t*>(block + 2);
+    codes::spread<32>(its_codes, to, [&](const auto& x) { return d * x; });
+  }
+};
+
+}  // namespace moe::inline MOE_TARGET

@@ -1,0 +1,96 @@
+/// @file  GGUF's types whose codes of four bits stand for numbers of a table.
+#pragma once
+
+#include <array>
+#include <bit>
+#include <cstdint>
+
+#include "moe/core/quantized.hpp"
+#include "moe/formats/codes.hpp"
+
+namespace moe::inline MOE_TARGET {
+
+namespace codes {
+
+/// Denser where normally distributed weights are.
+inline constexpr SixteenValues iq4_values = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+
+/// FP4 (E2M1) doubled. There is no −0: both zeros are one.
+inline constexpr SixteenValues doubled_e2m1 = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+/// Half of 2^(code − 127).
+constexpr float half_e8m0(std::uint8_t code) {
+  return std::bit_cast<float>(code < 2 ? 0x200000U << code : (code - 1U) << 23);
+}
+
+/// Half of the FP8 (E4M3) of 7 bits, which counts on where E4M3 has its NaN, except that 127 is 0; bit 7 is ignored.
+inline constexpr std::array<float, 256> half_ue4m3 = [] {
+  std::array<float, 256> table{};
+  for (unsigned code = 0; code < 256; ++code) {
+    const unsigned exponent = code >> 3 & 15U, mantissa = code & 7U;
+    float power = 1.F / 512;  // 2^(exponent − 10) with 3 bits of mantissa, halved
+    for (unsigned e = 1; e < exponent; ++e) power *= 2;
+    table[code] = code == 127 ? 0.F : float(exponent == 0 ? mantissa : mantissa + 8) * power / 2;
+  }
+  return table;
+}();
+
+}  // namespace codes
+
+/// d · a number of IQ4's table
+struct IQ4_NL {
+  static constexpr const char* name = "IQ4_NL";
+  static constexpr Index numbers = 32, bytes = 18;
+
+  MOE_INLINE static void decode(const std::byte* block, float* to) {
+    const auto d = codes::all(codes::first_halves(block).first);
+    codes::spread_nibbles<codes::iq4_values>(block + 2, to, [&](const auto& x) { return d * x; });
+  }
+};
+
+/// d · scale · a number of IQ4's table, in groups of 32; scales have 6 bits, less 32.
+struct IQ4_XS {
+  static constexpr const char* name = "IQ4_XS";
+  static constexpr Index numbers = 256, bytes = 136;
+
+  MOE_INLINE static void decode(const std::byte* block, float* to) {
+    const float d = codes::first_halves(block).first;
+    const unsigned high = kernels::load_as<std::uint16_t>(block + 2);
+    for (int g = 0; g < 8; ++g) {
+      const unsigned low = unsigned(block[4 + g / 2]) >> 4 * (g % 2) & 15U;
+      const auto scale = codes::all(d * float(int(low | (high >> 2 * g & 3U) << 4) - 32));
+      codes::spread_nibbles<codes::iq4_values>(block + 8 + 16 * g, to + 32 * g,
+                                               [&](const auto& x) { return scale * x; });
+    }
+  }
+};
+
+/// 2^(scale − 127) · E2M1. The scale is a byte and no NaN even if it is 255.
+struct GgmlMxfp4 {
+  static constexpr const char* name = "MXFP4";
+  static constexpr Index numbers = 32, bytes = 17;
+
+  MOE_INLINE static void decode(const std::byte* block, float* to) {
+    const auto scale = codes::all(codes::half_e8m0(std::uint8_t(*block)));
+    codes::spread_nibbles<codes::doubled_e2m1>(block + 1, to, [&](const auto& x) { return scale * x; });
+  }
+};
+
+/// E4M3 without a sign · E2M1, in groups of 16. There is no scale of the whole matrix in it.
+struct GgmlNvfp4 {
+  static constexpr const char* name = "NVFP4";
+  static constexpr Index numbers = 64, bytes = 36;
+
+  MOE_INLINE static void decode(const std::byte* block, float* to) {
+    codes::Codes<64> its_codes;
+    codes::recode_nibbles<codes::doubled_e2m1, 8>(block + 4, its_codes.at);
+    codes::recode_nibbles<codes::doubled_e2m1, 8>(block + 20, its_codes.at + 32);
+    codes::keep_in_memory(its_codes);
+    for (int g = 0; g < 4; ++g) {
+      const auto scale = codes::all(codes::half_ue4m3[std::size_t(block[g])]);
+      codes::spread<16>(its_codes.at + 16 * g, to + 16 * g, [&](const auto& x) { return scale * x; });
+    }
+  }
+};
+
+}  // namespace moe::inline MOE_TARGET
