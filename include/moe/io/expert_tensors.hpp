@@ -42,12 +42,15 @@ inline constexpr auto expert_spellings = std::to_array<Spelling>({
     {Layout::fused, true, "", "w13_weight", "w2_weight", true},                         // Inkling 2
     {Layout::stacked, true, "gate_proj.weight", "up_proj.weight", "down_proj.weight"},  // MLX, Step 3.7
     {Layout::stacked, true, "gate_proj", "up_proj", "down_proj"},
+    {Layout::stacked, true, "ffn_gate_exps.weight", "ffn_up_exps.weight", "ffn_down_exps.weight"},  // GGUF
+    {Layout::fused, true, "", "ffn_gate_up_exps.weight", "ffn_down_exps.weight"},
     {Layout::rows, true, "w1", "v1", "w2"},
     {Layout::separate, false, "", "#.up_proj.weight", "#.down_proj.weight"},
     {Layout::separate, false, "", "expert_#.wi.weight", "expert_#.wo.weight"},    // Switch
     {Layout::separate, false, "", "expert_#.fc1.weight", "expert_#.fc2.weight"},  // NLLB
     {Layout::stacked, false, "", "up_proj", "down_proj"},
     {Layout::stacked, false, "", "up_proj.weight", "down_proj.weight"},
+    {Layout::stacked, false, "", "ffn_up_exps.weight", "ffn_down_exps.weight"},  // GGUF
 });
 
 /// Of an FFN that is one: a shared expert, a dense layer. Its prefix ends with a dot.
@@ -61,6 +64,11 @@ inline constexpr auto ffn_spellings = std::to_array<Spelling>({
     {Layout::separate, false, "", "up_proj.weight", "down_proj.weight"},
     {Layout::separate, false, "", "wi.weight", "wo.weight"},
     {Layout::separate, false, "", "fc1.weight", "fc2.weight"},
+    // GGUF: shared experts, then dense FFNs, which may lie beside them.
+    {Layout::separate, true, "ffn_gate_shexp.weight", "ffn_up_shexp.weight", "ffn_down_shexp.weight"},
+    {Layout::separate, true, "ffn_gate.weight", "ffn_up.weight", "ffn_down.weight"},
+    {Layout::separate, false, "", "ffn_up_shexp.weight", "ffn_down_shexp.weight"},
+    {Layout::separate, false, "", "ffn_up.weight", "ffn_down.weight"},
 });
 
 /// The names that were found, relative to the block.

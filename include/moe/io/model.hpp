@@ -19,6 +19,8 @@
 #include "moe/io/edit_distance.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/expert_tensors.hpp"
+#include "moe/io/gguf.hpp"
+#include "moe/io/gguf_architectures.hpp"
 #include "moe/io/impostors.hpp"
 #include "moe/io/load_layer.hpp"
 #include "moe/io/mapped_file.hpp"
@@ -125,7 +127,8 @@ inline std::vector<std::string> dense_blocks(const Tensors& tensors, const std::
   };
   for (const std::string& name : tensors.names()) {
     for (const auto& [layout, gated, gate, up, down, interleaved] : ffn_spellings) {
-      if (gated != architecture.gated || !name.ends_with('.' + std::string(down))) continue;
+      if (gated != architecture.gated || down.ends_with("_shexp.weight")) continue;  // GGUF's shared experts
+      if (!name.ends_with('.' + std::string(down))) continue;
       const std::string prefix = name.substr(0, name.size() - down.size() - 1);
       const auto has = [&](std::string_view part) {
         return part.empty() || tensors.contains(prefix + '.' + std::string(part));
@@ -154,20 +157,20 @@ struct Block {
   bool sparse;
 };
 
-/// A model's folder, open: config.json and all tensors of its *.safetensors. Opened once for all of its layers. A
-/// folder converts to it, so whoever takes a Model takes a folder, too, and opens that for itself. Copies share what is
-/// open.
+/// A model's folder, open: config.json and all tensors of its *.safetensors; or a *.gguf file, whose blocks are called
+/// "blk.3". Opened once for all of its layers. A folder or file converts to it, so whoever takes a Model takes these,
+/// too, and opens them for itself. Copies share what is open.
 class Model {
  public:
   /// @throws Error naming the file, if one is missing or not as it should be, or its model_type is none that we know.
   Model(const std::filesystem::path& folder, const ReadOptions& options = {})
-      : Model(folder, config_in(folder, options), [&] { return Tensors::open(folder, options.access); }) {}
+      : Model(detail::is_gguf(folder) ? of_gguf(folder, options) : of_folder(folder, options)) {}
   template <std::convertible_to<std::filesystem::path> Folder>
   Model(const Folder& folder, const ReadOptions& options = {}) : Model(std::filesystem::path(folder), options) {}
 
   /// Of what was read already, or never was in a folder.
   /// @throws Error as above.
-  Model(Config config, Tensors tensors) : Model({}, std::move(config), [&] { return std::move(tensors); }) {}
+  Model(Config config, Tensors tensors) : Model({}, std::move(config), nullptr, [&] { return std::move(tensors); }) {}
 
   const std::filesystem::path& folder() const { return folder_; }
   const Config& config() const { return *config_; }
@@ -219,25 +222,37 @@ class Model {
   }
 
  private:
+  /// @param architecture  null for that of the model type
   template <class Open>
-  Model(std::filesystem::path folder, Config config, const Open& open)
+  Model(std::filesystem::path folder, Config config, std::shared_ptr<const Architecture> architecture, const Open& open)
       : folder_(std::move(folder)),
         config_(std::make_shared<const Config>(std::move(config))),
-        architecture_(&architecture_of(*config_)),
+        architecture_(architecture ? std::move(architecture) : known_architecture(*config_)),
         stored_(std::make_shared<const Tensors>(open())),
         tensors_(detail::with_coded(stored_, *config_)),
         moe_blocks_(detail::blocks_in(*tensors_, *architecture_)),
         shape_(moe_shape(*config_, *architecture_, moe_blocks_.empty() ? 0 : detail::layer_number(moe_blocks_[0]))) {}
 
-  static Config config_in(const std::filesystem::path& folder, const ReadOptions& options) {
+  static Model of_folder(const std::filesystem::path& folder, const ReadOptions& options) {
     Config config = Config::open(detail::config_file_in(folder));
     config.set_hub_code(options.hub_code);
-    return config;
+    return {folder, std::move(config), nullptr, [&] { return Tensors::open(folder, options.access); }};
+  }
+
+  static Model of_gguf(const std::filesystem::path& file, const ReadOptions& options) {
+    GgufModel all = translate_gguf(read_gguf(file, options.access), utf8(file));
+    return {file, std::move(all.config), std::make_shared<const Architecture>(all.architecture),
+            [&] { return std::move(all.tensors); }};
+  }
+
+  /// The table's, which stays.
+  static std::shared_ptr<const Architecture> known_architecture(const Config& config) {
+    return {std::shared_ptr<const void>(), &architecture_of(config)};
   }
 
   std::filesystem::path folder_;
   std::shared_ptr<const Config> config_;
-  const Architecture* architecture_;
+  std::shared_ptr<const Architecture> architecture_;
   std::shared_ptr<const Tensors> stored_, tensors_;
   std::vector<std::string> moe_blocks_;
   MoeShape shape_;

@@ -16,6 +16,7 @@
 
 #include "moe/io/edit_distance.hpp"
 #include "moe/io/error.hpp"
+#include "moe/io/gguf.hpp"
 #include "moe/io/impostors.hpp"
 #include "moe/io/json.hpp"
 #include "moe/io/safetensors_file.hpp"
@@ -70,15 +71,30 @@ inline std::filesystem::path shard_path(const std::filesystem::path& index, cons
 /// does every Tensor that comes out, which therefore outlives this object.
 class Tensors {
  public:
-  /// @param path  a *.safetensors file; a *.index.json whose "weight_map" says in which shard beside it each tensor is;
-  ///              or a folder with model.safetensors.index.json, else model.safetensors, else one *.safetensors.
+  /// @param path  a *.safetensors file; a *.gguf, or one part of it; a *.index.json whose "weight_map" says in which
+  ///              shard beside it each tensor is; or a folder with model.safetensors.index.json, else
+  ///              model.safetensors, else one *.safetensors.
   /// @throws Error if there is none of these, or a file, or the index, is not as it should be.
   /// @param access  how to the bytes
   static Tensors open(const std::filesystem::path& path, Access access = Access::mapped) {
     std::error_code ignored;
     const std::filesystem::path file =
         std::filesystem::is_directory(path, ignored) ? detail::entry_file_of(path) : path;
+    if (file.extension() == ".gguf") return of(utf8(file), read_gguf(file, access).tensors);
     return file.extension() == ".json" ? open_shards(file, access) : open_file(file, access);
+  }
+
+  /// Of tensors that were read already, or never were in a file.
+  /// @param path  for messages
+  /// @throws Error if two have one name.
+  static Tensors of(std::string path, std::vector<Tensor> tensors, Metadata metadata = {}) {
+    Map all;
+    for (Tensor& tensor : tensors) {
+      const std::string name = tensor.name;
+      const bool is_new = all.try_emplace(name, std::move(tensor)).second;
+      if (!is_new) fail(path, ": tensor \"", name, "\" appears twice");
+    }
+    return {std::move(path), std::move(all), std::move(metadata)};
   }
 
   /// In alphabetical order.

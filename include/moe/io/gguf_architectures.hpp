@@ -1,0 +1,608 @@
+/// @file  What llama.cpp's architectures mean by the keys and tensors of their MoE blocks.
+///
+/// A GGUF file becomes a model here: a Config as transformers would have it, an Architecture whose names are those of
+/// the file, and its tensors. A block is called "blk.3". Facts are those of llama.cpp's src/models and conversion
+/// (2026-08); where these round off what a model's own class does (sums of weights at least 6e-5), the class counts.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <filesystem>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "moe/core/types.hpp"
+#include "moe/experts/any_activation.hpp"
+#include "moe/io/architecture.hpp"
+#include "moe/io/architectures.hpp"
+#include "moe/io/config.hpp"
+#include "moe/io/edit_distance.hpp"
+#include "moe/io/error.hpp"
+#include "moe/io/gguf.hpp"
+#include "moe/io/mapped_file.hpp"
+#include "moe/io/safetensors.hpp"
+#include "moe/io/tensor.hpp"
+#include "moe/models/moe_shape.hpp"
+#include "moe/routers/top_k.hpp"
+
+namespace moe::inline MOE_TARGET::io {
+
+namespace detail {
+
+/// expert_gating_func, as files number it.
+enum class Gating { unsaid = 0, softmax = 1, sigmoid = 2, softmax_of_chosen = 3, sqrt_softplus = 4 };
+
+/// Of an architecture that has the key, or does without.
+enum class Renormalize { never, always, by_key };
+
+/// What becomes of swiglu_clamp_exp and swiglu_clamp_shexp.
+enum class Clamp {
+  none,      ///< refused, where they say something
+  one,       ///< of all layers alike
+  of_layer,  ///< one for each layer, another for shared experts
+};
+
+struct GgufArchitecture {
+  std::string_view name;        // general.architecture
+  std::string_view model_type;  // whose mathematics it has
+  Gating gating = Gating::softmax;
+  bool gating_by_key = false;  // or else the key may only say the same
+  Renormalize renormalize = Renormalize::always;
+  const char* activation = "silu";
+  bool own_router = false;    // options are those of the model type, which GGUF has no keys for
+  bool dense_beside = false;  // ffn_gate, ffn_up and ffn_down of its MoE layers are no part of the block
+  bool dense_shared = false;  // they are its shared expert
+  Clamp clamp = Clamp::none;
+  double (*output_scale)(const Config&) = nullptr;
+  const char* refused = nullptr;  // why
+};
+
+/// Softmax, renormalised or not as the key says; sigmoid if there is no other word; and so on.
+inline constexpr auto by_key = [](std::string_view name, std::string_view model_type, Gating absent,
+                                  Renormalize renormalize = Renormalize::by_key) {
+  return GgufArchitecture{
+      .name = name, .model_type = model_type, .gating = absent, .gating_by_key = true, .renormalize = renormalize};
+};
+inline constexpr auto softmax_of = [](std::string_view name, std::string_view model_type, Renormalize renormalize) {
+  return GgufArchitecture{.name = name, .model_type = model_type, .renormalize = renormalize};
+};
+inline constexpr auto not_read = [](std::string_view name, const char* why) {
+  return GgufArchitecture{.name = name, .model_type = "", .refused = why};
+};
+inline constexpr auto with_clamp = [](GgufArchitecture of, Clamp clamp) {
+  of.clamp = clamp;
+  return of;
+};
+
+inline bool has_shared(const Config& config) { return config.count("shared_expert_intermediate_size") > 0; }
+inline double half_of_both(const Config& config) { return has_shared(config) ? 0.5 : 1; }
+inline double root_of_half(const Config& config) { return has_shared(config) ? std::sqrt(0.5) : 1; }
+
+inline constexpr auto gguf_architectures = std::to_array<GgufArchitecture>({
+    // clang-format off
+    softmax_of("qwen2moe", "qwen2_moe", Renormalize::never),
+    softmax_of("qwen3moe", "qwen3_moe", Renormalize::always),
+    softmax_of("qwen3vlmoe", "qwen3_vl_moe_text", Renormalize::always),
+    softmax_of("qwen3next", "qwen3_next", Renormalize::always),
+    softmax_of("qwen35moe", "qwen3_5_moe_text", Renormalize::always),
+    softmax_of("qwen4exp", "qwen4_exp_text", Renormalize::always),
+    softmax_of("rnd1", "rnd1", Renormalize::always),
+    softmax_of("mellum", "mellum", Renormalize::always),
+    softmax_of("llama", "mixtral", Renormalize::always),
+    softmax_of("mixtral", "mixtral", Renormalize::always),
+    softmax_of("mistral3", "mixtral", Renormalize::always),
+    softmax_of("minimax-01", "minimax", Renormalize::always),
+    softmax_of("olmoe", "olmoe", Renormalize::never),
+    softmax_of("llada-moe", "llada_moe", Renormalize::never),
+    softmax_of("jamba", "jamba", Renormalize::never),
+    softmax_of("dbrx", "dbrx", Renormalize::always),
+    softmax_of("granitemoe", "granitemoeshared", Renormalize::always),
+    softmax_of("granitehybrid", "granitemoehybrid", Renormalize::always),
+    softmax_of("granite_swa", "granitemoe_swa", Renormalize::always),
+    softmax_of("hunyuan-moe", "hunyuan_v1_moe", Renormalize::always),
+    softmax_of("ernie4_5-moe", "ernie4_5_moe", Renormalize::always),
+    softmax_of("bailingmoe", "bailing_moe", Renormalize::by_key),
+    softmax_of("deepseek", "deepseek", Renormalize::never),
+    {.name = "arctic", .model_type = "arctic", .dense_beside = true},
+    {.name = "grok", .model_type = "grok-1", .activation = "gelu_pytorch_tanh", .dense_shared = true, .output_scale = root_of_half},
+    {.name = "phimoe", .model_type = "phimoe", .own_router = true},
+    {.name = "llama4", .model_type = "llama4_text", .gating = Gating::sigmoid, .renormalize = Renormalize::never, .own_router = true},
+    {.name = "gpt-oss", .model_type = "gpt_oss", .gating = Gating::softmax_of_chosen, .renormalize = Renormalize::never},
+    {.name = "gemma4", .model_type = "gemma4_text", .activation = "gelu_pytorch_tanh", .own_router = true, .dense_beside = true},
+    {.name = "mimo2", .model_type = "mimo_v2_flash", .gating = Gating::sigmoid},
+    {.name = "nemotron_h_moe", .model_type = "nemotron_h", .gating = Gating::sigmoid, .renormalize = Renormalize::by_key, .activation = "relu2"},
+    {.name = "cohere2moe", .model_type = "cohere2_moe", .gating = Gating::sigmoid, .gating_by_key = true, .renormalize = Renormalize::by_key,
+     .output_scale = half_of_both},
+    by_key("deepseek2", "deepseek_v3", Gating::unsaid),  // or deepseek_v2
+    by_key("deepseek2-ocr", "deepseek_ocr2_text", Gating::softmax),
+    by_key("deepseek32", "deepseek_v32", Gating::sigmoid),
+    by_key("mistral4", "mistral4", Gating::softmax),
+    by_key("glm-dsa", "glm_moe_dsa", Gating::sigmoid),
+    by_key("glm4moe", "glm4_moe", Gating::sigmoid),
+    with_clamp(by_key("glm5-next", "glm5_next_text", Gating::sigmoid), Clamp::one),
+    by_key("dots1", "dots1", Gating::sigmoid),
+    by_key("dots3note", "dots3_note_text", Gating::sigmoid),
+    by_key("bailingmoe2", "bailing_moe_v2", Gating::sigmoid),
+    by_key("bailingmoe3", "bailing_hybrid", Gating::sigmoid),
+    by_key("afmoe", "afmoe", Gating::sigmoid),
+    by_key("laguna", "laguna", Gating::sigmoid),
+    by_key("hy_v3", "hy_v3", Gating::sigmoid),
+    with_clamp(by_key("hy_v4", "hy_v4", Gating::sigmoid), Clamp::one),
+    by_key("exaone-moe", "exaone_moe", Gating::sigmoid),
+    by_key("minimax-m2", "minimax_m2", Gating::sigmoid, Renormalize::always),
+    by_key("minimax-m3", "minimax_m3_vl_text", Gating::sigmoid),
+    by_key("kimi-linear", "kimi_linear", Gating::sigmoid, Renormalize::always),
+    by_key("lfm2moe", "lfm2_moe", Gating::sigmoid, Renormalize::always),
+    with_clamp(by_key("step35", "step3p5", Gating::sigmoid), Clamp::of_layer),
+    not_read("smallthinker", "its routers read what the layer got, before attention, and not what the experts get"),
+    not_read("grovemoe", "its experts share further ones, in groups (ffn_*_chexps)"),
+    not_read("deepseek4", "experts of its first layers are chosen by a table of token ids (ffn_gate_tid2eid)"),
+    not_read("kimi-k3", "its experts have the activation SiTU, which is not here"),
+    not_read("maple", "what its blocks compute is not known here"),
+    not_read("nomic-bert-moe", "its experts add a bias that GGUF has no tensor for"),
+    // clang-format on
+});
+
+/// Those of a model that every block has in common, as the file says them.
+class GgufKeys {
+ public:
+  GgufKeys(const GgufMetadata& metadata, std::string architecture, std::string file)
+      : metadata_(metadata), prefix_(std::move(architecture) + '.'), file_(std::move(file)) {}
+
+  const std::string& file() const { return file_; }
+  std::string in_full(std::string_view key) const { return prefix_ + std::string(key); }
+
+  bool has(std::string_view key) const { return find(key) != nullptr; }
+
+  /// A whole number. A list, one number a layer, is the one that all have that do not have 0.
+  /// @throws Error if it is none, or layers differ.
+  std::optional<Index> count(std::string_view key) const {
+    const GgufValue* const value = find(key);
+    if (value == nullptr) return std::nullopt;
+    const nlohmann::json said = to_json(*value);
+    if (!said.is_array()) return to_count(said, key);
+    Index common = 0;
+    for (const nlohmann::json& of_layer : said) {
+      const Index number = to_count(of_layer, key);
+      if (number != 0 && common != 0 && number != common) {
+        fail(file_, ": ", in_full(key), " is ", common, " in some layers and ", number,
+             " in others, expected one number: layers of unlike sizes are not read from GGUF");
+      }
+      if (number != 0) common = number;
+    }
+    return common;
+  }
+
+  std::optional<double> number(std::string_view key) const {
+    const GgufValue* const value = find(key);
+    if (value == nullptr) return std::nullopt;
+    const nlohmann::json said = to_json(*value);
+    if (!said.is_number() || !std::isfinite(said.get<double>())) complain(said, key, "a number");
+    return said.get<double>();
+  }
+
+  /// One for each layer, or one for all.
+  std::vector<double> numbers(std::string_view key) const {
+    const GgufValue* const value = find(key);
+    if (value == nullptr) return {};
+    const nlohmann::json said = to_json(*value);
+    if (!said.is_array()) return {*number(key)};
+    std::vector<double> all;
+    for (const nlohmann::json& one : said) {
+      if (!one.is_number() || !std::isfinite(one.get<double>())) complain(one, key, "numbers");
+      all.push_back(one.get<double>());
+    }
+    return all;
+  }
+
+  std::optional<bool> flag(std::string_view key) const {
+    const GgufValue* const value = find(key);
+    if (value == nullptr) return std::nullopt;
+    const nlohmann::json said = to_json(*value);
+    if (!said.is_boolean()) complain(said, key, "a flag");
+    return said.get<bool>();
+  }
+
+  /// What is not 0 in a list of numbers, one a layer; 0 if there is nothing.
+  /// @throws Error if layers differ in it.
+  double limit(std::string_view key) const {
+    double common = 0;
+    for (const double number : numbers(key)) {
+      if (number != 0 && common != 0 && number != common) {
+        fail(file_, ": ", in_full(key), " is ", common, " in some layers and ", number,
+             " in others, expected one number");
+      }
+      if (number != 0) common = number;
+    }
+    return common;
+  }
+
+  /// It says where there are experts, and files show that by their tensors.
+  void ignore(std::string_view key) const { find(key); }
+
+  /// @throws Error naming a key of experts or routers that nobody asked for.
+  void require_all_read() const {
+    constexpr auto words = std::to_array<std::string_view>({"expert", "moe_", "router", "swiglu", "activation_"});
+    for (const auto& [key, value] : metadata_) {
+      if (!key.starts_with(prefix_)) continue;
+      const std::string_view end = std::string_view(key).substr(prefix_.size());
+      if (std::ranges::none_of(words, [&](auto word) { return end.starts_with(word); }) || asked_.contains(key))
+        continue;
+      fail(file_, ": has \"", key, "\", which changes what MoE blocks compute, and nothing here reads it");
+    }
+  }
+
+ private:
+  const GgufValue* find(std::string_view key) const {
+    std::string full = in_full(key);
+    const GgufValue* const value = find_key(metadata_, full);
+    asked_.insert(std::move(full));
+    return value;
+  }
+
+  Index to_count(const nlohmann::json& said, std::string_view key) const {
+    if (!said.is_number_integer() || said.get<double>() < 0 || said.get<double>() > INT32_MAX) {
+      complain(said, key, "a whole number from 0 to 2147483647");
+    }
+    return said.get<Index>();
+  }
+
+  [[noreturn]] void complain(const nlohmann::json& said, std::string_view key, const char* expected) const {
+    const bool is_short = said.is_number() || said.is_boolean();
+    fail(file_, ": ", in_full(key), " is ", is_short ? said.dump() : std::string("a ") + said.type_name(),
+         ", expected ", expected);
+  }
+
+  const GgufMetadata& metadata_;
+  std::string prefix_, file_;
+  mutable std::set<std::string> asked_;
+};
+
+/// What follows "blk.3." in a name; empty for what is of no layer.
+inline std::string_view end_in_layer(std::string_view name) {
+  if (!name.starts_with("blk.")) return {};
+  const std::size_t dot = name.find('.', 4);
+  return dot == name.npos ? std::string_view() : name.substr(dot + 1);
+}
+
+/// Which tensors its MoE layers have, and how wide they are.
+struct GgufBlocks {
+  std::set<std::string, std::less<>> ends = {};  // of names
+  Index d_ff = 0, d_ff_shared = 0, d_ff_dense = 0;
+
+  bool have(std::string_view end) const { return ends.contains(end); }
+};
+
+inline GgufBlocks blocks_of(const std::vector<Tensor>& tensors) {
+  constexpr std::string_view of_experts = "ffn_down_exps.weight";
+  std::set<std::string> sparse;  // "blk.3."
+  for (const Tensor& tensor : tensors) {
+    if (end_in_layer(tensor.name) == of_experts) {
+      sparse.insert(tensor.name.substr(0, tensor.name.size() - of_experts.size()));
+    }
+  }
+  GgufBlocks blocks;
+  for (const Tensor& tensor : tensors) {
+    const std::string_view end = end_in_layer(tensor.name);
+    if (!sparse.contains(tensor.name.substr(0, tensor.name.size() - end.size()))) continue;
+    blocks.ends.emplace(end);
+    const Index width = tensor.shape.empty() ? 1 : tensor.shape.back();
+    if (end == of_experts && blocks.d_ff == 0) blocks.d_ff = width;
+    if (end == "ffn_down_shexp.weight" && blocks.d_ff_shared == 0) blocks.d_ff_shared = width;
+    if (end == "ffn_down.weight" && blocks.d_ff_dense == 0) blocks.d_ff_dense = width;
+  }
+  return blocks;
+}
+
+/// Files leave out outermost sizes of 1: one expert, one row.
+inline void restore_outer_sizes(Tensor& tensor) {
+  const std::string_view end = end_in_layer(tensor.name);
+  std::size_t rank = 0;
+  if (end.ends_with("_exps.weight")) rank = 3;
+  if (end.ends_with("_exps.bias") || end.ends_with("_shexp.weight") || end == "ffn_gate_inp.weight") rank = 2;
+  while (tensor.shape.size() < rank) tensor.shape.insert(tensor.shape.begin(), 1);
+}
+
+/// Sets "ffn_config.moe_top_k" to a value within "ffn_config".
+inline void set_key(nlohmann::json& config, std::string_view key, const nlohmann::json& value) {
+  const std::size_t dot = key.find('.');
+  if (dot == key.npos) {
+    config[std::string(key)] = value;
+  } else {
+    set_key(config[std::string(key.substr(0, dot))], key.substr(dot + 1), value);
+  }
+}
+
+/// What config() below says of the router.
+inline RouterOptions gguf_router(const Config& config) {
+  const std::string score = one_of(config, "scoring_func", {"softmax", "sigmoid", "softmax_of_chosen", "sqrtsoftplus"});
+  TopKOptions options{.score = score == "softmax"             ? Score::softmax
+                               : score == "sigmoid"           ? Score::sigmoid
+                               : score == "softmax_of_chosen" ? Score::softmax_of_chosen
+                                                              : Score::sqrt_softplus,
+                      .renormalize = config.flag("norm_topk_prob"),
+                      .epsilon = config.text("model_type") == "lfm2_moe" ? 1e-6 : 1e-20,  // as their classes have it
+                      .scale = config.number("routed_scaling_factor"),
+                      .num_groups = config.integer("n_group"),
+                      .kept_groups = config.integer("topk_group")};
+  const bool by_best = options.num_groups > 1 && config.text("topk_method", "") == "group_limited_greedy";
+  options.group_top = by_best ? 1 : 2;
+  return options;
+}
+
+inline Index gguf_shared(const Config& config) { return config.count("shared_expert_intermediate_size"); }
+inline double gguf_cap(const Config& config) { return config.number("router_logit_softcapping"); }
+
+/// @throws Error naming those that are known, if the file's is none of them.
+inline const GgufArchitecture& row_of(const GgufMetadata& metadata, const std::string& file) {
+  const GgufValue* const value = find_key(metadata, "general.architecture");
+  if (value == nullptr || value->type != GgufType::text) fail(file, ": has no text at key \"general.architecture\"");
+  const std::string name = to_json(*value).get<std::string>();
+  const auto* const found = std::ranges::find(gguf_architectures, name, &GgufArchitecture::name);
+  if (found != gguf_architectures.end()) return *found;
+  const bool is_dense = find_key(metadata, name + ".expert_count") == nullptr;
+  std::string known;
+  for (const GgufArchitecture& one : gguf_architectures) {
+    if (!one.refused) known += (known.empty() ? "" : ", ") + std::string(one.name);
+  }
+  fail(file, ": general.architecture is \"", name, "\"",
+       is_dense ? " and no key counts experts: this is a dense model" : "", ", expected one of ", known);
+}
+
+/// From a file's keys and tensors to a Config and an Architecture.
+class GgufTranslation {
+ public:
+  /// @throws Error if there are no experts, or the architecture is one that is not read.
+  GgufTranslation(const GgufFile& file, const std::string& name)
+      : row_(row_of(file.metadata, name)),
+        keys_(file.metadata, std::string(row_.name), name),
+        blocks_(blocks_of(file.tensors)) {
+    if (row_.refused) fail(name, ": general.architecture is \"", row_.name, "\", which is not read: ", row_.refused);
+    if (!blocks_.ends.empty()) return;
+    const bool are_separate = std::ranges::any_of(
+        file.tensors, [](const Tensor& tensor) { return end_in_layer(tensor.name) == "ffn_down.0.weight"; });
+    fail(name, ": no tensor is called \"blk.*.ffn_down_exps.weight\"",
+         are_separate ? ", for each expert has tensors of its own, as until April 2024: convert the model anew"
+                      : ": there are no MoE layers to load");
+  }
+
+  std::string model_type() const {
+    if (row_.name != "deepseek2") return std::string(row_.model_type);
+    return gating() == Gating::softmax && !has_selection_bias() ? "deepseek_v2" : "deepseek_v3";
+  }
+
+  /// The model type's own, by the names and with the parts that the file has.
+  Architecture architecture() const {
+    const Architecture* const known = find_architecture(model_type());
+    Architecture of = known ? *known : Architecture{.model_type = row_.model_type};
+    of.bias = "";
+    of.always_biased = blocks_.have("ffn_down_exps.bias");
+    if (!row_.own_router) of.router_options = gguf_router;
+    of.router = "ffn_gate_inp.weight";
+    of.router_bias = blocks_.have("ffn_gate_inp.bias") ? "ffn_gate_inp.bias" : "";
+    of.router_bias_if = "";
+    of.selection_bias = has_selection_bias() ? "exp_probs_b.bias" : "";
+    of.selection_bias_if = "";
+    of.selection_bias_is_a_row = false;
+    of.logit_cap = cap() > 0 ? gguf_cap : nullptr;
+    of.experts = "";
+    of.interleaved = false;
+    of.turned_adapters = false;
+    if (row_.clamp != Clamp::none && keys_.limit("swiglu_clamp_exp") == 0 && keys_.limit("swiglu_clamp_shexp") == 0) {
+      of.hidden = nullptr;
+    }
+    of.d_ff_shared = gguf_shared;
+    of.shared = "";
+    of.shared_gate = blocks_.have("ffn_gate_inp_shexp.weight") ? "ffn_gate_inp_shexp.weight" : "";
+    of.latent_in = "ffn_latent_down";
+    of.latent_out = "ffn_latent_up";
+    of.output_scale = row_.output_scale;
+    of.scope = "ffn_|exp_probs_b|router.";
+    of.ignored =
+        row_.dense_beside
+            ? "ffn_norm.weight|ffn_norm.bias|ffn_norm_exps.weight|ffn_gate.weight|ffn_up.weight|ffn_down.weight|"
+              "ffn_gate_inp.scale|ffn_down_exps.scale"  // read as router.scale and router.per_expert_scale
+            : "ffn_norm.weight|ffn_norm.bias";
+    return of;
+  }
+
+  /// As transformers would write it, as far as blocks read it.
+  /// @throws Error naming the key, if one is missing, or says what the model type cannot.
+  Config config(const Architecture& names) const {
+    nlohmann::json config = {{"model_type", model_type()}};
+    set_key(config, names.d_model, must_count("embedding_length"));
+    set_key(config, names.num_experts, must_count("expert_count"));
+    set_key(config, names.top_k, must_count("expert_used_count"));
+    const Index d_ff = keys_.count("expert_feed_forward_length").value_or(0);
+    set_key(config, names.d_ff, d_ff > 0 ? d_ff : blocks_.d_ff);
+    set_key(config, names.activation, row_.activation);
+    config["hidden_act"] = row_.activation;
+    config["shared_expert_intermediate_size"] = d_ff_shared();
+    if (const auto epsilon = keys_.number("attention.layer_norm_rms_epsilon")) config["rms_norm_eps"] = *epsilon;
+    if (const auto latent = keys_.count("moe_latent_size")) config["moe_latent_size"] = *latent;
+    if (cap() > 0) config["router_logit_softcapping"] = cap();
+    add_limits(config);
+    add_router(config);
+    keys_.ignore("moe_every_n_layers");
+    keys_.require_all_read();
+    return {std::move(config), keys_.file()};
+  }
+
+  /// By the file's names; and what the loader asks for by another, by that, too.
+  std::vector<Tensor> tensors(std::vector<Tensor> all) const {
+    std::vector<Tensor> others;
+    for (Tensor& tensor : all) {
+      restore_outer_sizes(tensor);
+      if (row_.name != "gemma4") continue;
+      const std::string_view end = end_in_layer(tensor.name);
+      const char* const its = end == "ffn_gate_inp.scale"    ? "router.scale"
+                              : end == "ffn_down_exps.scale" ? "router.per_expert_scale"
+                                                             : nullptr;
+      if (its == nullptr) continue;
+      Tensor other = tensor;
+      other.name.replace(other.name.size() - end.size(), end.size(), its);
+      others.push_back(std::move(other));
+    }
+    for (Tensor& other : others) all.push_back(std::move(other));
+    return all;
+  }
+
+ private:
+  bool has_selection_bias() const { return blocks_.have("exp_probs_b.bias"); }
+  double cap() const { return keys_.number("router_logit_softcapping").value_or(0); }
+
+  Index must_count(const char* key) const {
+    const auto count = keys_.count(key);
+    if (!count) fail(keys_.file(), ": has no \"", keys_.in_full(key), "\"");
+    return *count;
+  }
+
+  /// DeepSeek-V2's and V3's files are of one architecture, and say it only where config.json had a word for it. Only
+  /// V3's choose with a bias.
+  Gating gating() const {
+    const Index said = keys_.count("expert_gating_func").value_or(0);
+    if (said > Index(Gating::sqrt_softplus)) {
+      fail(keys_.file(), ": ", keys_.in_full("expert_gating_func"), " is ", said,
+           ", expected 1 (softmax), 2 (sigmoid), 3 (softmax of the chosen) or 4 (root of softplus)");
+    }
+    const bool as_v3 = row_.gating == Gating::unsaid && has_selection_bias();
+    const Gating usual = row_.gating != Gating::unsaid ? row_.gating : as_v3 ? Gating::sigmoid : Gating::softmax;
+    const auto gating = said == 0 ? usual : static_cast<Gating>(said);
+    if (gating != usual && !row_.gating_by_key) {
+      fail(keys_.file(), ": ", keys_.in_full("expert_gating_func"), " is ", said, ", expected ", Index(usual),
+           ", as all models of architecture \"", row_.name, "\" have it");
+    }
+    return gating;
+  }
+
+  bool renormalize() const {
+    const auto said = keys_.flag("expert_weights_norm");
+    if (row_.renormalize == Renormalize::by_key) return said.value_or(false);
+    const bool always = row_.renormalize == Renormalize::always;
+    if (said.value_or(always) != always && !row_.own_router) {
+      fail(keys_.file(), ": ", keys_.in_full("expert_weights_norm"), " is ", *said ? "true" : "false", ", expected ",
+           always ? "true" : "false", ", as all models of architecture \"", row_.name, "\" have it");
+    }
+    return always;
+  }
+
+  /// 0 is no scale, as 1 is.
+  double scale() const {
+    const double said = keys_.number("expert_weights_scale").value_or(1);
+    return said == 0 ? 1 : said;
+  }
+
+  void add_router(nlohmann::json& config) const {
+    const Gating its_gating = gating();
+    const bool renormalizes = renormalize();
+    const Index groups = std::max<Index>(keys_.count("expert_group_count").value_or(1), 1);
+    const Index kept = keys_.count("expert_group_used_count").value_or(groups);
+    if (row_.own_router) {
+      if (scale() == 1 && groups == 1) return;
+      fail(keys_.file(), ": ", keys_.in_full(groups == 1 ? "expert_weights_scale" : "expert_group_count"), " is ",
+           groups == 1 ? scale() : double(groups), ", expected 1: models of architecture \"", row_.name,
+           "\" have none");
+    }
+    constexpr auto names = std::to_array<const char*>({"", "softmax", "sigmoid", "softmax_of_chosen", "sqrtsoftplus"});
+    config["scoring_func"] = names[std::size_t(its_gating)];
+    config["norm_topk_prob"] = renormalizes;
+    config["routed_scaling_factor"] = scale();
+    config["n_group"] = groups;
+    config["topk_group"] = groups == 1 ? 1 : kept;
+    if (model_type() == "deepseek_v2") config["topk_method"] = groups > 1 ? "group_limited_greedy" : "greedy";
+  }
+
+  void add_limits(nlohmann::json& config) const {
+    const std::string type = model_type();
+    if (type == "gpt_oss" || type == "minimax_m3_vl_text") {  // constants of the reference
+      config["swiglu_limit"] = 7.0;
+      config["swiglu_alpha"] = 1.702;
+    }
+    if (row_.clamp == Clamp::of_layer) {
+      config["swiglu_limits"] = keys_.numbers("swiglu_clamp_exp");
+      config["swiglu_limits_shared"] = keys_.numbers("swiglu_clamp_shexp");
+      return;
+    }
+    const double limit = keys_.limit("swiglu_clamp_exp");
+    const double of_shared =
+        keys_.has("swiglu_clamp_shexp") || type == "hy_v4" ? keys_.limit("swiglu_clamp_shexp") : limit;
+    const double expected = row_.clamp == Clamp::none || type == "hy_v4" ? 0 : limit;
+    if (of_shared != expected || (row_.clamp == Clamp::none && limit != 0)) {
+      fail(keys_.file(), ": ", keys_.in_full("swiglu_clamp_exp"), " is ", limit, ", and that of shared experts ",
+           of_shared, ", expected ", expected, ", as models of architecture \"", row_.name, "\" have it");
+    }
+    if (limit != 0) config["swiglu_limit"] = limit;
+  }
+
+  /// As wide as the tensors are; keys say it in several ways.
+  Index d_ff_shared() const {
+    const Index width = row_.dense_shared ? blocks_.d_ff_dense : blocks_.d_ff_shared;
+    const Index said = keys_.count("expert_shared_feed_forward_length").value_or(0);
+    const Index count = keys_.count("expert_shared_count").value_or(0);
+    const Index d_ff = keys_.count("expert_feed_forward_length").value_or(0);
+    const Index expected = said > 0 ? said : count * (d_ff > 0 ? d_ff : blocks_.d_ff);
+    if (expected > 0 && width != expected && width != said * count) {
+      fail(keys_.file(), ": shared experts are ", width, " wide in tensors \"blk.*.ffn_down_shexp.weight\", expected ",
+           expected, " by the keys ", keys_.in_full("expert_shared_feed_forward_length"), " and ",
+           keys_.in_full("expert_shared_count"));
+    }
+    return width;
+  }
+
+  const GgufArchitecture& row_;
+  GgufKeys keys_;
+  GgufBlocks blocks_;
+};
+
+/// Texts of the file, for Tensors::metadata().
+inline Metadata texts_of(const GgufMetadata& metadata) {
+  Metadata texts;
+  for (const auto& [key, value] : metadata) {
+    if (value.type == GgufType::text) texts[key] = to_json(value).get<std::string>();
+  }
+  return texts;
+}
+
+inline bool is_gguf(const std::filesystem::path& path) {
+  std::error_code ignored;
+  return path.extension() == ".gguf" && !std::filesystem::is_directory(path, ignored);
+}
+
+}  // namespace detail
+
+/// All that a Model is made of.
+struct GgufModel {
+  Config config;
+  Architecture architecture;
+  Tensors tensors;
+};
+
+/// The model that a file's keys and tensors are.
+/// @param name  of the file, for messages
+/// @throws Error naming the key or tensor, if its architecture is none that is read, or says here what it cannot say.
+inline GgufModel translate_gguf(GgufFile file, const std::string& name) {
+  const detail::GgufTranslation translation(file, name);
+  const Architecture architecture = translation.architecture();
+  Config config = translation.config(architecture);
+  return {std::move(config), architecture,
+          Tensors::of(name, translation.tensors(std::move(file.tensors)), detail::texts_of(file.metadata))};
+}
+
+/// Names of llama.cpp's architectures that are read, in the order of our table.
+inline std::vector<std::string> gguf_architectures() {
+  std::vector<std::string> names;
+  for (const auto& one : detail::gguf_architectures) {
+    if (!one.refused) names.emplace_back(one.name);
+  }
+  return names;
+}
+
+}  // namespace moe::inline MOE_TARGET::io
