@@ -2,34 +2,27 @@
 #pragma once
 
 #include <cstddef>
-#include <cstring>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "moe/core/quantized.hpp"
 #include "moe/core/types.hpp"
+#include "moe/formats/ggml.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/tensor.hpp"
 
 namespace moe::inline MOE_TARGET::io {
 
-namespace detail {
-
-/// Of numbers that are not coded at all.
-template <class T>
-struct FloatBlock {
-  static constexpr const char* name = dtype_name<T>.data();
-  static constexpr Index numbers = 1, bytes = sizeof(T);
-  static void decode(const std::byte* from, float* to) {
-    T number;
-    std::memcpy(&number, from, sizeof number);
-    *to = static_cast<float>(number);
-  }
-};
-
-}  // namespace detail
+/// Why nothing reads numbers of this type, to end a message with; or "".
+inline std::string why_not_read(std::string_view dtype) {
+  const GgmlType* const type = find_ggml_type(dtype);
+  if (type != nullptr && !type->reason.empty()) return ": " + std::string(type->reason);
+  if (dtype_bits(dtype) == 0 || dtype_bits(dtype) > 8) return "";
+  return ": its numbers mean nothing without scales, and there are none beside it that config.json tells of";
+}
 
 /// The same tensor with its matrices: one, or one for each of the outermost of three dimensions.
 /// @throws Error naming tensor and dtype, if its numbers are neither coded, nor F32, BF16 or F16.
@@ -48,13 +41,14 @@ inline Tensor coded(Tensor tensor) {
     tensor.coded = std::make_shared<const std::vector<QuantizedMatrix>>(std::move(matrices));
   };
   if (tensor.dtype == dtype_name<float>) {
-    with(block_format<detail::FloatBlock<float>>, sizeof(float));
+    with(block_format<F32>, sizeof(float));
   } else if (tensor.dtype == dtype_name<bfloat16>) {
-    with(block_format<detail::FloatBlock<bfloat16>>, sizeof(bfloat16));
+    with(block_format<BF16>, sizeof(bfloat16));
   } else if (tensor.dtype == dtype_name<float16>) {
-    with(block_format<detail::FloatBlock<float16>>, sizeof(float16));
+    with(block_format<F16>, sizeof(float16));
   } else {
-    fail(to_string(tensor), " has dtype ", tensor.dtype, ", expected F32, BF16, F16 or coded numbers");
+    fail(to_string(tensor), " has dtype ", tensor.dtype, ", expected F32, BF16, F16 or coded numbers",
+         why_not_read(tensor.dtype));
   }
   return tensor;
 }

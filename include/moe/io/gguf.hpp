@@ -23,7 +23,9 @@
 
 #include <nlohmann/json.hpp>
 
+#include "moe/core/quantized.hpp"
 #include "moe/core/types.hpp"
+#include "moe/formats/ggml.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/impostors.hpp"
 #include "moe/io/mapped_file.hpp"
@@ -31,91 +33,15 @@
 
 namespace moe::inline MOE_TARGET::io {
 
-/// A type of ggml's, by its number in files.
-struct GgmlType {
-  std::uint32_t number;
-  std::string_view name;  // a Tensor's dtype
-  Index block, bytes;     // numbers of a row that lie together, and what they take
-};
-
-namespace detail {
-
-/// Those that files may have: enum ggml_type of ggml.h, block sizes of ggml-common.h (2026-08).
-inline constexpr auto ggml_types = std::to_array<GgmlType>({
-    // clang-format off
-    {0, "F32", 1, 4},          {1, "F16", 1, 2},          {2, "Q4_0", 32, 18},       {3, "Q4_1", 32, 20},
-    {6, "Q5_0", 32, 22},       {7, "Q5_1", 32, 24},       {8, "Q8_0", 32, 34},       {9, "Q8_1", 32, 36},
-    {10, "Q2_K", 256, 84},     {11, "Q3_K", 256, 110},    {12, "Q4_K", 256, 144},    {13, "Q5_K", 256, 176},
-    {14, "Q6_K", 256, 210},    {15, "Q8_K", 256, 292},    {16, "IQ2_XXS", 256, 66},  {17, "IQ2_XS", 256, 74},
-    {18, "IQ3_XXS", 256, 98},  {19, "IQ1_S", 256, 50},    {20, "IQ4_NL", 32, 18},    {21, "IQ3_S", 256, 110},
-    {22, "IQ2_S", 256, 82},    {23, "IQ4_XS", 256, 136},  {24, "I8", 1, 1},          {25, "I16", 1, 2},
-    {26, "I32", 1, 4},         {27, "I64", 1, 8},         {28, "F64", 1, 8},         {29, "IQ1_M", 256, 56},
-    {30, "BF16", 1, 2},        {34, "TQ1_0", 256, 54},    {35, "TQ2_0", 256, 66},    {39, "MXFP4", 32, 17},
-    {40, "NVFP4", 64, 36},     {41, "Q1_0", 128, 18},     {42, "Q2_0", 64, 18},
-    // clang-format on
-});
-
-/// What ik_llama.cpp alone writes. Where rows are interleaved, numbers are larger by 200.
-inline constexpr auto ik_types = std::to_array<std::pair<std::uint32_t, std::string_view>>({{133, "Q6_0"},
-                                                                                            {134, "IQ1_BN"},
-                                                                                            {135, "IQ2_BN"},
-                                                                                            {137, "IQ2_K"},
-                                                                                            {138, "IQ3_K"},
-                                                                                            {139, "IQ4_K"},
-                                                                                            {140, "IQ5_K"},
-                                                                                            {141, "IQ6_K"},
-                                                                                            {144, "IQ4_KS"},
-                                                                                            {145, "IQ2_KS"},
-                                                                                            {146, "IQ4_KSS"},
-                                                                                            {152, "IQ5_KS"},
-                                                                                            {153, "IQ2_KT"},
-                                                                                            {154, "IQ3_KT"},
-                                                                                            {155, "IQ4_KT"},
-                                                                                            {156, "IQ3_KS"},
-                                                                                            {157, "IQ2_KL"},
-                                                                                            {158, "IQ1_KT"}});
-
-/// What a number that is none of ggml's types is, and what to do.
-inline std::string other_type(std::uint32_t number) {
-  constexpr std::uint32_t first_of_ik = 97, interleaved = 200;
-  if (number == 4 || number == 5) return "Q4_2 or Q4_3, which ggml gave up: take a newer file";
-  if (number >= 31 && number <= 38)
-    return "Q4_0 or IQ4_NL with rows interleaved, which ggml gave up: take a newer file";
-  if (number < first_of_ik) return "which is none of the types known: 0 to 42";
-  for (const std::uint32_t base : {number, number - interleaved}) {
-    for (const auto& [of_ik, name] : ik_types) {
-      if (of_ik == base) {
-        return std::string(name) + (base == number ? "" : " with rows interleaved") +
-               ", which ik_llama.cpp alone has: take a file of llama.cpp's types";
-      }
-    }
-    for (const GgmlType& type : ggml_types) {
-      if (type.number == base && base != number) {
-        return std::string(type.name) +
-               " with rows interleaved, which ik_llama.cpp alone has: take a file of llama.cpp's types";
-      }
-    }
-  }
-  return "none of ggml's: ik_llama.cpp and others number their own from 97 on; take a file of llama.cpp's types";
-}
-
-}  // namespace detail
-
-/// Null if ggml has no type of this name.
-inline const GgmlType* find_ggml_type(std::string_view name) {
-  const auto* const found = std::ranges::find(detail::ggml_types, name, &GgmlType::name);
-  return found == detail::ggml_types.end() ? nullptr : found;
-}
-
 /// Bytes of a tensor of a type of ggml's.
 /// @throws Error naming the tensor, if its rows are no whole number of blocks, or it is too large for memory.
 inline std::size_t ggml_bytes(const Tensor& tensor, const GgmlType& type) {
   const Index count = element_count(tensor), row = tensor.shape.empty() ? 1 : tensor.shape.back();
-  if (row % type.block != 0) {
-    fail(to_string(tensor), " has rows of ", row, " numbers, expected a multiple of ", type.block, ", the block of ",
+  if (row % type.numbers != 0) {
+    fail(to_string(tensor), " has rows of ", row, " numbers, expected a multiple of ", type.numbers, ", the block of ",
          type.name);
   }
-  return std::size_t(count / type.block * type.bytes);
+  return std::size_t(count / type.numbers * type.bytes);
 }
 
 /// Of a value, by its number in files.
@@ -482,12 +408,33 @@ inline GgufEntryOfTensor parse_tensor(GgufCursor& cursor, std::uint64_t number, 
     tensor.shape.insert(tensor.shape.begin(), Index(size));  // files have the innermost first
   }
   const auto type_number = cursor.number<std::uint32_t>("a type");
-  const auto* const type = std::ranges::find(ggml_types, type_number, &GgmlType::number);
-  if (type == ggml_types.end()) cursor.complain(" has type ", type_number, ", ", other_type(type_number));
+  const GgmlType* const type = find_ggml_type(type_number);
+  if (type == nullptr) {
+    cursor.complain(" has type ", type_number,
+                    ", which is none of ggml's that are known: take a file of llama.cpp's types");
+  }
+  if (type->reason == codes::is_removed || type->reason == codes::of_ik_llama) {
+    cursor.complain(" has type ", type_number, ", ", type->name, ": ", type->reason);
+  }
   tensor.dtype = type->name;
   entry.offset = cursor.number<std::uint64_t>("an offset");
   entry.bytes = ggml_bytes(tensor, *type);
   return entry;
+}
+
+/// The same with its matrices, if its numbers are coded.
+inline Tensor with_matrices(Tensor tensor) {
+  const GgmlType& type = *find_ggml_type(tensor.dtype);
+  if (type.format == nullptr || type.numbers == 1 || tensor.shape.empty()) return tensor;
+  const Index cols = tensor.shape.back(), row_bytes = cols / type.numbers * type.bytes;
+  const Index rows = tensor.shape.size() > 1 ? tensor.shape[tensor.shape.size() - 2] : 1;
+  const Index count = rows * cols > 0 ? element_count(tensor) / (rows * cols) : 0;
+  std::vector<QuantizedMatrix> matrices;
+  for (Index i = 0; i < count; ++i) {
+    matrices.emplace_back(*type.format, rows, cols, BytePlane{tensor.bytes.data() + i * rows * row_bytes, row_bytes});
+  }
+  tensor.coded = std::make_shared<const std::vector<QuantizedMatrix>>(std::move(matrices));
+  return tensor;
 }
 
 /// Every byte of the data belongs to exactly one tensor, or is there for alignment, or two readers might disagree about
@@ -539,7 +486,7 @@ inline GgufFile parse_gguf(const MappedFile& file, const std::string& name) {
   for (const auto& entry : entries) {
     if (!names.insert(entry.tensor.name).second) fail(to_string(entry.tensor), " appears twice");
   }
-  for (auto& entry : entries) result.tensors.push_back(std::move(entry.tensor));
+  for (auto& entry : entries) result.tensors.push_back(detail::with_matrices(std::move(entry.tensor)));
   return result;
 }
 

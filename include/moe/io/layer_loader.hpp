@@ -30,6 +30,7 @@
 #include "moe/experts/projection.hpp"
 #include "moe/experts/zero_compute.hpp"
 #include "moe/io/architectures.hpp"
+#include "moe/io/coded_tensor.hpp"
 #include "moe/io/config.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/expert_tensors.hpp"
@@ -149,10 +150,7 @@ class LayerLoader {
       if (type.name == dtype_name<bfloat16>) return f(bfloat16());
       if (type.name == dtype_name<float16>) return f(float16());
       if (type.name == dtype_name<float> || type.name == mixed) return f(float());
-      fail(to_string(tensor), " has dtype ", type.name, ", expected F32, BF16 or F16",
-           dtype_bits(type.name) > 0 && dtype_bits(type.name) <= 8
-               ? ": its numbers mean nothing without scales, and config.json says of none"
-               : "");
+      fail(to_string(tensor), " has dtype ", type.name, ", expected F32, BF16 or F16", why_not_read(type.name));
     }
   }
   template <class F>

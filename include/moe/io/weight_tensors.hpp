@@ -230,8 +230,7 @@ class WeightTensors {
   static Numbers<W> numbers_of(const Tensor& tensor, const std::vector<Index>& shape) {
     if (tensor.dtype == dtype_name<W>) return {as<W>(tensor, shape).data(), tensor.owner};
     if (!tensor.coded && dtype_bits(tensor.dtype) <= 8) {
-      fail(to_string(tensor), " has dtype ", tensor.dtype,
-           ", expected F32, BF16 or F16: its numbers mean nothing without scales, and config.json says of none");
+      fail(to_string(tensor), " has dtype ", tensor.dtype, ", expected F32, BF16 or F16", why_not_read(tensor.dtype));
     }
     require_shape(tensor, shape);
     if constexpr (std::is_floating_point_v<W>) {
