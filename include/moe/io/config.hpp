@@ -45,7 +45,7 @@ class Config {
     while (const char* const part = text_part(json_)) {
       nlohmann::json text = std::move(json_[part]);
       // How weights are quantised often stands outside.
-      for (const char* const outside : {"quantization_config", "quantization"}) {
+      for (const char* const outside : {"quantization_config", "quantization", "compression_config"}) {
         if (!text.contains(outside) && json_.contains(outside)) text[outside] = json_[outside];
       }
       json_ = std::move(text);
@@ -80,12 +80,10 @@ class Config {
     return value.is_number_integer() && value.get<double>() == 0 ? 0 : integer(key);
   }
 
-  /// How its weights are quantised: "fp8", "gptq", "awq", …; empty if they are not, or as gpt-oss's are.
-  std::string quantization() const {
-    if (is_null("quantization_config")) return "";
-    const nlohmann::json* const method = find("quantization_config.quant_method");
-    const std::string said = method && method->is_string() ? method->get<std::string>() : "unnamed";
-    return said == "mxfp4" ? "" : said;
+  /// The object that a key has; null if it has none.
+  const nlohmann::json* object(const std::string& key) const {
+    const nlohmann::json* const value = find(key);
+    return value != nullptr && value->is_object() ? value : nullptr;
   }
 
   /// Does a key speak of experts, as those of every MoE model do?

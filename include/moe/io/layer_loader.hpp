@@ -606,15 +606,10 @@ auto with_block(const Model& model, const std::string& prefix, const F& f) {
   const std::string block = prefix.substr(0, prefix.size() - (prefix.ends_with('.') ? 1 : 0));
   check_block(model, block);
   try {
-    return f(WeightTensors(model.tensors(), block, model.shape().num_experts), model.config(), model.architecture());
+    const auto weights = model.weights(block);
+    return f(WeightTensors(*weights, block, model.shape().num_experts), model.config(), model.architecture());
   } catch (const std::invalid_argument& error) {  // e.g. groups that do not divide the experts
     fail(model.config().file(), ": ", error.what());
-  } catch (const Error& error) {
-    if (const std::string method = model.config().quantization(); !method.empty()) {
-      fail("the model is quantised (quant_method is \"", method, "\" in ", model.config().file(),
-           "), expected weights in F32, BF16 or F16: take the original ones, or expand them first; ", error.what());
-    }
-    throw;
   }
 }
 
@@ -645,7 +640,8 @@ template <class Scalar, class BuiltAs>
 AnyLayer<Scalar> load_ffn(const Model& model, const std::string& prefix) {
   const std::string block = prefix.substr(0, prefix.size() - (prefix.ends_with('.') ? 1 : 0));
   const std::size_t dot = block.rfind('.');
-  const WeightTensors beside(model.tensors(), dot == block.npos ? "" : block.substr(0, dot), 1);
+  const auto weights = model.weights(block);
+  const WeightTensors beside(*weights, dot == block.npos ? "" : block.substr(0, dot), 1);
   try {
     return LayerLoader<Scalar>(beside, model.config(), model.architecture())
         .dense_ffn(dot == block.npos ? block : block.substr(dot + 1));

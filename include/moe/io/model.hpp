@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "moe/io/architectures.hpp"
-#include "moe/io/coded_tensors.hpp"
+#include "moe/io/coded_weights.hpp"
 #include "moe/io/config.hpp"
 #include "moe/io/edit_distance.hpp"
 #include "moe/io/error.hpp"
@@ -179,12 +179,14 @@ class Model {
   /// Of the MoE layers; where these differ in a limit of their activation, of the first.
   const MoeShape& shape() const { return shape_; }
 
-  /// All of them, whatever they belong to. What is coded is one tensor of its format, whatever it is made of in files:
-  /// see stored().
+  /// All of them, whatever they belong to, as the files have them.
   const Tensors& tensors() const { return *tensors_; }
 
-  /// All tensors as the files have them.
-  const Tensors& stored() const { return *stored_; }
+  /// The same, but what is coded below a block, or beside it and part of it, is one tensor of all its numbers.
+  /// @throws Error naming file, tensor and what is wrong, if what is there makes no weights.
+  std::shared_ptr<const Tensors> weights(const std::string& block) const {
+    return detail::with_coded_weights(tensors_, quantization_, block, *architecture_);
+  }
 
   /// One of them as numbers of this type, whatever floating-point type they are stored in: read("model.norm.weight").
   /// @throws Error if there is no tensor of this name, or it holds no such numbers.
@@ -228,8 +230,8 @@ class Model {
       : folder_(std::move(folder)),
         config_(std::make_shared<const Config>(std::move(config))),
         architecture_(architecture ? std::move(architecture) : known_architecture(*config_)),
-        stored_(std::make_shared<const Tensors>(open())),
-        tensors_(detail::with_coded(stored_, *config_)),
+        tensors_(std::make_shared<const Tensors>(open())),
+        quantization_(detail::quantization_of(*config_, folder_)),
         moe_blocks_(detail::blocks_in(*tensors_, *architecture_)),
         shape_(moe_shape(*config_, *architecture_, moe_blocks_.empty() ? 0 : detail::layer_number(moe_blocks_[0]))) {}
 
@@ -253,7 +255,8 @@ class Model {
   std::filesystem::path folder_;
   std::shared_ptr<const Config> config_;
   std::shared_ptr<const Architecture> architecture_;
-  std::shared_ptr<const Tensors> stored_, tensors_;
+  std::shared_ptr<const Tensors> tensors_;
+  Quantization quantization_;
   std::vector<std::string> moe_blocks_;
   MoeShape shape_;
 };

@@ -467,12 +467,12 @@ inline void save_model(const std::filesystem::path& folder, const Model& model, 
     change(architecture.d_ff, old.d_ff, now.d_ff);
     change(architecture.top_k, old.top_k, now.top_k);
   }
-  for (const std::string& name : model.stored().names()) {
+  for (const std::string& name : model.tensors().names()) {
     if (replaced.contains(name)) continue;
-    const Tensor kept = model.stored().at(name);
+    const Tensor kept = model.tensors().at(name);
     tensors.push_back({.name = name, .dtype = kept.dtype, .shape = kept.shape, .kept = kept});
   }
-  detail::write_model(folder, model.folder(), settings, std::move(tensors), model.stored().metadata(), sparse, options);
+  detail::write_model(folder, model.folder(), settings, std::move(tensors), model.tensors().metadata(), sparse, options);
 }
 
 }  // namespace moe::inline MOE_TARGET::io
