@@ -65,6 +65,7 @@ std::string room_of(const std::string& header) {
 /// From the ground up. A header knows its own room and those below; rooms of one floor do not know each other.
 const std::vector<Names> floors = {{"core"},
                                    {"runtime", "kernels"},
+                                   {"formats"},
                                    {"experts", "routers", "telemetry"},
                                    {"layers", "losses"},
                                    {"lora", "models"},

@@ -1,0 +1,73 @@
+/// @file  Microscaling formats of 4 and 6 bits, as safetensors have them.
+///
+/// Open Compute Project 2023, "Microscaling Formats (MX)", §5: 32 numbers of a row share a scale of one byte, which
+/// stands for 2^(byte - 127); so does 255, for 2^128, where software does not call it NaN.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include "moe/core/quantized.hpp"
+#include "moe/formats/detail/rows.hpp"
+#include "moe/kernels/lookup.hpp"
+#include "moe/kernels/rounding.hpp"
+
+namespace moe::inline MOE_TARGET {
+
+namespace detail {
+
+/// E2M1, twice: a sign, 2 bits of exponent, one of mantissa.
+inline constexpr float twice_e2m1[16] = {0, 1, 2, 3, 4, 6, 8, 12, -0.F, -1, -2, -3, -4, -6, -8, -12};
+
+/// 2^(byte - 128), for numbers that are twice as large: so that 0.5 · 2^128 is one.
+MOE_INLINE float half_scale(std::byte byte) {
+  const auto exponent = std::uint32_t(byte);
+  return float_of(exponent < 2 ? 0x200000U << exponent : (exponent - 1) << 23);
+}
+
+inline void decode_mxfp4(const QuantizedMatrix& matrix, Index row, Index first, Index count, float* to) {
+  const std::byte *codes = matrix.codes.row(row), *scales = matrix.scales.row(row);
+  const kernels::Sixteen numbers = kernels::load_sixteen(twice_e2m1);
+  each_group(matrix.scales.cols_together, first, first + count, [&](Index group, Index at, Index end) {
+    const float scale = half_scale(scales[group]);
+    const auto scaled =
+        kernels::each_part(numbers, [&](const auto& part) __attribute__((always_inline)) { return part * scale; });
+    decode_nibbles(codes + at / 2, end - at, scaled, to + (at - first));
+  });
+}
+
+/// E2M3: a sign, 2 bits of exponent, 3 of mantissa; twice, as of E2M1.
+inline void decode_mxfp6(const QuantizedMatrix& matrix, Index row, Index first, Index count, float* to) {
+  constexpr auto numbers = [] {
+    std::array<float, 64> twice{};
+    for (int code = 0; code < 64; ++code) {
+      const int exponent = code >> 3 & 3, mantissa = code & 7;
+      const float size = exponent == 0 ? float(mantissa) / 4 : float((8 + mantissa) << (exponent - 1)) / 4;
+      twice[std::size_t(code)] = code < 32 ? size : -size;
+    }
+    return twice;
+  }();
+  const std::byte *codes = matrix.codes.row(row), *scales = matrix.scales.row(row);
+  each_group(matrix.scales.cols_together, first, first + count, [&](Index group, Index at, Index end) {
+    const float scale = half_scale(scales[group]);
+    std::uint8_t code[32];
+    for (Index i = at; i < end; i += 32) {
+      const Index some = std::min<Index>(32, end - i);
+      unpack(codes + i * 6 / 8, 6, some, code);
+      for (Index k = 0; k < some; ++k) to[i - first + k] = numbers[code[k]] * scale;
+    }
+  });
+  round_all<bfloat16>(to, count);
+}
+
+}  // namespace detail
+
+/// `codes` have the low four bits of a byte first: gpt-oss, compressed-tensors, DeepSeek-V4, MLX.
+inline constexpr NumberFormat mxfp4 = {"MXFP4", 2, 4, detail::decode_mxfp4};
+
+/// `codes` of six bits lie one after the other, low bits first; rounded to bfloat16: compressed-tensors'.
+inline constexpr NumberFormat mxfp6 = {"MXFP6 E2M3", 8, 6, detail::decode_mxfp6};
+
+}  // namespace moe::inline MOE_TARGET

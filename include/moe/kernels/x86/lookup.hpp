@@ -1,0 +1,40 @@
+/// @file  Looks numbers up with the permutations of AVX2 or AVX-512.
+#pragma once
+
+#if defined(__AVX512F__) || defined(__AVX2__)
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "moe/kernels/lanes.hpp"
+#include "moe/kernels/lookup.hpp"
+
+namespace moe::inline MOE_TARGET::kernels {
+
+MOE_INLINE Lanes<float> lookup(const Sixteen& table, const Pairs& index) {
+#if defined(__AVX512F__)
+  // maskz: g++ 12 warns about the plain form's own undefined register
+  return (Lanes<float>)_mm512_maskz_permutexvar_ps(0xffff, (__m512i)index, (__m512)table.part[0]);
+#else
+  const __m256i lane = (__m256i)index;
+  const __m256 low = _mm256_permutevar8x32_ps((__m256)table.part[0], lane);
+  const __m256 high = _mm256_permutevar8x32_ps((__m256)table.part[1], lane);
+  return (Lanes<float>)_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(lane, 28)));
+#endif
+}
+
+#if defined(__AVX512F__)
+namespace detail {
+
+/// The first in the lower half of the lanes, the second in the upper.
+MOE_INLINE Pairs two_halves(std::uint32_t first, std::uint32_t second) {
+  return (Pairs)_mm512_mask_set1_epi32(_mm512_set1_epi32(int(first)), 0xff00, int(second));
+}
+
+}  // namespace detail
+#endif
+
+}  // namespace moe::inline MOE_TARGET::kernels
+
+#endif
