@@ -22,10 +22,10 @@ inline void PrintTo(const RecordedFolder& folder, std::ostream* out) { *out << f
 
 inline std::string name_of(const testing::TestParamInfo<RecordedFolder>& info) { return info.param.name; }
 
-/// Those below `own`, and below the folder that the variable names, in which there is a file of this name; of a root
-/// without any, one that is not there, so that its test fails.
+/// Those below `own`, and below the folder that the variable names, or what is called `part` in it, in which there is a
+/// file of this name; of a root without any, one that is not there, so that its test fails.
 inline std::vector<RecordedFolder> recorded_folders(const std::filesystem::path& own, const char* variable,
-                                                    const std::string& file) {
+                                                    const std::string& file, const std::string& part = "") {
   std::vector<RecordedFolder> all;
   const auto add = [&](const std::filesystem::path& root, const std::string& whose) {
     std::vector<std::filesystem::path> paths;
@@ -42,7 +42,10 @@ inline std::vector<RecordedFolder> recorded_folders(const std::filesystem::path&
     }
   };
   add(own, "");
-  if (const char* const named = std::getenv(variable)) add(named, "named_");
+  if (const char* const named = std::getenv(variable)) {
+    const std::filesystem::path whole = named;
+    add(!part.empty() && std::filesystem::is_directory(whole / part) ? whole / part : whole, "named_");
+  }
   return all;
 }
 

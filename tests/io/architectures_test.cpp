@@ -16,7 +16,6 @@
 
 #include "compare.hpp"
 #include "load_layer.hpp"
-#include "moe/io/mxfp4.hpp"
 #include "moe/models/presets.hpp"
 #include "random.hpp"
 
@@ -142,64 +141,6 @@ TEST(Architectures, WhatIsNotComputedIsRefused) {
                          "num_experts_per_tok": 2, "activation_function": "tanh"})"),
             "config.json: activation_function is \"tanh\", expected \"silu\" or \"swish\" or \"gelu\" or "
             "\"gelu_pytorch_tanh\" or \"gelu_new\" or \"relu\" or \"relu2\"");
-}
-
-// ---- MXFP4 ----------------------------------------------------------------------------------------------------------
-
-TEST(Mxfp4, ExpandsEveryCodeAtEveryScale) {
-  const float magnitude[8] = {0, 0.5F, 1, 1.5F, 2, 3, 4, 6};
-  for (int scale = 0; scale < 256; ++scale) {
-    std::vector<std::uint8_t> blocks, scales(1, std::uint8_t(scale));
-    for (unsigned pair = 0; pair < 16; ++pair) blocks.push_back(std::uint8_t(((15 - pair) << 4) | pair));
-    Weight<float> numbers(1, 32);
-    expand_mxfp4<float>(blocks, scales, {numbers.data(), 1, 32, Eigen::OuterStride<>(32)});
-    for (int i = 0; i < 32; ++i) {
-      const int code = i % 2 == 0 ? i / 2 : 15 - i / 2;
-      const double expected = (code < 8 ? 1 : -1) * double(magnitude[code & 7]) * std::pow(2.0, scale - 127);
-      if (scale == 255) {
-        EXPECT_TRUE(std::isnan(numbers(0, i)));
-      } else {
-        EXPECT_EQ(numbers(0, i), float(expected)) << "scale " << scale << ", code " << code;
-        EXPECT_EQ(std::signbit(numbers(0, i)), code >= 8) << "minus zero too";
-      }
-    }
-  }
-}
-
-TEST(Mxfp4, IsExactInBfloat16) {
-  std::vector<std::uint8_t> blocks(16), scales(1);
-  for (const int scale : {1, 100, 127, 140, 251}) {
-    for (std::size_t i = 0; i < 16; ++i) blocks[i] = std::uint8_t(16 * i + 15 - i);
-    scales[0] = std::uint8_t(scale);
-    Weight<float> wide(1, 32);
-    Weight<bfloat16> narrow(1, 32);
-    expand_mxfp4<float>(blocks, scales, {wide.data(), 1, 32, Eigen::OuterStride<>(32)});
-    expand_mxfp4<bfloat16>(blocks, scales, {narrow.data(), 1, 32, Eigen::OuterStride<>(32)});
-    EXPECT_EQ(narrow.cast<float>().eval(), wide) << "scale " << scale;
-  }
-}
-
-/// What the reference expanded its weights to stands beside them in the case.
-TEST(Mxfp4, IsWhatTheReferenceExpandedItTo) {
-  const std::filesystem::path folder(MOE_SOURCE_DIR "/tests/golden/gpt_oss_mxfp4");
-  const auto tensors = Tensors::open(folder), records = Tensors::open(folder / "case.safetensors");
-  for (const std::string name : {"experts.gate_up_proj", "experts.down_proj"}) {
-    const Tensor expected = records.at("dequantized." + name);  // (experts × in × out)
-    const Index n = expected.shape[0], in = expected.shape[1], out = expected.shape[2];
-    const auto values = as<float>(expected, {n, in, out});
-    const WeightTensors weights(tensors, "", n);
-    const auto half = [&](Index first) {
-      return weights.expanded<float>(name, {.all_rows = out, .first = first, .step = 2, .rows = out / 2, .cols = in});
-    };
-    const auto even = half(0), odd = half(1);
-    for (Index e = 0; e < n; ++e) {
-      for (Index i = 0; i < in; ++i) {
-        for (Index o = 0; o < out; ++o) {
-          ASSERT_EQ((o % 2 == 0 ? even : odd)[e](o / 2, i), values[std::size_t((e * in + i) * out + o)]);
-        }
-      }
-    }
-  }
 }
 
 // ---- errors that name the tensor

@@ -111,7 +111,7 @@ TEST_P(SavedFolder, IsTheSameBytesIfNothingWasChangedAndReadAgainIfItWas) {
   const test::TemporaryFolder out("saved_" + GetParam().name);
   if (model.layer(all.names[0]).dtype == "MXFP4") {  // which nothing here writes
     const std::string error = error_of<Error>([&] { save_model(out.path / "same", model, all.blocks()); });
-    EXPECT_NE(error.find("is in 4 bits (MXFP4)"), std::string::npos) << error;
+    EXPECT_NE(error.find("is quantised (MXFP4)"), std::string::npos) << error;
     EXPECT_TRUE(files_in(out.path).empty());
     return;
   }

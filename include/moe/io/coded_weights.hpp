@@ -82,6 +82,9 @@ inline std::optional<Tensor> coded_weight(const Tensors& tensors, const std::str
     matrices.push_back(one->matrix);
     owners->push_back(std::move(one->owner));
     used.insert(one->tensors.begin(), one->tensors.end());
+    for (const char* const of_activations : {".input_scale", ".input_global_scale", ".input_zero_point"}) {
+      used.insert(module + of_activations);  // which stay in float
+    }
   }
   all.owner = std::move(owners);
   all.coded = std::make_shared<const std::vector<QuantizedMatrix>>(std::move(matrices));

@@ -31,6 +31,15 @@
 
 namespace moe::inline MOE_TARGET::io {
 
+/// Bytes of numbers that are coded, with their scales.
+inline Index coded_bytes(const Tensor& tensor) {
+  double bits = 0;
+  for (const QuantizedMatrix& matrix : *tensor.coded) {
+    bits += matrix.format().bits * double(matrix.rows()) * double(matrix.cols());
+  }
+  return Index(bits / 8);
+}
+
 /// Some tensors together.
 struct Holding {
   Index tensors = 0;
@@ -38,11 +47,11 @@ struct Holding {
 
   void add(const Tensor& tensor) {
     tensors += 1;
-    bytes += std::ssize(tensor.bytes);
+    bytes += tensor.coded == nullptr ? std::ssize(tensor.bytes) : coded_bytes(tensor);
   }
 };
 
-/// By dtype: "BF16", "F32", …
+/// By dtype: "BF16", "F32", "FP8", "Q4_K", …
 using Formats = std::map<std::string, Holding>;
 
 /// How the router of one block chooses.
@@ -104,16 +113,16 @@ inline std::string without_numbers(std::string_view name) {
   return all;
 }
 
-/// The numbers that learning would change: no table of token ids, and no scales of what is in 4 bits.
+/// The numbers that learning would change: no table of token ids.
 inline Index parameters_in(const Tensor& tensor) {
-  if (tensor.dtype == "U8" && tensor.name.ends_with("_blocks")) return 2 * element_count(tensor);
+  if (tensor.coded) return element_count(tensor);
   return tensor.dtype.starts_with('F') || tensor.dtype == "BF16" ? element_count(tensor) : 0;
 }
 
 /// The tensors of one block.
-inline std::vector<const Tensor*> tensors_of(const Model& model, const Block& block) {
+/// @param tensors  the model's, or its weights(block)
+inline std::vector<const Tensor*> tensors_of(const Model& model, const Tensors& tensors, const Block& block) {
   std::vector<const Tensor*> all;
-  const Tensors& tensors = model.tensors();
   const std::string prefix = block.name.empty() ? "" : block.name + '.';
   const Architecture& architecture = model.architecture();
   const auto scopes = alternatives(block.sparse ? architecture.scope : "");
@@ -256,7 +265,8 @@ template <class BuiltAs>
 void inspect_layer(const Model& model, BlockInspection& block) {
   const Architecture& its = model.architecture();
   const MoeShape shape = moe_shape(model.config(), its, layer_number(block.name));
-  const WeightTensors tensors(model.tensors(), block.name, shape.num_experts);
+  const auto weights = model.weights(block.name);
+  const WeightTensors tensors(*weights, block.name, shape.num_experts);
   const Names names = find_names(tensors, expert_spellings, its.experts, its.gated);
   const bool fused = names.layout == Layout::fused;
   const bool turned =
@@ -277,7 +287,7 @@ void inspect_layer(const Model& model, BlockInspection& block) {
                     ? loaded_shape<double, BuiltAs>(model, block.name, in_place)
                     : loaded_shape<float, BuiltAs>(model, block.name, in_place);
   if (block.router.kind == hash_kind) block.shape->selection_bias = false;  // a table chooses
-  for (const Tensor* const tensor : tensors_of(model, {block.name, true})) {
+  for (const Tensor* const tensor : tensors_of(model, *weights, {block.name, true})) {
     if (tensor->name.size() < block.name.size() || !is_unused(*tensor, block.name, its, *block.shape)) continue;
     block.unused.add(*tensor);
     block.parameters -= parameters_in(*tensor);
@@ -288,7 +298,8 @@ void inspect_layer(const Model& model, BlockInspection& block) {
 template <class BuiltAs>
 void inspect_ffn(const Model& model, BlockInspection& block) {
   const HiddenActivation hidden = hidden_of(model.config(), model.architecture(), layer_number(block.name), true);
-  const WeightTensors tensors(model.tensors(), block.name, 1);
+  const auto weights = model.weights(block.name);
+  const WeightTensors tensors(*weights, block.name, 1);
   const Names names = find_names(tensors, ffn_spellings, "", is_gated(hidden));
   block.activation = to_string(hidden);
   block.active = block.parameters;
@@ -324,14 +335,18 @@ Inspection inspect(const Model& model) {
                           .activation = "",
                           .formats = {},
                           .refused = ""};
-    for (const Tensor* const tensor : detail::tensors_of(model, one)) {
-      block.formats[tensor->dtype].add(*tensor);
-      block.parameters += detail::parameters_in(*tensor);
-      in_blocks.insert(tensor->name);
-    }
+    for (const Tensor* const tensor : detail::tensors_of(model, model.tensors(), one)) in_blocks.insert(tensor->name);
     block.refused = detail::error_of([&] {
-      one.sparse ? detail::inspect_layer<BuiltAs>(model, block) : detail::inspect_ffn<BuiltAs>(model, block);
+      const auto weights = model.weights(one.name);
+      for (const Tensor* const tensor : detail::tensors_of(model, *weights, one)) {
+        block.formats[tensor->dtype].add(*tensor);
+        block.parameters += detail::parameters_in(*tensor);
+      }
     });
+    if (block.refused.empty())
+      block.refused = detail::error_of([&] {
+        one.sparse ? detail::inspect_layer<BuiltAs>(model, block) : detail::inspect_ffn<BuiltAs>(model, block);
+      });
     all.blocks.push_back(std::move(block));
   }
   model.tensors().for_each_below("", [&](const Tensor& tensor) {

@@ -7,6 +7,7 @@
 #include <deque>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -63,6 +64,7 @@ class PeftFolder {
 
   void add(const AdaptedLayer<Scalar>& layer, const std::vector<NamedAdapter<Scalar>>& adapters) {
     layer_ = layer.name;
+    weights_ = model_.weights(layer_);
     block_ = module_of(layer.name);
     experts_.clear();
     shared_ = {};
@@ -111,7 +113,7 @@ class PeftFolder {
     return block.substr(0, last) + std::string(now);
   }
 
-  WeightTensors tensors() const { return {model_.tensors(), layer_, model_.shape().num_experts}; }
+  WeightTensors tensors() const { return {*weights_, layer_, model_.shape().num_experts}; }
 
   /// The last of several names is transformers' own, unless the first is in the file and all are usual.
   std::string router() const {
@@ -257,6 +259,7 @@ class PeftFolder {
   const Model& model_;
   const Architecture& architecture_;
   std::string layer_, block_;  // in the model's file; in transformers
+  std::shared_ptr<const Tensors> weights_;
   std::map<Index, ExpertAdapters<Scalar>> experts_;
   ExpertAdapters<Scalar> shared_;
   std::deque<std::pair<std::string, Weight<Scalar>>> parameters_;

@@ -345,7 +345,8 @@ inline void write_model(const std::filesystem::path& folder, const std::filesyst
 /// What a block's tensors become, and which of those that there are go.
 class BlockSaver {
  public:
-  BlockSaver(const Model& model, const ModelBlock& block) : model_(model), block_(block) {
+  BlockSaver(const Model& model, const ModelBlock& block)
+      : model_(model), block_(block), weights_(model.weights(block.name)) {
     if (block.name.ends_with('.')) fail("\"", block.name, "\": expected the block's name without a last dot");
   }
 
@@ -363,7 +364,7 @@ class BlockSaver {
   void plan(PlannedTensors& planned, std::set<std::string>& replaced) const {
     const MoeShape old = shape();
     if (is_sparse()) {
-      const WeightTensors tensors(model_.tensors(), block_.name, old.num_experts);
+      const WeightTensors tensors(*weights_, block_.name, old.num_experts);
       const Architecture& architecture = model_.architecture();
       const BlockForm form(tensors, model_.config(), architecture,
                            find_names(tensors, expert_spellings, architecture.experts, architecture.gated), old);
@@ -375,14 +376,14 @@ class BlockSaver {
     const std::vector<Block> all = model_.blocks();
     if (std::ranges::count(all, block_.name, &Block::name) == 0) check_block(model_, block_.name);
     const std::size_t dot = block_.name.rfind('.');
-    const WeightTensors beside(model_.tensors(), dot == block_.name.npos ? "" : block_.name.substr(0, dot), 1);
+    const WeightTensors beside(*weights_, dot == block_.name.npos ? "" : block_.name.substr(0, dot), 1);
     const BlockForm form(beside, model_.config(), model_.architecture(), {}, old);
     add(planned, replaced, form.list_ffn(dot == block_.name.npos ? block_.name : block_.name.substr(dot + 1)));
   }
 
  private:
   void add(PlannedTensors& planned, std::set<std::string>& replaced, const std::vector<StoredParameter>& places) const {
-    const Tensors& tensors = model_.tensors();
+    const Tensors& tensors = *weights_;
     const auto dtype_of = [&](const std::string& name, const std::string& like) {
       const Tensor there = tensors.at(tensors.contains(name) || like.empty() ? name : like);
       if (there.coded) {
@@ -399,6 +400,7 @@ class BlockSaver {
 
   const Model& model_;
   const ModelBlock& block_;
+  std::shared_ptr<const Tensors> weights_;
 };
 
 /// @throws Error unless all MoE blocks of the model are to be of these sizes.
@@ -472,7 +474,8 @@ inline void save_model(const std::filesystem::path& folder, const Model& model, 
     const Tensor kept = model.tensors().at(name);
     tensors.push_back({.name = name, .dtype = kept.dtype, .shape = kept.shape, .kept = kept});
   }
-  detail::write_model(folder, model.folder(), settings, std::move(tensors), model.tensors().metadata(), sparse, options);
+  detail::write_model(folder, model.folder(), settings, std::move(tensors), model.tensors().metadata(), sparse,
+                      options);
 }
 
 }  // namespace moe::inline MOE_TARGET::io
