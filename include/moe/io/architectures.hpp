@@ -374,7 +374,7 @@ inline constexpr auto known_architectures = std::to_array<Architecture>({
      .d_ff_shared = shared_experts, .shared = "shared_experts."},
     {.model_type = "mimo_v2_flash", .num_experts = "n_routed_experts", .router_options = mimo_options,
      .selection_bias = "gate.e_score_correction_bias"},
-    {.model_type = "dots3_note_text", .num_experts = "n_routed_experts", .bias = "mlp_bias", .router_options = deepseek_v3_options,
+    {.model_type = "dots3_note_text", .num_experts = "n_routed_experts", .ignored_keys = "mlp_bias", .router_options = deepseek_v3_options,
      .selection_bias = "gate.e_score_correction_bias", .d_ff_shared = dots3_shared_experts, .shared = "shared_experts."},
     {.model_type = "glm5_next_text", .num_experts = "n_routed_experts", .router_options = deepseek_v3_options,
      .selection_bias = "gate.e_score_correction_bias", .hidden = clamped_inputs, .d_ff_shared = shared_experts, .shared = "shared_experts."},

@@ -38,7 +38,7 @@ struct BlockAdapters {
   };
 
   Adapter<Scalar> router{}, shared_gate{}, latent_in{}, latent_out{};
-  Adapter<Scalar> second_router{};  // of the second modality
+  Adapter<Scalar> second_router{};                // of the second modality
   std::vector<ExpertAdapters<Scalar>> experts{};  // of those that the router chooses, then of others that compute
   ExpertAdapters<Scalar> shared{};
   Learning of_router{}, of_experts{}, of_shared{};

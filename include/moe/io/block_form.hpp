@@ -40,6 +40,7 @@ class BlockForm {
   BlockForm(const WeightTensors& tensors, const Config& config, const Architecture& architecture, const Names& experts,
             const MoeShape& shape)
       : tensors_(tensors), config_(config), names_(architecture), experts_(experts), shape_(shape) {
+    if (is_part_of_block(tensors, architecture)) shape_.d_ff_shared = 0;
     if (experts.mxfp4) {
       fail(to_string(tensors.at(experts.up + "_blocks")),
            " is in 4 bits (MXFP4), and nothing here writes these: save into the same model of 16 bits");
@@ -243,7 +244,7 @@ class BlockForm {
   const Config& config_;
   const Architecture& names_;
   const Names experts_;
-  const MoeShape shape_;
+  MoeShape shape_;
 };
 
 }  // namespace moe::inline MOE_TARGET::io::detail

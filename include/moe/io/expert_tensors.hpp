@@ -71,6 +71,11 @@ inline bool is_by_modality(const WeightTensors& tensors, const Architecture& arc
   return architecture.router_kind == RouterKind::by_modality && tensors.contains(second_router);
 }
 
+/// Such a part has no shared expert: that is beside it.
+inline bool is_part_of_block(const WeightTensors& tensors, const Architecture& architecture) {
+  return architecture.router_kind == RouterKind::by_modality && !tensors.contains(second_router);
+}
+
 /// The names that were found, relative to the block.
 struct Names {
   Layout layout = Layout::separate;

@@ -224,7 +224,8 @@ class LayerLoader {
   Around<Scalar, Make> around(const Make& make) const {
     using Experts = typename Make::Experts;
     Around<Scalar, Make> all{router(make), [](Experts experts) { return experts; }};
-    if (has_expert_norm()) all.dressed = [norm = expert_norm(make)](Experts experts) -> Experts {
+    if (has_expert_norm())
+      all.dressed = [norm = expert_norm(make)](Experts experts) -> Experts {
         return NormedExperts(std::move(experts), norm);
       };
     if (shape_.d_latent > 0) {
@@ -233,8 +234,7 @@ class LayerLoader {
       };
     }
     if (shape_.d_ff_shared > 0) {
-      all.shared =
-          any_ffn(make, names_.shared, shape_.d_ff_shared, shape_.hidden_shared, shape_.expert_bias);
+      all.shared = any_ffn(make, names_.shared, shape_.d_ff_shared, shape_.hidden_shared, shape_.expert_bias);
       all.shared_gate = make.vector("shared_expert_gate.weight", shared_gate());
     }
     all.is_affine = has_affine_output();
@@ -278,8 +278,7 @@ class LayerLoader {
     if (names_.router_kind == RouterKind::carried) return make.router(mlp_top_k());
     if (names_.router_kind == RouterKind::joint) return make.router(joint_top_k());
     if (const LogitShape shape = logit_shape(); shape.multiplier != 1 || shape.soft_cap != 0) {
-      return make.router(
-          ShapedTopK<Scalar>(router_weight(), top_k_options(), shape, router_bias(), selection_bias()));
+      return make.router(ShapedTopK<Scalar>(router_weight(), top_k_options(), shape, router_bias(), selection_bias()));
     }
     if (names_.capacity == nullptr) return make.router(top_k());
     return make.router(WithCapacity(top_k(), names_.capacity(config_)));
@@ -498,14 +497,11 @@ class LayerLoader {
     using Experts = typename Make::Experts;
     const std::string in = full(names_.latent_in), out = full(names_.latent_out);
     const std::string type = dtype_of({in + ".weight", out + ".weight"});
-    return with_type_for(
-        make, type, tensors_.at(in + ".weight"), [&]<class W>(W) -> std::function<Experts(Experts)> {
-          return [in = make.projection(projection<W>(in, shape_.d_latent, d()), true),
-                  out = make.projection(projection<W>(out, d(), shape_.d_latent), false),
-                  norm = latent_norm(make)](Experts experts) -> Experts {
-            return LatentExperts(in, std::move(experts), out, norm);
-          };
-        });
+    return with_type_for(make, type, tensors_.at(in + ".weight"), [&]<class W>(W) -> std::function<Experts(Experts)> {
+      return [in = make.projection(projection<W>(in, shape_.d_latent, d()), true),
+              out = make.projection(projection<W>(out, d(), shape_.d_latent), false), norm = latent_norm(make)](
+                 Experts experts) -> Experts { return LatentExperts(in, std::move(experts), out, norm); };
+    });
   }
 
   template <class W>
@@ -657,7 +653,7 @@ class LayerLoader {
   /// One part of a block may lie by itself: ERNIE 4.5 VL's "text_moe", beside which the shared expert is.
   static MoeShape shape_of(const WeightTensors& tensors, const Config& config, const Architecture& architecture) {
     MoeShape shape = moe_shape(config, architecture, layer_number(tensors.block()));
-    if (architecture.router_kind == RouterKind::by_modality && !tensors.contains(second_router)) shape.d_ff_shared = 0;
+    if (is_part_of_block(tensors, architecture)) shape.d_ff_shared = 0;
     return shape;
   }
 

@@ -112,9 +112,8 @@ struct ToLearnBeside {
   }
   Router router(WithCapacity<LinearTopK<Scalar>> limited) const {
     take_whole(limited.router().logits());
-    return WithCapacity(
-        LoraRouter<Scalar>(std::move(limited.router()), std::move(adapters.router), dropout(), seed()),
-        limited.options());
+    return WithCapacity(LoraRouter<Scalar>(std::move(limited.router()), std::move(adapters.router), dropout(), seed()),
+                        limited.options());
   }
   template <class Choice>
   Router router(LogitsRouter<LinearLogits<Scalar>, Choice> router) const {
@@ -122,8 +121,7 @@ struct ToLearnBeside {
   }
   Router router(ShapedTopK<Scalar> router) const {
     const LogitShape shape = router.logits().shape();
-    return LogitsRouter(ShapedLogits(beside(std::move(router.logits().unshaped())), shape),
-                        std::move(router.choice()));
+    return LogitsRouter(ShapedLogits(beside(std::move(router.logits().unshaped())), shape), std::move(router.choice()));
   }
   Router router(TopKByModality<Scalar> router) const {
     std::vector<LoraLogits<Scalar>> parts{
@@ -247,8 +245,8 @@ class TrainableLayerLoader : LayerLoader<Scalar> {
     BlockAdapters<Scalar> all;
     for (std::size_t i = 0; i < names.size(); ++i) {
       const AdapterFile& file = files.files()[i];
-      BlockAdapterReader<Scalar> reader(file, Base::tensors_, names[i], Base::names_, Base::shape_,
-                                        outputs_of_router(), other_experts());
+      BlockAdapterReader<Scalar> reader(file, Base::tensors_, names[i], Base::names_, Base::shape_, outputs_of_router(),
+                                        other_experts());
       if (i == 0) {
         all = reader.read();
       } else {
