@@ -56,8 +56,8 @@ std::vector<Index> to_numbers(const std::string& text) {
 /// A line that the next one overwrites, on standard error, and only if that is a terminal; empty: it is gone.
 void show_progress(const std::string& what) {
 #if defined(__unix__) || defined(__APPLE__)
-  if (static const bool is_watched = isatty(STDERR_FILENO) != 0; is_watched)
-    std::fprintf(stderr, "\r\033[K%s", what.c_str());
+  static const bool is_watched = isatty(STDERR_FILENO) != 0;
+  if (is_watched) std::fprintf(stderr, "\r\033[K%s", what.c_str());
 #endif
 }
 
