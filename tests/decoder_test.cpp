@@ -249,10 +249,10 @@ TEST(Rope, TurnsPairsByPositionTimesFrequency) {
 
 decoder::Attention random_attention(Index d_model, Index heads, Index kv_heads, Index head_dim, Index window) {
   const auto linear = [&](Index outputs, Index inputs, unsigned seed) {
-    return decoder::Linear{random_matrix<moe::Weight<float>>(outputs, inputs, seed),
-                           random_matrix<moe::Vector<float>>(outputs, 1, seed + 1)};
+    return moe::Projection<float>(random_matrix<moe::Weight<float>>(outputs, inputs, seed),
+                                  random_matrix<moe::Vector<float>>(outputs, 1, seed + 1));
   };
-  const decoder::RmsNorm norm{random_matrix<moe::Vector<float>>(head_dim, 1, /*seed=*/9), 1e-6F};
+  const moe::RmsNorm<float> norm(random_matrix<moe::Vector<float>>(head_dim, 1, /*seed=*/9), {.epsilon = 1e-6});
   return {.query = linear(heads * head_dim, d_model, 1),
           .key = linear(kv_heads * head_dim, d_model, 3),
           .value = linear(kv_heads * head_dim, d_model, 5),
@@ -264,21 +264,28 @@ decoder::Attention random_attention(Index d_model, Index heads, Index kv_heads, 
           .window = window};
 }
 
+Matrix<float> attend(const decoder::Attention& attention, const Matrix<float>& x) {
+  decoder::KvCache cache;
+  moe::CallScratch scratch;
+  moe::Workers workers(Serial{}, scratch);
+  return attention(x, cache, workers);
+}
+
 TEST(Attention, IsItsFormula) {
   const Index d_model = 7, heads = 6, kv_heads = 2, head_dim = 4, tokens = 5;
   const decoder::Attention attention = random_attention(d_model, heads, kv_heads, head_dim, 0);
   const Matrix<float> x = random_matrix<Matrix<float>>(d_model, tokens, /*seed=*/11);
   const Eigen::MatrixXd wide = x.cast<double>();
-  const auto apply = [](const decoder::Linear& linear, const Eigen::MatrixXd& in) -> Eigen::MatrixXd {
-    return (linear.weight.cast<double>() * in).colwise() + linear.bias.cast<double>();
+  const auto apply = [](const moe::Projection<float>& linear, const Eigen::MatrixXd& in) -> Eigen::MatrixXd {
+    return (linear.weight().cast<double>() * in).colwise() + linear.bias().cast<double>();
   };
   const auto head_of = [&](const Eigen::MatrixXd& all, Index h, Index t) -> Eigen::VectorXd {
     const Eigen::VectorXd head = all.col(t).segment(h * head_dim, head_dim);
     const Eigen::VectorXd normed = head / std::sqrt(head.squaredNorm() / double(head_dim) + 1e-6);
     Eigen::VectorXd turned(head_dim);
     for (Index i = 0; i < head_dim / 2; ++i) {
-      const double a = normed(i) * double(attention.query_norm->gain(i));
-      const double b = normed(i + head_dim / 2) * double(attention.query_norm->gain(i + head_dim / 2));
+      const double a = normed(i) * double(attention.query_norm->gain()(i));
+      const double b = normed(i + head_dim / 2) * double(attention.query_norm->gain()(i + head_dim / 2));
       const double angle = double(t) * std::pow(1000.0, -2.0 * double(i) / double(head_dim));
       turned(i) = a * std::cos(angle) - b * std::sin(angle);
       turned(i + head_dim / 2) = b * std::cos(angle) + a * std::sin(angle);
@@ -301,8 +308,7 @@ TEST(Attention, IsItsFormula) {
     }
   }
   const Eigen::MatrixXd expected = apply(attention.output, mixed);
-  decoder::KvCache cache;
-  const Matrix<float> y = attention(x, cache, Serial());
+  const Matrix<float> y = attend(attention, x);
   EXPECT_LE((y.cast<double>() - expected).cwiseAbs().maxCoeff(), 1e-5 * (1 + expected.cwiseAbs().maxCoeff()));
 }
 
@@ -310,29 +316,11 @@ TEST(Attention, InAWindowSeesWhatTheLastTokensAloneWouldShow) {  // for position
   const Index d_model = 7, tokens = 9;
   const Matrix<float> x = random_matrix<Matrix<float>>(d_model, tokens, /*seed=*/12);
   for (const Index window : {1, 2, 4, 9}) {
-    decoder::KvCache cache;
-    const Matrix<float> y = random_attention(d_model, 4, 2, 6, window)(x, cache, Serial());
+    const Matrix<float> y = attend(random_attention(d_model, 4, 2, 6, window), x);
     for (Index t = 0; t < tokens; ++t) {
       const Index n = std::min(window, t + 1);
-      decoder::KvCache fresh;
-      const Matrix<float> alone = random_attention(d_model, 4, 2, 6, 0)(x.middleCols(t + 1 - n, n), fresh, Serial());
+      const Matrix<float> alone = attend(random_attention(d_model, 4, 2, 6, 0), x.middleCols(t + 1 - n, n));
       EXPECT_LE((alone.col(n - 1) - y.col(t)).cwiseAbs().maxCoeff(), 1e-5F * (1 + y.cwiseAbs().maxCoeff())) << t;
-    }
-  }
-}
-
-TEST(Linear, IsItsFormulaWhereBandsEnd) {
-  for (const Index outputs : {1, 127, 128, 129, 300}) {
-    const decoder::Linear linear{random_matrix<moe::Weight<float>>(outputs, 5, /*seed=*/1),
-                                 random_matrix<moe::Vector<float>>(outputs, 1, /*seed=*/2)};
-    const Matrix<float> x = random_matrix<Matrix<float>>(5, 3, /*seed=*/3);
-    const Matrix<float> y = linear(x, Serial());
-    for (Index t = 0; t < 3; ++t) {
-      for (Index o = 0; o < outputs; ++o) {
-        double expected = linear.bias(o);
-        for (Index i = 0; i < 5; ++i) expected += double(linear.weight(o, i)) * double(x(i, t));
-        ASSERT_NEAR(y(o, t), expected, 2e-6) << outputs;
-      }
     }
   }
 }

@@ -3,7 +3,6 @@
 //   decoder FOLDER --tokens 1,2,3 --generate 8    (--help: what else)
 #include "decoder.hpp"
 
-#include <charconv>
 #include <chrono>
 #include <cstdio>
 #include <exception>
@@ -13,7 +12,6 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "recorded.hpp"
@@ -26,46 +24,34 @@ namespace {
 
 using moe::Index;
 
-/// What the command line may say, and what holds where it does not.
-struct Options {
-  std::string folder = "tests/real/mixtral";
-  std::map<std::string_view, std::string> value = {
+/// What the command line may say behind the folder, and what holds where it does not.
+std::map<std::string, std::string> read_options(int argc, char** argv) {
+  std::map<std::string, std::string> options = {
       {"--tokens", "1,2,3"},                                   // of the vocabulary, to begin with
       {"--generate", "8"},                                     // so many more
       {"--threads", std::to_string(moe::OpenMp().workers())},  // so many
       {"--logits", ""},                                        // compare with those in this file, and no more
       {"--routing", ""}};                                      // write to this file where tokens went, as JSON lines
+  for (int i = 2; i < argc; i += 2) {
+    if (!options.contains(argv[i])) throw std::invalid_argument(std::string(argv[i]) + " is no option; see --help");
+    if (i + 1 == argc) throw std::invalid_argument(std::string(argv[i]) + " has no value; see --help");
+    options[argv[i]] = argv[i + 1];
+  }
+  return options;
+}
 
-  Options(int argc, char** argv) {
-    if (argc > 1) folder = argv[1];
-    for (int i = 2; i < argc; i += 2) {
-      const auto named = value.find(argv[i]);
-      if (named == value.end()) throw std::invalid_argument(std::string(argv[i]) + " is no option; see --help");
-      if (i + 1 == argc) throw std::invalid_argument(std::string(argv[i]) + " has no value; see --help");
-      named->second = argv[i + 1];
-    }
+/// Whole numbers with commas between them.
+std::vector<Index> to_numbers(const std::string& text) {
+  std::vector<Index> numbers;
+  std::istringstream words(text);
+  for (std::string word; std::getline(words, word, ',');) {
+    const bool is_number = !word.empty() && word.size() < 10 && word.find_first_not_of("0123456789") == word.npos;
+    if (!is_number) throw std::invalid_argument("\"" + text + "\" has \"" + word + "\", expected whole numbers: 1,2,3");
+    numbers.push_back(std::stol(word));
   }
-
-  /// Whole numbers with commas between them.
-  std::vector<Index> numbers(std::string_view option) const {
-    std::vector<Index> numbers;
-    std::istringstream text(value.at(option));
-    for (std::string word; std::getline(text, word, ',');) {
-      const char* const end = word.data() + word.size();
-      const auto [after, error] = std::from_chars(word.data(), end, numbers.emplace_back());
-      if (error != std::errc() || after != end) numbers.back() = -1;
-    }
-    if (numbers.empty() || std::ranges::min(numbers) < 0) {
-      throw std::invalid_argument(std::string(option) + " is \"" + text.str() + "\", expected whole numbers: 1,2,3");
-    }
-    return numbers;
-  }
-  Index number(std::string_view option) const {
-    const std::vector<Index> all = numbers(option);
-    if (all.size() != 1) throw std::invalid_argument(std::string(option) + ": expected one number");
-    return all[0];
-  }
-};
+  if (numbers.empty()) throw std::invalid_argument("no number, expected whole numbers: 1,2,3");
+  return numbers;
+}
 
 /// A line that the next one overwrites, on standard error, and only if that is a terminal; empty: it is gone.
 void show_progress(const std::string& what) {
@@ -75,34 +61,30 @@ void show_progress(const std::string& what) {
 #endif
 }
 
-std::string so_far(const char* doing, Index done, Index all) {
-  return std::string(doing) + " " + std::to_string(done) + " of " + std::to_string(all);
+void show_progress(const char* doing, Index done, Index all) {
+  show_progress(std::string(doing) + " " + std::to_string(done) + " of " + std::to_string(all));
 }
 
-/// What may follow these tokens: (vocabulary × 1) logits. They are read some at a time, so that attention never has
-/// more than so many columns of scores.
-moe::Matrix<float> prefill(const decoder::Decoder& model, std::span<const Index> tokens, decoder::Text& text,
-                           moe::ExecutorRef executor) {
-  constexpr std::size_t piece = 512;
-  moe::Matrix<float> x;
+/// The logits of so many last tokens. They are read some at a time, so that attention never has more than `piece`
+/// columns of scores.
+moe::Matrix<float> read(const decoder::Decoder& model, std::span<const Index> tokens, decoder::Text& text, Index last,
+                        std::size_t piece, moe::ExecutorRef executor) {
+  moe::Matrix<float> all(model.settings.d_model, std::ssize(tokens));
   for (std::size_t first = 0; first < tokens.size(); first += piece) {
-    show_progress(so_far("token", text.length(), std::ssize(tokens)));
-    x = model.read(tokens.subspan(first, std::min(piece, tokens.size() - first)), text, executor);
+    show_progress("token", Index(first), std::ssize(tokens));
+    const auto some = tokens.subspan(first, std::min(piece, tokens.size() - first));
+    all.middleCols(Index(first), std::ssize(some)) = model.read(some, text, executor);
   }
-  return model.logits(x.rightCols(1), executor);
+  show_progress("");
+  return model.logits(all.rightCols(last), executor);
 }
 
 /// Compares with recorded logits: all tokens at once, and one by one with the cache.
 bool agrees(const decoder::Decoder& model, const std::string& file, moe::ExecutorRef executor) {
   const auto [tokens, recorded] = decoder::read_recorded(file);
   decoder::Text at_once, one_by_one;
-  const moe::Matrix<float> all = model.logits(model.read(tokens, at_once, executor), executor);
-  moe::Matrix<float> each(all.rows(), all.cols());
-  for (Index t = 0; t < all.cols(); ++t) {
-    show_progress(so_far("token", t, all.cols()));
-    each.col(t) = model.logits(model.read({&tokens[std::size_t(t)], 1}, one_by_one, executor), executor);
-  }
-  show_progress("");
+  const moe::Matrix<float> all = read(model, tokens, at_once, recorded.cols(), tokens.size(), executor),
+                           each = read(model, tokens, one_by_one, recorded.cols(), 1, executor);
   bool all_agree = true;
   const auto tell = [&](const char* what, const moe::Matrix<float>& a, const moe::Matrix<float>& b) {
     const decoder::Agreement agreement = decoder::compare(a, b);
@@ -123,29 +105,27 @@ void tell_rate(const char* what, Index tokens, std::chrono::duration<double> sec
 }  // namespace
 
 int main(int argc, char** argv) try {
-  const Options options(argc, argv);
-  if (options.folder == "--help") {
+  const std::string folder = argc > 1 ? argv[1] : "tests/real/mixtral";
+  if (folder == "--help") {
     std::puts("decoder [FOLDER [--tokens 1,2,3] [--generate N] [--threads N] [--logits FILE] [--routing FILE]]");
     return 0;
   }
-  const std::vector<Index> tokens = options.numbers("--tokens");
-  const Index generate = options.number("--generate");
-  const moe::OpenMp executor(options.number("--threads"));
-  Eigen::setNbThreads(1);  // rows and heads are split over our own
+  auto options = read_options(argc, argv);
+  const std::vector<Index> tokens = to_numbers(options["--tokens"]);
+  const Index generate = to_numbers(options["--generate"])[0];
+  const moe::OpenMp executor(to_numbers(options["--threads"])[0]);
+  Eigen::setNbThreads(1);  // heads are split over our own
 
   const decoder::Decoder model =
-      decoder::load(options.folder, [](Index layer, Index of) { show_progress(so_far("loading layer", layer, of)); });
+      decoder::load(folder, [](Index layer, Index of) { show_progress("loading layer", layer, of); });
   show_progress("");
-  if (const std::string& file = options.value.at("--logits"); !file.empty()) {
-    return agrees(model, file, executor) ? 0 : 1;
-  }
+  if (!options["--logits"].empty()) return agrees(model, options["--logits"], executor) ? 0 : 1;
 
   using Clock = std::chrono::steady_clock;
   decoder::Text text;
   const auto began = Clock::now();
-  moe::Matrix<float> logits = prefill(model, tokens, text, executor);
+  moe::Matrix<float> logits = read(model, tokens, text, 1, 512, executor);
   const auto was_read = Clock::now();
-  show_progress("");
   for (Index i = 0; i < generate; ++i) {
     const Index next = decoder::best_token(logits, 0);
     std::printf(i == 0 ? "%td" : ",%td", next);
@@ -164,10 +144,9 @@ int main(int argc, char** argv) try {
                 stats.num_dead_experts(), stats.mean_entropy());
     layers.push_back({"layer " + std::to_string(layer), stats});
   }
-  if (const std::string& path = options.value.at("--routing"); !path.empty()) {
+  if (const std::string& path = options["--routing"]; !path.empty()) {
     std::ofstream file(path);
-    file << moe::to_json_line(layers);
-    if (!file.flush()) throw std::runtime_error(path + ": cannot be written");
+    if (!(file << moe::to_json_line(layers)).flush()) throw std::runtime_error(path + ": cannot be written");
   }
 } catch (const std::exception& error) {
   show_progress("");

@@ -2,17 +2,20 @@
 #pragma once
 
 #include <moe/io/safetensors.hpp>
+#include <moe/moe.hpp>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
+#include <iterator>
 #include <limits>
+#include <span>
 #include <vector>
 
-#include "decoder.hpp"
-
 namespace decoder {
+
+using moe::Index;
 
 struct Recorded {
   std::vector<Index> tokens;
@@ -25,11 +28,10 @@ inline Recorded read_recorded(const std::filesystem::path& file) {
   const moe::io::Tensors tensors = moe::io::Tensors::open(file);
   const moe::io::Tensor ids = tensors.at("input_ids"), logits = tensors.at("logits");
   const std::span<const std::int64_t> tokens = moe::io::as<std::int64_t>(ids);
-  if (logits.shape.size() != 3) moe::io::require_shape(logits, {1, std::ssize(tokens), 0});
-  moe::io::require_shape(logits, {1, std::ssize(tokens), logits.shape[2]});
+  moe::io::require_shape(logits, {1, std::ssize(tokens), logits.shape.empty() ? 0 : logits.shape.back()});
   const moe::Weight<float> numbers = moe::io::read(logits);
   return {{tokens.begin(), tokens.end()},
-          Eigen::Map<const moe::Matrix<float>>(numbers.data(), logits.shape[2], std::ssize(tokens))};
+          Eigen::Map<const moe::Matrix<float>>(numbers.data(), logits.shape.back(), std::ssize(tokens))};
 }
 
 struct Agreement {
@@ -48,16 +50,10 @@ inline Index best_token(const moe::Matrix<float>& logits, Index position) {
 inline Agreement compare(const moe::Matrix<float>& a, const moe::Matrix<float>& b) {
   moe::require_equal(a.rows(), b.rows(), "decoder: logits.rows()");
   moe::require_equal(a.cols(), b.cols(), "decoder: logits.cols()");
-  Agreement agreement{0, 0, a.cols()};
-  for (Index t = 0; t < a.cols(); ++t) {
-    for (Index i = 0; i < a.rows(); ++i) {
-      const double difference = std::abs(double(a(i, t)) - double(b(i, t))) / std::max(1.0, std::abs(double(b(i, t))));
-      agreement.largest_difference =
-          std::max(agreement.largest_difference,
-                   std::isfinite(difference) ? difference : std::numeric_limits<double>::infinity());
-    }
-    agreement.same_best += best_token(a, t) == best_token(b, t);
-  }
+  const Eigen::ArrayXXd off =
+      (a - b).cwiseAbs().cast<double>().array() / b.cwiseAbs().cwiseMax(1.0F).cast<double>().array();
+  Agreement agreement{off.isFinite().all() ? off.maxCoeff() : std::numeric_limits<double>::infinity(), 0, a.cols()};
+  for (Index t = 0; t < a.cols(); ++t) agreement.same_best += best_token(a, t) == best_token(b, t);
   return agreement;
 }
 

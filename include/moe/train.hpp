@@ -61,4 +61,6 @@
 #include "moe/train/routers/top_k.hpp"
 #include "moe/train/routers/top_k_by_modality.hpp"
 #include "moe/train/routers/top_p.hpp"
+#include "moe/train/trainable_experts.hpp"
 #include "moe/train/trainable_layer.hpp"
+#include "moe/train/trainable_router.hpp"

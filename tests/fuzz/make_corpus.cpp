@@ -96,10 +96,13 @@ void add_adapter(Corpus& corpus, const fs::path& adapter, const std::string& nam
   for (const std::string& tensor : all.names()) tensors += described(all.at(tensor));
   const std::string config = bytes_of(adapter / "adapter_config.json");
   corpus.add_words(nlohmann::json::parse(config, nullptr, /*allow_exceptions=*/false));
-  corpus.add("adapters", name,
-             section("config.json", "text", bytes_of(base / "config.json")) +
-                 section("adapter_config.json", "text", config) +
-                 section("adapter_model.safetensors", "tensors", tensors));
+  std::string of_base;
+  const io::Tensors its = io::Tensors::open(base);
+  for (const std::string& tensor : its.names()) of_base += described(its.at(tensor));
+  corpus.add(
+      "adapters", name,
+      section("config.json", "text", bytes_of(base / "config.json")) + section("adapter_config.json", "text", config) +
+          section("adapter_model.safetensors", "tensors", tensors) + section("model.safetensors", "tensors", of_base));
 }
 
 /// The file format itself.

@@ -69,6 +69,9 @@ struct Architecture {
   /// Of the fused weights PEFT's A is on the side of outputs: they are stored (experts × in × out), and it does not
   /// know.
   bool turned_adapters = false;
+  /// What transformers calls the parameters of experts, gate and up before down: those of the module of all experts, or
+  /// if there is a dot in it, of another one of the block; empty if they are none that adapters are written beside.
+  std::string_view parameters_of_experts = "gate_up_proj|down_proj";
   const char* activation = "hidden_act";
   /// null for the one that `activation` names. `shared` asks for that of shared experts and dense FFNs.
   HiddenActivation (*hidden)(const Config&, Index layer, bool shared) = nullptr;

@@ -38,12 +38,13 @@ struct BlockAdapters {
   };
 
   Adapter<Scalar> router{}, shared_gate{}, latent_in{}, latent_out{};
-  std::vector<ExpertAdapters<Scalar>> experts{};
+  Adapter<Scalar> second_router{};                // of the second modality
+  std::vector<ExpertAdapters<Scalar>> experts{};  // of those that the router chooses, then of others that compute
   ExpertAdapters<Scalar> shared{};
   Learning of_router{}, of_experts{}, of_shared{};
   // Weights that were trained in full: PEFT's modules_to_save.
-  std::optional<Weight<Scalar>> whole_router{}, whole_shared_gate{};
-  std::optional<Vector<Scalar>> whole_output_bias{};
+  std::optional<Weight<Scalar>> whole_router{};
+  std::map<std::string, Vector<Scalar>> whole_vectors{};  // by the name of the layer's parameter
 };
 
 /// One adapter that adds what two do.
@@ -66,19 +67,22 @@ void add_to(BlockAdapters<Scalar>& all, BlockAdapters<Scalar> more, const std::s
   const auto add = [](Adapter<Scalar>& to, const Adapter<Scalar>& from) { to = sum_of(to, from); };
   add(all.router, more.router);
   add(all.shared_gate, more.shared_gate);
+  add(all.second_router, more.second_router);
   add(all.latent_in, more.latent_in);
   add(all.latent_out, more.latent_out);
   for (Index matrix = 0; matrix < 3; ++matrix) {
     add(all.shared[matrix], more.shared[matrix]);
     for (std::size_t e = 0; e < all.experts.size(); ++e) add(all.experts[e][matrix], more.experts[e][matrix]);
   }
-  const auto take = [&](auto& to, auto& from, const char* what) {
-    if (to && from) fail(who, ": has ", what, " in full, and so has a folder before it: only one can be used");
-    if (from) to = std::move(from);
+  const auto refuse_if = [&](bool both, const std::string& what) {
+    if (both) fail(who, ": has ", what, " in full, and so has a folder before it: only one can be used");
   };
-  take(all.whole_router, more.whole_router, "the router's weight");
-  take(all.whole_shared_gate, more.whole_shared_gate, "the weight of the shared expert's gate");
-  take(all.whole_output_bias, more.whole_output_bias, "the bias of the layer's output");
+  refuse_if(all.whole_router && more.whole_router, "the router's weight");
+  if (more.whole_router) all.whole_router = std::move(more.whole_router);
+  for (auto& [parameter, numbers] : more.whole_vectors) {
+    refuse_if(all.whole_vectors.contains(parameter), parameter);
+    all.whole_vectors.emplace(parameter, std::move(numbers));
+  }
   for (auto* const part : {&all.of_router, &all.of_experts, &all.of_shared}) {
     part->dropout = std::max(part->dropout, more.of_experts.dropout);
   }
@@ -86,16 +90,33 @@ void add_to(BlockAdapters<Scalar>& all, BlockAdapters<Scalar> more, const std::s
 
 /// Which matrix of a block a module's name means.
 struct AdapterPlace {
-  enum Part { router, shared_gate, latent_in, latent_out, shared, expert, all_experts, parameters_of_experts };
+  enum Part {
+    router,
+    second_router,
+    shared_gate,
+    latent_in,
+    latent_out,
+    shared,
+    expert,
+    all_experts,
+    parameters_of_experts,
+    parameters_of_others
+  };
   static constexpr Index gate_and_up = 3;
 
   Part part;
   Index matrix = 0;  // 0 gate, 1 up, 2 down, or gate_and_up
 };
 
+/// What else of a block computes, beside the experts that its router chooses: numbered behind them.
+struct OtherExperts {
+  Index count = 0, d_ff = 0;
+};
+
 /// The modules of a block that may have adapters, relative to it, "#" an expert's number: under the names of its model
 /// and under ours.
-inline std::map<std::string, AdapterPlace> adapter_places(const Architecture& architecture, const MoeShape& shape) {
+inline std::map<std::string, AdapterPlace> adapter_places(const Architecture& architecture, const MoeShape& shape,
+                                                          const OtherExperts& others) {
   std::map<std::string, AdapterPlace> places;
   constexpr std::string_view end = ".weight";
   const auto add = [&](std::string_view weight, AdapterPlace place) {
@@ -114,8 +135,16 @@ inline std::map<std::string, AdapterPlace> adapter_places(const Architecture& ar
     add(full(names.down), {part, 2});
   };
 
-  add_each(architecture.router, AdapterPlace::router);
-  add("gate.weight", {AdapterPlace::router});
+  const RouterKind kind = architecture.router_kind;
+  if (kind == RouterKind::by_modality && others.count > 0) {
+    for (const char* const name : {"gate.0.weight", "text_moe.gate.weight"}) add(name, {AdapterPlace::router});
+    for (const char* const name : {"gate.1.weight", "vision_moe.gate.weight"}) add(name, {AdapterPlace::second_router});
+    places.emplace("text_moe.experts", AdapterPlace{AdapterPlace::parameters_of_experts});
+    places.emplace("vision_moe.experts", AdapterPlace{AdapterPlace::parameters_of_others});
+  } else if (kind != RouterKind::normed && kind != RouterKind::carried) {  // beside which nothing lies
+    add_each(architecture.router, AdapterPlace::router);
+    add("gate.weight", {AdapterPlace::router});
+  }
   const std::string experts = std::string(architecture.experts) + "|experts.";
   for (const std::string_view prefix : alternatives(experts)) {
     if (prefix.ends_with('.')) {
@@ -147,15 +176,28 @@ inline std::map<std::string, AdapterPlace> adapter_places(const Architecture& ar
   return places;
 }
 
+/// The vectors of a block that learn in full where adapters do: what the layer calls each, and what its model does.
+inline std::vector<std::pair<std::string, std::string_view>> whole_vectors(const Architecture& architecture) {
+  std::vector<std::pair<std::string, std::string_view>> all = {
+      {"shared_expert_gate.weight", architecture.shared_gate},
+      {"bias", architecture.output_bias},
+      {"post_mlp_layernorm.weight", architecture.output_norm},
+      {"latent_norm.weight", architecture.latent_norm},
+      {"experts.post_expert_norm.weight", architecture.expert_norm}};
+  std::erase_if(all, [](const auto& one) { return one.second.empty(); });
+  return all;
+}
+
 /// Reads what one file has of one block. Every tensor of it is used, or refused by name.
 template <class Scalar>
 class BlockAdapterReader {
  public:
   /// @param base         the block's own
   /// @param names        of_block()
-  /// @param num_outputs  of the router
+  /// @param num_outputs  of the router, or of each
   BlockAdapterReader(const AdapterFile& file, const WeightTensors& base, const std::vector<NameInBlock>& names,
-                     const Architecture& architecture, const MoeShape& shape, Index num_outputs)
+                     const Architecture& architecture, const MoeShape& shape, Index num_outputs,
+                     const OtherExperts& others)
       : file_(file),
         weights_(file.tensors, "", 0),
         base_(base),
@@ -163,10 +205,11 @@ class BlockAdapterReader {
         architecture_(architecture),
         shape_(shape),
         num_outputs_(num_outputs),
-        places_(adapter_places(architecture, shape)) {}
+        others_(others),
+        places_(adapter_places(architecture, shape, others)) {}
 
   BlockAdapters<Scalar> read() {
-    found_ = {.experts = std::vector<ExpertAdapters<Scalar>>(std::size_t(shape_.num_experts))};
+    found_ = {.experts = std::vector<ExpertAdapters<Scalar>>(std::size_t(shape_.num_experts + others_.count))};
     found_.of_router.dropout = found_.of_experts.dropout = found_.of_shared.dropout = file_.config.dropout();
     for (const auto& [name, relative] : names_) {
       if (relative.ends_with(a_end)) {
@@ -193,6 +236,7 @@ class BlockAdapterReader {
     FusedAdapter<Scalar> adapter;
     std::string parameter;  // as patterns name it: "model.layers.3.mlp.experts.down_proj"
     Index matrix;
+    bool of_others = false;
   };
 
   /// @param module  in full, without what its tensors end with
@@ -205,11 +249,14 @@ class BlockAdapterReader {
     if (depth > 0) place = places_.find(place_name);
     if (place == places_.end()) return;
     const auto& [part, matrix] = place->second;
-    if (depth > 0 && part != AdapterPlace::parameters_of_experts) return;
+    const bool of_others = part == AdapterPlace::parameters_of_others;
+    if (depth > 0 && part != AdapterPlace::parameters_of_experts && !of_others) return;
     const Index d = shape_.d_model, in = inner(), latent = shape_.d_latent;
     switch (part) {
       case AdapterPlace::router:
         return take(module, num_outputs_, d, found_.router);
+      case AdapterPlace::second_router:
+        return take(module, num_outputs_, d, found_.second_router);
       case AdapterPlace::shared_gate:
         return take(module, 1, d, found_.shared_gate);
       case AdapterPlace::latent_in:
@@ -219,19 +266,24 @@ class BlockAdapterReader {
       case AdapterPlace::shared:
         return take_ffn(module, d, shape_.d_ff_shared, matrix, found_.shared);
       case AdapterPlace::expert:
-        if (number < shape_.num_experts) {
-          take_ffn(module, in, shape_.d_ff, matrix, found_.experts[std::size_t(number)]);
+        if (number < shape_.num_experts + others_.count) {
+          take_ffn(module, in, d_ff(number >= shape_.num_experts), matrix, found_.experts[std::size_t(number)]);
         }
         return;
       case AdapterPlace::all_experts:
         return take_fused(module, in_model(module) + ".weight", matrix);
       case AdapterPlace::parameters_of_experts:
-        return take_parameters(module, depth);
+      case AdapterPlace::parameters_of_others:
+        return take_parameters(module, depth, of_others);
     }
   }
 
   /// What experts read.
   Index inner() const { return shape_.d_latent > 0 ? shape_.d_latent : shape_.d_model; }
+
+  bool is_by_modality() const { return architecture_.router_kind == RouterKind::by_modality && others_.count > 0; }
+
+  Index d_ff(bool of_others) const { return of_others ? others_.d_ff : shape_.d_ff; }
 
   /// "experts.12.w1" becomes "experts.#.w1".
   static bool replace_number(std::string& name, Index& number) {
@@ -267,12 +319,15 @@ class BlockAdapterReader {
   Weight<Scalar> matrix(const std::string& name, Index rows, Index cols) {
     taken_.insert(name);
     const auto numbers = weights_.copy<Scalar>(name, {rows, cols});
-    if (!numbers.allFinite()) {
-      fail(to_string(file_.tensors.at(name)),
-           " holds a number that is not finite: the file is damaged, or was saved by "
-           "a run that diverged");
-    }
+    require_finite(name, numbers);
     return Eigen::Map<const Weight<Scalar>>(numbers.data(), rows, cols);
+  }
+
+  void require_finite(const std::string& name, const Vector<Scalar>& numbers) const {
+    if (numbers.allFinite()) return;
+    fail(to_string(file_.tensors.at(name)),
+         " holds a number that is not finite: the file is damaged, or was saved by "
+         "a run that diverged");
   }
 
   std::vector<Index> shape_of(const std::string& name) const {
@@ -310,18 +365,21 @@ class BlockAdapterReader {
   }
 
   /// One of the parameters of the module of all experts, whose names do not tell which.
-  void take_parameters(const std::string& module, Index depth) {
+  void take_parameters(const std::string& module, Index depth, bool of_others) {
     if (depth > 1) return;
     const std::string outer = depth == 0 ? module : module.substr(0, module.rfind('.')), experts = in_model(outer);
     const auto two = sides(module);
     const Index a = two.first, b = two.second;  // by name: a lambda has them
-    const Index in = inner(), ff = shape_.d_ff;
+    const Index in = inner(), ff = d_ff(of_others);
     const auto is_between = [&](Index one, Index other) {
       return (a == one && b == other) || (a == other && b == one);
     };
     if (is_gated(shape_.hidden)) {
-      if (is_between(2 * ff, in)) return take_fused(module, experts + ".gate_up_proj", AdapterPlace::gate_and_up);
-      if (is_between(in, ff)) return take_fused(module, experts + ".down_proj", 2);
+      const auto take_one = [&](const char* name, Index matrix) {
+        take_fused(module, experts + name, matrix, of_others);
+      };
+      if (is_between(2 * ff, in)) return take_one(".gate_up_proj", AdapterPlace::gate_and_up);
+      if (is_between(in, ff)) return take_one(".down_proj", 2);
       fail(what(module), " is between ", a, " and ", b, " numbers, expected ", 2 * ff, " and ", in, " or ", in, " and ",
            ff);
     }
@@ -339,26 +397,28 @@ class BlockAdapterReader {
 
   std::string what(const std::string& module) const { return utf8(file_.folder) + ": adapter \"" + module + "\""; }
 
-  void take_fused(const std::string& module, const std::string& parameter, Index matrix_number) {
-    const Index n = shape_.num_experts;
+  void take_fused(const std::string& module, const std::string& parameter, Index matrix_number,
+                  bool of_others = false) {
+    const Index n = of_others ? others_.count : shape_.num_experts;
     const std::string a = module + std::string(a_end), b = module + std::string(b_end);
     const Index rows = shape_of(a)[0];
     if (rows % n != 0) {
       fail(what(module), " has ", rows, " rows in lora_A, expected a multiple of ", n, ", one for each expert");
     }
     const auto [one, other] = sides(module);
-    const auto [out, in] = size_of(matrix_number);
+    const auto [out, in] = size_of(matrix_number, of_others);
     FusedAdapter<Scalar> fused{what(module), matrix(a, rows, one), matrix(b, other, rows), n};
     if (!fused.fits(out, in)) {
       fail(what(module), " is between ", one, " and ", other, " numbers, expected ", out, " and ", in);
     }
-    fused_.push_back({std::move(fused), parameter, matrix_number});
+    fused_.push_back({std::move(fused), parameter, matrix_number, of_others});
   }
 
   /// Of an expert's matrices, its numbers out and in.
-  std::pair<Index, Index> size_of(Index matrix_number) const {
-    if (matrix_number == 2) return {inner(), shape_.d_ff};
-    return {matrix_number == AdapterPlace::gate_and_up ? 2 * shape_.d_ff : shape_.d_ff, inner()};
+  std::pair<Index, Index> size_of(Index matrix_number, bool of_others) const {
+    const Index ff = d_ff(of_others);
+    if (matrix_number == 2) return {inner(), ff};
+    return {matrix_number == AdapterPlace::gate_and_up ? 2 * ff : ff, inner()};
   }
 
   /// Which side A is on, the shapes of one tell of all; where all are square, whoever wrote them.
@@ -366,7 +426,7 @@ class BlockAdapterReader {
     std::optional<bool> turned;
     for (const Fused& fused : fused_) {
       if (fused.adapter.is_square()) continue;
-      const bool its = fused.adapter.a.cols() == size_of(fused.matrix).first;
+      const bool its = fused.adapter.a.cols() == size_of(fused.matrix, fused.of_others).first;
       if (turned && *turned != its) {
         fail(fused.adapter.name, " is ", its ? "" : "not ", "turned, unlike another of this block");
       }
@@ -382,8 +442,8 @@ class BlockAdapterReader {
 
   void give(const Fused& fused, bool turned) {
     const double alpha = file_.config.alpha(fused.parameter, fused.adapter.rank());
-    for (Index e = 0; e < shape_.num_experts; ++e) {
-      auto& its = found_.experts[std::size_t(e)];
+    for (Index e = 0; e < fused.adapter.num_experts; ++e) {
+      auto& its = found_.experts[std::size_t(e + (fused.of_others ? shape_.num_experts : 0))];
       Adapter<Scalar> one = fused.adapter.of_expert(e, turned, alpha);
       if (fused.matrix != AdapterPlace::gate_and_up) {
         put(fused.parameter, std::move(one), its[fused.matrix]);
@@ -402,18 +462,30 @@ class BlockAdapterReader {
       const auto all = alternatives(biases);
       if (!relative.empty() && std::ranges::count(all, relative) > 0) return require_same(name, biases);
     }
-    if (!relative.empty() && relative == architecture_.output_bias) {
-      taken_.insert(name);
-      const bool is_row = file_.tensors.at(name).shape.size() == 2;  // as save_parameters() writes it
-      found_.whole_output_bias = weights_.copy<Scalar>(
-          name, is_row ? std::vector<Index>{1, shape_.d_model} : std::vector<Index>{shape_.d_model});
-      return;
+    for (const auto& [parameter, theirs] : whole_vectors(architecture_)) {
+      if (std::ranges::count(alternatives(theirs), relative) > 0 || relative == parameter) {
+        return read_vector(name, parameter, theirs);
+      }
     }
     if (!relative.ends_with(weight_end)) return;
     const auto place = places_.find(relative.substr(0, relative.size() - weight_end.size()));
     if (place == places_.end()) return;
-    if (place->second.part == AdapterPlace::router) found_.whole_router = matrix(name, num_outputs_, shape_.d_model);
-    if (place->second.part == AdapterPlace::shared_gate) found_.whole_shared_gate = matrix(name, 1, shape_.d_model);
+    if (place->second.part == AdapterPlace::router && !is_by_modality()) {
+      found_.whole_router = matrix(name, num_outputs_, shape_.d_model);
+    }
+  }
+
+  /// Of as many numbers as in the base, one after the other.
+  void read_vector(const std::string& name, const std::string& parameter, std::string_view in_base) {
+    if (!base_.contains(in_base)) return;
+    const Tensor tensor = file_.tensors.at(name);
+    const std::vector<Index> its = base_.shape(in_base);
+    const Index size = its.back();
+    const bool is_row = tensor.shape.size() == 2;  // as save_parameters() writes it
+    const auto numbers = weights_.copy<Scalar>(name, is_row ? std::vector<Index>{1, size} : std::vector<Index>{size});
+    require_finite(name, numbers);
+    taken_.insert(name);
+    found_.whole_vectors[parameter] = numbers;
   }
 
   /// Biases of a router do not learn beside adapters.
@@ -434,6 +506,7 @@ class BlockAdapterReader {
   const Architecture& architecture_;
   const MoeShape& shape_;
   Index num_outputs_;
+  OtherExperts others_;
   std::map<std::string, AdapterPlace> places_;
   std::set<std::string> taken_;
   std::vector<Fused> fused_;

@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "moe/core/types.hpp"
@@ -39,16 +40,23 @@ class BlockForm {
   BlockForm(const WeightTensors& tensors, const Config& config, const Architecture& architecture, const Names& experts,
             const MoeShape& shape)
       : tensors_(tensors), config_(config), names_(architecture), experts_(experts), shape_(shape) {
-    if (names_.router_kind == RouterKind::by_modality || names_.router_kind == RouterKind::joint) {
-      fail(config.file(), ": blocks of model_type \"", config.text("model_type"), "\" cannot be saved yet");
-    }
+    if (is_part_of_block(tensors, architecture)) shape_.d_ff_shared = 0;
   }
 
   /// @param num_experts  and d_ff: of the block as it is to be
   std::vector<StoredParameter> list(Index num_experts, Index d_ff) const {
     std::vector<StoredParameter> all;
     add_router(all, num_experts);
-    add_experts(all, num_experts, d_ff);
+    const Index in = shape_.d_latent > 0 ? shape_.d_latent : d();
+    const bool turned = is_turned(tensors_, experts_, in, shape_.d_ff);
+    add_experts(all, experts_, {num_experts, 0, 0, in, d_ff, turned});
+    if (is_by_modality(tensors_, names_)) {
+      add_experts(all, experts_, {num_experts, num_experts, num_experts, in, config_.integer_in_list(names_.d_ff, 1)});
+    }
+    if (const Index joint = num_joint(); joint > 0) {
+      const Names names = find_names(tensors_.of_others(0, joint), expert_spellings, names_.shared, true);
+      add_experts(all, names, {joint, num_experts, 0, in, shape_.d_ff});
+    }
     add_around(all);
     if (shape_.d_ff_shared > 0) {
       add_ffn(all, "shared_expert.", find_names(tensors_, ffn_spellings, names_.shared, is_gated(shape_.hidden_shared)),
@@ -73,7 +81,8 @@ class BlockForm {
     for (const std::string& pattern : {experts_.gate, experts_.up, experts_.down}) {
       if (pattern.empty()) continue;
       for (const std::string& name : {pattern, bias_name(pattern)}) {
-        for (Index e = 0; e < (experts_.layout == Layout::separate ? shape_.num_experts : 1); ++e) {
+        const Index separate = shape_.num_experts * (is_by_modality(tensors_, names_) ? 2 : 1);
+        for (Index e = 0; e < (experts_.layout == Layout::separate ? separate : 1); ++e) {
           const std::string one = experts_.layout == Layout::separate ? WeightTensors::numbered(name, e) : name;
           if (tensors_.contains(one)) all.push_back(tensors_.full_name(one));
         }
@@ -93,8 +102,25 @@ class BlockForm {
     all.push_back({std::move(parameter), tensors_.full_name(names), std::move(shape), rows, cols, 0, cols});
   }
 
+  /// Shared experts that the router weighs.
+  Index num_joint() const {
+    return names_.router_kind == RouterKind::joint ? std::get<TopKOptions>(shape_.router).always_chosen : 0;
+  }
+
+  /// Two routers whose weights lie turned.
+  void add_routers(List& all, Index n) const {
+    for (const Index which : {0, 1}) {
+      const std::string gate = "gate." + std::to_string(which);
+      const std::string_view name = which == 0 ? names_.router : second_router;
+      all.push_back({gate + ".weight", tensors_.full_name(name), {d(), n}, n, d(), 0, 1, n});
+      all.push_back({gate + ".selection_bias", tensors_.full_name(names_.selection_bias), {2, n}, 1, n, which * n, n});
+    }
+  }
+
   void add_router(List& all, Index num_experts) const {
-    const Index outputs = num_experts + shape_.num_zero_experts + (names_.skips ? 1 : 0);
+    if (is_by_modality(tensors_, names_)) return add_routers(all, num_experts);
+    const Index selectable = num_experts + shape_.num_zero_experts + (names_.skips ? 1 : 0);
+    const Index outputs = selectable + num_joint();
     if (names_.router_kind == RouterKind::normed) {
       add(all, "gate.proj.weight", names_.router, {outputs, d()});
       add(all, "gate.scale", "router.scale", {d()});
@@ -118,32 +144,40 @@ class BlockForm {
     }
     if (!shape_.selection_bias) return;
     add(all, "gate.selection_bias", names_.selection_bias,
-        names_.selection_bias_is_a_row ? std::vector<Index>{1, outputs} : std::vector<Index>{outputs});
+        names_.selection_bias_is_a_row ? std::vector<Index>{1, selectable} : std::vector<Index>{selectable});
   }
 
-  void add_experts(List& all, Index n, Index ff) const {
-    const Index in = shape_.d_latent > 0 ? shape_.d_latent : d();
-    const FfnParts parts = ffn_parts(experts_.layout, in, ff, is_turned(tensors_, experts_, in, shape_.d_ff),
-                                     experts_.interleaved || names_.interleaved);
-    const std::string& gate = experts_.layout == Layout::fused ? experts_.up : experts_.gate;
-    for (Index e = 0; e < n; ++e) {
-      const std::string expert = "experts." + std::to_string(e) + '.';
-      if (names_.gated) add_part(all, expert + "gate_proj", gate, parts.gate, e, n);
-      add_part(all, expert + "up_proj", experts_.up, parts.up, e, n);
-      add_part(all, expert + "down_proj", experts_.down, parts.down, e, n);
+  struct Group {
+    Index count;
+    Index first;          // as the layer numbers them,
+    Index first_in_file;  // and as the file does
+    Index in, d_ff;
+    bool turned = false;
+  };
+
+  void add_experts(List& all, const Names& names, const Group& group) const {
+    const FfnParts parts =
+        ffn_parts(names.layout, group.in, group.d_ff, group.turned, names.interleaved || names_.interleaved);
+    const std::string& gate = names.layout == Layout::fused ? names.up : names.gate;
+    for (Index i = 0; i < group.count; ++i) {
+      const std::string expert = "experts." + std::to_string(group.first + i) + '.';
+      const Index e = group.first_in_file + i;
+      if (names_.gated) add_part(all, names, expert + "gate_proj", gate, parts.gate, e, group.count);
+      add_part(all, names, expert + "up_proj", names.up, parts.up, e, group.count);
+      add_part(all, names, expert + "down_proj", names.down, parts.down, e, group.count);
     }
   }
 
   /// A matrix of expert e of n, and its bias, if experts have any there.
-  void add_part(List& all, const std::string& parameter, const std::string& name, const StoredPart& part, Index e,
-                Index n) const {
+  void add_part(List& all, const Names& names, const std::string& parameter, const std::string& name,
+                const StoredPart& part, Index e, Index n) const {
     const auto& [all_rows, first, step, rows, cols, turned] = part;
-    const bool separate = experts_.layout == Layout::separate;
+    const bool separate = names.layout == Layout::separate;
     const auto tensor = [&](const std::string& of_all, Index expert) {
       return tensors_.full_name(separate ? WeightTensors::numbered(of_all, expert) : of_all);
     };
     std::vector<Index> shape = {turned ? cols : all_rows, turned ? all_rows : cols};
-    if (experts_.layout == Layout::rows) {
+    if (names.layout == Layout::rows) {
       shape[0] *= n;
     } else if (!separate) {
       shape.insert(shape.begin(), n);
@@ -206,7 +240,7 @@ class BlockForm {
   const Config& config_;
   const Architecture& names_;
   const Names experts_;
-  const MoeShape shape_;
+  MoeShape shape_;
 };
 
 }  // namespace moe::inline MOE_TARGET::io::detail

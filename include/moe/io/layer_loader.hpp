@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <concepts>
 #include <cstddef>
 #include <filesystem>
 #include <functional>
@@ -20,7 +21,6 @@
 #include "moe/core/check.hpp"
 #include "moe/core/types.hpp"
 #include "moe/experts/any_activation.hpp"
-#include "moe/experts/any_expert.hpp"
 #include "moe/experts/any_experts.hpp"
 #include "moe/experts/expert_list.hpp"
 #include "moe/experts/ffn_bank.hpp"
@@ -61,6 +61,72 @@ namespace moe::inline MOE_TARGET::io {
 
 namespace detail {
 
+/// Which experts of a block: those that the router chooses, others that it weighs or that see other tokens, and the
+/// shared one.
+enum class ExpertsOf { routed, others, shared };
+
+/// Layers that serve are made of parts as they are read. How to make others, that learn, is said in
+/// train/io/checkpoint.hpp.
+template <class Scalar>
+struct ToServe {
+  using Router = AnyRouter<Scalar>;
+  using Experts = AnyExperts<Scalar>;
+  static constexpr bool widens = false;  // all weights to Scalar
+
+  template <class R>
+  Router router(R router) const {
+    return router;
+  }
+  template <class W, class Act>
+  Experts experts(FfnBank<W, Act> bank, ExpertsOf) const {
+    return bank;
+  }
+  template <class W>
+  auto projection(Projection<W> projection, bool /*goes_in*/) const {
+    return projection;
+  }
+  /// A vector, whose parameter is called so, that is no router's.
+  Vector<Scalar> vector(const char* /*parameter*/, Vector<Scalar> numbers) const { return numbers; }
+};
+
+/// All that stands around the experts, waiting for them: the one walk that puts layers together, of whatever parts.
+template <class Scalar, class Make>
+struct Around {
+  using Router = typename Make::Router;
+  using Experts = typename Make::Experts;
+
+  Router router;
+  std::function<Experts(Experts)> dressed;  // with what stands between the router and the experts
+  std::optional<Experts> shared{};
+  Vector<Scalar> shared_gate{};
+  bool is_affine = false;
+  Scalar scale = 1;
+  Vector<Scalar> bias{};
+  std::optional<RmsNorm<Scalar>> norm{};
+
+  template <class Layer>
+  Layer layer(Experts experts) const {
+    MoeLayer sparse(router, dressed(std::move(experts)));
+    if (!shared) return with_output<Layer>(std::move(sparse));
+    return with_output<Layer>(WithSharedExpert(std::move(sparse), *shared, shared_gate.transpose()));
+  }
+
+  AnyLayer<Scalar> operator()(AnyExperts<Scalar> experts) const
+    requires std::same_as<Make, ToServe<Scalar>>
+  {
+    return layer<AnyLayer<Scalar>>(std::move(experts));
+  }
+
+ private:
+  template <class Layer, class L>
+  Layer with_output(L all) const {
+    if (is_affine && norm) return Layer(NormedOutput(AffineOutput(std::move(all), scale, bias), *norm));
+    if (is_affine) return Layer(AffineOutput(std::move(all), scale, bias));
+    if (norm) return Layer(NormedOutput(std::move(all), *norm));
+    return Layer(std::move(all));
+  }
+};
+
 /// Builds the parts of one MoE block.
 template <class Scalar>
 class LayerLoader {
@@ -84,8 +150,10 @@ class LayerLoader {
   /// @throws Error if a tensor or a setting of the block is left over.
   LayerParts<Scalar> load() const {
     if (all_ || tensors_.num_read() > 0) with_weight_type([](auto) {});  // complaints of a type come first
-    auto assemble = assembly();                                          // then those of a router
-    LayerParts<Scalar> parts{experts(), std::move(assemble), shape_, std::string(config_.text("model_type")), dtype()};
+    const ToServe<Scalar> make;
+    auto assemble = around(make);  // then those of a router
+    LayerParts<Scalar> parts{experts(make), std::move(assemble), shape_, std::string(config_.text("model_type")),
+                             dtype()};
     if (all_ || tensors_.num_read() > 0) require_all_read();
     return parts;
   }
@@ -99,7 +167,7 @@ class LayerLoader {
     const Tensor down = tensors_.at(names.down);
     if (down.shape.size() != 2) fail(to_string(down), " has shape ", to_string(down.shape), ", expected a matrix");
     const bool biased = tensors_.contains(bias_name(names.down));
-    return DenseLayer(any_ffn(prefix, down.shape[1], shape_.hidden_shared, biased));
+    return DenseLayer(any_ffn(ToServe<Scalar>(), prefix, down.shape[1], shape_.hidden_shared, biased));
   }
 
   /// Of the experts' weights: of the first one's, or "mixed".
@@ -157,46 +225,54 @@ class LayerLoader {
   auto with_weight_type(const F& f) const {
     return with_weight_type(type_of_experts(), first_expert(), f);
   }
-
-  /// All that stands around the experts, waiting for them.
-  std::function<AnyLayer<Scalar>(AnyExperts<Scalar>)> assembly() const {
-    std::function<AnyLayer<Scalar>(AnyExperts<Scalar>)> layer = [router = router()](AnyExperts<Scalar> experts) {
-      return MoeLayer(router, std::move(experts));
-    };
-    if (shape_.d_latent > 0) {
-      layer = [layer, project = latent()](AnyExperts<Scalar> experts) { return layer(project(std::move(experts))); };
+  /// The same, as a make wants them.
+  template <class Make, class F>
+  auto with_type_for(const Make&, const StoredType& type, const Tensor& tensor, const F& f) const {
+    if constexpr (Make::widens) {
+      return f(Scalar());
+    } else {
+      return with_weight_type(type, tensor, f);
     }
-    if (has_expert_norm()) {  // within what stands around
-      layer = [layer, norm = expert_norm()](AnyExperts<Scalar> experts) {
-        return layer(NormedExperts(std::move(experts), norm));
+  }
+
+  template <class Make>
+  Around<Scalar, Make> around(const Make& make) const {
+    using Experts = typename Make::Experts;
+    Around<Scalar, Make> all{router(make), [](Experts experts) { return experts; }};
+    if (has_expert_norm())
+      all.dressed = [norm = expert_norm(make)](Experts experts) -> Experts {
+        return NormedExperts(std::move(experts), norm);
+      };
+    if (shape_.d_latent > 0) {
+      all.dressed = [project = latent(make), dressed = std::move(all.dressed)](Experts experts) {
+        return project(dressed(std::move(experts)));
       };
     }
     if (shape_.d_ff_shared > 0) {
-      layer = [layer, shared = any_shared(), gate = shared_gate()](AnyExperts<Scalar> experts) {
-        return WithSharedExpert(layer(std::move(experts)), shared, gate.transpose());
-      };
+      all.shared = any_ffn(make, names_.shared, shape_.d_ff_shared, shape_.hidden_shared, shape_.expert_bias);
+      all.shared_gate = make.vector("shared_expert_gate.weight", shared_gate());
     }
-    if (has_affine_output()) {
-      layer = [layer, scale = output_scale(), bias = output_bias()](AnyExperts<Scalar> experts) {
-        return AffineOutput(layer(std::move(experts)), scale, bias);
-      };
+    all.is_affine = has_affine_output();
+    if (all.is_affine) {
+      all.scale = output_scale();
+      all.bias = make.vector("bias", output_bias());
     }
-    if (!names_.output_norm.empty()) {
-      layer = [layer, norm = output_norm()](AnyExperts<Scalar> experts) {
-        return NormedOutput(layer(std::move(experts)), norm);
-      };
-    }
-    return layer;
+    if (!names_.output_norm.empty()) all.norm = output_norm(make);
+    return all;
   }
 
   /// A.X K1's.
-  RmsNorm<Scalar> output_norm() const {
-    return RmsNorm<Scalar>(finite(names_.output_norm, {d()}), {.epsilon = config_.number("rms_norm_eps")});
+  template <class Make>
+  RmsNorm<Scalar> output_norm(const Make& make) const {
+    return RmsNorm<Scalar>(make.vector("post_mlp_layernorm.weight", finite(names_.output_norm, {d()})),
+                           {.epsilon = config_.number("rms_norm_eps")});
   }
 
   /// Muse Spark's, whose gains are stored without their 1, and multiplied before the norm.
-  RmsNorm<Scalar> expert_norm() const {
-    return RmsNorm<Scalar>(finite(names_.expert_norm, {shape_.d_latent > 0 ? shape_.d_latent : d()}),
+  template <class Make>
+  RmsNorm<Scalar> expert_norm(const Make& make) const {
+    return RmsNorm<Scalar>(make.vector("experts.post_expert_norm.weight",
+                                       finite(names_.expert_norm, {shape_.d_latent > 0 ? shape_.d_latent : d()})),
                            {.epsilon = config_.number("post_norm_eps"), .offset = 1, .gain_on = GainOn::input});
   }
 
@@ -206,20 +282,21 @@ class LayerLoader {
 
   // ---- the router
 
-  AnyRouter<Scalar> router() const {
+  template <class Make>
+  typename Make::Router router(const Make& make) const {
     if (const auto* const mixer = std::get_if<SparseMixerOptions>(&shape_.router)) {
-      return SparseMixer<Scalar>(router_weight(), *mixer);
+      return make.router(SparseMixer<Scalar>(router_weight(), *mixer));
     }
-    if (names_.router_kind == RouterKind::normed) return normed_top_k();
-    if (is_hashed()) return hash();
-    if (is_by_modality()) return top_k_by_modality();
-    if (names_.router_kind == RouterKind::carried) return mlp_top_k();
-    if (names_.router_kind == RouterKind::joint) return joint_top_k();
+    if (names_.router_kind == RouterKind::normed) return make.router(normed_top_k());
+    if (is_hashed()) return make.router(hash());
+    if (is_by_modality()) return make.router(top_k_by_modality());
+    if (names_.router_kind == RouterKind::carried) return make.router(mlp_top_k());
+    if (names_.router_kind == RouterKind::joint) return make.router(joint_top_k());
     if (const LogitShape shape = logit_shape(); shape.multiplier != 1 || shape.soft_cap != 0) {
-      return ShapedTopK<Scalar>(router_weight(), top_k_options(), shape, router_bias(), selection_bias());
+      return make.router(ShapedTopK<Scalar>(router_weight(), top_k_options(), shape, router_bias(), selection_bias()));
     }
-    if (names_.capacity == nullptr) return top_k();
-    return WithCapacity(top_k(), names_.capacity(config_));
+    if (names_.capacity == nullptr) return make.router(top_k());
+    return make.router(WithCapacity(top_k(), names_.capacity(config_)));
   }
 
   /// A copy in Scalar: routers decide in full precision, and are small.
@@ -258,9 +335,7 @@ class LayerLoader {
             top_k_options(), config_.number("rms_norm_eps")};
   }
 
-  bool is_by_modality() const {
-    return names_.router_kind == RouterKind::by_modality && tensors_.contains(second_router);
-  }
+  bool is_by_modality() const { return detail::is_by_modality(tensors_, names_); }
 
   /// ERNIE 4.5 VL's, whose weights the hub's files store (in × out).
   TopKByModality<Scalar> top_k_by_modality() const {
@@ -314,44 +389,53 @@ class LayerLoader {
 
   // ---- experts
 
-  std::optional<AnyExperts<Scalar>> experts() const {
+  template <class Make>
+  std::optional<typename Make::Experts> experts(const Make& make) const {
     const bool compute = tensors_.num_read() > 0;
-    std::optional<AnyExperts<Scalar>> others;
+    std::optional<typename Make::Experts> others;
     if (const Index count = all_ ? num_outputs() - shape_.num_experts : std::ssize(others_); count > 0) {
-      others = names_.router_kind == RouterKind::joint ? joint_experts()
-               : is_by_modality()                      ? experts_of_images()
-                                                       : zero_experts(count);
+      if (names_.router_kind == RouterKind::joint) {
+        others = joint_experts(make);
+      } else if (is_by_modality()) {
+        others = experts_of_images(make);
+      } else if (names_.skips) {
+        others = ExpertList(std::vector(std::size_t(count), ZeroExpert<Scalar>{d()}));
+      } else {
+        others = ExpertList(std::vector(std::size_t(count), CopyExpert<Scalar>{d()}));
+      }
     }
     if (!compute) return others;
-    if (!others) return computing_experts();
-    return JoinedExperts(computing_experts(), *others);
-  }
-
-  AnyExperts<Scalar> zero_experts(Index count) const {
-    const AnyExpert<Scalar> one =
-        names_.skips ? AnyExpert<Scalar>(ZeroExpert<Scalar>{d()}) : AnyExpert<Scalar>(CopyExpert<Scalar>{d()});
-    return ExpertList(std::vector<AnyExpert<Scalar>>(std::size_t(count), one));
+    auto computing = with_type_for(make, type_of_experts(), first_expert(), [&]<class W>(W) {
+      return any_bank<W>(make, tensors_, spelling_, shape_.hidden, ExpertsOf::routed);
+    });
+    if (!others) return computing;
+    return JoinedExperts(std::move(computing), *std::move(others));
   }
 
   /// The second half of those that the file numbers through, of another width.
-  AnyExperts<Scalar> experts_of_images() const {
-    const Index n = shape_.num_experts, width = config_.integer_in_list(names_.d_ff, 1);
+  template <class Make>
+  typename Make::Experts experts_of_images(const Make& make) const {
+    const Index n = shape_.num_experts;
     const WeightTensors tensors = tensors_.of_others(n, n).only(all_ ? all_of(n) : others_);
-    return with_weight_type([&]<class W>(W) -> AnyExperts<Scalar> {
-      if (is_swiglu(shape_.hidden)) return bank<W, SwiGlu>(tensors, spelling_, shape_.hidden, width);
-      return bank<W, AnyGatedActivation>(tensors, spelling_, shape_.hidden, width);
+    return with_type_for(make, type_of_experts(), first_expert(), [&]<class W>(W) {
+      return any_bank<W>(make, tensors, spelling_, shape_.hidden, ExpertsOf::others, d_ff_of_others());
     });
   }
 
   /// Shared experts that the router weighs.
-  AnyExperts<Scalar> joint_experts() const {
+  template <class Make>
+  typename Make::Experts joint_experts(const Make& make) const {
     const WeightTensors tensors = tensors_.of_others(0, num_joint()).only(all_ ? all_of(num_joint()) : others_);
     const Names names = find_names(tensors, expert_spellings, names_.shared, true);
     const StoredType type = type_of({names.gate, names.up, names.down});
-    return with_weight_type(type, tensors.at(names.up), [&]<class W>(W) -> AnyExperts<Scalar> {
-      return bank<W, AnyGatedActivation>(tensors, names, shape_.hidden_shared);
+    return with_type_for(make, type, tensors.at(names.up), [&]<class W>(W) {
+      return any_bank<W>(make, tensors, names, shape_.hidden_shared, ExpertsOf::others);
     });
   }
+
+  /// How many others of them compute, beside those that the router chooses.
+  Index num_others() const { return is_by_modality() ? shape_.num_experts : num_joint(); }
+  Index d_ff_of_others() const { return is_by_modality() ? config_.integer_in_list(names_.d_ff, 1) : shape_.d_ff; }
 
   Index num_joint() const { return names_.router_kind == RouterKind::joint ? top_k_options().always_chosen : 0; }
 
@@ -361,16 +445,13 @@ class LayerLoader {
     return all;
   }
 
-  AnyExperts<Scalar> computing_experts() const {
-    return with_weight_type([&]<class W>(W) { return any_bank<W>(); });
-  }
-
   /// SwiGLU has a type of its own, for speed.
-  template <class W>
-  AnyExperts<Scalar> any_bank() const {
-    if (is_swiglu(shape_.hidden)) return bank<W, SwiGlu>(tensors_, spelling_, shape_.hidden);
-    if (is_gated(shape_.hidden)) return bank<W, AnyGatedActivation>(tensors_, spelling_, shape_.hidden);
-    return bank<W, AnyActivation>(tensors_, spelling_, shape_.hidden);
+  template <class W, class Make>
+  typename Make::Experts any_bank(const Make& make, const WeightTensors& tensors, const Names& names,
+                                  const HiddenActivation& hidden, ExpertsOf of, Index width = 0) const {
+    if (is_swiglu(hidden)) return make.experts(bank<W, SwiGlu>(tensors, names, hidden, width), of);
+    if (is_gated(hidden)) return make.experts(bank<W, AnyGatedActivation>(tensors, names, hidden, width), of);
+    return make.experts(bank<W, AnyActivation>(tensors, names, hidden, width), of);
   }
 
   template <class Act>
@@ -425,16 +506,16 @@ class LayerLoader {
   }
 
   /// From experts of the latent width to experts of the model's.
-  std::function<AnyExperts<Scalar>(AnyExperts<Scalar>)> latent() const {
+  template <class Make>
+  auto latent(const Make& make) const {
+    using Experts = typename Make::Experts;
     const std::string in = full(names_.latent_in), out = full(names_.latent_out);
     const StoredType type = type_of({in + ".weight", out + ".weight"});
-    return with_weight_type(
-        type, tensors_.at(in + ".weight"), [&]<class W>(W) -> std::function<AnyExperts<Scalar>(AnyExperts<Scalar>)> {
-          return [in = projection<W>(in, shape_.d_latent, d()), out = projection<W>(out, d(), shape_.d_latent),
-                  norm = latent_norm()](AnyExperts<Scalar> experts) {
-            return LatentExperts(in, std::move(experts), out, norm);
-          };
-        });
+    return with_type_for(make, type, tensors_.at(in + ".weight"), [&]<class W>(W) -> std::function<Experts(Experts)> {
+      return [in = make.projection(projection<W>(in, shape_.d_latent, d()), true),
+              out = make.projection(projection<W>(out, d(), shape_.d_latent), false), norm = latent_norm(make)](
+                 Experts experts) -> Experts { return LatentExperts(in, std::move(experts), out, norm); };
+    });
   }
 
   template <class W>
@@ -445,9 +526,10 @@ class LayerLoader {
   }
 
   /// Muse Spark's, whose gains are stored without their 1.
-  std::optional<RmsNorm<Scalar>> latent_norm() const {
+  template <class Make>
+  std::optional<RmsNorm<Scalar>> latent_norm(const Make& make) const {
     if (names_.latent_norm.empty()) return {};
-    return RmsNorm<Scalar>(finite(names_.latent_norm, {shape_.d_latent}),
+    return RmsNorm<Scalar>(make.vector("latent_norm.weight", finite(names_.latent_norm, {shape_.d_latent})),
                            {.epsilon = config_.number("rms_norm_eps"), .offset = 1});
   }
 
@@ -462,13 +544,16 @@ class LayerLoader {
   // ---- the shared expert, and dense FFNs
 
   /// The FFN below one of these prefixes, of this width.
-  AnyExperts<Scalar> any_ffn(std::string_view prefixes, Index ff, const HiddenActivation& hidden, bool biased) const {
+  template <class Make>
+  typename Make::Experts any_ffn(const Make& make, std::string_view prefixes, Index ff, const HiddenActivation& hidden,
+                                 bool biased) const {
     const Names names = find_names(tensors_, ffn_spellings, prefixes, is_gated(hidden));
     const StoredType type = type_of({names.gate, names.up, names.down});
-    return with_weight_type(type, tensors_.at(names.up), [&]<class W>(W) -> AnyExperts<Scalar> {
-      if (is_swiglu(hidden)) return ffn<W, SwiGlu>(names, ff, hidden, biased);
-      if (is_gated(hidden)) return ffn<W, AnyGatedActivation>(names, ff, hidden, biased);
-      return ffn<W, AnyActivation>(names, ff, hidden, biased);
+    return with_type_for(make, type, tensors_.at(names.up), [&]<class W>(W) {
+      constexpr ExpertsOf of = ExpertsOf::shared;
+      if (is_swiglu(hidden)) return make.experts(ffn<W, SwiGlu>(names, ff, hidden, biased), of);
+      if (is_gated(hidden)) return make.experts(ffn<W, AnyGatedActivation>(names, ff, hidden, biased), of);
+      return make.experts(ffn<W, AnyActivation>(names, ff, hidden, biased), of);
     });
   }
 
@@ -501,10 +586,6 @@ class LayerLoader {
   FfnBank<W, Act> shared() const {
     return ffn<W, Act>(find_names(tensors_, ffn_spellings, names_.shared, is_gated(shape_.hidden_shared)),
                        shape_.d_ff_shared, shape_.hidden_shared, shape_.expert_bias);
-  }
-
-  AnyExperts<Scalar> any_shared() const {
-    return any_ffn(names_.shared, shape_.d_ff_shared, shape_.hidden_shared, shape_.expert_bias);
   }
 
   Vector shared_gate() const { return vector_if(shape_.shared_gate, names_.shared_gate, {1, d()}); }
@@ -584,11 +665,11 @@ class LayerLoader {
   /// One part of a block may lie by itself: ERNIE 4.5 VL's "text_moe", beside which the shared expert is.
   static MoeShape shape_of(const WeightTensors& tensors, const Config& config, const Architecture& architecture) {
     MoeShape shape = moe_shape(config, architecture, layer_number(tensors.block()));
-    if (architecture.router_kind == RouterKind::by_modality && !tensors.contains(second_router)) shape.d_ff_shared = 0;
+    if (is_part_of_block(tensors, architecture)) shape.d_ff_shared = 0;
     return shape;
   }
 
-  static constexpr const char *mixed = "mixed", *second_router = "gate.weight_1";
+  static constexpr const char* mixed = "mixed";
 
   const Config& config_;
   const Architecture& names_;

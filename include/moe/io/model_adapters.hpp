@@ -22,12 +22,15 @@
 #include "moe/io/adapters.hpp"
 #include "moe/io/architecture.hpp"
 #include "moe/io/atomic_file.hpp"
+#include "moe/io/block_adapters.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/expert_tensors.hpp"
 #include "moe/io/mapped_file.hpp"
 #include "moe/io/model.hpp"
 #include "moe/io/parameters.hpp"
 #include "moe/io/peft_config.hpp"
+#include "moe/io/safetensors_file.hpp"
+#include "moe/io/tensor.hpp"
 #include "moe/io/weight_tensors.hpp"
 #include "moe/lora/adapter.hpp"
 #include "moe/lora/bank.hpp"
@@ -78,9 +81,14 @@ class PeftFolder {
 
   void write(const std::filesystem::path& folder, const AdapterFileOptions& options) {
     if (parameters_.empty()) fail(utf8(folder), ": there is no adapter of a rank above 0 to be written");
-    std::vector<Parameter<Scalar>> all;
-    for (auto& [name, numbers] : parameters_) all.push_back({name, numbers.data(), numbers.rows(), numbers.cols()});
-    all.insert(all.end(), whole_.begin(), whole_.end());
+    std::vector<Tensor> all;
+    for (auto& [name, numbers] : parameters_) {
+      all.push_back(as_tensor(Parameter<Scalar>{name, numbers.data(), numbers.rows(), numbers.cols()}));
+    }
+    for (const auto& [parameter, shape] : whole_) {
+      all.push_back(as_tensor(parameter));
+      all.back().shape = shape;
+    }
     const nlohmann::json config{{"peft_type", "LORA"},
                                 {"task_type", "CAUSAL_LM"},
                                 {"base_model_name_or_path", options.base_model},
@@ -99,7 +107,7 @@ class PeftFolder {
                                 {"rank_pattern", ranks_},
                                 {"alpha_pattern", alphas_}};
     const std::string text = config.dump(2) + "\n";
-    save_parameters(folder / "adapter_model.safetensors", all, {{"format", "pt"}});
+    write_safetensors(folder / "adapter_model.safetensors", all, {{"format", "pt"}});
     write_atomically(folder / "adapter_config.json", {std::as_bytes(std::span(text))});
   }
 
@@ -132,6 +140,8 @@ class PeftFolder {
     constexpr auto matrices = std::to_array<std::string_view>({"gate_proj", "up_proj", "down_proj"});
     const auto matrix_of = [&](std::string_view last) { return std::ranges::find(matrices, last) - matrices.begin(); };
     if (name == "gate") return put(in_layer(block_, router()), *named.adapter);
+    if (name == "gate.0") return put(in_layer(block_, "text_moe.gate.weight"), *named.adapter);
+    if (name == "gate.1") return put(in_layer(block_, "vision_moe.gate.weight"), *named.adapter);
     const LatentNames latent;
     for (const auto& [ours, theirs] :
          {std::pair(latent.in, architecture_.latent_in), {latent.out, architecture_.latent_out}}) {
@@ -149,42 +159,82 @@ class PeftFolder {
     }
   }
 
-  /// Those of all experts in one: rows of A by experts first, columns of B by ranks first.
+  using Experts = std::map<Index, ExpertAdapters<Scalar>>;
+
   void add_experts() {
-    if (experts_.empty()) return;
-    std::vector<Adapter<Scalar>> up, down;
-    for (auto& [number, its] : experts_) {
-      up.push_back(its.gate.out() > 0 ? below_each_other(its.gate, its.up)
-                                      : below_each_other(Adapter<Scalar>(), its.up));
-      if (its.gate.out() > 0 && architecture_.interleaved) up.back().b = alternating(up.back().b);
-      down.push_back(below_each_other(Adapter<Scalar>(), its.down));
-    }
-    const auto any = [](const Adapter<Scalar>& one) { return one.rank() > 0; };
-    const bool has_up = std::ranges::any_of(up, any), has_down = std::ranges::any_of(down, any);
+    const auto behind = experts_.lower_bound(model_.shape().num_experts);  // others that compute
+    const Experts routed(experts_.begin(), behind), others(behind, experts_.end());
     std::string_view name = "experts.";
     for (const std::string_view one : alternatives(architecture_.experts)) {
       if (one.ends_with("experts.")) name = one;
     }
-    const std::string module = in_layer(block_, std::string(name.substr(0, name.size() - 1)));
-    const bool gated = experts_.begin()->second.gate.out() > 0;
-    if (has_up) put_all(module + (has_down ? ".base_layer" : ""), module + (gated ? ".gate_up_proj" : ".up_proj"), up);
-    if (has_down) put_all(module, module + ".down_proj", down);
+    const bool by_modality = architecture_.router_kind == RouterKind::by_modality && !others.empty();
+    add_group(routed, by_modality ? "text_moe.experts" : std::string(name.substr(0, name.size() - 1)));
+    if (!by_modality) return refuse(others);
+    add_group(others, "vision_moe.experts");
+  }
+
+  void refuse(const Experts& experts) const {
+    for (const auto& [number, its] : experts) {
+      if (its.gate.rank() + its.up.rank() + its.down.rank() == 0) continue;
+      fail("\"", in_layer(layer_, "experts." + std::to_string(number)),
+           "\" has an adapter, and no name in transformers that is known");
+    }
+  }
+
+  /// @param module  of all experts
+  void add_group(const Experts& experts, const std::string& module) {
+    if (experts.empty()) return;
+    const bool gated = experts.begin()->second.gate.out() > 0;
+    std::vector<Adapter<Scalar>> up, down;
+    for (const auto& [number, its] : experts) {
+      up.push_back(gated ? below_each_other(its.gate, its.up) : below_each_other(Adapter<Scalar>(), its.up));
+      if (gated && architecture_.interleaved) up.back().b = alternating(up.back().b);
+      down.push_back(below_each_other(Adapter<Scalar>(), its.down));
+    }
+    const auto parameters = alternatives(architecture_.parameters_of_experts);
+    if (parameters.size() < 2) return refuse(experts);
+    if (parameters[0].find('.') != std::string_view::npos) {
+      add_all_of(up, in_layer(block_, std::string(parameters[0])));
+      return add_all_of(down, in_layer(block_, std::string(parameters[1])));
+    }
+    const auto any = [](const Adapter<Scalar>& one) { return one.rank() > 0; };
+    const bool has_up = std::ranges::any_of(up, any), has_down = std::ranges::any_of(down, any);
+    const std::string full = in_layer(block_, module);
+    if (has_up) put_all(full + (has_down ? ".base_layer" : ""), full + (gated ? ".gate_up_proj" : ".up_proj"), up);
+    if (has_down) put_all(full, full + ".down_proj", down);
+  }
+
+  /// Those of one matrix of all experts, beside a weight of all of them, or where there is a "#" of each.
+  void add_all_of(const std::vector<Adapter<Scalar>>& all, const std::string& weight) {
+    if (std::ranges::all_of(all, [](const Adapter<Scalar>& one) { return one.rank() == 0; })) return;
+    const std::size_t number = weight.find('#');
+    if (number == std::string::npos) return put_all(weight.substr(0, weight.rfind('.')), weight, all);
+    for (std::size_t e = 0; e < all.size(); ++e) put(std::string(weight).replace(number, 1, std::to_string(e)), all[e]);
   }
 
   /// What learns and has no adapter: modules_to_save.
   void add_whole(const Parameter<Scalar>& parameter) {
-    const std::size_t dot = parameter.name.rfind('.');
+    std::string name = parameter.name;
+    std::vector<Index> shape = {parameter.rows, parameter.cols};
+    for (const auto& [ours, theirs] : whole_vectors(architecture_)) {
+      if (name != ours) continue;
+      shape = tensors().shape(theirs);
+      name = std::string(alternatives(theirs).back());
+    }
+    const std::size_t dot = name.rfind('.');
     if (dot == std::string::npos) {  // of no module below the block
-      const std::string name = in_layer(layer_, parameter.name);
-      const Weight<Scalar> before = model_.tensors().template read<Scalar>(name);
+      const std::string full = in_layer(layer_, name);
+      const Weight<Scalar> before = model_.tensors().template read<Scalar>(full);
       if (before.size() == parameter.size() &&
           std::equal(before.data(), before.data() + before.size(), parameter.data)) {
         return;
       }
-      fail("\"", name, "\" has learned, and PEFT has no place for a parameter that is no module's");
+      fail("\"", full, "\" has learned, and PEFT has no place for a parameter that is no module's");
     }
-    whole_.push_back({peft_prefix + in_layer(block_, parameter.name), parameter.data, parameter.rows, parameter.cols});
-    modules_to_save_.push_back(in_layer(block_, parameter.name.substr(0, dot)));
+    whole_.push_back(
+        {{peft_prefix + in_layer(block_, name), parameter.data, parameter.rows, parameter.cols}, std::move(shape)});
+    modules_to_save_.push_back(in_layer(block_, name.substr(0, dot)));
   }
 
   static Weight<Scalar> alternating(const Weight<Scalar>& rows) {
@@ -263,7 +313,7 @@ class PeftFolder {
   std::map<Index, ExpertAdapters<Scalar>> experts_;
   ExpertAdapters<Scalar> shared_;
   std::deque<std::pair<std::string, Weight<Scalar>>> parameters_;
-  std::vector<Parameter<Scalar>> whole_;
+  std::vector<std::pair<Parameter<Scalar>, std::vector<Index>>> whole_;  // and the shapes that they have in the model
   nlohmann::json targets_ = nlohmann::json::array(), ranks_ = nlohmann::json::object(),
                  alphas_ = nlohmann::json::object(), modules_to_save_ = nlohmann::json::array();
 };

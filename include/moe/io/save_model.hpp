@@ -209,7 +209,7 @@ struct BlockSizes {
   bool operator==(const BlockSizes&) const = default;
 };
 
-/// How many experts, and of which width, by the names of parameters.
+/// How many experts that compute, and of which width, by the names of parameters.
 /// @throws Error if there is none.
 inline BlockSizes sizes_of(const ModelBlock& block, Index top_k) {
   BlockSizes sizes{0, 0, block.router ? block.router->top_k : top_k};
@@ -357,18 +357,18 @@ class BlockSaver {
   /// The sizes that the layer has.
   BlockSizes sizes() const {
     const MoeShape old = shape();
-    require_same_router(block_, old.router, model_.config().file());
-    return sizes_of(block_, old.top_k);
+    require_same_router(block_, router_of(old), model_.config().file());
+    return sizes_of(old);
   }
 
   void plan(PlannedTensors& planned, std::set<std::string>& replaced) const {
     const MoeShape old = shape();
     if (is_sparse()) {
-      const WeightTensors tensors(*weights_, block_.name, old.num_experts);
+      const WeightTensors tensors = this->tensors(old);
       const Architecture& architecture = model_.architecture();
       const BlockForm form(tensors, model_.config(), architecture,
                            find_names(tensors, expert_spellings, architecture.experts, architecture.gated), old);
-      const BlockSizes sizes = sizes_of(block_, old.top_k);
+      const BlockSizes sizes = sizes_of(old);
       for (std::string& name : form.expert_tensors()) replaced.insert(std::move(name));
       add(planned, replaced, form.list(sizes.num_experts, sizes.d_ff));
       return;
@@ -382,6 +382,29 @@ class BlockSaver {
   }
 
  private:
+  WeightTensors tensors(const MoeShape& old) const { return {*weights_, block_.name, old.num_experts}; }
+
+  /// Without the experts that are not counted in config.json: shared ones that the router weighs, and as many of images
+  /// as of text.
+  BlockSizes sizes_of(const MoeShape& old) const {
+    BlockSizes sizes = detail::sizes_of(block_, old.top_k);
+    const Architecture& architecture = model_.architecture();
+    if (is_by_modality(tensors(old), architecture)) sizes.num_experts /= 2;
+    if (architecture.router_kind == RouterKind::joint) {
+      sizes.num_experts -= std::get<TopKOptions>(old.router).always_chosen;
+    }
+    return sizes;
+  }
+
+  /// As LayerLoader makes it: Inkling's weights are multiplied by a number of the file, too.
+  RouterOptions router_of(const MoeShape& old) const {
+    RouterOptions options = old.router;
+    if (model_.architecture().router_kind == RouterKind::joint) {
+      std::get<TopKOptions>(options).scale *= double(tensors(old).template copy<float>("gate.global_scale", {1})(0));
+    }
+    return options;
+  }
+
   void add(PlannedTensors& planned, std::set<std::string>& replaced, const std::vector<StoredParameter>& places) const {
     const Tensors& tensors = *weights_;
     const auto dtype_of = [&](const std::string& name, const std::string& like) {

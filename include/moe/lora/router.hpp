@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "moe/core/tokens.hpp"
 #include "moe/core/types.hpp"
@@ -16,6 +17,7 @@
 #include "moe/routers/logits_router.hpp"
 #include "moe/routers/shaped_top_k.hpp"
 #include "moe/routers/top_k.hpp"
+#include "moe/routers/top_k_by_modality.hpp"
 #include "moe/runtime/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
@@ -111,8 +113,18 @@ template <class Scalar>
 ShapedLogits<LinearLogits<Scalar>> merged(const ShapedLogits<LoraLogits<Scalar>>& logits) {
   return {merged(logits.unshaped()), logits.shape()};
 }
+template <class Scalar>
+LogitsByModality<LinearLogits<Scalar>> merged(const LogitsByModality<LoraLogits<Scalar>>& logits) {
+  std::vector<LinearLogits<Scalar>> parts;
+  for (Index m = 0; m < logits.num_modalities(); ++m) parts.push_back(merged(logits[m]));
+  return LogitsByModality(std::move(parts));
+}
 template <class Scalar, class Choice>
 auto merged(const LogitsRouter<LoraLogits<Scalar>, Choice>& router) {
+  return LogitsRouter(merged(router.logits()), router.choice());
+}
+template <class Scalar, class Choice>
+auto merged(const LogitsRouter<LogitsByModality<LoraLogits<Scalar>>, Choice>& router) {
   return LogitsRouter(merged(router.logits()), router.choice());
 }
 template <class Scalar, class Choice>

@@ -184,6 +184,11 @@ class ChoiceByModality {
         });
   }
 
+  template <class Visit>
+  void visit_parameters(Visit& visit) {
+    for (Index m = 0; m < num_modalities(); ++m) visit.in(std::to_string(m), (*this)[m]);
+  }
+
   /// The modality that has this expert.
   Index modality_of_expert(Index expert) const {
     Index modality = 0;

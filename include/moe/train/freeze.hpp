@@ -66,7 +66,9 @@ inline bool weighs_by_a_constant(const TopKOptions& options) {
 
 template <class R>
 bool weighs_by_a_constant(const R& router) {
-  if constexpr (requires { router.choice().options(); }) {
+  if constexpr (requires { router.weighs_by_a_constant(); }) {
+    return router.weighs_by_a_constant();
+  } else if constexpr (requires { router.choice().options(); }) {
     if constexpr (requires { router.weight().size(); }) {
       if (router.weight().size() == 0) return false;  // a TokenHash that has nothing to learn
     }

@@ -18,28 +18,11 @@
 #include "moe/runtime/executors/serial.hpp"
 #include "moe/runtime/workers.hpp"
 #include "moe/runtime/workspace.hpp"
+#include "moe/train/detail/calls.hpp"
 #include "moe/train/freeze.hpp"
 #include "moe/train/parameter_pieces.hpp"
 
 namespace moe::inline MOE_TARGET {
-
-namespace detail {
-
-/// By these names a member finds the functions beside a layer, and not itself.
-template <class... Args>
-void call_forward(Args&&... args) {
-  forward(std::forward<Args>(args)...);
-}
-template <class... Args>
-void call_backward(Args&&... args) {
-  backward(std::forward<Args>(args)...);
-}
-template <class L>
-auto call_merged(const L& layer) {
-  return merged(layer);
-}
-
-}  // namespace detail
 
 /// Any layer with a tape_of(), forward(), backward() and visit_parameters(), beside its gradients and its tape: what a
 /// model holds of each of its layers while it learns.
