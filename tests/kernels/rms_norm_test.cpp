@@ -37,17 +37,17 @@ RmsNorm<Scalar> random_norm(Index size, const RmsNormOptions& options, unsigned 
 }
 
 Matrix<double> naive(const RmsNorm<float>& norm, const Matrix<float>& x) {
-  const auto& [epsilon, offset, factor, gain_on] = norm.options();
+  const RmsNormOptions& options = norm.options();
   Matrix<double> y = x.cast<double>();
   for (Index t = 0; t < x.cols(); ++t) {
     const auto by_gain = [&] {
-      for (Index i = 0; i < x.rows(); ++i) y(i, t) *= factor * (offset + double(norm.gain()(i)));
+      for (Index i = 0; i < x.rows(); ++i) y(i, t) *= options.factor * (options.offset + double(norm.gain()(i)));
     };
-    if (gain_on == GainOn::input) by_gain();
+    if (options.gain_on == GainOn::input) by_gain();
     double squares = 0;
     for (Index i = 0; i < x.rows(); ++i) squares += y(i, t) * y(i, t);
-    for (Index i = 0; i < x.rows(); ++i) y(i, t) /= std::sqrt(squares / double(x.rows()) + epsilon);
-    if (gain_on == GainOn::output) by_gain();
+    for (Index i = 0; i < x.rows(); ++i) y(i, t) /= std::sqrt(squares / double(x.rows()) + options.epsilon);
+    if (options.gain_on == GainOn::output) by_gain();
   }
   return y;
 }
