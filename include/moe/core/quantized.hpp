@@ -15,6 +15,14 @@ namespace moe::inline MOE_TARGET {
 /// QuantizedMatrix, of which each says its own format; activations are float.
 struct Quantized {};
 
+/// @return true; does not compile for weights that are coded, where numbers are to be written.
+template <class W>
+consteval bool are_written_in_place() {
+  static_assert(!std::is_same_v<W, Quantized>,
+                "moe: quantised weights are not written: dequantized<float>(bank), or <bfloat16>, makes some that are");
+  return true;
+}
+
 class QuantizedMatrix;
 
 /// How numbers are coded. A format joins, from outside too, by being one of these (docs/formats.md).

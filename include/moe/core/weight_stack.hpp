@@ -121,11 +121,9 @@ class WeightStack<Quantized> {
   }
 
   /// Does not compile.
-  template <class W = float>
-  Eigen::Map<Weight<W>> owned(Index) {
-    static_assert(
-        std::is_void_v<W>,
-        "moe: quantised weights are not written: dequantized<float>(bank), or <bfloat16>, makes some that are");
+  template <class W = Quantized>
+  Eigen::Map<Weight<float>> owned(Index) {
+    static_assert(are_written_in_place<W>());
     return {nullptr, 0, 0};
   }
 

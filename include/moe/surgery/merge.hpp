@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "moe/core/check.hpp"
+#include "moe/core/quantized.hpp"
 #include "moe/core/types.hpp"
 #include "moe/core/weight_stack.hpp"
 #include "moe/experts/ffn_bank.hpp"
@@ -56,6 +57,7 @@ inline std::vector<Index> merged_numbers(Index num_experts, const std::vector<st
 template <class R, class Scalar, class Act>
 auto merge_experts(const MoeLayer<R, FfnBank<Scalar, Act>>& layer, const std::vector<std::vector<Index>>& groups,
                    const std::vector<Index>& load) {
+  static_assert(are_written_in_place<Scalar>());
   const auto& bank = layer.experts();
   const Index num_experts = bank.num_experts(), d = bank.d_model(), ff = bank.d_ff();
   require_equal(std::ssize(load), num_experts, "merge_experts: load.size()");

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "moe/core/check.hpp"
+#include "moe/core/quantized.hpp"
 #include "moe/core/types.hpp"
 #include "moe/core/weight_stack.hpp"
 #include "moe/experts/ffn_bank.hpp"
@@ -50,6 +51,7 @@ Weight<Scalar> with_noise(const WeightMap<Scalar>& weight, double noise, std::ui
 /// active_copies ≤ copies.
 template <class Scalar, class Act>
 auto upcycle(const FfnBank<Scalar, Act>& dense, const UpcycleOptions& options = {}) {
+  static_assert(are_written_in_place<Scalar>());
   require_equal(dense.num_experts(), 1, "upcycle: dense.num_experts()");
   require_between(1, options.active_copies, options.copies, "upcycle: active_copies");
   require_between(1, options.shards, dense.d_ff(), "upcycle: shards");
