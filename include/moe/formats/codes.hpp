@@ -41,6 +41,12 @@ constexpr SixteenValues sixteen_from(int first) {
 /// The same number in each lane.
 MOE_INLINE Lanes<float> all(float x) { return x - Lanes<float>{}; }
 
+/// Each byte, below 64, less 32.
+constexpr std::uint64_t less_32(std::uint64_t bytes) {
+  constexpr std::uint64_t each = 0x0101010101010101U;
+  return ((bytes | 0x80 * each) - 0x20 * each) ^ 0x80 * each;
+}
+
 /// The float16 at `from`.
 MOE_INLINE float half_at(const std::byte* from) { return float(kernels::load_as<float16>(from)); }
 
@@ -105,6 +111,31 @@ MOE_INLINE void keep_in_memory(Codes<count>& codes) {
   asm("" : "+m"(codes));
 }
 
+/// Sixteen scales, each of a group of numbers.
+struct alignas(64) Sixteen {
+  float at[16];
+};
+
+/// numbers.at[i] = factor · codes[i]
+MOE_INLINE void multiply_sixteen(const std::int8_t* codes, float factor, Sixteen& numbers) {
+  spread<16>(codes, numbers.at, [f = all(factor)](const auto& x) { return f * x; });
+}
+
+/// Sixteen codes at once: two stores would have to be over before both are loaded.
+MOE_INLINE void store_sixteen(std::uint64_t first, std::uint64_t second, Codes<16>& codes) {
+  kernels::store(codes.at, kernels::detail::VectorOf<std::uint64_t, 16>::type{first, second});
+  keep_in_memory(codes);
+}
+
+/// Of each byte the bits of a mask, moved down (or up, where `down` is negative). Bits that come in from a neighbour must
+/// be none of the mask's: processors shift two bytes together, not one.
+template <class V>
+MOE_INLINE V moved(const V& bytes, int down, int mask) {
+  using Pairs = typename kernels::detail::VectorOf<std::uint16_t, sizeof(V)>::type;
+  const auto pairs = (Pairs)bytes;
+  return (V)(down >= 0 ? pairs >> std::uint16_t(down) : pairs << std::uint16_t(-down)) & std::uint8_t(mask);
+}
+
 /// Byte i is 255 if bit i of those at `from` is set, the lowest of the first byte first, and else 0.
 template <int count>
 MOE_INLINE Bytes<count> bytes_of_bits(const std::byte* from) {
@@ -128,9 +159,7 @@ MOE_INLINE Bytes<count> bytes_of_bits(const std::byte* from) {
 /// the second half.
 MOE_INLINE void recode_quarters(const std::byte* bytes, std::int8_t* to) {
   kernels::repeat<8>([&](int n) __attribute__((always_inline)) {
-    const auto code_of = [shift = std::uint8_t(n % 4 * 2)](const auto& four) __attribute__((always_inline)) {
-      return four >> shift & 3;
-    };
+    const auto code_of = [=](const auto& four) __attribute__((always_inline)) { return moved(four, n % 4 * 2, 3); };
     recode<32>(to + 32 * n, code_of, bytes + n / 4 * 32);
   });
 }
@@ -168,7 +197,23 @@ MOE_INLINE void recode_nibbles(const std::byte* bytes, std::int8_t* to) {
 #endif
 }
 
-/// to[i] = value_of(values[code i]) of such codes.
+/// Such codes with a fifth bit each, that of the first number the lowest of 4 bytes. to[i] = lowest + code i.
+template <int lowest>
+MOE_INLINE void recode_five_bits(const std::byte* bytes, const std::byte* fifth_bits, std::int8_t* to) {
+  static_assert(lowest == 0 || lowest == -16);
+  const auto with = [](const auto& four, const auto& fifth) __attribute__((always_inline)) {
+    return four | (lowest == 0 ? fifth & 0x10 : ~fifth & 0xf0);
+  };
+#if defined(__AVX2__)
+  kernels::store(to, with(nibbles(bytes), bytes_of_bits<32>(fifth_bits)));
+#else
+  const auto both = kernels::load_as<Bytes<16>>(bytes);
+  kernels::store(to, with(both & 15, bytes_of_bits<16>(fifth_bits)));
+  kernels::store(to + 16, with(both >> 4, bytes_of_bits<16>(fifth_bits + 2)));
+#endif
+}
+
+/// to[i] = value_of(values[code i]) of codes of four bits.
 template <const SixteenValues& values, class F>
 MOE_INLINE void spread_nibbles(const std::byte* bytes, float* to, const F& value_of) {
 #if defined(__AVX512F__)
@@ -184,7 +229,7 @@ MOE_INLINE void spread_nibbles(const std::byte* bytes, float* to, const F& value
 #endif
 }
 
-/// to[i] = value_of(lowest + code i), such codes with a fifth bit each, that of the first number the lowest of 4 bytes.
+/// to[i] = value_of(lowest + code i) of codes of five bits.
 template <int lowest, class F>
 MOE_INLINE void spread_five_bits(const std::byte* bytes, const std::byte* fifth_bits, float* to, const F& value_of) {
 #if defined(__AVX512F__)
@@ -196,14 +241,7 @@ MOE_INLINE void spread_five_bits(const std::byte* bytes, const std::byte* fifth_
   kernels::store(to + 16, look_up(table, behind, with_fifth_bit<16>(codes >> 4, bits)));
 #else
   Codes<32> some;
-  constexpr auto first = std::uint8_t(lowest);
-#if defined(__AVX2__)
-  kernels::store(some.at, nibbles(bytes) + (bytes_of_bits<32>(fifth_bits) & 16) + first);
-#else
-  const auto both = kernels::load_as<Bytes<16>>(bytes);
-  kernels::store(some.at, (both & 15) + (bytes_of_bits<16>(fifth_bits) & 16) + first);
-  kernels::store(some.at + 16, (both >> 4) + (bytes_of_bits<16>(fifth_bits + 2) & 16) + first);
-#endif
+  recode_five_bits<lowest>(bytes, fifth_bits, some.at);
   keep_in_memory(some);
   spread<32>(some.at, to, value_of);
 #endif
