@@ -127,8 +127,8 @@ MOE_INLINE void store_sixteen(std::uint64_t first, std::uint64_t second, Codes<1
   keep_in_memory(codes);
 }
 
-/// Of each byte the bits of a mask, moved down (or up, where `down` is negative). Bits that come in from a neighbour must
-/// be none of the mask's: processors shift two bytes together, not one.
+/// Of each byte the bits of a mask, moved down (or up, where `down` is negative). Bits that come in from a neighbour
+/// must be none of the mask's: processors shift two bytes together, not one.
 template <class V>
 MOE_INLINE V moved(const V& bytes, int down, int mask) {
   using Pairs = typename kernels::detail::VectorOf<std::uint16_t, sizeof(V)>::type;
@@ -164,8 +164,8 @@ MOE_INLINE void recode_quarters(const std::byte* bytes, std::int8_t* to) {
   });
 }
 
-/// 16 bytes hold 32 codes of four bits: in the low halves those of the first 16 numbers, in the high halves of the others
-/// (run = 16), or so for each 8 bytes (run = 8). to[i] = values[code i].
+/// 16 bytes hold 32 codes of four bits: in the low halves those of the first 16 numbers, in the high halves of the
+/// others (run = 16), or so for each 8 bytes (run = 8). to[i] = values[code i].
 template <const SixteenValues& values, int run = 16>
 MOE_INLINE void recode_nibbles(const std::byte* bytes, std::int8_t* to) {
   const auto value_of = [](const auto& codes) __attribute__((always_inline)) {
@@ -201,9 +201,8 @@ MOE_INLINE void recode_nibbles(const std::byte* bytes, std::int8_t* to) {
 template <int lowest>
 MOE_INLINE void recode_five_bits(const std::byte* bytes, const std::byte* fifth_bits, std::int8_t* to) {
   static_assert(lowest == 0 || lowest == -16);
-  const auto with = [](const auto& four, const auto& fifth) __attribute__((always_inline)) {
-    return four | (lowest == 0 ? fifth & 0x10 : ~fifth & 0xf0);
-  };
+  const auto with = [](const auto& four, const auto& fifth)
+                        __attribute__((always_inline)) { return four | (lowest == 0 ? fifth & 0x10 : ~fifth & 0xf0); };
 #if defined(__AVX2__)
   kernels::store(to, with(nibbles(bytes), bytes_of_bits<32>(fifth_bits)));
 #else

@@ -15,8 +15,8 @@ namespace moe::inline MOE_TARGET {
 
 namespace codes {
 
-/// The 8 scales of 6 bits, then the 8 minima, that Q4_K and Q5_K keep in 12 bytes: 0 to 3 in the low bits of bytes 0 to 3
-/// (minima: 4 to 7), 4 to 7 in the low (high) halves of bytes 8 to 11, with two bits on top of the former.
+/// The 8 scales of 6 bits, then the 8 minima, that Q4_K and Q5_K keep in 12 bytes: 0 to 3 in the low bits of bytes 0 to
+/// 3 (minima: 4 to 7), 4 to 7 in the low (high) halves of bytes 8 to 11, with two bits on top of the former.
 MOE_INLINE void unpack_scales_and_minima(const std::byte* from, Codes<16>& to) {
   const auto a = kernels::load_as<std::uint32_t>(from), b = kernels::load_as<std::uint32_t>(from + 4),
              c = kernels::load_as<std::uint32_t>(from + 8);
@@ -87,7 +87,8 @@ struct Q3_K {
 
   MOE_INLINE static void decode(const std::byte* block, float* to) {
     const std::byte *const third_bits = block, *const quarters = block + 32, *const groups = block + 96;
-    // 16 of 6 bits: the low four of 0 to 7 and, in high halves, of 8 to 15; then the high two, each byte of every fourth
+    // 16 of 6 bits: the low four of 0 to 7 and, in high halves, of 8 to 15; then the high two, each byte of every
+    // fourth
     const auto fours = kernels::load_as<std::uint64_t>(groups);
     const std::uint64_t some = kernels::load_as<std::uint32_t>(groups + 8), twos = some | some >> 2 << 32;
     constexpr std::uint64_t four = 0x0f0f0f0f0f0f0f0fU, two = 0x3030303030303030U;
@@ -132,9 +133,8 @@ struct Q5_K {
     const std::byte* const fifth_bits = block + 16;
     codes::Codes<256> its_codes;
     kernels::repeat<4>([&](int n) __attribute__((always_inline)) {
-      const auto low = [=](const auto& code, const auto& fifth) __attribute__((always_inline)) {
-        return (code & 15) | codes::moved(fifth, 2 * n - 4, 16);
-      };
+      const auto low = [=](const auto& code, const auto& fifth)
+                           __attribute__((always_inline)) { return (code & 15) | codes::moved(fifth, 2 * n - 4, 16); };
       const auto high = [=](const auto& code, const auto& fifth) __attribute__((always_inline)) {
         return codes::moved(code, 4, 15) | codes::moved(fifth, 2 * n - 3, 16);
       };
@@ -158,15 +158,12 @@ struct Q6_K {
     for (int half = 0; half < 2; ++half) {
       const std::byte *const low = block + 64 * half, *const high = block + 128 + 32 * half;
       std::int8_t* const at = its_codes.at + 128 * half;
-      const auto first = [](const auto& four, const auto& two) __attribute__((always_inline)) {
-        return ((four & 15) | codes::moved(two, -4, 48)) - 32;
-      };
-      const auto second = [](const auto& four, const auto& two) __attribute__((always_inline)) {
-        return ((four & 15) | codes::moved(two, -2, 48)) - 32;
-      };
-      const auto third = [](const auto& four, const auto& two) __attribute__((always_inline)) {
-        return (codes::moved(four, 4, 15) | (two & 48)) - 32;
-      };
+      const auto first = [](const auto& four, const auto& two)
+                             __attribute__((always_inline)) { return ((four & 15) | codes::moved(two, -4, 48)) - 32; };
+      const auto second = [](const auto& four, const auto& two)
+                              __attribute__((always_inline)) { return ((four & 15) | codes::moved(two, -2, 48)) - 32; };
+      const auto third = [](const auto& four, const auto& two)
+                             __attribute__((always_inline)) { return (codes::moved(four, 4, 15) | (two & 48)) - 32; };
       const auto fourth = [](const auto& four, const auto& two) __attribute__((always_inline)) {
         return (codes::moved(four, 4, 15) | codes::moved(two, 2, 48)) - 32;
       };

@@ -56,7 +56,8 @@ struct IQ4_XS {
   MOE_INLINE static void decode(const std::byte* block, float* to) {
     codes::Codes<16> its_scales;
     codes::store_sixteen(
-        eight_scales(kernels::load_as<std::uint32_t>(block + 4), kernels::load_as<std::uint16_t>(block + 2)), 0, its_scales);
+        eight_scales(kernels::load_as<std::uint32_t>(block + 4), kernels::load_as<std::uint16_t>(block + 2)), 0,
+        its_scales);
     codes::Sixteen scales;
     codes::multiply_sixteen(its_scales.at, codes::first_halves(block).first, scales);
     for (int g = 0; g < 8; ++g) {

@@ -67,8 +67,8 @@ struct TQ2_0 {
   }
 };
 
-/// d · (code − 1), five codes in a byte: the byte is 256 / 243 of a number of five digits of base 3, rounded up, so that
-/// multiplied by 3 it carries the first digit, and keeps the others.
+/// d · (code − 1), five codes in a byte: the byte is 256 / 243 of a number of five digits of base 3, rounded up, so
+/// that multiplied by 3 it carries the first digit, and keeps the others.
 struct TQ1_0 {
   static constexpr const char* name = "TQ1_0";
   static constexpr Index numbers = 256, bytes = 54;
