@@ -276,9 +276,9 @@ TEST(GgmlTypes, DecodeWhereverColumnsBeginAndEnd) {
         const QuantizedMatrix some = matrix.middle_cols(first, end - first);
         ASSERT_EQ(some.cols(), end - first);
         for (Index row = 0; row < rows; ++row) {
-          Floats numbers(std::size_t(end - first) + 1, 4711);
+          Floats numbers(std::size_t(end - first) + 1, 4711.F);
           some.decode(row, 0, end - first, numbers.data());
-          ASSERT_EQ(numbers.back(), 4711) << "behind the numbers";
+          ASSERT_EQ(numbers.back(), 4711.F) << "behind the numbers";
           numbers.pop_back();
           expect_same(numbers, whole.data() + row * 3 * n + first, "columns from " + std::to_string(first));
         }

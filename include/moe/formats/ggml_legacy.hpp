@@ -6,7 +6,7 @@
 #pragma once
 
 #include "moe/core/quantized.hpp"
-#include "moe/formats/codes.hpp"
+#include "moe/formats/spread.hpp"
 #include "moe/kernels/multiply_add.hpp"
 
 namespace moe::inline MOE_TARGET {

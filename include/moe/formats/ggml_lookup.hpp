@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "moe/core/quantized.hpp"
-#include "moe/formats/codes.hpp"
+#include "moe/formats/spread.hpp"
 
 namespace moe::inline MOE_TARGET {
 
@@ -58,8 +58,8 @@ struct IQ4_XS {
     codes::store_sixteen(
         eight_scales(kernels::load_as<std::uint32_t>(block + 4), kernels::load_as<std::uint16_t>(block + 2)), 0,
         its_scales);
-    codes::Sixteen scales;
-    codes::multiply_sixteen(its_scales.at, codes::first_halves(block).first, scales);
+    codes::GroupScales scales;
+    codes::multiply_scales(its_scales.at, codes::first_halves(block).first, scales);
     for (int g = 0; g < 8; ++g) {
       const auto scale = codes::all(scales.at[g]);
       codes::spread_nibbles<codes::iq4_values>(block + 8 + 16 * g, to + 32 * g,

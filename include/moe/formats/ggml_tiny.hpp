@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "moe/core/quantized.hpp"
-#include "moe/formats/codes.hpp"
+#include "moe/formats/spread.hpp"
 
 namespace moe::inline MOE_TARGET {
 
