@@ -60,14 +60,15 @@ const float e2m1[16] = {0, 0.5F, 1, 1.5F, 2, 3, 4, 6, 0, -0.5F, -1, -1.5F, -2, -
 using NaiveDecoder = float (*)(Block b, int i);
 
 const std::map<std::string, NaiveDecoder> naive = {
-    {"F32", [](Block b, int) { return std::bit_cast<float>(b[0] | b[1] << 8 | b[2] << 16 | int(unsigned(b[3]) << 24)); }},
+    {"F32",
+     [](Block b, int) { return std::bit_cast<float>(b[0] | b[1] << 8 | b[2] << 16 | int(unsigned(b[3]) << 24)); }},
     {"F16", [](Block b, int) { return half(b); }},
     {"BF16", [](Block b, int) { return std::bit_cast<float>(b[0] << 16 | int(unsigned(b[1]) << 24)); }},
     {"Q4_0", [](Block b, int i) { return half(b) * float(nibble(b + 2, i) - 8); }},
     {"Q4_1", [](Block b, int i) { return float(double(half(b)) * nibble(b + 4, i) + double(half(b + 2))); }},
     {"Q5_0", [](Block b, int i) { return half(b) * float(nibble(b + 6, i) + fifth(b + 2, i) - 16); }},
-    {"Q5_1",
-     [](Block b, int i) { return float(double(half(b)) * (nibble(b + 8, i) + fifth(b + 4, i)) + double(half(b + 2))); }},
+    {"Q5_1", [](Block b,
+                int i) { return float(double(half(b)) * (nibble(b + 8, i) + fifth(b + 4, i)) + double(half(b + 2))); }},
     {"Q8_0", [](Block b, int i) { return half(b) * float(std::int8_t(b[2 + i])); }},
     {"Q2_K",
      [](Block b, int i) {
@@ -129,8 +130,8 @@ bool same(float a, float b) {
 
 void expect_same(const Floats& decoded, const float* expected, const std::string& what) {
   for (std::size_t i = 0; i < decoded.size(); ++i) {
-    ASSERT_TRUE(same(decoded[i], expected[i])) << what << ": number " << i << " is " << decoded[i] << ", expected "
-                                               << expected[i] << " of " << decoded.size();
+    ASSERT_TRUE(same(decoded[i], expected[i]))
+        << what << ": number " << i << " is " << decoded[i] << ", expected " << expected[i] << " of " << decoded.size();
   }
 }
 
@@ -197,10 +198,10 @@ std::set<std::string> expect_recorded_values(const std::filesystem::path& file) 
 }
 
 TEST(GgmlTypes, DecodeToWhatGgmlMakesOfThem) {
-  const auto types = expect_recorded_values(std::filesystem::path(MOE_SOURCE_DIR) / "tests/real_quant/ggml.safetensors");
-  EXPECT_EQ(types, (std::set<std::string>{"IQ4_NL", "IQ4_XS", "MXFP4", "NVFP4", "Q1_0", "Q2_0", "Q2_K",
-                                          "Q3_K", "Q4_0", "Q4_1", "Q4_K", "Q5_0", "Q5_1", "Q5_K",
-                                          "Q6_K", "Q8_0", "TQ1_0", "TQ2_0"}));
+  const auto types =
+      expect_recorded_values(std::filesystem::path(MOE_SOURCE_DIR) / "tests/real_quant/ggml.safetensors");
+  EXPECT_EQ(types, (std::set<std::string>{"IQ4_NL", "IQ4_XS", "MXFP4", "NVFP4", "Q1_0", "Q2_0", "Q2_K", "Q3_K", "Q4_0",
+                                          "Q4_1", "Q4_K", "Q5_0", "Q5_1", "Q5_K", "Q6_K", "Q8_0", "TQ1_0", "TQ2_0"}));
 }
 
 TEST(GgmlTypes, DecodeToWhatGgmlMakesOfThemInANamedFolder) {
@@ -215,9 +216,9 @@ TEST(GgmlTypes, DecodeToWhatGgmlMakesOfThemInANamedFolder) {
 TEST(GgmlTypes, AreTheirFormulasForFloat16OfEverySize) {
   // Where a block has its float16; the other one, of a minimum, takes the same values in another order.
   const std::map<std::string, std::vector<std::size_t>> halves = {
-      {"F16", {0}},       {"Q4_0", {0}},    {"Q4_1", {0, 2}}, {"Q5_0", {0}},       {"Q5_1", {0, 2}}, {"Q8_0", {0}},
-      {"Q2_K", {80, 82}}, {"Q3_K", {108}},  {"Q4_K", {0, 2}}, {"Q5_K", {0, 2}},    {"Q6_K", {208}},  {"IQ4_NL", {0}},
-      {"IQ4_XS", {0}},    {"TQ1_0", {52}},  {"TQ2_0", {64}},  {"Q1_0", {0}},       {"Q2_0", {0}}};
+      {"F16", {0}},       {"Q4_0", {0}},   {"Q4_1", {0, 2}}, {"Q5_0", {0}},    {"Q5_1", {0, 2}}, {"Q8_0", {0}},
+      {"Q2_K", {80, 82}}, {"Q3_K", {108}}, {"Q4_K", {0, 2}}, {"Q5_K", {0, 2}}, {"Q6_K", {208}},  {"IQ4_NL", {0}},
+      {"IQ4_XS", {0}},    {"TQ1_0", {52}}, {"TQ2_0", {64}},  {"Q1_0", {0}},    {"Q2_0", {0}}};
   for (const auto& [name, places] : halves) {
     const GgmlType type = *find_ggml_type(name);
     const unsigned step = type.numbers == 256 ? 31 : 3;  // odd: 64 of them meet every low bit
@@ -275,9 +276,9 @@ TEST(GgmlTypes, DecodeWhereverColumnsBeginAndEnd) {
         const QuantizedMatrix some = matrix.middle_cols(first, end - first);
         ASSERT_EQ(some.cols(), end - first);
         for (Index row = 0; row < rows; ++row) {
-          Floats numbers(std::size_t(end - first) + 1, 4711);
+          Floats numbers(std::size_t(end - first) + 1, 4711.F);
           some.decode(row, 0, end - first, numbers.data());
-          ASSERT_EQ(numbers.back(), 4711) << "behind the numbers";
+          ASSERT_EQ(numbers.back(), 4711.F) << "behind the numbers";
           numbers.pop_back();
           expect_same(numbers, whole.data() + row * 3 * n + first, "columns from " + std::to_string(first));
         }

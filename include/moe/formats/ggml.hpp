@@ -29,7 +29,8 @@ constexpr GgmlType type_of_blocks(std::uint32_t number) {
   return {number, Block::name, Block::numbers, Block::bytes, &block_format<Block>, {}};
 }
 
-inline constexpr std::string_view of_lattices = "its codes are points of a lattice, whose tables are not in this library",
+inline constexpr std::string_view of_lattices =
+                                      "its codes are points of a lattice, whose tables are not in this library",
                                   of_activations = "it is for activations, and no weight is stored in it",
                                   of_integers = "it holds no weights",
                                   is_removed = "llama.cpp removed it: convert the model again",

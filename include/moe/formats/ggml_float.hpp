@@ -14,15 +14,14 @@ namespace codes {
 
 /// The NumberFormat of numbers that lie as T, one after the other in a row, aligned or not.
 template <class T>
-inline constexpr void (*decode_numbers)(const QuantizedMatrix&, Index, Index, Index,
-                                        float*) = [](const QuantizedMatrix& matrix, Index row, Index first, Index count,
-                                                     float* to) {
-  const T* const from = reinterpret_cast<const T*>(matrix.codes.row(row)) + first;
-  constexpr Index width = kernels::lanes<float>;
-  Index i = 0;
-  for (; i + width <= count; i += width) kernels::store(to + i, kernels::widen(from + i));
-  for (; i < count; ++i) to[i] = float(kernels::load_as<T>(from + i));
-};
+inline constexpr void (*decode_numbers)(const QuantizedMatrix&, Index, Index, Index, float*) =
+    [](const QuantizedMatrix& matrix, Index row, Index first, Index count, float* to) {
+      const T* const from = reinterpret_cast<const T*>(matrix.codes.row(row)) + first;
+      constexpr Index width = kernels::lanes<float>;
+      Index i = 0;
+      for (; i + width <= count; i += width) kernels::store(to + i, kernels::widen(from + i));
+      for (; i < count; ++i) to[i] = float(kernels::load_as<T>(from + i));
+    };
 
 }  // namespace codes
 

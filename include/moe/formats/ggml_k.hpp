@@ -6,45 +6,34 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
 #include "moe/core/quantized.hpp"
-#include "moe/formats/codes.hpp"
+#include "moe/formats/spread.hpp"
 #include "moe/kernels/multiply_add.hpp"
 
 namespace moe::inline MOE_TARGET {
 
 namespace codes {
 
-/// Numbers of the 16 groups of a block, or of half as many: d · scale, −dmin · minimum.
-struct alignas(64) GroupNumbers {
-  float at[16];
-};
-
-/// numbers.at[i] = factor · codes[i]
-MOE_INLINE void multiply_sixteen(const std::int8_t* codes, float factor, GroupNumbers& numbers) {
-  spread<16>(codes, numbers.at, [f = all(factor)](const auto& x) { return f * x; });
-}
-
-/// The 8 scales of 6 bits, then the 8 minima, that Q4_K and Q5_K keep in 12 bytes: 0 to 3 in the low bits of bytes 0 to 3
-/// (minima: 4 to 7), 4 to 7 in the low (high) halves of bytes 8 to 11, with two bits on top of the former.
-MOE_INLINE void unpack_scales_and_minima(const std::byte* from, std::int8_t* to) {
+/// The 8 scales of 6 bits, then the 8 minima, that Q4_K and Q5_K keep in 12 bytes: 0 to 3 in the low bits of bytes 0 to
+/// 3 (minima: 4 to 7), 4 to 7 in the low (high) halves of bytes 8 to 11, with two bits on top of the former.
+MOE_INLINE void unpack_scales_and_minima(const std::byte* from, Codes<16>& to) {
   const auto a = kernels::load_as<std::uint32_t>(from), b = kernels::load_as<std::uint32_t>(from + 4),
              c = kernels::load_as<std::uint32_t>(from + 8);
-  const std::uint32_t words[4] = {a & 0x3f3f3f3fU, (c & 0x0f0f0f0fU) | (a >> 2 & 0x30303030U),  //
-                                  b & 0x3f3f3f3fU, (c >> 4 & 0x0f0f0f0fU) | (b >> 2 & 0x30303030U)};
-  std::memcpy(to, words, sizeof words);
+  const auto eight = [](std::uint32_t low, std::uint32_t high) {
+    return (low & 0x3f3f3f3fU) | std::uint64_t((high & 0x0f0f0f0fU) | (low >> 2 & 0x30303030U)) << 32;
+  };
+  store_sixteen(eight(a, c), eight(b, c >> 4), to);
 }
 
 /// What Q4_K and Q5_K make of codes: groups of 32.
 MOE_INLINE void spread_eight_groups(const std::byte* block, Codes<256>& its_codes, float* to) {
   const auto [d, dmin] = first_halves(block);
   Codes<16> both;
-  unpack_scales_and_minima(block + 4, both.at);
-  keep_in_memory(both);
-  GroupNumbers scales, minima;
-  multiply_sixteen(both.at, d, scales);
-  multiply_sixteen(both.at, -dmin, minima);
+  unpack_scales_and_minima(block + 4, both);
+  GroupScales scales, minima;
+  multiply_scales(both.at, d, scales);
+  multiply_scales(both.at, -dmin, minima);
   keep_in_memory(its_codes);
   for (int g = 0; g < 8; ++g) {
     const auto scale = all(scales.at[g]), minimum = all(minima.at[8 + g]);
@@ -54,7 +43,7 @@ MOE_INLINE void spread_eight_groups(const std::byte* block, Codes<256>& its_code
 }
 
 /// What Q3_K and Q6_K make of codes: groups of 16.
-MOE_INLINE void spread_sixteen_groups(const GroupNumbers& scales, Codes<256>& its_codes, float* to) {
+MOE_INLINE void spread_sixteen_groups(const GroupScales& scales, Codes<256>& its_codes, float* to) {
   keep_in_memory(its_codes);
   for (int g = 0; g < 16; ++g) {
     const auto scale = all(scales.at[g]);
@@ -77,9 +66,9 @@ struct Q2_K {
     codes::recode<16>(high.at, [](const auto& both) { return both >> 4; }, groups);
     codes::keep_in_memory(low);
     codes::keep_in_memory(high);
-    codes::GroupNumbers scales, minima;
-    codes::multiply_sixteen(low.at, d, scales);
-    codes::multiply_sixteen(high.at, -dmin, minima);
+    codes::GroupScales scales, minima;
+    codes::multiply_scales(low.at, d, scales);
+    codes::multiply_scales(high.at, -dmin, minima);
     codes::Codes<256> its_codes;
     codes::recode_quarters(quarters, its_codes.at);
     codes::keep_in_memory(its_codes);
@@ -98,22 +87,19 @@ struct Q3_K {
 
   MOE_INLINE static void decode(const std::byte* block, float* to) {
     const std::byte *const third_bits = block, *const quarters = block + 32, *const groups = block + 96;
-    const auto a = kernels::load_as<std::uint32_t>(groups), b = kernels::load_as<std::uint32_t>(groups + 4),
-               c = kernels::load_as<std::uint32_t>(groups + 8);
-    const auto word = [](std::uint32_t low, std::uint32_t high) {  // less 32: its bits are below 64
-      return (((low & 0x0f0f0f0fU) | (high << 4 & 0x30303030U) | 0x80808080U) - 0x20202020U) ^ 0x80808080U;
-    };
-    const std::uint32_t words[4] = {word(a, c), word(b, c >> 2), word(a >> 4, c >> 4), word(b >> 4, c >> 6)};
+    // 16 of 6 bits: in 8 bytes the low four of 0 to 7 and of 8 to 15, in 4 bytes the high two, each of every fourth
+    const auto fours = kernels::load_as<std::uint64_t>(groups);
+    const std::uint64_t some = kernels::load_as<std::uint32_t>(groups + 8), twos = some | some >> 2 << 32;
+    constexpr std::uint64_t four = 0x0f0f0f0f0f0f0f0fU, two = 0x3030303030303030U;
     codes::Codes<16> its_scales;
-    std::memcpy(its_scales.at, words, sizeof words);
-    codes::keep_in_memory(its_scales);
-    codes::GroupNumbers scales;
-    codes::multiply_sixteen(its_scales.at, codes::half_at(block + 108), scales);
+    codes::store_sixteen(codes::less_32((fours & four) | (twos << 4 & two)),
+                         codes::less_32((fours >> 4 & four) | (twos & two)), its_scales);
+    codes::GroupScales scales;
+    codes::multiply_scales(its_scales.at, codes::half_at(block + 108), scales);
     codes::Codes<256> its_codes;
     kernels::repeat<8>([&](int n) __attribute__((always_inline)) {  // 32 numbers each
-      const auto bit = std::uint8_t(n), shift = std::uint8_t(2 * (n % 4));
       const auto code_of = [=](const auto& low, const auto& high) __attribute__((always_inline)) {
-        return (low >> shift & 3) + (high >> bit << 2 & 4) - 4;
+        return (codes::moved(low, n % 4 * 2, 3) | codes::moved(high, n - 2, 4)) - 4;
       };
       codes::recode<32>(its_codes.at + 32 * n, code_of, quarters + n / 4 * 32, third_bits);
     });
@@ -128,11 +114,11 @@ struct Q4_K {
 
   MOE_INLINE static void decode(const std::byte* block, float* to) {
     codes::Codes<256> its_codes;
-    for (int n = 0; n < 4; ++n) {
-      const std::byte* const both = block + 16 + 32 * n;
-      codes::recode<32>(its_codes.at + 64 * n, [](const auto& code) { return code & 15; }, both);
-      codes::recode<32>(its_codes.at + 64 * n + 32, [](const auto& code) { return code >> 4; }, both);
-    }
+    kernels::repeat<8>([&](int n) __attribute__((always_inline)) {  // 32 numbers each
+      const auto code_of = [=](const auto& four)
+                               __attribute__((always_inline)) { return codes::moved(four, n % 2 * 4, 15); };
+      codes::recode<32>(its_codes.at + 32 * n, code_of, block + 16 + n / 2 * 32);
+    });
     codes::spread_eight_groups(block, its_codes, to);
   }
 };
@@ -143,19 +129,12 @@ struct Q5_K {
   static constexpr Index numbers = 256, bytes = 176;
 
   MOE_INLINE static void decode(const std::byte* block, float* to) {
-    const std::byte* const fifth_bits = block + 16;
     codes::Codes<256> its_codes;
-    kernels::repeat<4>([&](int n) __attribute__((always_inline)) {
-      const auto bit = std::uint8_t(2 * n), next = std::uint8_t(bit + 1);
-      const auto low = [=](const auto& code, const auto& fifth) __attribute__((always_inline)) {
-        return (code & 15) | (fifth >> bit << 4 & 16);
+    kernels::repeat<8>([&](int n) __attribute__((always_inline)) {  // 32 numbers each
+      const auto code_of = [=](const auto& four, const auto& fifth) __attribute__((always_inline)) {
+        return codes::moved(four, n % 2 * 4, 15) | codes::moved(fifth, n - 4, 16);
       };
-      const auto high = [=](const auto& code, const auto& fifth) __attribute__((always_inline)) {
-        return code >> 4 | (fifth >> next << 4 & 16);
-      };
-      const std::byte* const both = block + 48 + 32 * n;
-      codes::recode<32>(its_codes.at + 64 * n, low, both, fifth_bits);
-      codes::recode<32>(its_codes.at + 64 * n + 32, high, both, fifth_bits);
+      codes::recode<32>(its_codes.at + 32 * n, code_of, block + 48 + n / 2 * 32, block + 16);
     });
     codes::spread_eight_groups(block, its_codes, to);
   }
@@ -167,21 +146,17 @@ struct Q6_K {
   static constexpr Index numbers = 256, bytes = 210;
 
   MOE_INLINE static void decode(const std::byte* block, float* to) {
-    codes::GroupNumbers scales;
-    codes::multiply_sixteen(reinterpret_cast<const std::int8_t*>(block + 192), codes::half_at(block + 208), scales);
+    codes::GroupScales scales;
+    codes::multiply_scales(reinterpret_cast<const std::int8_t*>(block + 192), codes::half_at(block + 208), scales);
     codes::Codes<256> its_codes;
-    for (int half = 0; half < 2; ++half) {
-      const std::byte *const low = block + 64 * half, *const high = block + 128 + 32 * half;
-      std::int8_t* const at = its_codes.at + 128 * half;
-      const auto first = [](const auto& four, const auto& two) { return ((four & 15) | (two << 4 & 48)) - 32; };
-      const auto second = [](const auto& four, const auto& two) { return ((four & 15) | (two << 2 & 48)) - 32; };
-      const auto third = [](const auto& four, const auto& two) { return (four >> 4 | (two & 48)) - 32; };
-      const auto fourth = [](const auto& four, const auto& two) { return (four >> 4 | (two >> 2 & 48)) - 32; };
-      codes::recode<32>(at, first, low, high);
-      codes::recode<32>(at + 32, second, low + 32, high);
-      codes::recode<32>(at + 64, third, low, high);
-      codes::recode<32>(at + 96, fourth, low + 32, high);
-    }
+    kernels::repeat<8>([&](int n) __attribute__((always_inline)) {  // 32 numbers each
+      const int half = n / 4, part = n % 4;
+      const auto code_of = [=](const auto& four, const auto& two) __attribute__((always_inline)) {
+        return (codes::moved(four, part / 2 * 4, 15) | codes::moved(two, part * 2 - 4, 48)) - 32;
+      };
+      const std::byte *const fours = block + half * 64 + part % 2 * 32, *const twos = block + 128 + half * 32;
+      codes::recode<32>(its_codes.at + 32 * n, code_of, fours, twos);
+    });
     codes::spread_sixteen_groups(scales, its_codes, to);
   }
 };

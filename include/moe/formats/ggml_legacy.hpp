@@ -1,11 +1,12 @@
 /// @file  GGUF's types of 32 numbers around one scale.
 ///
-/// A block begins with its scale d (float16), in the types _1 followed by a minimum m (float16), in Q5 then by the fifth
-/// bits of its codes. Code i of four bits is the low half of byte i of the 16 that follow, code 16 + i the high half.
+/// A block begins with its scale d (float16), in the types _1 followed by a minimum m (float16), in Q5 then by the
+/// fifth bits of its codes. Code i of four bits is the low half of byte i of the 16 that follow, code 16 + i the high
+/// half.
 #pragma once
 
 #include "moe/core/quantized.hpp"
-#include "moe/formats/codes.hpp"
+#include "moe/formats/spread.hpp"
 #include "moe/kernels/multiply_add.hpp"
 
 namespace moe::inline MOE_TARGET {

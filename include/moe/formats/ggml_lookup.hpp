@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "moe/core/quantized.hpp"
-#include "moe/formats/codes.hpp"
+#include "moe/formats/spread.hpp"
 
 namespace moe::inline MOE_TARGET {
 
@@ -54,14 +54,29 @@ struct IQ4_XS {
   static constexpr Index numbers = 256, bytes = 136;
 
   MOE_INLINE static void decode(const std::byte* block, float* to) {
-    const float d = codes::first_halves(block).first;
-    const unsigned high = kernels::load_as<std::uint16_t>(block + 2);
+    codes::Codes<16> its_scales;
+    codes::store_sixteen(
+        eight_scales(kernels::load_as<std::uint32_t>(block + 4), kernels::load_as<std::uint16_t>(block + 2)), 0,
+        its_scales);
+    codes::GroupScales scales;
+    codes::multiply_scales(its_scales.at, codes::first_halves(block).first, scales);
     for (int g = 0; g < 8; ++g) {
-      const unsigned low = unsigned(block[4 + g / 2]) >> 4 * (g % 2) & 15U;
-      const auto scale = codes::all(d * float(int(low | (high >> 2 * g & 3U) << 4) - 32));
+      const auto scale = codes::all(scales.at[g]);
       codes::spread_nibbles<codes::iq4_values>(block + 8 + 16 * g, to + 32 * g,
                                                [&](const auto& x) { return scale * x; });
     }
+  }
+
+ private:
+  /// A byte each, of eight times four low bits and eight times two high ones.
+  static constexpr std::uint64_t eight_scales(std::uint64_t low, std::uint64_t high) {
+    low = (low | low << 16) & 0x0000ffff0000ffffU;
+    low = (low | low << 8) & 0x00ff00ff00ff00ffU;
+    low = (low | low << 4) & 0x0f0f0f0f0f0f0f0fU;
+    high = (high | high << 24) & 0x000000ff000000ffU;
+    high = (high | high << 12) & 0x000f000f000f000fU;
+    high = (high | high << 6) & 0x0303030303030303U;
+    return codes::less_32(low | high << 4);
   }
 };
 

@@ -3,10 +3,9 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <type_traits>
 
 #include "moe/core/quantized.hpp"
-#include "moe/formats/codes.hpp"
+#include "moe/formats/spread.hpp"
 
 namespace moe::inline MOE_TARGET {
 
@@ -34,8 +33,23 @@ struct Q2_0 {
   static constexpr Index numbers = 64, bytes = 18;
 
   MOE_INLINE static void decode(const std::byte* block, float* to) {
-    const float d = codes::first_halves(block).first;
-    for (int i = 0; i < 64; ++i) to[i] = d * float(int(unsigned(block[2 + i / 4]) >> 2 * (i % 4) & 3U) - 1);
+    const auto d = codes::all(codes::first_halves(block).first);
+    codes::Codes<64> its_codes;
+    kernels::repeat<4>([&](int i) __attribute__((always_inline)) {
+      kernels::store(its_codes.at + 16 * i, sixteen(block + 2 + 4 * i));
+    });
+    codes::keep_in_memory(its_codes);
+    codes::spread<64>(its_codes.at, to, [&](const auto& x) { return d * x; });
+  }
+
+ private:
+  /// Less 1: the number that each pair of bits is.
+  MOE_INLINE static codes::Bytes<16> sixteen(const std::byte* four) {
+    using Words = kernels::detail::VectorOf<std::uint32_t, 16>::type;
+    const auto word = (codes::Bytes<16>)(kernels::load_as<std::uint32_t>(four) + Words{});
+    const auto each = __builtin_shufflevector(word, word, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+    constexpr codes::Bytes<16> low = {1, 4, 16, 64, 1, 4, 16, 64, 1, 4, 16, 64, 1, 4, 16, 64}, high = low + low;
+    return ((codes::Bytes<16>)((each & low) == low) & 1) + ((codes::Bytes<16>)((each & high) == high) & 2) - 1;
   }
 };
 
@@ -53,8 +67,8 @@ struct TQ2_0 {
   }
 };
 
-/// d · (code − 1), five codes in a byte: the byte is 256 / 243 of a number of five digits of base 3, rounded up, so that
-/// multiplied by 3 it carries the first digit, and keeps the others.
+/// d · (code − 1), five codes in a byte: the byte is 256 / 243 of a number of five digits of base 3, rounded up, so
+/// that multiplied by 3 it carries the first digit, and keeps the others.
 struct TQ1_0 {
   static constexpr const char* name = "TQ1_0";
   static constexpr Index numbers = 256, bytes = 54;
@@ -70,17 +84,17 @@ struct TQ1_0 {
   }
 
  private:
-  /// to[n · width + i] = digit n of byte i, less 1. For a byte b, ⌊3 b / 256⌋ is 1 from 86 on, and 2 from 171 on.
-  template <int width, int count>
+  /// to[n · count + i] = digit n of byte i, less 1. For a byte b, ⌊3 b / 256⌋ is 1 from 86 on, and 2 from 171 on.
+  template <int count, int num_digits>
   MOE_INLINE static void digits(const std::byte* from, std::int8_t* to) {
-    constexpr std::uint8_t powers[] = {1, 3, 9, 27, 81};
-    kernels::repeat<count>([&](int n) __attribute__((always_inline)) {
-      const auto digit = [power = powers[n]](const auto& byte) __attribute__((always_inline)) {
-        const auto left = byte * power;
-        using Same = std::remove_cv_t<decltype(left)>;
-        return (Same)(left < 171) - (Same)(left >= 86);
-      };
-      codes::recode<width>(to + n * width, digit, from);
+    constexpr int width = std::min(count, int(kernels::register_bytes));
+    using Some = codes::Bytes<width>;
+    kernels::repeat<count / width>([&](int i) __attribute__((always_inline)) {
+      auto left = kernels::load_as<Some>(from + i * width);
+      kernels::repeat<num_digits>([&](int n) __attribute__((always_inline)) {
+        kernels::store(to + n * count + i * width, (Some)(left < 171) - (Some)(left >= 86));
+        left = left + left + left;
+      });
     });
   }
 };

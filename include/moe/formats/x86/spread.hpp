@@ -22,11 +22,6 @@ MOE_INLINE IntLanes<std::uint32_t> sixteen_codes(const std::byte* bytes) {
   return (IntLanes<std::uint32_t>)_mm512_maskz_cvtepu8_epi32(0xffff, kernels::load_as<__m128i>(bytes));
 }
 
-/// Lane i is table[the low four bits of codes[i]].
-MOE_INLINE Lanes<float> look_up(const Lanes<float>& table, const IntLanes<std::uint32_t>& codes) {
-  return (Lanes<float>)_mm512_maskz_permutexvar_ps(0xffff, (__m512i)codes, (__m512)table);
-}
-
 /// Lane i is the number of two tables, one behind the other, at the low five bits of codes[i].
 MOE_INLINE Lanes<float> look_up(const Lanes<float>& table, const Lanes<float>& behind,
                                 const IntLanes<std::uint32_t>& codes) {
