@@ -292,7 +292,8 @@ class WeightReader {
   /// DeepSeek's and transformers' "_scale_inv", compressed-tensors' and ModelOpt's "_scale", DeepSeek-V4's ".scale".
   QuantizedWeight fp8() {
     const Tensor weight = take(weight_);
-    const auto [rows, cols] = matrix_shape(weight);
+    const auto shape = matrix_shape(weight);
+    const Index rows = shape.first, cols = shape.second;
     const std::string beside = has(weight_ + "_scale_inv") ? weight_ + "_scale_inv"
                                : has(weight_ + "_scale")   ? weight_ + "_scale"
                                : has(module_ + ".scales")  ? module_ + ".scales"
@@ -455,7 +456,8 @@ class WeightReader {
   }
 
   QuantizedWeight packed_int(const Tensor& codes) {
-    const auto [rows, words] = matrix_shape(codes);
+    const auto packed_shape = matrix_shape(codes);
+    const Index rows = packed_shape.first, words = packed_shape.second;
     const Tensor shape = take(weight_ + "_shape"), scales = take(weight_ + "_scale");
     require_dtype(shape, {"I64", "I32"});
     if (element_count(shape) != 2) fail(to_string(shape), " has shape ", to_string(shape.shape), ", expected [2]");
