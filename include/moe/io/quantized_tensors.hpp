@@ -303,6 +303,7 @@ class WeightReader {
     Coding promised = said_.of(module_);
     if (promised.type == "FP8" && scales.dtype == "U8") promised.rows = 1, promised.cols = 32;
     Coding coding{.type = scales.dtype == "U8" ? "MXFP8" : "FP8"};
+    if (promised.type != "FP8" || scales.dtype != "U8") require_promised(weight, coding, promised);
     const BytePlane its_scales = plane_of(scales, rows, cols, coding, promised);
     if (scales.dtype != "U8" || promised.type != "FP8") require_promised(weight, coding, promised);
     const BytePlane codes{weight.bytes.data(), cols};
@@ -448,9 +449,16 @@ class WeightReader {
 
   /// How many bits codes of rows of 32-bit words have.
   static int bits_of_words(const Tensor& codes, Index words, Index cols) {
+    int found = 0;
     for (int bits = 2; bits <= 8; ++bits) {
-      if ((cols * bits + 31) / 32 == words) return bits;
+      if ((cols * bits + 31) / 32 != words) continue;
+      if (found != 0) {
+        fail(to_string(codes), " has rows of ", words, " words for ", cols, " numbers, which may be of ", found, " or ",
+             bits, " bits each: expected a config that says it");
+      }
+      found = bits;
     }
+    if (found != 0) return found;
     fail(to_string(codes), " has rows of ", words, " words for ", cols,
          " numbers, expected 2 to 8 bits for each: ", (cols * 2 + 31) / 32, " to ", (cols * 8 + 31) / 32, " words");
   }
@@ -476,6 +484,7 @@ class WeightReader {
                          ? said_bits
                          : bits_of_words(codes, words, cols);
     Coding coding{.type = int_type(bits)};
+    require_promised(codes, coding, promised);
     const BytePlane codes_plane{codes.bytes.data(), 4 * words};
     const std::string index = weight_ + "_g_idx";
     if (has(index)) return packed_int_by_index(codes, codes_plane, scales, rows, cols, bits, coding);
@@ -568,6 +577,7 @@ class WeightReader {
     const auto [rows, cols] = matrix_shape(weight);
     const Coding promised = said_.of(module_);
     Coding coding{.type = bits_in(promised.type) > 0 ? promised.type : "INT8"};  // fewer bits are bytes as well
+    require_promised(weight, coding, promised);
     const BytePlane its_scales = plane_of(scales, rows, cols, coding, group_of(promised));
     const BytePlane zeros = signed_zeros(weight_ + "_zero_point", scales, its_scales, bits_in(coding.type));
     coding.zeros = zeros.data != nullptr;
@@ -649,6 +659,11 @@ class WeightReader {
     return is_awq ? awq(codes, zeros, scales) : gptq(codes, zeros, scales);
   }
 
+  /// What a group of all columns is called: as it is said, if that is one.
+  static Index whole_row(const Coding& promised, Index cols) {
+    return !promised.cols ? 0 : *promised.cols == 0 || *promised.cols >= cols ? *promised.cols : cols;
+  }
+
   QuantizedWeight gptq(const Tensor& codes, const Tensor& zeros, const Tensor& scales) {
     const Index words = codes.shape[0], rows = codes.shape[1], groups = scales.shape[0];
     const Coding promised = said_.of(module_);
@@ -661,7 +676,7 @@ class WeightReader {
     Coding coding{.type = int_type(bits), .rows = 1, .cols = (cols + groups - 1) / groups};
     if (promised.cols.value_or(0) > 0 && (cols + *promised.cols - 1) / *promised.cols == groups)
       coding.cols = promised.cols;
-    if (groups == 1) coding.cols = promised.cols.value_or(0);
+    if (groups == 1) coding.cols = whole_row(promised, cols);
     if (words * 32 % bits != 0 || (index != nullptr && index->shape != std::vector<Index>{cols})) {
       fail(to_string(codes), " has shape ", to_string(codes.shape), ", which is ", cols, " numbers of ", bits,
            " bits in a column, expected ",
@@ -704,7 +719,7 @@ class WeightReader {
            " groups to divide rows of ", cols, " numbers");
     }
     const Index group = cols / groups, size = dtype_bits(scales.dtype) / 8;
-    Coding coding{.type = "INT4", .rows = 1, .cols = groups == 1 ? promised.cols.value_or(0) : group};
+    Coding coding{.type = "INT4", .rows = 1, .cols = groups == 1 ? whole_row(promised, cols) : group};
     require_promised(codes, coding, promised);
     const BytePlane codes_plane{keep(rows_of_awq(codes.bytes.data(), rows, cols)), cols / 2};
     const BytePlane its_scales{keep(turned(scales.bytes.data(), groups, rows, std::size_t(size))), groups * size, 1,
