@@ -44,7 +44,8 @@ struct QuantizedWeight {
   std::vector<std::string> tensors;   // of which it was made
   std::string dtype;                  // that its software decodes it to: "F32", "BF16", "F16"
   Coding coding;                      // to_string() says it to people
-  std::size_t own_bytes = 0;          // in memory: 0 where all is used as it lies
+  std::size_t bytes = 0;              // that these take in the file, of one expert
+  std::size_t own_bytes = 0;          // in memory besides: 0 where all is used as it lies
 };
 
 /// Of tensors that hold the weights of all experts.
@@ -81,7 +82,13 @@ class WeightReader {
     std::optional<QuantizedWeight> found = find_coding();
     if (!found) return {};
     found->tensors = std::move(used_);
+    found->bytes = bytes_;
     found->own_bytes = own_bytes_;
+    for (const char* const companion : of_activations) {
+      for (const std::string& name : {module_ + '.' + companion, weight_ + '_' + companion}) {
+        if (has(name)) found->tensors.push_back(name);
+      }
+    }
     if (owners_.size() == 1) {
       found->owner = owners_[0];
     } else {
@@ -94,6 +101,10 @@ class WeightReader {
   static constexpr std::array companions = {"_packed",    "_blocks",  "_scales",     "_scale",
                                             "_scale_inv", "_scale_2", "_zero_point", "_global_scale",
                                             ".absmax",    "_shape",   "_g_idx"};
+
+  /// How software that codes activations as well does that.
+  static constexpr std::array of_activations = {"input_scale", "input_global_scale", "input_zero_point",
+                                                "activation_scale"};
 
   bool any_companion(const std::string& weight) const {
     return std::ranges::any_of(companions,
@@ -119,12 +130,14 @@ class WeightReader {
   Tensor take(const std::string& name) {
     const Tensor* const whole = tensors_.find(name);
     if (whole == nullptr) {
-      fail(module_, ": no tensor \"", name, "\" beside \"", used_.empty() ? weight_ : used_.front(),
-           "\": expected it, to decode these numbers");
+      const Tensor* const first = used_.empty() ? nullptr : tensors_.find(used_.front());
+      fail(first == nullptr ? "" : first->file + ": ", module_, ": no tensor \"", name, "\" beside \"",
+           used_.empty() ? weight_ : used_.front(), "\": expected it, to decode these numbers");
     }
     check_size(*whole);
     used_.push_back(name);
     keep(whole->owner);
+    bytes_ += whole->bytes.size() / std::size_t(experts_ ? std::max<Index>(experts_->num_experts, 1) : 1);
     if (!experts_) return *whole;
     const auto [expert, num_experts] = *experts_;
     if (whole->shape.empty() || whole->shape[0] != num_experts) {
@@ -275,7 +288,8 @@ class WeightReader {
     if (dtype == "U8" && has(weight_ + ".absmax")) return bitsandbytes();
     if (dtype == "U8" && has(weight_ + "_scale_2")) return modelopt_nvfp4();
     if (dtype == "I8" && has(module_ + ".SCB")) return int8_of_bitsandbytes();
-    if (dtype == "I8" && has(module_ + ".scale")) return deepseek_v4();
+    if (dtype == "I8" && has(module_ + ".scale")) return fp4_in_bytes(module_ + ".scale");
+    if (dtype == "I8" && has(weight_ + "_scale_inv")) return fp4_in_bytes(weight_ + "_scale_inv");
     if (dtype == "I8" && has(weight_ + "_scale")) return int8();
     fail(to_string(*weight), " has dtype ", dtype,
          ", expected F32, BF16, F16, or F8_E4M3, I8, U8 or U32 with scales beside it", " (", weight_,
@@ -406,18 +420,18 @@ class WeightReader {
                 1, "BF16", coding);
   }
 
-  /// FP4 with a scale of 32 numbers.
-  QuantizedWeight deepseek_v4() {
-    const Tensor weight = take(weight_), scales = take(module_ + ".scale");
+  /// DeepSeek-V4's experts, beside FP8 elsewhere.
+  QuantizedWeight fp4_in_bytes(const std::string& its_scales) {
+    const Tensor weight = take(weight_), scales = take(its_scales);
     const auto [rows, bytes] = matrix_shape(weight);
     require_dtype(scales, {"F8_E8M0", "U8"});
-    require_shape(scales, {rows, bytes / 16});
     if (bytes % 16 != 0) {
       fail(to_string(weight), " has shape ", to_string(weight.shape), ", expected rows of a multiple of 16 bytes");
     }
+    require_shape(scales, {rows, bytes / 16});
     if (scales.dtype == "F8_E8M0") require_finite<moe::detail::E8m0>(scales);
     const Coding coding{.type = "MXFP4", .rows = 1, .cols = 32};
-    require_promised(weight, coding, said_.of(module_));
+    if (const Coding promised = said_.of(module_); promised.type != "FP8") require_promised(weight, coding, promised);
     return made(mxfp4, rows, 2 * bytes, {weight.bytes.data(), bytes}, {scales.bytes.data(), bytes / 16, 1, 32}, {}, 1,
                 "BF16", coding);
   }
@@ -887,7 +901,7 @@ class WeightReader {
   std::optional<OfExperts> experts_;
   std::vector<std::string> used_;
   std::vector<std::shared_ptr<const void>> owners_;
-  std::size_t own_bytes_ = 0;
+  std::size_t bytes_ = 0, own_bytes_ = 0;
 };
 
 }  // namespace detail
