@@ -15,12 +15,12 @@ namespace detail {
 template <int compiled, class T>
 void decode_affine(const QuantizedMatrix& matrix, Index row, Index first, Index count, float* to) {
   const std::byte *codes = matrix.codes.row(row), *scales = matrix.scales.row(row), *biases = matrix.zeros.row(row);
-  each_group(matrix.scales.cols_together, first, first + count, [&](Index group, Index at, Index end) {
+  each_group<64>(matrix.scales.cols_together, first, first + count, [&](Index group, Index at, auto size) {
     const float scale = number_at<T>(scales, group), bias = number_at<T>(biases, group);
-    decode_integers<compiled>(codes, int(matrix.format().bits), at, end - at, to + (at - first),
+    decode_integers<compiled>(codes, int(matrix.format().bits), at, size, to + (at - first),
                               [&](const kernels::Lanes<float>& q) __attribute__((always_inline)) {
-                                const auto scaled = kernels::rounded_to<T>(kernels::product(q * scale));
-                                return kernels::rounded_to<T>(scaled + bias);
+                                const auto scaled = kernels::product_rounded_to<T>(kernels::product(q * scale));
+                                return kernels::product_rounded_to<T>(scaled + bias);
                               });
   });
 }

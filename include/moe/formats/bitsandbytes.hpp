@@ -18,19 +18,16 @@ void decode_table4(const QuantizedMatrix& matrix, Index row, Index first, Index 
   std::memcpy(table, matrix.zeros.data, sizeof table);
   const kernels::Sixteen numbers = kernels::load_sixteen(table);
   const Index begin = row * matrix.stored_cols() + first;
-  each_group(matrix.scales.cols_together, begin, begin + count, [&](Index block, Index at, Index end) {
-    const float size = number_at<float>(scales, block);
+  each_group<64>(matrix.scales.cols_together, begin, begin + count, [&](Index block, Index at, auto size) {
+    const float scale = number_at<float>(scales, block);
     const auto scaled = kernels::each_part(numbers, [&](const auto& part) __attribute__((always_inline)) {
-      return kernels::rounded_to<Out>(part * size);
+      return kernels::rounded_to<Out>(part * scale);
     });
-    float* into = to + (at - begin);
-    if (at % 2 == 1) {  // the low half of a byte, of which the high one is of the row before
-      float both[2];
-      decode_nibbles<true>(codes + at / 2, 2, scaled, both);
-      *into++ = both[1];
-      ++at;
-    }
-    decode_nibbles<true>(codes + at / 2, end - at, scaled, into);
+    if (at % 2 == 0) return decode_nibbles<true>(codes + std::size_t(at) / 2, size, scaled, to + (at - begin));
+    float both[2];  // of a byte whose high half is of the row before
+    decode_nibbles<true>(codes + std::size_t(at) / 2, 2, scaled, both);
+    to[at - begin] = both[1];
+    decode_nibbles<true>(codes + std::size_t(at) / 2 + 1, size - 1, scaled, to + (at - begin + 1));
   });
 }
 

@@ -4,9 +4,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
 
 #include "moe/core/quantized.hpp"
 #include "moe/formats/detail/rows.hpp"
+#include "moe/kernels/bytes.hpp"
 #include "moe/kernels/rounding.hpp"
 #include "moe/kernels/widen.hpp"
 
@@ -24,25 +27,28 @@ MOE_INLINE void decode_e4m3(const std::byte* codes, Index count, float scale, fl
     return;
   }
   constexpr int step = 2 * kernels::lanes<float>;
-  using Bytes = typename kernels::detail::VectorOf<std::int8_t, std::size_t(step)>::type;
   using Halves = kernels::Lanes<std::int16_t>;
   const float factor = scale * 256;
   in_steps<step, 8>(codes, count, to, [&](const std::byte* from, float* into) __attribute__((always_inline)) {
-    const Halves bytes = __builtin_convertvector(kernels::load_as<Bytes>(from), Halves);
-    const Halves finite = (bytes << 7) & std::int16_t(0xbf80 - 0x10000);
+    const Halves finite = (kernels::halves_of(from) << 7) & std::int16_t(0xbf80 - 0x10000);
     const Halves bits = finite | ((finite + std::int16_t(0x80)) & std::int16_t(0x4000));  // NaN has all bits but a sign
     alignas(kernels::register_bytes) float16 numbers[step];
     std::memcpy(static_cast<void*>(numbers), &bits, sizeof numbers);
-    kernels::store(into, kernels::rounded_to<Out>(kernels::widen(numbers) * factor));
-    kernels::store(into + step / 2, kernels::rounded_to<Out>(kernels::widen(numbers + step / 2) * factor));
+    kernels::store(into, kernels::product_rounded_to<Out>(kernels::widen(numbers) * factor));
+    kernels::store(into + step / 2, kernels::product_rounded_to<Out>(kernels::widen(numbers + step / 2) * factor));
   });
 }
 
 template <class Scale, class Out>
 void decode_fp8(const QuantizedMatrix& matrix, Index row, Index first, Index count, float* to) {
   const std::byte *codes = matrix.codes.row(row), *scales = matrix.scales.row(row);
-  each_group(matrix.scales.cols_together, first, first + count, [&](Index group, Index at, Index end) {
-    decode_e4m3<Out>(codes + at, end - at, number_at<Scale>(scales, group), to + (at - first));
+  each_group<32>(matrix.scales.cols_together, first, first + count, [&](Index group, Index at, auto size) {
+    const float scale = number_at<Scale>(scales, group);
+    if (std::is_same_v<Scale, E8m0> && scale >= 0x1p-124F) {  // bfloat16 holds the products
+      decode_e4m3<float>(codes + at, size, scale, to + (at - first));
+    } else {
+      decode_e4m3<Out>(codes + at, size, scale, to + (at - first));
+    }
   });
 }
 

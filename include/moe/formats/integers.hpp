@@ -22,7 +22,7 @@ constexpr int compiled_bits(int bits) { return bits == 4 || bits == 8 ? bits : 0
 template <int compiled, class F>
 MOE_INLINE void decode_integers(const std::byte* codes, int bits, Index at, Index count, float* to, const F& f) {
   if constexpr (compiled == 4) {
-    decode_nibbles(codes + at / 2, count, kernels::each_part(kernels::load_sixteen(to_fifteen), f), to);
+    decode_nibbles(codes + std::size_t(at) / 2, count, kernels::each_part(kernels::load_sixteen(to_fifteen), f), to);
   } else if constexpr (compiled == 8) {
     decode_bytes<std::uint8_t>(codes + at, count, to, f);
   } else {
@@ -35,12 +35,12 @@ void decode_packed(const QuantizedMatrix& matrix, Index row, Index first, Index 
   const int bits = int(matrix.format().bits);
   const std::byte *codes = matrix.codes.row(row), *scales = matrix.scales.row(row);
   const std::byte* const zeros = matrix.zeros.data == nullptr ? nullptr : matrix.zeros.row(row);
-  each_group(matrix.scales.cols_together, first, first + count, [&](Index group, Index at, Index end) {
+  each_group<32>(matrix.scales.cols_together, first, first + count, [&](Index group, Index at, auto size) {
     const float scale = number_at<Scale>(scales, group);
     const float zero = zeros == nullptr ? float(1 << (bits - 1)) : float(std::uint8_t(zeros[group]));
-    decode_integers<compiled>(codes, bits, at, end - at, to + (at - first),
+    decode_integers<compiled>(codes, bits, at, size, to + (at - first),
                               [&](const kernels::Lanes<float>& q) __attribute__((always_inline)) {
-                                return kernels::rounded_to<Out>((q - zero) * scale);
+                                return kernels::product_rounded_to<Out>((q - zero) * scale);
                               });
   });
 }
@@ -64,13 +64,13 @@ template <class Scale, class Out, bool has_factor>
 void decode_int8(const QuantizedMatrix& matrix, Index row, Index first, Index count, float* to) {
   const std::byte *codes = matrix.codes.row(row), *scales = matrix.scales.row(row);
   const std::byte* const zeros = matrix.zeros.data == nullptr ? nullptr : matrix.zeros.row(row);
-  each_group(matrix.scales.cols_together, first, first + count, [&](Index group, Index at, Index end) {
+  each_group<32>(matrix.scales.cols_together, first, first + count, [&](Index group, Index at, auto size) {
     const float scale = number_at<Scale>(scales, group);
     const float zero = zeros == nullptr ? 0 : float(std::int8_t(zeros[group]));
-    decode_bytes<std::int8_t>(codes + at, end - at, to + (at - first),
+    decode_bytes<std::int8_t>(codes + at, size, to + (at - first),
                               [&](const kernels::Lanes<float>& q) __attribute__((always_inline)) {
                                 const auto number = (q - zero) * scale;
-                                return kernels::rounded_to<Out>(has_factor ? number * matrix.factor : number);
+                                return kernels::product_rounded_to<Out>(has_factor ? number * matrix.factor : number);
                               });
   });
 }

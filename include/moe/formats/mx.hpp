@@ -30,11 +30,11 @@ MOE_INLINE float half_scale(std::byte byte) {
 inline void decode_mxfp4(const QuantizedMatrix& matrix, Index row, Index first, Index count, float* to) {
   const std::byte *codes = matrix.codes.row(row), *scales = matrix.scales.row(row);
   const kernels::Sixteen numbers = kernels::load_sixteen(twice_e2m1);
-  each_group(matrix.scales.cols_together, first, first + count, [&](Index group, Index at, Index end) {
+  each_group<32>(matrix.scales.cols_together, first, first + count, [&](Index group, Index at, auto size) {
     const float scale = half_scale(scales[group]);
     const auto scaled =
         kernels::each_part(numbers, [&](const auto& part) __attribute__((always_inline)) { return part * scale; });
-    decode_nibbles(codes + at / 2, end - at, scaled, to + (at - first));
+    decode_nibbles(codes + std::size_t(at) / 2, size, scaled, to + (at - first));
   });
 }
 
@@ -50,13 +50,13 @@ inline void decode_mxfp6(const QuantizedMatrix& matrix, Index row, Index first, 
     return twice;
   }();
   const std::byte *codes = matrix.codes.row(row), *scales = matrix.scales.row(row);
-  each_group(matrix.scales.cols_together, first, first + count, [&](Index group, Index at, Index end) {
+  each_group<32>(matrix.scales.cols_together, first, first + count, [&](Index group, Index at, auto size) {
     const float scale = half_scale(scales[group]);
     std::uint8_t code[32];
-    for (Index i = at; i < end; i += 32) {
-      const Index some = std::min<Index>(32, end - i);
-      unpack(codes + i * 6 / 8, 6, some, code);
-      for (Index k = 0; k < some; ++k) to[i - first + k] = numbers[code[k]] * scale;
+    for (Index i = 0; i < size; i += 32) {
+      const Index some = std::min<Index>(32, size - i);
+      unpack(codes + (at + i) * 6 / 8, 6, some, code);
+      for (Index k = 0; k < some; ++k) to[at - first + i + k] = numbers[code[k]] * scale;
     }
   });
   round_all<bfloat16>(to, count);

@@ -23,14 +23,14 @@ void decode_nvfp4(const QuantizedMatrix& matrix, Index row, Index first, Index c
   constexpr float e2m1[16] = {0, 0.5F, 1, 1.5F, 2, 3, 4, 6, zero, -0.5F, -1, -1.5F, -2, -3, -4, -6};
   const std::byte *codes = matrix.codes.row(row), *scales = matrix.scales.row(row);
   const kernels::Sixteen numbers = kernels::load_sixteen(e2m1);
-  each_group(matrix.scales.cols_together, first, first + count, [&](Index group, Index at, Index end) {
+  each_group<16>(matrix.scales.cols_together, first, first + count, [&](Index group, Index at, auto size) {
     float scale = number_at<E4m3>(scales, group);
     if constexpr (global == GlobalScale::divides) scale /= matrix.factor;
     if constexpr (global == GlobalScale::multiplies) scale *= matrix.factor;
     const auto scaled = kernels::each_part(numbers, [&](const auto& part) __attribute__((always_inline)) {
-      return kernels::rounded_to<Out>(part * scale);
+      return kernels::product_rounded_to<Out>(part * scale);
     });
-    decode_nibbles(codes + at / 2, end - at, scaled, to + (at - first));
+    decode_nibbles(codes + std::size_t(at) / 2, size, scaled, to + (at - first));
   });
 }
 

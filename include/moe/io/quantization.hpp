@@ -194,7 +194,6 @@ class Quantization {
 
   Coding fp8() const {
     Coding coding{.type = "FP8"};
-    if (text(json_, "expert_dtype") == "fp4") return {};  // DeepSeek-V4: FP4 in experts, FP8 elsewhere
     learn_block(json_, "weight_block_size", coding);
     return coding;
   }

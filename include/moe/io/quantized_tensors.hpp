@@ -44,7 +44,8 @@ struct QuantizedWeight {
   std::vector<std::string> tensors;   // of which it was made
   std::string dtype;                  // that its software decodes it to: "F32", "BF16", "F16"
   Coding coding;                      // to_string() says it to people
-  std::size_t own_bytes = 0;          // in memory: 0 where all is used as it lies
+  std::size_t bytes = 0;              // that these take in the file, of one expert
+  std::size_t own_bytes = 0;          // in memory besides: 0 where all is used as it lies
 };
 
 /// Of tensors that hold the weights of all experts.
@@ -81,7 +82,13 @@ class WeightReader {
     std::optional<QuantizedWeight> found = find_coding();
     if (!found) return {};
     found->tensors = std::move(used_);
+    found->bytes = bytes_;
     found->own_bytes = own_bytes_;
+    for (const char* const companion : of_activations) {
+      for (const std::string& name : {module_ + '.' + companion, weight_ + '_' + companion}) {
+        if (has(name)) found->tensors.push_back(name);
+      }
+    }
     if (owners_.size() == 1) {
       found->owner = owners_[0];
     } else {
@@ -94,6 +101,10 @@ class WeightReader {
   static constexpr std::array companions = {"_packed",    "_blocks",  "_scales",     "_scale",
                                             "_scale_inv", "_scale_2", "_zero_point", "_global_scale",
                                             ".absmax",    "_shape",   "_g_idx"};
+
+  /// How software that codes activations as well does that.
+  static constexpr std::array of_activations = {"input_scale", "input_global_scale", "input_zero_point",
+                                                "activation_scale"};
 
   bool any_companion(const std::string& weight) const {
     return std::ranges::any_of(companions,
@@ -119,12 +130,14 @@ class WeightReader {
   Tensor take(const std::string& name) {
     const Tensor* const whole = tensors_.find(name);
     if (whole == nullptr) {
-      fail(module_, ": no tensor \"", name, "\" beside \"", used_.empty() ? weight_ : used_.front(),
-           "\": expected it, to decode these numbers");
+      const Tensor* const first = used_.empty() ? nullptr : tensors_.find(used_.front());
+      fail(first == nullptr ? "" : first->file + ": ", module_, ": no tensor \"", name, "\" beside \"",
+           used_.empty() ? weight_ : used_.front(), "\": expected it, to decode these numbers");
     }
     check_size(*whole);
     used_.push_back(name);
     keep(whole->owner);
+    bytes_ += whole->bytes.size() / std::size_t(experts_ ? std::max<Index>(experts_->num_experts, 1) : 1);
     if (!experts_) return *whole;
     const auto [expert, num_experts] = *experts_;
     if (whole->shape.empty() || whole->shape[0] != num_experts) {
@@ -275,7 +288,8 @@ class WeightReader {
     if (dtype == "U8" && has(weight_ + ".absmax")) return bitsandbytes();
     if (dtype == "U8" && has(weight_ + "_scale_2")) return modelopt_nvfp4();
     if (dtype == "I8" && has(module_ + ".SCB")) return int8_of_bitsandbytes();
-    if (dtype == "I8" && has(module_ + ".scale")) return deepseek_v4();
+    if (dtype == "I8" && has(module_ + ".scale")) return fp4_in_bytes(module_ + ".scale");
+    if (dtype == "I8" && has(weight_ + "_scale_inv")) return fp4_in_bytes(weight_ + "_scale_inv");
     if (dtype == "I8" && has(weight_ + "_scale")) return int8();
     fail(to_string(*weight), " has dtype ", dtype,
          ", expected F32, BF16, F16, or F8_E4M3, I8, U8 or U32 with scales beside it", " (", weight_,
@@ -292,7 +306,8 @@ class WeightReader {
   /// DeepSeek's and transformers' "_scale_inv", compressed-tensors' and ModelOpt's "_scale", DeepSeek-V4's ".scale".
   QuantizedWeight fp8() {
     const Tensor weight = take(weight_);
-    const auto [rows, cols] = matrix_shape(weight);
+    const auto shape = matrix_shape(weight);
+    const Index rows = shape.first, cols = shape.second;
     const std::string beside = has(weight_ + "_scale_inv") ? weight_ + "_scale_inv"
                                : has(weight_ + "_scale")   ? weight_ + "_scale"
                                : has(module_ + ".scales")  ? module_ + ".scales"
@@ -302,6 +317,7 @@ class WeightReader {
     Coding promised = said_.of(module_);
     if (promised.type == "FP8" && scales.dtype == "U8") promised.rows = 1, promised.cols = 32;
     Coding coding{.type = scales.dtype == "U8" ? "MXFP8" : "FP8"};
+    if (promised.type != "FP8" || scales.dtype != "U8") require_promised(weight, coding, promised);
     const BytePlane its_scales = plane_of(scales, rows, cols, coding, promised);
     if (scales.dtype != "U8" || promised.type != "FP8") require_promised(weight, coding, promised);
     const BytePlane codes{weight.bytes.data(), cols};
@@ -404,18 +420,18 @@ class WeightReader {
                 1, "BF16", coding);
   }
 
-  /// FP4 with a scale of 32 numbers.
-  QuantizedWeight deepseek_v4() {
-    const Tensor weight = take(weight_), scales = take(module_ + ".scale");
+  /// DeepSeek-V4's experts, beside FP8 elsewhere.
+  QuantizedWeight fp4_in_bytes(const std::string& its_scales) {
+    const Tensor weight = take(weight_), scales = take(its_scales);
     const auto [rows, bytes] = matrix_shape(weight);
     require_dtype(scales, {"F8_E8M0", "U8"});
-    require_shape(scales, {rows, bytes / 16});
     if (bytes % 16 != 0) {
       fail(to_string(weight), " has shape ", to_string(weight.shape), ", expected rows of a multiple of 16 bytes");
     }
+    require_shape(scales, {rows, bytes / 16});
     if (scales.dtype == "F8_E8M0") require_finite<moe::detail::E8m0>(scales);
     const Coding coding{.type = "MXFP4", .rows = 1, .cols = 32};
-    require_promised(weight, coding, said_.of(module_));
+    if (const Coding promised = said_.of(module_); promised.type != "FP8") require_promised(weight, coding, promised);
     return made(mxfp4, rows, 2 * bytes, {weight.bytes.data(), bytes}, {scales.bytes.data(), bytes / 16, 1, 32}, {}, 1,
                 "BF16", coding);
   }
@@ -447,15 +463,23 @@ class WeightReader {
 
   /// How many bits codes of rows of 32-bit words have.
   static int bits_of_words(const Tensor& codes, Index words, Index cols) {
+    int found = 0;
     for (int bits = 2; bits <= 8; ++bits) {
-      if ((cols * bits + 31) / 32 == words) return bits;
+      if ((cols * bits + 31) / 32 != words) continue;
+      if (found != 0) {
+        fail(to_string(codes), " has rows of ", words, " words for ", cols, " numbers, which may be of ", found, " or ",
+             bits, " bits each: expected a config that says it");
+      }
+      found = bits;
     }
+    if (found != 0) return found;
     fail(to_string(codes), " has rows of ", words, " words for ", cols,
          " numbers, expected 2 to 8 bits for each: ", (cols * 2 + 31) / 32, " to ", (cols * 8 + 31) / 32, " words");
   }
 
   QuantizedWeight packed_int(const Tensor& codes) {
-    const auto [rows, words] = matrix_shape(codes);
+    const auto packed_shape = matrix_shape(codes);
+    const Index rows = packed_shape.first, words = packed_shape.second;
     const Tensor shape = take(weight_ + "_shape"), scales = take(weight_ + "_scale");
     require_dtype(shape, {"I64", "I32"});
     if (element_count(shape) != 2) fail(to_string(shape), " has shape ", to_string(shape.shape), ", expected [2]");
@@ -474,6 +498,7 @@ class WeightReader {
                          ? said_bits
                          : bits_of_words(codes, words, cols);
     Coding coding{.type = int_type(bits)};
+    require_promised(codes, coding, promised);
     const BytePlane codes_plane{codes.bytes.data(), 4 * words};
     const std::string index = weight_ + "_g_idx";
     if (has(index)) return packed_int_by_index(codes, codes_plane, scales, rows, cols, bits, coding);
@@ -566,6 +591,7 @@ class WeightReader {
     const auto [rows, cols] = matrix_shape(weight);
     const Coding promised = said_.of(module_);
     Coding coding{.type = bits_in(promised.type) > 0 ? promised.type : "INT8"};  // fewer bits are bytes as well
+    require_promised(weight, coding, promised);
     const BytePlane its_scales = plane_of(scales, rows, cols, coding, group_of(promised));
     const BytePlane zeros = signed_zeros(weight_ + "_zero_point", scales, its_scales, bits_in(coding.type));
     coding.zeros = zeros.data != nullptr;
@@ -647,6 +673,11 @@ class WeightReader {
     return is_awq ? awq(codes, zeros, scales) : gptq(codes, zeros, scales);
   }
 
+  /// What a group of all columns is called: as it is said, if that is one.
+  static Index whole_row(const Coding& promised, Index cols) {
+    return !promised.cols ? 0 : *promised.cols == 0 || *promised.cols >= cols ? *promised.cols : cols;
+  }
+
   QuantizedWeight gptq(const Tensor& codes, const Tensor& zeros, const Tensor& scales) {
     const Index words = codes.shape[0], rows = codes.shape[1], groups = scales.shape[0];
     const Coding promised = said_.of(module_);
@@ -659,7 +690,7 @@ class WeightReader {
     Coding coding{.type = int_type(bits), .rows = 1, .cols = (cols + groups - 1) / groups};
     if (promised.cols.value_or(0) > 0 && (cols + *promised.cols - 1) / *promised.cols == groups)
       coding.cols = promised.cols;
-    if (groups == 1) coding.cols = promised.cols.value_or(0);
+    if (groups == 1) coding.cols = whole_row(promised, cols);
     if (words * 32 % bits != 0 || (index != nullptr && index->shape != std::vector<Index>{cols})) {
       fail(to_string(codes), " has shape ", to_string(codes.shape), ", which is ", cols, " numbers of ", bits,
            " bits in a column, expected ",
@@ -702,7 +733,7 @@ class WeightReader {
            " groups to divide rows of ", cols, " numbers");
     }
     const Index group = cols / groups, size = dtype_bits(scales.dtype) / 8;
-    Coding coding{.type = "INT4", .rows = 1, .cols = groups == 1 ? promised.cols.value_or(0) : group};
+    Coding coding{.type = "INT4", .rows = 1, .cols = groups == 1 ? whole_row(promised, cols) : group};
     require_promised(codes, coding, promised);
     const BytePlane codes_plane{keep(rows_of_awq(codes.bytes.data(), rows, cols)), cols / 2};
     const BytePlane its_scales{keep(turned(scales.bytes.data(), groups, rows, std::size_t(size))), groups * size, 1,
@@ -870,7 +901,7 @@ class WeightReader {
   std::optional<OfExperts> experts_;
   std::vector<std::string> used_;
   std::vector<std::shared_ptr<const void>> owners_;
-  std::size_t own_bytes_ = 0;
+  std::size_t bytes_ = 0, own_bytes_ = 0;
 };
 
 }  // namespace detail

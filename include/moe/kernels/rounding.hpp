@@ -38,6 +38,17 @@ MOE_INLINE Lanes<float> rounded_to(const Lanes<float>& v) {
   }
 }
 
+/// The same of what is no NaN, or one that a processor makes, or that a narrower type had.
+template <class T>
+MOE_INLINE Lanes<float> product_rounded_to(const Lanes<float>& v) {
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    const Pairs bits = (Pairs)v;
+    return (Lanes<float>)((bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u);
+  } else {
+    return rounded_to<T>(v);
+  }
+}
+
 /// Itself, rounded: no compiler fuses the product v with what is then added to it.
 MOE_INLINE Lanes<float> product(Lanes<float> v) {
 #if defined(__x86_64__) || defined(__i386__)

@@ -11,6 +11,7 @@
 
 #include "moe/core/quantized.hpp"
 #include "moe/core/types.hpp"
+#include "moe/kernels/bytes.hpp"
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/lookup.hpp"
 #include "moe/kernels/rounding.hpp"
@@ -73,13 +74,18 @@ inline void round_all(float* numbers, Index count) {
   std::memcpy(numbers + i, rest, std::size_t(count - i) * sizeof(float));
 }
 
-/// f(group, first, end) for each run of columns of [first, end) that are of one group, `together` columns each.
-template <class F>
+/// f(group, first, count) for each run of columns of [first, end) that are of one group, `together` columns each; the
+/// usual size, of whole groups, as a constant.
+template <Index usual, class F>
 MOE_INLINE void each_group(Index together, Index first, Index end, const F& f) {
-  for (Index group = first / together; first < end; ++group) {
-    const Index stop = std::min(end, (group + 1) * together);
-    f(group, first, stop);
-    first = stop;
+  Index group = first / together;
+  if (together == usual && first % usual == 0) {
+    for (; first + usual <= end; first += usual, ++group) f(group, first, std::integral_constant<Index, usual>());
+  }
+  for (; first < end; ++group) {
+    const Index count = std::min(end, (group + 1) * together) - first;
+    f(group, first, count);
+    first += count;
   }
 }
 
@@ -107,13 +113,26 @@ MOE_INLINE void decode_nibbles(const std::byte* codes, Index count, const kernel
                                      });
 }
 
-/// to[i] = code i of `bits` bits each, low bits first, for `count` of them.
+/// Eight codes of `bits` bits each, from the lowest bits of a word on, as a byte each.
+inline std::uint64_t spread(std::uint64_t word, int bits) {
+  const auto low = [&](int codes) { return (std::uint64_t(1) << (codes * bits)) - 1; };
+  const std::uint64_t four = low(4), two = low(2) * 0x100000001U, one = low(1) * 0x1000100010001U;
+  word = (word & four) | (word >> (4 * bits) & four) << 32;
+  word = (word & two) | (word >> (2 * bits) & two) << 16;
+  return (word & one) | (word >> bits & one) << 8;
+}
+
+/// to[i] = code i of `bits` bits each, low bits first, for `count` of them; up to seven more are written.
 inline void unpack(const std::byte* codes, int bits, Index count, std::uint8_t* to) {
+  const std::byte* const end = codes + (count * bits + 7) / 8;
   for (Index i = 0; i < count; i += 8, codes += bits) {
-    const Index some = std::min<Index>(8, count - i);
     std::uint64_t word = 0;
-    std::memcpy(&word, codes, std::size_t((some * bits + 7) / 8));
-    for (Index k = 0; k < some; ++k) to[i + k] = std::uint8_t(word >> (bits * k) & ((1U << bits) - 1));
+    if (end - codes >= 8) {
+      word = kernels::load_as<std::uint64_t>(codes);
+    } else {
+      std::memcpy(&word, codes, std::size_t(end - codes));
+    }
+    kernels::store(to + i, spread(word, bits));
   }
 }
 
@@ -122,9 +141,7 @@ template <class Code, class F>
 MOE_INLINE void decode_bytes(const std::byte* codes, Index count, float* to, const F& f) {
   in_steps<kernels::lanes<float>, 8>(
       codes, count, to, [&](const std::byte* from, float* into) __attribute__((always_inline)) {
-        const auto numbers = kernels::load_as<kernels::IntLanes<Code>>(from);
-        const auto whole = __builtin_convertvector(numbers, kernels::IntLanes<std::int32_t>);
-        kernels::store(into, f(__builtin_convertvector(whole, kernels::Lanes<float>)));
+        kernels::store(into, f(__builtin_convertvector(kernels::integers_of<Code>(from), kernels::Lanes<float>)));
       });
 }
 
@@ -133,7 +150,7 @@ template <class F>
 MOE_INLINE void decode_bits(const std::byte* codes, int bits, Index count, float* to, const F& f) {
   constexpr Index piece = 256;
   for (Index i = 0; i < count; i += piece) {
-    std::uint8_t bytes[piece];
+    std::uint8_t bytes[piece];  // a multiple of 8
     const Index some = std::min(piece, count - i);
     unpack(codes + i * bits / 8, bits, some, bytes);
     decode_bytes<std::uint8_t>(reinterpret_cast<const std::byte*>(bytes), some, to + i, f);
