@@ -138,13 +138,14 @@ inline bool same(const HiddenActivation& a, const HiddenActivation& b) {
                      : std::get<AnyActivation>(a).held().index() == std::get<AnyActivation>(b).held().index();
 }
 
-/// But for what keeps sums from being 0, of which GGUF says nothing, and for two names of one thing.
+/// But for what keeps sums from being 0, of which GGUF says nothing, the rounding of files, and two names of one thing.
 inline bool same(const RouterOptions& a, const RouterOptions& b) {
   if (a.index() != b.index()) return false;
   if (!std::holds_alternative<TopKOptions>(a))
     return std::get<SparseMixerOptions>(a).top_k == std::get<SparseMixerOptions>(b).top_k;
   const auto plain = [](TopKOptions options) {
     options.epsilon = options.floor = 0;
+    options.scale = double(float(options.scale));  // as files have it
     if (options.score == Score::softmax && options.renormalize && options.num_groups == 1) {
       options.score = Score::softmax_of_chosen;
       options.renormalize = false;
@@ -199,12 +200,14 @@ inline const GgufArchitecture& gguf_row_for(const Config& config) {
 /// The tensors of a block as GGUF has them: "blk.3.ffn_up_exps.weight" (experts × d_ff × d_model) and so on, weights in
 /// the type that the model stores them in, in memory of their own; all else in F32. Code weights as you like, then
 /// save_gguf(). Of a model that is a GGUF file already, those of the file.
-/// @param layer  the number in their names
+/// @param layer  the number in their names; else the block's own
 /// @throws Error naming the parameter or tensor, if GGUF has no place for it, or it is coded (in 8 bits or fewer).
-inline std::vector<Tensor> gguf_tensors(const Model& model, const std::string& block, Index layer) {
+inline std::vector<Tensor> gguf_tensors(const Model& model, const std::string& block,
+                                        std::optional<Index> layer = std::nullopt) {
   detail::check_block(model, block);
+  const Index number = layer.value_or(std::max<Index>(detail::layer_number(block), 0));
   const Architecture& architecture = model.architecture();
-  const std::string stem = "blk." + std::to_string(layer) + '.';
+  const std::string stem = "blk." + std::to_string(number) + '.';
   std::vector<Tensor> all;
   if (detail::is_gguf(model.folder())) {
     model.tensors().for_each_below(block + ".", [&](Tensor tensor) {
@@ -308,7 +311,7 @@ inline GgufMetadata gguf_metadata(const Model& model, Index num_layers) {
 ///
 ///   std::vector<io::Tensor> tensors;
 ///   for (const std::string& block : model.moe_blocks()) {
-///     for (io::Tensor& tensor : io::gguf_tensors(model, block, layer)) tensors.push_back(…coded, or as it is…);
+///     for (io::Tensor& tensor : io::gguf_tensors(model, block)) tensors.push_back(…coded, or as it is…);
 ///   }
 ///   io::save_gguf("experts.gguf", model, tensors, {{"general.name", io::gguf_value("mine")}});
 ///
