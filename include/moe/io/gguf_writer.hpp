@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
-#include <ranges>
 #include <set>
 #include <span>
 #include <string>
@@ -96,7 +95,7 @@ inline std::vector<std::byte> gguf_header(const GgufMetadata& metadata, const st
     }
     header.text(tensor.name);
     header.number(std::uint32_t(tensor.shape.size()));
-    for (const Index size : std::views::reverse(tensor.shape)) header.number(std::uint64_t(size));
+    for (auto size = tensor.shape.rbegin(); size != tensor.shape.rend(); ++size) header.number(std::uint64_t(*size));
     header.number(type->number);
     header.number(offset);
     offset = align_up(offset + tensor.bytes.size(), alignment);
