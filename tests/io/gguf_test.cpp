@@ -157,7 +157,7 @@ TEST(Gguf, KnowsTypesByNumberNameAndSize) {
   const auto* const q4_k = find_ggml_type("Q4_K");
   ASSERT_NE(q4_k, nullptr);
   EXPECT_EQ(q4_k->number, 12U);
-  EXPECT_EQ(q4_k->block, 256);
+  EXPECT_EQ(q4_k->numbers, 256);
   EXPECT_EQ(q4_k->bytes, 144);
   EXPECT_EQ(find_ggml_type("Q4_L"), nullptr);
 }
@@ -247,25 +247,25 @@ TEST(Gguf, RefusesEveryFieldThatIsWrong) {
        {"tensor \"t\" has rows of 1 numbers, expected a multiple of 32"}},
       {"a type that ggml gave up",
        [](auto& f) { f.tensor("t", {32}, 4, "x"); },
-       {"tensor \"t\" has type 4, Q4_2 or Q4_3, which ggml gave up"}},
+       {"tensor \"t\" has type 4, Q4_2: llama.cpp removed it"}},
       {"an interleaved type",
        [](auto& f) { f.tensor("t", {32}, 31, "x"); },
-       {"tensor \"t\" has type 31, Q4_0 or IQ4_NL with rows interleaved, which ggml gave up"}},
+       {"tensor \"t\" has type 31, Q4_0_4_4: llama.cpp removed it"}},
       {"a type to come",
        [](auto& f) { f.tensor("t", {32}, 43, "x"); },
-       {"tensor \"t\" has type 43, which is none of the types known: 0 to 42"}},
+       {"tensor \"t\" has type 43, which is none of ggml's that are known"}},
       {"a type of ik_llama.cpp's",
        [](auto& f) { f.tensor("t", {256}, 139, "x"); },
-       {"tensor \"t\" has type 139, IQ4_K, which ik_llama.cpp alone has"}},
+       {"tensor \"t\" has type 139, IQ4_K: it is of ik_llama.cpp alone"}},
       {"another",
        [](auto& f) { f.tensor("t", {256}, 344, "x"); },
-       {"tensor \"t\" has type 344, IQ4_KS with rows interleaved, which ik_llama.cpp alone has"}},
+       {"tensor \"t\" has type 344, IQ4_KS_R4: it is of ik_llama.cpp alone"}},
       {"a type of ggml's as ik_llama.cpp has it",
        [](auto& f) { f.tensor("t", {256}, 212, "x"); },
-       {"tensor \"t\" has type 212, Q4_K with rows interleaved, which ik_llama.cpp alone has"}},
+       {"tensor \"t\" has type 212, Q4_K_R4: it is of ik_llama.cpp alone"}},
       {"a type of nobody's",
        [](auto& f) { f.tensor("t", {256}, 4000000000U, "x"); },
-       {"tensor \"t\" has type 4000000000, none of ggml's: ik_llama.cpp and others"}},
+       {"tensor \"t\" has type 4000000000, which is none of ggml's that are known"}},
       {"an offset between",
        [](auto& f) { f.entry("t", {1}, 0, 8); },
        {"tensor \"t\" begins at byte 8 of the data, expected a multiple of the alignment, 32"}},
@@ -450,6 +450,8 @@ TEST(GgufWriter, RefusesWhatAReaderWouldAndLeavesTheFileAsItWas) {
   Tensor other = x;
   other.dtype = "F8_E4M3";
   expect_parts(error({}, {other}), {"a.gguf: tensor \"x\" has dtype F8_E4M3, which GGUF has no number for"});
+  other.dtype = "Q4_2";
+  expect_parts(error({}, {other}), {"a.gguf: tensor \"x\" has dtype Q4_2, which GGUF has no number for"});
   other = x;
   other.shape = {4};
   expect_parts(error({}, {other}), {"a.gguf: tensor \"x\" has 12 bytes, expected 16 for shape [4] of F32"});
