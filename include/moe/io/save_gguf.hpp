@@ -18,6 +18,7 @@
 #include <variant>
 #include <vector>
 
+#include "moe/core/quantized.hpp"
 #include "moe/core/types.hpp"
 #include "moe/experts/any_activation.hpp"
 #include "moe/io/architectures.hpp"
@@ -28,6 +29,7 @@
 #include "moe/io/gguf_architectures.hpp"
 #include "moe/io/gguf_writer.hpp"
 #include "moe/io/model.hpp"
+#include "moe/io/safetensors.hpp"
 #include "moe/io/tensor.hpp"
 #include "moe/io/weight_tensors.hpp"
 #include "moe/models/moe_shape.hpp"
@@ -77,29 +79,37 @@ inline GgufPlace gguf_place(const std::string& parameter, const std::string& blo
   fail("\"", block, "\": its ", parameter, " has no place in GGUF");
 }
 
-/// Weights keep their type; what llama.cpp has in F32 alone becomes that.
-inline std::string gguf_dtype(const GgufPlace& place, const std::string& dtype) {
+/// Weights of 16 or 32 bits keep their type; coded ones, and what llama.cpp has in F32 alone, become F32.
+inline std::string gguf_dtype(const GgufPlace& place, const Tensor& from) {
   const bool is_weight = place.name.ends_with("_exps.weight") || place.name.ends_with("_shexp.weight") ||
                          place.name.starts_with("ffn_latent");
   const bool is_gate = place.name.starts_with("ffn_gate_inp");
-  return is_weight && !is_gate && dtype != dtype_name<double> ? dtype : std::string(dtype_name<float>);
+  const bool is_kept = is_weight && !is_gate && !from.coded && from.dtype != dtype_name<double>;
+  return is_kept ? from.dtype : std::string(dtype_name<float>);
 }
 
-/// Numbers of one tensor to those of another.
+/// Numbers of one tensor, coded or not, to those of another.
 inline void copy_numbers(const Tensor& from, const StoredParameter& place, std::byte* to, const std::string& dtype) {
-  with_floats(from, [&](const auto& numbers) {
+  const auto copy = [&](const auto& numbers, Index first) {
     const auto write = [&]<class T>(T) {
       T* next = reinterpret_cast<T*>(to);
       for (Index r = 0; r < place.rows; ++r) {
         for (Index c = 0; c < place.cols; ++c) {
-          *next++ = static_cast<T>(numbers[std::size_t(place.first + r * place.row_step + c * place.col_step)]);
+          *next++ = static_cast<T>(numbers[std::size_t(first + r * place.row_step + c * place.col_step)]);
         }
       }
     };
     if (dtype == dtype_name<bfloat16>) return write(bfloat16());
     if (dtype == dtype_name<float16>) return write(float16());
     write(float());
-  });
+  };
+  if (!from.coded) return with_floats(from, [&](const auto& numbers) { copy(numbers, place.first); });
+  const Index size = from.coded->front().rows() * from.coded->front().cols();
+  const QuantizedMatrix& matrix = (*from.coded)[std::size_t(place.first / size)];
+  std::vector<float> numbers(static_cast<std::size_t>(size));
+  for (Index r = 0; r < matrix.rows(); ++r)
+    matrix.decode(r, 0, matrix.cols(), &numbers[std::size_t(r * matrix.cols())]);
+  copy(numbers, place.first % size);
 }
 
 /// The number of llama.cpp's, of a score.
@@ -197,11 +207,11 @@ inline const GgufArchitecture& gguf_row_for(const Config& config) {
 
 }  // namespace detail
 
-/// The tensors of a block as GGUF has them: "blk.3.ffn_up_exps.weight" (experts × d_ff × d_model) and so on, weights in
-/// the type that the model stores them in, in memory of their own; all else in F32. Code weights as you like, then
-/// save_gguf(). Of a model that is a GGUF file already, those of the file.
+/// The tensors of a block as GGUF has them: "blk.3.ffn_up_exps.weight" (experts × d_ff × d_model) and so on, in memory
+/// of their own. Weights of 16 or 32 bits keep their type, coded ones become their numbers, and all else is F32. Code
+/// weights as you like, then save_gguf(). Of a model that is a GGUF file already, those of the file.
 /// @param layer  the number in their names; else the block's own
-/// @throws Error naming the parameter or tensor, if GGUF has no place for it, or it is coded (in 8 bits or fewer).
+/// @throws Error naming the parameter, if GGUF has no place for it.
 inline std::vector<Tensor> gguf_tensors(const Model& model, const std::string& block,
                                         std::optional<Index> layer = std::nullopt) {
   detail::check_block(model, block);
@@ -219,7 +229,8 @@ inline std::vector<Tensor> gguf_tensors(const Model& model, const std::string& b
     return all;
   }
   const MoeShape shape = moe_shape(model.config(), architecture, detail::layer_number(block));
-  const WeightTensors tensors(model.tensors(), block, shape.num_experts);
+  const std::shared_ptr<const Tensors> weights = model.weights(block);
+  const WeightTensors tensors(*weights, block, shape.num_experts);
   const detail::BlockForm form(
       tensors, model.config(), architecture,
       detail::find_names(tensors, detail::expert_spellings, architecture.experts, architecture.gated), shape);
@@ -227,7 +238,7 @@ inline std::vector<Tensor> gguf_tensors(const Model& model, const std::string& b
   std::vector<std::shared_ptr<std::byte[]>> memory;
   for (const detail::StoredParameter& stored : form.list(shape.num_experts, shape.d_ff)) {
     const detail::GgufPlace place = detail::gguf_place(stored.parameter, block);
-    const Tensor from = model.tensors().at(stored.tensor);
+    const Tensor from = weights->at(stored.tensor);
     const auto [found, is_new] = place_of.emplace(place.name, all.size());
     if (is_new) {
       std::vector<Index> its;
@@ -235,7 +246,7 @@ inline std::vector<Tensor> gguf_tensors(const Model& model, const std::string& b
       if (stored.rows > 1 || !place.name.ends_with("bias")) its.push_back(stored.rows);
       if (place.name.ends_with(".scale") || (place.expert < 0 && place.name.ends_with(".bias"))) its.clear();
       its.push_back(stored.cols);
-      Tensor tensor{.name = stem + place.name, .dtype = detail::gguf_dtype(place, from.dtype), .shape = its};
+      Tensor tensor{.name = stem + place.name, .dtype = detail::gguf_dtype(place, from), .shape = its};
       const auto bytes = std::size_t(element_count(tensor) * dtype_bits(tensor.dtype) / 8);
       memory.emplace_back(new std::byte[bytes]);
       tensor.bytes = {memory.back().get(), bytes};
