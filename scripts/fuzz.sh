@@ -1,16 +1,16 @@
 #!/bin/sh
-# Fuzzes what reads files: configs with tensors, adapters, whole models, one after the other, under AddressSanitizer and
+# Fuzzes what reads files: configs with tensors, adapters, whole models, GGUF, one after the other, under AddressSanitizer and
 # UndefinedBehaviorSanitizer. They begin with the models and adapters below tests/.
-#   scripts/fuzz.sh               an hour, a third of it each
-#   scripts/fuzz.sh 60 layer      a minute of one: layer, adapters or model
+#   scripts/fuzz.sh               an hour, a quarter of it each
+#   scripts/fuzz.sh 60 layer      a minute of one: layer, adapters, model or gguf
 # What is found is left in build/fuzz/found/; build/fuzz/bin/fuzz_NAME FILE runs it again, and its text is a test's.
 set -eu
 . "$(dirname -- "$0")/setup.sh"
 
 seconds=${1:-3600}
-case $seconds in '' | *[!0-9]* | 0) say "usage: scripts/fuzz.sh [SECONDS [layer|adapters|model]…]"; exit 2 ;; esac
+case $seconds in '' | *[!0-9]* | 0) say "usage: scripts/fuzz.sh [SECONDS [layer|adapters|model|gguf]…]"; exit 2 ;; esac
 [ $# -gt 0 ] && shift
-[ $# -gt 0 ] || set -- layer adapters model
+[ $# -gt 0 ] || set -- layer adapters model gguf
 
 set_up fuzz cmake make eigen3 nlohmann_json googletest
 command -v clang++ >/dev/null || give_up "clang++, whose libFuzzer this is. Install with: apt-get install clang"

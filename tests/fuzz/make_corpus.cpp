@@ -1,5 +1,6 @@
 // What fuzzers begin with: the models and adapters below some folders, written down as folder.hpp reads them.
-//   make_corpus CORPUS FOLDER…    writes CORPUS/layer/, CORPUS/adapters/, CORPUS/model/ and CORPUS/words.dict
+//   make_corpus CORPUS FOLDER…    writes CORPUS/layer/, CORPUS/adapters/, CORPUS/model/, CORPUS/gguf/ and
+//                                 CORPUS/words.dict
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -10,6 +11,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "moe/io/gguf.hpp"
+#include "moe/io/gguf_architectures.hpp"
 #include "moe/io/safetensors.hpp"
 
 namespace {
@@ -105,6 +108,21 @@ void add_adapter(Corpus& corpus, const fs::path& adapter, const std::string& nam
           section("adapter_model.safetensors", "tensors", tensors) + section("model.safetensors", "tensors", of_base));
 }
 
+/// What comes before the tensors' bytes: the fuzzer brings those itself.
+void add_gguf(Corpus& corpus, const fs::path& path, const std::string& name) {
+  const io::GgufFile file = io::read_gguf(path);
+  std::string header = bytes_of(path);
+  std::size_t data = 0;
+  for (const io::Tensor& tensor : file.tensors) {
+    corpus.words.insert(tensor.name);
+    data = (data + 31) / 32 * 32 + tensor.bytes.size();  // the alignment of all files of tests
+  }
+  header.resize(header.size() - std::min(header.size(), (data + 31) / 32 * 32));
+  for (const io::GgufEntry& entry : file.metadata) corpus.words.insert(entry.key);
+  for (const std::string& architecture : io::gguf_architectures()) corpus.words.insert(architecture);
+  corpus.add("gguf", name, header);
+}
+
 /// The file format itself.
 void add_safetensors(Corpus& corpus) {
   const std::string config =
@@ -158,9 +176,10 @@ int main(int argc, char** argv) {
   for (int i = 2; i < argc; ++i) {
     for (const auto& entry : fs::recursive_directory_iterator(argv[i])) {
       const fs::path folder = entry.path();
-      if (!entry.is_directory()) continue;
       std::string name = fs::relative(folder, argv[i]).generic_string();
       std::ranges::replace(name, '/', '_');
+      if (folder.extension() == ".gguf") add_gguf(corpus, folder, name);
+      if (!entry.is_directory()) continue;
       try {
         if (fs::exists(folder / "config.json")) add_model(corpus, folder, name);
         if (fs::exists(folder / "adapter_config.json")) add_adapter(corpus, folder, name);

@@ -479,13 +479,14 @@ inline GgufFile parse_gguf(const MappedFile& file, const std::string& name) {
   GgufFile result{.metadata = detail::parse_entries(cursor, num_keys)};
   const std::uint32_t alignment = detail::alignment_of(result.metadata, name);
   std::vector<detail::GgufEntryOfTensor> entries;
-  for (std::uint64_t i = 0; i < num_tensors; ++i) entries.push_back(detail::parse_tensor(cursor, i, file, name));
+  std::set<std::string> names;
+  for (std::uint64_t i = 0; i < num_tensors; ++i) {
+    entries.push_back(detail::parse_tensor(cursor, i, file, name));
+    const Tensor& tensor = entries.back().tensor;
+    if (!names.insert(tensor.name).second) fail(to_string(tensor), " appears twice");
+  }
   const std::uint64_t first = std::min<std::uint64_t>(detail::align_up(cursor.at(), alignment), file.bytes.size());
   detail::place_tensors(entries, file.bytes.subspan(std::size_t(first)), alignment, name);
-  std::set<std::string_view> names;
-  for (const auto& entry : entries) {
-    if (!names.insert(entry.tensor.name).second) fail(to_string(entry.tensor), " appears twice");
-  }
   for (auto& entry : entries) result.tensors.push_back(detail::with_matrices(std::move(entry.tensor)));
   return result;
 }

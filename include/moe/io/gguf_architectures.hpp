@@ -333,8 +333,7 @@ inline RouterOptions gguf_router(const Config& config) {
                       .scale = config.number("routed_scaling_factor"),
                       .num_groups = config.integer("n_group"),
                       .kept_groups = config.integer("topk_group")};
-  const bool by_best = options.num_groups > 1 && config.text("topk_method", "") == "group_limited_greedy";
-  options.group_top = by_best ? 1 : 2;
+  options.group_top = config.text("topk_method", "") == "group_limited_greedy" ? 1 : 2;
   return options;
 }
 
@@ -396,9 +395,7 @@ class GgufTranslation {
     of.experts = "";
     of.interleaved = false;
     of.turned_adapters = false;
-    if (row_.clamp != Clamp::none && keys_.limit("swiglu_clamp_exp") == 0 && keys_.limit("swiglu_clamp_shexp") == 0) {
-      of.hidden = nullptr;
-    }
+    if (row_.clamp == Clamp::one && keys_.limit("swiglu_clamp_exp") == 0) of.hidden = nullptr;
     of.d_ff_shared = gguf_shared;
     of.shared = "";
     of.shared_gate = blocks_.have("ffn_gate_inp_shexp.weight") ? "ffn_gate_inp_shexp.weight" : "";
@@ -549,7 +546,8 @@ class GgufTranslation {
     const Index count = keys_.count("expert_shared_count").value_or(0);
     const Index d_ff = keys_.count("expert_feed_forward_length").value_or(0);
     const Index expected = said > 0 ? said : count * (d_ff > 0 ? d_ff : blocks_.d_ff);
-    if (expected > 0 && width != expected && width != said * count) {
+    const bool is_each = said > 0 && count > 0 && width == said * count;  // what is said is of each
+    if (expected > 0 && width != expected && !is_each) {
       fail(keys_.file(), ": shared experts are ", width, " wide in tensors \"blk.*.ffn_down_shexp.weight\", expected ",
            expected, " by the keys ", keys_.in_full("expert_shared_feed_forward_length"), " and ",
            keys_.in_full("expert_shared_count"));

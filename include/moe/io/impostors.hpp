@@ -27,7 +27,7 @@ inline std::string impostor(std::span<const std::byte> bytes) {
   if (text.starts_with("version https://git-lfs")) {
     return "is a Git LFS pointer, which stands for the file: run `git lfs pull` in its folder to fetch it";
   }
-  if (text.starts_with("GGUF")) return "is a GGUF file, which is not read: take the model's *.safetensors";
+  if (text.starts_with("GGUF")) return "is a GGUF file: give it a name that ends with .gguf, and open it by that";
   if (text.starts_with("PK\x03\x04")) {
     return "is a zip archive, as PyTorch's *.bin, *.pt and *.pth are: take the model's *.safetensors";
   }
@@ -55,7 +55,10 @@ inline std::string first_with_ending(const std::filesystem::path& folder, std::s
 /// What a folder has in place of *.safetensors, and what to do; empty if it has none of the usual.
 inline std::string other_weights_in(const std::filesystem::path& folder) {
   constexpr auto others = std::to_array<std::pair<std::string_view, std::string_view>>(
-      {{".gguf", "GGUF"}, {".bin", "PyTorch's format"}, {".pt", "PyTorch's format"}, {".pth", "PyTorch's format"}});
+      {{".bin", "PyTorch's format"}, {".pt", "PyTorch's format"}, {".pth", "PyTorch's format"}});
+  if (const std::string gguf = first_with_ending(folder, ".gguf"); !gguf.empty()) {
+    return ": open the file itself, " + utf8(folder / gguf);
+  }
   for (const auto& [ending, format] : others) {
     const std::string name = first_with_ending(folder, ending);
     if (name.empty()) continue;
@@ -83,7 +86,9 @@ inline std::filesystem::path config_file_in(const std::filesystem::path& folder)
   const std::filesystem::path config = folder / "config.json";
   if (std::filesystem::exists(config, error) || error) return config;  // who reads it says what is wrong with it
   if (std::filesystem::is_regular_file(folder, error)) {
-    if (folder.extension() == ".gguf") fail(utf8(folder), ": ", impostor(std::as_bytes(std::span("GGUF"))));
+    if (folder.extension() == ".gguf") {
+      fail(utf8(folder), ": is a GGUF file, expected a model's folder, with config.json beside *.safetensors");
+    }
     const auto parent = folder.has_parent_path() ? folder.parent_path() : std::filesystem::path(".");
     fail(utf8(folder), ": is a file, expected the folder that it is in, with config.json: ", utf8(parent));
   }

@@ -21,6 +21,8 @@
 #include "moe/io/config.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/expert_tensors.hpp"
+#include "moe/io/gguf.hpp"
+#include "moe/io/gguf_architectures.hpp"
 #include "moe/io/impostors.hpp"
 #include "moe/io/model.hpp"
 #include "moe/io/safetensors.hpp"
@@ -125,7 +127,8 @@ inline std::vector<const Tensor*> tensors_of(const Model& model, const Tensors& 
   std::vector<const Tensor*> all;
   const std::string prefix = block.name.empty() ? "" : block.name + '.';
   const Architecture& architecture = model.architecture();
-  const auto scopes = alternatives(block.sparse ? architecture.scope : "");
+  const bool is_part = block.sparse || architecture.experts.empty();  // a dense FFN of GGUF has no folder of its own
+  const auto scopes = alternatives(is_part ? architecture.scope : "");
   tensors.for_each_below(prefix, [&](const Tensor& tensor) {
     const std::string_view relative = std::string_view(tensor.name).substr(prefix.size());
     if (std::ranges::any_of(scopes, [&](std::string_view scope) { return relative.starts_with(scope); })) {
@@ -360,25 +363,41 @@ Inspection inspect(const Model& model) {
   return all;
 }
 
-/// The same of a folder, whose model_type may be none that is known.
-/// @throws Error naming the file, if config.json or a *.safetensors is missing or not as it should be.
+namespace detail {
+
+/// Of files that are a model: its parts, or why they are none.
+template <class BuiltAs, class Make>
+Inspection inspect_if_known(const std::string& model_type, const Tensors& tensors, const Make& make) {
+  std::optional<Model> model;
+  const std::string refused = error_of([&] { make(model); });
+  if (model) return inspect<BuiltAs>(*model);
+  Inspection all{
+      .folder = "", .model_type = model_type, .refused = refused, .blocks = {}, .elsewhere = {}, .unread_keys = {}};
+  tensors.for_each_below("", [&](const Tensor& tensor) { all.elsewhere[without_numbers(tensor.name)].add(tensor); });
+  return all;
+}
+
+}  // namespace detail
+
+/// The same of a folder, or of a GGUF file, whose model_type or architecture may be none that is known.
+/// @throws Error naming the file, if config.json, a *.safetensors or the *.gguf is missing or not as it should be.
 template <class BuiltAs = detail::Flags>
 Inspection inspect_folder(const std::filesystem::path& folder, const ReadOptions& options = {}) {
-  Config config = Config::open(detail::config_file_in(folder));
-  config.set_hub_code(options.hub_code);
-  const Tensors tensors = Tensors::open(folder, options.access);
-  const std::string type = config.text("model_type");
-  std::optional<Model> model;
-  const std::string refused = detail::error_of([&] { model.emplace(config, tensors); });
-  Inspection all =
-      model
-          ? inspect<BuiltAs>(*model)
-          : Inspection{
-                .folder = "", .model_type = type, .refused = refused, .blocks = {}, .elsewhere = {}, .unread_keys = {}};
+  Inspection all;
+  if (detail::is_gguf(folder)) {
+    const GgufFile file = read_gguf(folder, options.access);
+    const Tensors tensors = Tensors::of(utf8(folder), file.tensors, detail::texts_of(file.metadata));
+    const auto architecture = tensors.metadata().find("general.architecture");
+    all = detail::inspect_if_known<BuiltAs>(architecture == tensors.metadata().end() ? "" : architecture->second,
+                                            tensors, [&](auto& model) { model.emplace(folder, options); });
+  } else {
+    Config config = Config::open(detail::config_file_in(folder));
+    config.set_hub_code(options.hub_code);
+    const Tensors tensors = Tensors::open(folder, options.access);
+    all = detail::inspect_if_known<BuiltAs>(config.text("model_type"), tensors,
+                                            [&](auto& model) { model.emplace(config, tensors); });
+  }
   all.folder = utf8(folder);
-  if (model) return all;
-  tensors.for_each_below(
-      "", [&](const Tensor& tensor) { all.elsewhere[detail::without_numbers(tensor.name)].add(tensor); });
   return all;
 }
 

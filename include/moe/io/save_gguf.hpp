@@ -1,0 +1,350 @@
+/// @file  MoE blocks of a model to a GGUF file.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "moe/core/quantized.hpp"
+#include "moe/core/types.hpp"
+#include "moe/experts/any_activation.hpp"
+#include "moe/io/architectures.hpp"
+#include "moe/io/block_form.hpp"
+#include "moe/io/error.hpp"
+#include "moe/io/expert_tensors.hpp"
+#include "moe/io/gguf.hpp"
+#include "moe/io/gguf_architectures.hpp"
+#include "moe/io/gguf_writer.hpp"
+#include "moe/io/model.hpp"
+#include "moe/io/safetensors.hpp"
+#include "moe/io/tensor.hpp"
+#include "moe/io/weight_tensors.hpp"
+#include "moe/models/moe_shape.hpp"
+#include "moe/routers/top_k.hpp"
+
+namespace moe::inline MOE_TARGET::io {
+
+namespace detail {
+
+/// Where a parameter of a layer goes: a tensor, and which expert's part of it (−1: it is all).
+struct GgufPlace {
+  std::string name;  // "ffn_up_exps.weight"
+  Index expert = -1;
+};
+
+/// @throws Error if GGUF has no tensor for it.
+inline GgufPlace gguf_place(const std::string& parameter, const std::string& block) {
+  constexpr auto known = std::to_array<std::pair<std::string_view, const char*>>({
+      {"gate.weight", "ffn_gate_inp.weight"},
+      {"gate.proj.weight", "ffn_gate_inp.weight"},
+      {"gate.bias", "ffn_gate_inp.bias"},
+      {"gate.selection_bias", "exp_probs_b.bias"},
+      {"gate.scale", "ffn_gate_inp.scale"},
+      {"gate.per_expert_scale", "ffn_down_exps.scale"},
+      {"shared_expert.gate_proj.weight", "ffn_gate_shexp.weight"},
+      {"shared_expert.up_proj.weight", "ffn_up_shexp.weight"},
+      {"shared_expert.down_proj.weight", "ffn_down_shexp.weight"},
+      {"shared_expert_gate.weight", "ffn_gate_inp_shexp.weight"},
+      {"fc1_latent_proj.weight", "ffn_latent_down.weight"},
+      {"fc2_latent_proj.weight", "ffn_latent_up.weight"},
+  });
+  for (const auto& [name, its] : known) {
+    if (name == parameter) return {its};
+  }
+  long long expert = 0;
+  int length = 0;
+  if (std::sscanf(parameter.c_str(), "experts.%lld.%n", &expert, &length) == 1 && length > 0) {
+    const std::string rest = parameter.substr(std::size_t(length));
+    for (const char* const kind : {"gate", "up", "down"}) {
+      for (const char* const end : {"weight", "bias"}) {
+        if (rest == std::string(kind) + "_proj." + end) {
+          return {std::string("ffn_") + kind + "_exps." + end, Index(expert)};
+        }
+      }
+    }
+  }
+  fail("\"", block, "\": its ", parameter, " has no place in GGUF");
+}
+
+/// Weights of 16 or 32 bits keep their type; coded ones, and what llama.cpp has in F32 alone, become F32.
+inline std::string gguf_dtype(const GgufPlace& place, const Tensor& from) {
+  const bool is_weight = place.name.ends_with("_exps.weight") || place.name.ends_with("_shexp.weight") ||
+                         place.name.starts_with("ffn_latent");
+  const bool is_gate = place.name.starts_with("ffn_gate_inp");
+  const bool is_kept = is_weight && !is_gate && !from.coded && from.dtype != dtype_name<double>;
+  return is_kept ? from.dtype : std::string(dtype_name<float>);
+}
+
+/// Numbers of one tensor, coded or not, to those of another.
+inline void copy_numbers(const Tensor& from, const StoredParameter& place, std::byte* to, const std::string& dtype) {
+  const auto copy = [&](const auto& numbers, Index first) {
+    const auto write = [&]<class T>(T) {
+      T* next = reinterpret_cast<T*>(to);
+      for (Index r = 0; r < place.rows; ++r) {
+        for (Index c = 0; c < place.cols; ++c) {
+          *next++ = static_cast<T>(numbers[std::size_t(first + r * place.row_step + c * place.col_step)]);
+        }
+      }
+    };
+    if (dtype == dtype_name<bfloat16>) return write(bfloat16());
+    if (dtype == dtype_name<float16>) return write(float16());
+    write(float());
+  };
+  if (!from.coded) return with_floats(from, [&](const auto& numbers) { copy(numbers, place.first); });
+  const Index size = from.coded->front().rows() * from.coded->front().cols();
+  const QuantizedMatrix& matrix = (*from.coded)[std::size_t(place.first / size)];
+  std::vector<float> numbers(static_cast<std::size_t>(size));
+  for (Index r = 0; r < matrix.rows(); ++r)
+    matrix.decode(r, 0, matrix.cols(), &numbers[std::size_t(r * matrix.cols())]);
+  copy(numbers, place.first % size);
+}
+
+/// The number of llama.cpp's, of a score.
+inline std::uint32_t gating_of(const TopKOptions& options) {
+  switch (options.score) {
+    case Score::softmax:
+      return std::uint32_t(Gating::softmax);
+    case Score::sigmoid:
+      return std::uint32_t(Gating::sigmoid);
+    case Score::softmax_of_chosen:
+      return std::uint32_t(Gating::softmax_of_chosen);
+    case Score::sqrt_softplus:
+      return std::uint32_t(Gating::sqrt_softplus);
+    default:
+      return std::uint32_t(Gating::unsaid);
+  }
+}
+
+/// The limit of an activation that has one; 0 of one that has not.
+inline float limit_of(const HiddenActivation& hidden) {
+  if (!is_gated(hidden)) return 0;
+  return std::visit(
+      [](const auto& act) {
+        if constexpr (requires { act.limit; }) {
+          return float(act.limit);
+        } else {
+          return 0.0F;
+        }
+      },
+      std::get<AnyGatedActivation>(hidden).held());
+}
+
+inline bool same(const HiddenActivation& a, const HiddenActivation& b) {
+  if (a.index() != b.index() || limit_of(a) != limit_of(b)) return false;
+  return is_gated(a) ? std::get<AnyGatedActivation>(a).held().index() == std::get<AnyGatedActivation>(b).held().index()
+                     : std::get<AnyActivation>(a).held().index() == std::get<AnyActivation>(b).held().index();
+}
+
+/// But for what keeps sums from being 0, of which GGUF says nothing, the rounding of files, and two names of one thing.
+inline bool same(const RouterOptions& a, const RouterOptions& b) {
+  if (a.index() != b.index()) return false;
+  if (!std::holds_alternative<TopKOptions>(a))
+    return std::get<SparseMixerOptions>(a).top_k == std::get<SparseMixerOptions>(b).top_k;
+  const auto plain = [](TopKOptions options) {
+    options.epsilon = options.floor = 0;
+    options.scale = double(float(options.scale));  // as files have it
+    if (options.score == Score::softmax && options.renormalize && options.num_groups == 1) {
+      options.score = Score::softmax_of_chosen;
+      options.renormalize = false;
+    }
+    if (options.num_groups == 1) options.group_top = 1, options.rejected_groups = {};
+    return options;
+  };
+  return plain(std::get<TopKOptions>(a)) == plain(std::get<TopKOptions>(b));
+}
+
+/// What differs; empty if nothing does.
+inline std::string difference(const MoeShape& a, const MoeShape& b) {
+  if (a.d_model != b.d_model) return "d_model";
+  if (a.d_ff != b.d_ff) return "the width of experts";
+  if (a.num_experts != b.num_experts || a.num_zero_experts != b.num_zero_experts) return "the number of experts";
+  if (a.top_k != b.top_k) return "top_k";
+  if (a.d_latent != b.d_latent) return "the latent width";
+  if (a.d_ff_shared != b.d_ff_shared) return "the width of shared experts";
+  if (a.expert_bias != b.expert_bias) return "the experts' biases";
+  if (a.router_bias != b.router_bias) return "the router's bias";
+  if (a.selection_bias != b.selection_bias) return "the selection bias";
+  if (a.shared_gate != b.shared_gate) return "the gate of the shared expert";
+  if (!same(a.hidden, b.hidden) || (a.d_ff_shared > 0 && !same(a.hidden_shared, b.hidden_shared)))
+    return "the activation";
+  if (!same(a.router, b.router)) return "the router's options";
+  return "";
+}
+
+/// llama.cpp's architecture that has this model type's mathematics.
+/// @throws Error if there is none.
+inline const GgufArchitecture& gguf_row_for(const Config& config) {
+  const std::string type = config.text("model_type");
+  constexpr auto others =
+      std::to_array<std::pair<std::string_view, std::string_view>>({{"deepseek_v2", "deepseek2"},
+                                                                    {"kimi_k2", "deepseek2"},
+                                                                    {"glm4_moe_lite", "deepseek2"},
+                                                                    {"glm4v_moe_text", "glm4moe"},
+                                                                    {"granitemoe", "granitemoe"},
+                                                                    {"qwen3_omni_moe_text", "qwen3moe"}});
+  for (const GgufArchitecture& row : gguf_architectures) {
+    if (row.refused) continue;
+    if (row.model_type == type) return row;
+    for (const auto& [other, name] : others) {
+      if (other == type && row.name == name) return row;
+    }
+  }
+  fail(config.file(), ": llama.cpp has no architecture for model_type \"", type, "\" that is known here");
+}
+
+}  // namespace detail
+
+/// The tensors of a block as GGUF has them: "blk.3.ffn_up_exps.weight" (experts × d_ff × d_model) and so on, in memory
+/// of their own. Weights of 16 or 32 bits keep their type, coded ones become their numbers, and all else is F32. Code
+/// weights as you like, then save_gguf(). Of a model that is a GGUF file already, those of the file.
+/// @param layer  the number in their names; else the block's own
+/// @throws Error naming the parameter, if GGUF has no place for it.
+inline std::vector<Tensor> gguf_tensors(const Model& model, const std::string& block,
+                                        std::optional<Index> layer = std::nullopt) {
+  detail::check_block(model, block);
+  const Index number = layer.value_or(std::max<Index>(detail::layer_number(block), 0));
+  const Architecture& architecture = model.architecture();
+  const std::string stem = "blk." + std::to_string(number) + '.';
+  std::vector<Tensor> all;
+  if (detail::is_gguf(model.folder())) {
+    model.tensors().for_each_below(block + ".", [&](Tensor tensor) {
+      const std::string end = tensor.name.substr(block.size() + 1);
+      if (!end.starts_with("ffn_") && !end.starts_with("exp_probs_b")) return;
+      tensor.name = stem + end;
+      all.push_back(std::move(tensor));
+    });
+    return all;
+  }
+  const MoeShape shape = moe_shape(model.config(), architecture, detail::layer_number(block));
+  const std::shared_ptr<const Tensors> weights = model.weights(block);
+  const WeightTensors tensors(*weights, block, shape.num_experts);
+  const detail::BlockForm form(
+      tensors, model.config(), architecture,
+      detail::find_names(tensors, detail::expert_spellings, architecture.experts, architecture.gated), shape);
+  std::map<std::string, std::size_t> place_of;
+  std::vector<std::shared_ptr<std::byte[]>> memory;
+  for (const detail::StoredParameter& stored : form.list(shape.num_experts, shape.d_ff)) {
+    const detail::GgufPlace place = detail::gguf_place(stored.parameter, block);
+    const Tensor from = weights->at(stored.tensor);
+    const auto [found, is_new] = place_of.emplace(place.name, all.size());
+    if (is_new) {
+      std::vector<Index> its;
+      if (place.expert >= 0) its.push_back(shape.num_experts);
+      if (stored.rows > 1 || !place.name.ends_with("bias")) its.push_back(stored.rows);
+      if (place.name.ends_with(".scale") || (place.expert < 0 && place.name.ends_with(".bias"))) its.clear();
+      its.push_back(stored.cols);
+      Tensor tensor{.name = stem + place.name, .dtype = detail::gguf_dtype(place, from), .shape = its};
+      const auto bytes = std::size_t(element_count(tensor) * dtype_bits(tensor.dtype) / 8);
+      memory.emplace_back(new std::byte[bytes]);
+      tensor.bytes = {memory.back().get(), bytes};
+      tensor.owner = memory.back();
+      all.push_back(std::move(tensor));
+    }
+    const Tensor& to = all[found->second];
+    const auto part = std::size_t(stored.rows * stored.cols * dtype_bits(to.dtype) / 8);
+    detail::copy_numbers(from, stored,
+                         memory[found->second].get() + std::size_t(std::max<Index>(place.expert, 0)) * part, to.dtype);
+  }
+  return all;
+}
+
+/// The keys that say of a model's MoE blocks what its own config says.
+/// @param num_layers  of the whole model
+/// @throws Error if llama.cpp has no architecture for its model type.
+inline GgufMetadata gguf_metadata(const Model& model, Index num_layers) {
+  const auto& texts = model.tensors().metadata();
+  const auto own = texts.find("general.architecture");
+  const std::string name = detail::is_gguf(model.folder()) && own != texts.end()
+                               ? own->second
+                               : std::string(detail::gguf_row_for(model.config()).name);
+  const auto* const row = std::ranges::find(detail::gguf_architectures, name, &detail::GgufArchitecture::name);
+  const MoeShape& shape = model.shape();
+  GgufMetadata all = {{"general.architecture", gguf_value(name)}};
+  const auto add = [&](const char* key, const auto& value) { all.push_back({name + "." + key, gguf_value(value)}); };
+  const auto count = [&](const char* key, Index value) { add(key, std::uint32_t(value)); };
+  count("block_count", num_layers);
+  count("embedding_length", shape.d_model);
+  count("feed_forward_length", shape.d_ff);
+  count("expert_count", shape.num_experts);
+  count("expert_used_count", shape.top_k);
+  count("expert_feed_forward_length", shape.d_ff);
+  if (shape.d_ff_shared > 0) {
+    const bool divides = shape.d_ff_shared % shape.d_ff == 0;
+    const Index number = divides ? shape.d_ff_shared / shape.d_ff : 1;
+    count("expert_shared_count", number);
+    count("expert_shared_feed_forward_length", name == "bailingmoe2" ? shape.d_ff_shared / number : shape.d_ff_shared);
+  }
+  if (shape.d_latent > 0) count("moe_latent_size", shape.d_latent);
+  if (const Config& config = model.config(); !config.is_null("rms_norm_eps")) {
+    add("attention.layer_norm_rms_epsilon", float(config.number("rms_norm_eps")));
+  }
+  if (const auto* const top_k = std::get_if<TopKOptions>(&shape.router); top_k != nullptr && !row->own_router) {
+    const bool is_same = top_k->score == Score::softmax && row->gating == detail::Gating::softmax_of_chosen;
+    if (!is_same && row->gating_by_key) add("expert_gating_func", detail::gating_of(*top_k));
+    if (row->renormalize == detail::Renormalize::by_key) add("expert_weights_norm", top_k->renormalize);
+    if (top_k->scale != 1) add("expert_weights_scale", float(top_k->scale));
+    if (top_k->num_groups > 1) {
+      count("expert_group_count", top_k->num_groups);
+      count("expert_group_used_count", top_k->kept_groups);
+    }
+  }
+  if (const Architecture& its = model.architecture(); its.logit_cap != nullptr && its.logit_cap(model.config()) != 0) {
+    add("router_logit_softcapping", float(its.logit_cap(model.config())));
+  }
+  if (row->clamp == detail::Clamp::none) return all;
+  const auto add_limits = [&](const char* key, bool of_shared) {
+    std::vector<float> limits;
+    for (Index layer = 0; layer < num_layers; ++layer) {
+      const MoeShape its = moe_shape(model.config(), model.architecture(), layer);
+      limits.push_back(detail::limit_of(of_shared ? its.hidden_shared : its.hidden));
+    }
+    all.push_back({name + "." + key, gguf_list(limits)});
+  };
+  add_limits("swiglu_clamp_exp", false);
+  add_limits("swiglu_clamp_shexp", true);
+  return all;
+}
+
+/// Writes MoE blocks as a GGUF file that io::Model and gguf-py read.
+///
+///   std::vector<io::Tensor> tensors;
+///   for (const std::string& block : model.moe_blocks()) {
+///     for (io::Tensor& tensor : io::gguf_tensors(model, block)) tensors.push_back(…coded, or as it is…);
+///   }
+///   io::save_gguf("experts.gguf", model, tensors, {{"general.name", io::gguf_value("mine")}});
+///
+/// @param tensors  of blocks, named "blk.3.ffn_up_exps.weight" and so on, in types of ggml's
+/// @param more     keys to be there, too
+/// @throws Error if the file's keys and tensors would say something else than the model's config does (a router that
+///         llama.cpp's architecture has not, for example), or as write_gguf().
+inline void save_gguf(const std::filesystem::path& path, const Model& model, const std::vector<Tensor>& tensors,
+                      const GgufMetadata& more = {}) {
+  Index num_layers = 0;
+  for (const Tensor& tensor : tensors) num_layers = std::max(num_layers, detail::layer_number(tensor.name) + 1);
+  GgufFile file{gguf_metadata(model, num_layers), tensors};
+  file.metadata.insert(file.metadata.end(), more.begin(), more.end());
+  const std::string name = utf8(path);
+  const GgufModel written = translate_gguf(file, name);
+  const MoeShape shape = moe_shape(written.config, written.architecture, num_layers - 1);
+  const MoeShape expected = moe_shape(model.config(), model.architecture(), num_layers - 1);
+  if (const std::string what = detail::difference(shape, expected); !what.empty()) {
+    fail(name, ": GGUF's architecture \"", detail::row_of(file.metadata, name).name, "\" cannot say ", what,
+         " of model_type \"", model.config().text("model_type"), "\"");
+  }
+  write_gguf(path, file.metadata, file.tensors);
+}
+
+}  // namespace moe::inline MOE_TARGET::io
