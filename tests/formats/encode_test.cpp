@@ -20,7 +20,8 @@ namespace {
 using moe::Index;
 
 const moe::io::Tensors& stored() {
-  static const auto tensors = moe::io::Tensors::open(std::filesystem::path(MOE_SOURCE_DIR) / "tests/real_quant/quantise.safetensors");
+  static const auto tensors =
+      moe::io::Tensors::open(std::filesystem::path(MOE_SOURCE_DIR) / "tests/real_quant/quantise.safetensors");
   return tensors;
 }
 
@@ -109,8 +110,8 @@ void expect_fp8(const std::string& matrix, Index block_rows, Index block_cols, c
   for (Index m = 0; m < std::ssize(numbers); m += rows * cols)
     for (Index r = 0; r < rows; r += block_rows)
       for (Index c = 0; c < cols; c += block_cols)
-        scales.push_back(moe::encoding::encode_fp8(&numbers[std::size_t(m + r * cols + c)], block_rows, block_cols, cols,
-                                                   &codes[std::size_t(m + r * cols + c)]));
+        scales.push_back(moe::encoding::encode_fp8(&numbers[std::size_t(m + r * cols + c)], block_rows, block_cols,
+                                                   cols, &codes[std::size_t(m + r * cols + c)]));
   const std::string name = "transformers_fp8." + matrix + "." + scheme;
   EXPECT_EQ(difference(name + ".weight", codes), "") << name;
   EXPECT_EQ(difference(name + ".weight_scale_inv", scales), "") << name;
@@ -186,7 +187,8 @@ void expect_no_more_error(const std::string& type) {
     const auto tensor = stored().at(name + "." + type + ".bytes");
     const double reference = relative_error(type, moe::io::as<std::uint8_t>(tensor), matrix);
     const double ours = relative_error(type, encoded<Block>(matrix), matrix);
-    std::printf("%-12s %s  ours %.6f  ggml %.6f  %.3f\n", name.c_str(), type.c_str(), ours, reference, ours / reference);
+    std::printf("%-12s %s  ours %.6f  ggml %.6f  %.3f\n", name.c_str(), type.c_str(), ours, reference,
+                ours / reference);
     EXPECT_LE(ours, reference) << name << " " << type;
   }
 }

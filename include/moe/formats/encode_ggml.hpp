@@ -39,7 +39,9 @@ inline Index peak(const float* x, Index count) {
 }
 
 /// ⌊x⌋ within 0 … last.
-inline std::uint8_t floor_within(float x, int last) { return std::uint8_t(x < float(last) ? (x > 0 ? int(x) : 0) : last); }
+inline std::uint8_t floor_within(float x, int last) {
+  return std::uint8_t(x < float(last) ? (x > 0 ? int(x) : 0) : last);
+}
 
 inline void write_half(std::byte* to, float x) {
   const std::uint16_t half = to_half(x);

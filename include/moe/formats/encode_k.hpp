@@ -101,7 +101,8 @@ struct ScaleAndMinimum {
   float scale = 0, minimum = 0;  // x = scale · code − minimum
 };
 
-/// A block whose numbers are scale · code − minimum, in parts of n: block scale · its scale, block minimum · its minimum.
+/// A block whose numbers are scale · code − minimum, in parts of n: block scale · its scale, block minimum · its
+/// minimum.
 template <int n, int last_code, int last_scale>
 struct BlockWithMinima {
   static constexpr int parts = 256 / n;
@@ -404,8 +405,7 @@ struct Encoder<Q3_K> {
     const auto s = [&](std::size_t p) { return unsigned(its.scales[p] + 32); };
     for (std::size_t p = 0; p < 8; ++p) block[96 + p] = std::byte((s(p) & 15U) | (s(p + 8) & 15U) << 4);
     for (std::size_t p = 0; p < 4; ++p) {
-      block[104 + p] =
-          std::byte(s(p) >> 4 | (s(p + 4) >> 4) << 2 | (s(p + 8) >> 4) << 4 | (s(p + 12) >> 4) << 6);
+      block[104 + p] = std::byte(s(p) >> 4 | (s(p + 4) >> 4) << 2 | (s(p + 8) >> 4) << 4 | (s(p + 12) >> 4) << 6);
     }
     encoding::write_half_of(block + 108, its.scale);
   }

@@ -103,18 +103,16 @@ inline float from_e4m3(std::uint8_t code) {
   return (code & 0x80U) != 0 ? -number : number;
 }
 
-/// E2M1 of ±0, 0.5, 1, 1.5, 2, 3, 4, 6: to nearest, ties to even codes; beyond ±6, that. -0 is 0, and what is rounded to
-/// zero keeps its sign (compressed-tensors).
+/// E2M1 of ±0, 0.5, 1, 1.5, 2, 3, 4, 6: to nearest, ties to even codes; beyond ±6, that. -0 is 0, and what is rounded
+/// to zero keeps its sign (compressed-tensors).
 inline std::uint8_t to_e2m1(float x) {
   const float magnitude = std::fabs(x);
-  const int code = int(magnitude > 0.25F) + int(magnitude >= 0.75F) + int(magnitude > 1.25F) +
-                   int(magnitude >= 1.75F) + int(magnitude > 2.5F) + int(magnitude >= 3.5F) + int(magnitude > 5);
+  const int code = int(magnitude > 0.25F) + int(magnitude >= 0.75F) + int(magnitude > 1.25F) + int(magnitude >= 1.75F) +
+                   int(magnitude > 2.5F) + int(magnitude >= 3.5F) + int(magnitude > 5);
   return std::uint8_t(code | (x < 0 ? 8 : 0));
 }
 
 /// 2^(code − 127), of any code: 0 is 2^-127, 255 is 2^128, which is infinite in float.
-inline float power_of_two(int code) {
-  return code == 0 ? 0x1p-127F : std::bit_cast<float>(std::uint32_t(code) << 23);
-}
+inline float power_of_two(int code) { return code == 0 ? 0x1p-127F : std::bit_cast<float>(std::uint32_t(code) << 23); }
 
 }  // namespace moe::inline MOE_TARGET::encoding
