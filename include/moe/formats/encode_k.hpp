@@ -105,7 +105,7 @@ struct ScaleAndMinimum {
 /// minimum.
 template <int n, int last_code, int last_scale>
 struct BlockWithMinima {
-  static constexpr int parts = 256 / n;
+  static constexpr std::size_t parts = 256 / n;
 
   float scale = 0, minimum = 0;  // of the block, rounded to float16
   std::array<std::uint8_t, parts> scales{}, minima{};
@@ -115,7 +115,7 @@ struct BlockWithMinima {
   static BlockWithMinima of(const float* x, const float* w) {
     std::array<ScaleAndMinimum, parts> fitted;
     ScaleAndMinimum block;
-    for (int p = 0; p < parts; ++p) {
+    for (std::size_t p = 0; p < parts; ++p) {
       fitted[p] = fit(x + p * n, w + p * n);
       block.scale = std::max(block.scale, fitted[p].scale / last_scale);
       block.minimum = std::max(block.minimum, fitted[p].minimum / last_scale);
@@ -143,8 +143,8 @@ struct BlockWithMinima {
     if (!(highest > lowest)) return best;
     float least = std::numeric_limits<float>::infinity();
     float code[n];
-    const auto attempt = [&](float minimum, float inverse) {
-      find_codes<n>(x, minimum, inverse, 0, last_code, code);
+    const auto attempt = [&](float shift, float inverse) {
+      find_codes<n>(x, shift, inverse, 0, last_code, code);
       const ScaleAndMinimum now = least_squares(moments<n>(x, w, code));
       const float error = squared_error<n>(x, w, code, now.scale, now.minimum);
       if (!(error < least)) return;
@@ -163,9 +163,9 @@ struct BlockWithMinima {
   static ScaleAndMinimum least_squares(const Moments& m) {
     const double determinant = difference_of_products(m.w, m.code_code, m.code, m.code);
     if (determinant > 0) {
-      const double scale = difference_of_products(m.w, m.code_x, m.x, m.code) / determinant;
-      const double minimum = difference_of_products(m.code, m.code_x, m.code_code, m.x) / determinant;
-      if (scale > 0 && minimum >= 0) return {float(scale), float(minimum)};
+      const double a = difference_of_products(m.w, m.code_x, m.x, m.code) / determinant;
+      const double b = difference_of_products(m.code, m.code_x, m.code_code, m.x) / determinant;
+      if (a > 0 && b >= 0) return {float(a), float(b)};
     }
     return {m.code_code > 0 && m.code_x > 0 ? float(m.code_x / m.code_code) : 0.0F, 0};
   }
@@ -179,7 +179,7 @@ struct BlockWithMinima {
     minimum = rounded_to_half(block.minimum);
     float total = 0;
     double ss = 0, sm = 0, mm = 0, sx = 0, mx = 0;  // of scale · code and minimum
-    for (int p = 0; p < parts; ++p) {
+    for (std::size_t p = 0; p < parts; ++p) {
       const float *const its_x = x + p * n, *const its_w = w + p * n;
       const int s = nearest(fitted[p].scale, scale), m = nearest(fitted[p].minimum, minimum);
       float least = std::numeric_limits<float>::infinity(), code[n], best[n] = {};
@@ -196,7 +196,7 @@ struct BlockWithMinima {
         }
       }
       total += least;
-      for (int i = 0; i < n; ++i) codes[std::size_t(p * n + i)] = std::uint8_t(best[i]);
+      for (int i = 0; i < n; ++i) codes[p * n + std::size_t(i)] = std::uint8_t(best[i]);
       const Moments its = moments<n>(its_x, its_w, best);
       const double its_scale = scales[p], its_minimum = minima[p];
       ss += product(its_scale * its_scale, its.code_code);
@@ -228,7 +228,8 @@ struct BlockWithMinima {
 /// @tparam half_codes, half_scales  codes are −half … half − 1
 template <int half_codes, int half_scales>
 struct BlockOfScales {
-  static constexpr int n = 16, parts = 16;
+  static constexpr int n = 16;
+  static constexpr std::size_t parts = 16;
 
   float scale = 0;  // of the block, rounded to float16
   std::array<std::int8_t, parts> scales{};
@@ -238,7 +239,7 @@ struct BlockOfScales {
   static BlockOfScales of(const float* x, const float* w) {
     std::array<float, parts> fitted;
     float peak = 0;
-    for (int p = 0; p < parts; ++p) {
+    for (std::size_t p = 0; p < parts; ++p) {
       fitted[p] = fit(x + p * n, w + p * n);
       if (std::fabs(fitted[p]) > std::fabs(peak)) peak = fitted[p];
     }
@@ -271,11 +272,11 @@ struct BlockOfScales {
       if (inverse == 0) return;
       find_codes<n>(x, 0, inverse, -half_codes, half_codes - 1, code);
       const Moments its = moments<n>(x, w, code);
-      const float scale = its.code_code > 0 ? float(its.code_x / its.code_code) : 0.0F;
-      const float error = squared_error<n>(x, w, code, scale, 0);
+      const float now = its.code_code > 0 ? float(its.code_x / its.code_code) : 0.0F;
+      const float error = squared_error<n>(x, w, code, now, 0);
       if (!(error < least)) return;
       least = error;
-      best = scale;
+      best = now;
     };
     constexpr int steps = 16;
     for (int step = 0; step <= steps; ++step) {
@@ -295,7 +296,7 @@ struct BlockOfScales {
     const float inverse = reciprocal(scale);
     float total = 0;
     double ss = 0, sx = 0;
-    for (int p = 0; p < parts; ++p) {
+    for (std::size_t p = 0; p < parts; ++p) {
       const float *const its_x = x + p * n, *const its_w = w + p * n;
       const float place = std::clamp(product(fitted[p], inverse), float(-half_scales), float(half_scales - 1));
       const int s = round_away(place);
@@ -310,7 +311,7 @@ struct BlockOfScales {
         std::copy(code, code + n, best);
       }
       total += least;
-      for (int i = 0; i < n; ++i) codes[std::size_t(p * n + i)] = std::int8_t(best[i]);
+      for (int i = 0; i < n; ++i) codes[p * n + std::size_t(i)] = std::int8_t(best[i]);
       const Moments its = moments<n>(its_x, its_w, best);
       ss += product(double(scales[p]) * scales[p], its.code_code);
       sx += product(double(scales[p]), its.code_x);
