@@ -15,19 +15,11 @@
 #include "moe/core/types.hpp"
 #include "moe/formats/encode.hpp"
 #include "moe/formats/encode_number.hpp"
+#include "moe/formats/ggml_legacy.hpp"
+#include "moe/formats/ggml_lookup.hpp"
+#include "moe/formats/ggml_tiny.hpp"
 
 namespace moe::inline MOE_TARGET {
-
-struct Q8_0;
-struct Q4_0;
-struct Q4_1;
-struct Q5_0;
-struct Q5_1;
-struct GgmlMxfp4;
-struct GgmlNvfp4;
-struct TQ1_0;
-struct TQ2_0;
-struct IQ4_NL;
 
 namespace encoding {
 

@@ -16,14 +16,9 @@
 #include "moe/core/types.hpp"
 #include "moe/formats/encode.hpp"
 #include "moe/formats/encode_number.hpp"
+#include "moe/formats/ggml_k.hpp"
 
 namespace moe::inline MOE_TARGET {
-
-struct Q2_K;
-struct Q3_K;
-struct Q4_K;
-struct Q5_K;
-struct Q6_K;
 
 namespace encoding {
 

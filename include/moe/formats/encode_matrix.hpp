@@ -13,10 +13,15 @@
 #include <vector>
 
 #include "moe/core/check.hpp"
+#include "moe/core/quantized.hpp"
 #include "moe/core/types.hpp"
 #include "moe/formats/encode.hpp"
 #include "moe/formats/encode_number.hpp"
 #include "moe/formats/encode_safetensors.hpp"
+#include "moe/formats/fp8.hpp"
+#include "moe/formats/integers.hpp"
+#include "moe/formats/mx.hpp"
+#include "moe/formats/nvfp4.hpp"
 #include "moe/runtime/executors/serial.hpp"
 #include "moe/runtime/workers.hpp"
 
@@ -33,6 +38,12 @@ struct CodedMatrix {
 struct BlockFp8 {
   static constexpr const char* name = "FP8";
   static constexpr Index rows = 128, cols = 128;  // that are coded together
+
+  /// How they are read, of weights that were W.
+  template <class W>
+  static const NumberFormat& format() {
+    return fp8<float>;
+  }
 };
 
 /// INT4 as compressed-tensors writes it, "pack-quantized": a scale of the weights' type for `group` numbers of a row.
@@ -40,12 +51,22 @@ template <Index group>
 struct GroupInt4 {
   static constexpr const char* name = "INT4";
   static constexpr Index rows = 1, cols = group;
+
+  template <class W>
+  static const NumberFormat& format() {
+    return packed_integers<4, W, W>;
+  }
 };
 
 /// MXFP4 as compressed-tensors writes it, "mxfp4-pack-quantized": an exponent for 32 numbers of a row.
 struct GroupMxfp4 {
   static constexpr const char* name = "MXFP4";
   static constexpr Index rows = 1, cols = 32;
+
+  template <class W>
+  static const NumberFormat& format() {
+    return mxfp4;
+  }
 };
 
 /// NVFP4 as compressed-tensors writes it, "nvfp4-pack-quantized": an E4M3 scale for 16 numbers of a row, divided by the
@@ -53,6 +74,11 @@ struct GroupMxfp4 {
 struct GroupNvfp4 {
   static constexpr const char* name = "NVFP4";
   static constexpr Index rows = 1, cols = 16;
+
+  template <class W>
+  static const NumberFormat& format() {
+    return nvfp4<GlobalScale::divides, bfloat16>;
+  }
 };
 
 /// How numbers in a band of T::rows rows, or one, are coded.
@@ -138,6 +164,27 @@ struct Coder<GroupNvfp4> {
   static Index row_bytes(Index num_cols) { return num_cols / 2; }
 };
 
+/// Bytes of a scale of T, of weights that were W.
+template <class T, class W>
+inline constexpr Index scale_bytes = Coder<T>::scale_bytes < 0 ? Index(sizeof(W)) : Coder<T>::scale_bytes;
+
+/// A coded matrix where it lies: it looks at `coded`.
+template <class T, class W>
+QuantizedMatrix matrix_of(const CodedMatrix& coded) {
+  using Its = Coder<T>;
+  const NumberFormat* format = nullptr;
+  if constexpr (requires { Encoder<T>::numbers; }) {
+    format = &block_format<T>;
+  } else {
+    format = &T::template format<W>();
+  }
+  BytePlane scales;
+  if (!coded.scales.empty()) {
+    scales = {coded.scales.data(), coded.cols / Its::cols * scale_bytes<T, W>, Its::rows, Its::cols};
+  }
+  return {*format, coded.rows, coded.cols, {coded.codes.data(), Its::row_bytes(coded.cols)}, scales, {}, coded.factor};
+}
+
 /// Whether a matrix of this shape can be coded: rows and columns are whole blocks.
 template <class T>
 bool divides(Index rows, Index cols) {
@@ -168,10 +215,9 @@ CodedMatrix encode_matrix(const WeightMap<W>& w, std::span<const float> importan
                   ", expected a finite number that is not negative");
     }
   }
-  constexpr Index scale_bytes = Its::scale_bytes < 0 ? Index(sizeof(W)) : Its::scale_bytes;
   const Index bands = w.rows() / Its::rows;
   CodedMatrix to{w.rows(), w.cols(), std::vector<std::byte>(std::size_t(w.rows() * Its::row_bytes(w.cols()))),
-                 std::vector<std::byte>(std::size_t(bands * (w.cols() / Its::cols) * scale_bytes))};
+                 std::vector<std::byte>(std::size_t(bands * (w.cols() / Its::cols) * scale_bytes<T, W>))};
   if constexpr (std::is_same_v<T, GroupNvfp4>) {
     float largest = 0;
     for (Index r = 0; r < w.rows(); ++r)

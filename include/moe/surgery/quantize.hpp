@@ -75,24 +75,12 @@ void record_importance(const MoeLayer<R, FfnBank<W, Act>>& layer, const ConstMat
 
 namespace detail {
 
-/// The number format of T, for weights that were W: a block's, or the one that T names.
-template <class T, class W>
-const NumberFormat& format_of() {
-  if constexpr (requires { Encoder<T>::numbers; }) {
-    return block_format<T>;
-  } else {
-    return T::template format<W>();
-  }
-}
-
 /// A stack and the bytes that it looks at.
 template <class T, class W>
 WeightStack<Quantized> quantize_stack(const WeightStack<W>& stack, const std::vector<ExpertImportance>& importance,
                                       std::vector<float> ExpertImportance::* columns, const std::string& name,
                                       ExecutorRef executor) {
   if (stack.num_experts() == 0) return WeightStack<Quantized>(0, stack.rows(), stack.cols());
-  using Its = Coder<T>;
-  constexpr Index scale_bytes = Its::scale_bytes < 0 ? Index(sizeof(W)) : Its::scale_bytes;
   const auto memory = std::make_shared<std::vector<CodedMatrix>>();
   std::vector<QuantizedMatrix> experts;
   std::vector<float> row(std::size_t(stack.cols()));
@@ -101,11 +89,7 @@ WeightStack<Quantized> quantize_stack(const WeightStack<W>& stack, const std::ve
     const std::span<const float> counts =
         importance.empty() ? std::span<const float>() : importance[std::size_t(e)].*columns;
     memory->push_back(encode_matrix<T, W>(stack[e], counts, who, executor));
-    const CodedMatrix& coded = memory->back();
-    const BytePlane scales{coded.scales.data(), stack.cols() / Its::cols * scale_bytes, Its::rows, Its::cols};
-    experts.emplace_back(format_of<T, W>(), stack.rows(), stack.cols(),
-                         BytePlane{coded.codes.data(), Its::row_bytes(stack.cols())},
-                         coded.scales.empty() ? BytePlane{} : scales, BytePlane{}, coded.factor);
+    experts.push_back(matrix_of<T, W>(memory->back()));
     for (Index r = 0; r < stack.rows(); ++r) {
       experts.back().decode(r, 0, stack.cols(), row.data());
       for (Index c = 0; c < stack.cols(); ++c) {
