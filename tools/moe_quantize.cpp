@@ -18,9 +18,11 @@ namespace {
 
 constexpr const char* usage =
     "moe_quantize IN OUT --type TYPE [--all-linears] [--keep PART]… [--overwrite] [--json]\n"
-    "  Writes the model of folder IN (config.json beside *.safetensors, F32, BF16 or F16) to OUT, its experts in TYPE and\n"
+    "  Writes the model of folder IN (config.json beside *.safetensors, F32, BF16 or F16) to OUT, its experts in TYPE "
+    "and\n"
     "  all other tensors as they are.\n"
-    "  --type TYPE     fp8 (128 x 128 blocks, as transformers), int4_g32, int4_g128, mxfp4, nvfp4 (as compressed-tensors)\n"
+    "  --type TYPE     fp8 (128 x 128 blocks, as transformers), int4_g32, int4_g128, mxfp4, nvfp4 (as "
+    "compressed-tensors)\n"
     "  --all-linears   attention and dense FFNs as well; never embeddings, the head, norms, routers\n"
     "  --keep PART     modules with PART in their name stay as they are\n"
     "  --overwrite     OUT may be a model's folder, which is replaced with all that is in it\n"
@@ -84,10 +86,11 @@ std::string report_of(const moe::io::ModelQuantization& done, const std::string&
     return all.dump(2) + "\n";
   }
   char text[500];
-  std::snprintf(text, sizeof text,
-                "%zu matrices in %s: %.3f GB, of %.3f; weights are off by %.3g of their norm on average, by %.3g at worst\n",
-                done.tensors.size(), type.c_str(), double(done.bytes_after) * 1e-9, double(done.bytes_before) * 1e-9, mean,
-                worst);
+  std::snprintf(
+      text, sizeof text,
+      "%zu matrices in %s: %.3f GB, of %.3f; weights are off by %.3g of their norm on average, by %.3g at worst\n",
+      done.tensors.size(), type.c_str(), double(done.bytes_after) * 1e-9, double(done.bytes_before) * 1e-9, mean,
+      worst);
   std::string report = text + ("  worst: " + worst_name + "\n");
   for (const auto& [name, reason] : done.kept) report += "  stays: " + name + ": " + reason + "\n";
   return report;
@@ -112,11 +115,13 @@ int main(int argc, char** argv) try {
       return std::fputs(usage, stdout) < 0 ? 2 : 0;
     } else if (argument == "--type") {
       const char* const type = value();
-      if (type == nullptr) return complain("--type is the last word, expected one of " + moe::io::quantized_folder_types());
+      if (type == nullptr)
+        return complain("--type is the last word, expected one of " + moe::io::quantized_folder_types());
       options.type = type;
     } else if (argument == "--keep") {
       const char* const part = value();
-      if (part == nullptr || *part == '\0') return complain("--keep is followed by nothing, expected part of a module's name");
+      if (part == nullptr || *part == '\0')
+        return complain("--keep is followed by nothing, expected part of a module's name");
       options.keep.emplace_back(part);
     } else if (argument == "--all-linears") {
       options.all_linears = true;
@@ -135,12 +140,7 @@ int main(int argc, char** argv) try {
   if (options.type.empty()) return complain("no --type, expected one of " + moe::io::quantized_folder_types());
   ProgressLine progress;
   options.progress = [&](const moe::io::QuantizeProgress& now) { progress(now); };
-#if defined(_OPENMP)
-  const moe::OpenMp executor;
-#else
-  const moe::Serial executor;
-#endif
-  const auto done = moe::io::quantize_model(folders[0], folders[1], options, executor);
+  const auto done = moe::io::quantize_model(folders[0], folders[1], options, moe::OpenMp());
   const std::string report = report_of(done, folders[1], options.type, json);
   if (std::fputs(report.c_str(), stdout) < 0 || std::fflush(stdout) != 0) {
     return complain("standard output cannot be written");

@@ -58,9 +58,9 @@ struct QuantizedTensor {
 
 /// What became of a model.
 struct ModelQuantization {
-  std::vector<QuantizedTensor> tensors;                     // quantised
-  std::vector<std::pair<std::string, std::string>> kept;    // and of which it was wanted, but: the reason
-  std::size_t bytes_before = 0, bytes_after = 0;            // of all tensors
+  std::vector<QuantizedTensor> tensors;                   // quantised
+  std::vector<std::pair<std::string, std::string>> kept;  // and of which it was wanted, but: the reason
+  std::size_t bytes_before = 0, bytes_after = 0;          // of all tensors
 };
 
 namespace detail {
@@ -240,9 +240,8 @@ class SafetensorsInTurn {
     if (!stream_) fail(utf8(path_), ": cannot be written: ", last_error().message());
     std::vector<const Tensor*> order;
     for (const Tensor& tensor : tensors) order.push_back(&tensor);
-    std::ranges::sort(order, {}, [](const Tensor* t) {
-      return std::pair(-dtype_bits(t->dtype), std::string_view(t->name));
-    });
+    std::ranges::sort(order, {},
+                      [](const Tensor* t) { return std::pair(-dtype_bits(t->dtype), std::string_view(t->name)); });
     nlohmann::json header = nlohmann::json::object();
     if (!metadata.empty()) header[metadata_key] = metadata;
     std::size_t begin = 0;
@@ -321,10 +320,12 @@ inline QuantizePlan plan_quantization(const Tensors& tensors, const QuantizeMode
     const bool linear = is_linear(tensor.name) && tensor.shape.size() == 2;
     const bool of_experts = is_of_experts(tensor.name);
     const bool fused = of_experts && tensor.shape.size() == 3;
-    const std::string module = tensor.name.ends_with(".weight") ? tensor.name.substr(0, tensor.name.size() - 7) : tensor.name;
+    const std::string module =
+        tensor.name.ends_with(".weight") ? tensor.name.substr(0, tensor.name.size() - 7) : tensor.name;
     const bool wanted = fused || (linear && (of_experts || options.all_linears));
     std::string reason;
-    if (wanted && std::ranges::any_of(options.keep, [&](const auto& part) { return module.find(part) != module.npos; })) {
+    if (wanted &&
+        std::ranges::any_of(options.keep, [&](const auto& part) { return module.find(part) != module.npos; })) {
       reason = "asked to stay";
     } else if (wanted) {
       if (!is_float) {
@@ -332,8 +333,9 @@ inline QuantizePlan plan_quantization(const Tensors& tensors, const QuantizeMode
              ", expected F32, BF16 or F16: what is quantised already is not quantised again");
       }
       if (fused && coding.refuses) {
-        fail(to_string(tensor), " has shape ", to_string(tensor.shape), ", all experts at once, expected a tensor for each: ",
-             coding.type, " has no form for them; save the model with names of the hub first");
+        fail(to_string(tensor), " has shape ", to_string(tensor.shape),
+             ", all experts at once, expected a tensor for each: ", coding.type,
+             " has no form for them; save the model with names of the hub first");
       }
       const Index rows = tensor.shape[tensor.shape.size() - 2], cols = tensor.shape.back();
       if (tensor.bytes.empty()) {
@@ -359,7 +361,8 @@ inline QuantizePlan plan_quantization(const Tensors& tensors, const QuantizeMode
   });
   if (plan.become.empty()) {
     fail("no tensor is a weight of experts", options.all_linears ? " or of another linear module" : "",
-         " that could be ", options.type, report.kept.empty() ? "" : ": of \"" + report.kept[0].first + "\" " + report.kept[0].second);
+         " that could be ", options.type,
+         report.kept.empty() ? "" : ": of \"" + report.kept[0].first + "\" " + report.kept[0].second);
   }
   return plan;
 }
@@ -384,18 +387,21 @@ inline std::pair<double, double> squared_norms(const Tensor& tensor, Index matri
 /// Names of the types that quantize_model() writes: "fp8, int4_g32, …".
 inline std::string quantized_folder_types() {
   std::string list;
-  for (const detail::FolderCoding& coding : detail::folder_codings) list += std::string(list.empty() ? "" : ", ") + coding.type;
+  for (const detail::FolderCoding& coding : detail::folder_codings)
+    list += std::string(list.empty() ? "" : ", ") + coding.type;
   return list;
 }
 
 /// Writes a model as its folder has it, file by file, but for weights of experts (or all linear modules): these become
 /// `type`, under the names that transformers ("fp8") and compressed-tensors (the others) give them, with the bits that
-/// these would have. config.json says so, and names every module that stays. Memory: one matrix, and what is made of it.
+/// these would have. config.json says so, and names every module that stays. Memory: one matrix, and what is made of
+/// it.
 ///
 /// Nothing is half written: the folder appears when all is in it.
-/// @throws Error naming the tensor and both sizes, if a row is no multiple of the block of a compressed-tensors type (in
-///         fp8 such a matrix stays as it is, as with transformers); if the model is quantised already, or has no experts;
-///         if a number is not finite; if `out` is there; if it cannot be written. Then all is as it was.
+/// @throws Error naming the tensor and both sizes, if a row is no multiple of the block of a compressed-tensors type
+/// (in
+///         fp8 such a matrix stays as it is, as with transformers); if the model is quantised already, or has no
+///         experts; if a number is not finite; if `out` is there; if it cannot be written. Then all is as it was.
 inline ModelQuantization quantize_model(const std::filesystem::path& in, const std::filesystem::path& out,
                                         const QuantizeModelOptions& options = {}, ExecutorRef executor = Serial{}) {
   ModelQuantization report;
@@ -411,7 +417,8 @@ inline ModelQuantization quantize_model(const std::filesystem::path& in, const s
   const detail::QuantizePlan plan = detail::plan_quantization(tensors, options, report);
   settings.settings["quantization_config"] = plan.coding->config(plan.kept_modules);
   std::size_t done = 0;
-  const auto write_file = [&](const std::filesystem::path& to, const std::vector<std::string>& names, std::map<std::string, std::string>& shard_of) {
+  const auto write_file = [&](const std::filesystem::path& to, const std::vector<std::string>& names,
+                              std::map<std::string, std::string>& shard_of) {
     std::vector<Tensor> all;
     for (const std::string& name : names) {
       if (const auto found = plan.become.find(name); found != plan.become.end()) {
@@ -458,7 +465,8 @@ inline ModelQuantization quantize_model(const std::filesystem::path& in, const s
     settings.write(folder / "config.json");
     std::map<std::string, std::string> shard_of;
     for (const auto& [file, names] : plan.tensors_of) {
-      write_file(folder / std::filesystem::path(reinterpret_cast<const char8_t*>(file.c_str())).filename(), names, shard_of);
+      write_file(folder / std::filesystem::path(reinterpret_cast<const char8_t*>(file.c_str())).filename(), names,
+                 shard_of);
     }
     if (plan.tensors_of.size() > 1) write_index(folder, shard_of, report.bytes_after);
   });
