@@ -1,7 +1,8 @@
-/// @file  The door to surgery: a layer made of another one, upcycled, merged or pruned, and how much that changed.
+/// @file  The door to surgery: a layer made of another one, upcycled, merged, pruned or quantised, and how much that changed.
 #pragma once
 
 #include "moe/surgery/change_report.hpp"
 #include "moe/surgery/merge.hpp"
 #include "moe/surgery/prune.hpp"
+#include "moe/surgery/quantize.hpp"
 #include "moe/surgery/upcycle.hpp"

@@ -1,0 +1,268 @@
+/// @file  Folders of models whose experts are quantised: what is in them, and what is refused.
+#include <moe/io/quantize_model.hpp>
+#include <moe/io/quantized_tensors.hpp>
+#include <moe/models/random.hpp>
+#include <moe/runtime/executors/openmp.hpp>
+
+#include <cmath>
+#include <cstddef>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "errors.hpp"
+#include "temporary_folder.hpp"
+
+namespace {
+
+namespace fs = std::filesystem;
+using namespace moe;
+using io::Tensor, io::Tensors, io::quantize_model;
+using test::TemporaryFolder;
+
+/// A model of one layer with two experts, its numbers random, in one file or two.
+struct SmallModel {
+  Index d = 128, ff = 256;
+  std::string dtype = "BF16";
+  bool sharded = false, fused = false;
+  unsigned seed = 1;
+  nlohmann::json config = {{"model_type", "qwen3_moe"}, {"num_local_experts", 2}};
+  float first_number = 0.5F;  // of the first expert's gate
+
+  void write(const fs::path& folder) const {
+    fs::create_directories(folder);
+    std::ofstream(folder / "config.json") << config.dump(2);
+    std::ofstream(folder / "tokenizer.json") << "{}";
+    std::vector<std::vector<std::byte>> memory;
+    std::vector<Tensor> tensors;
+    unsigned next = seed;
+    const auto add = [&](const std::string& name, std::vector<Index> shape, float first = 0) {
+      const Index cols = shape.back();
+      Index rows = 1;
+      for (std::size_t i = 0; i + 1 < shape.size(); ++i) rows *= shape[i];
+      Weight<float> numbers = random_weight<float>(rows, cols, ++next);
+      if (first != 0) numbers(0, 0) = first;
+      const auto keep = [&](const auto& its) {
+        const auto* const bytes = reinterpret_cast<const std::byte*>(its.data());
+        memory.emplace_back(bytes, bytes + std::size_t(its.size()) * sizeof its(0, 0));
+      };
+      if (dtype == "BF16") keep(Weight<bfloat16>(numbers.cast<bfloat16>()));
+      if (dtype == "F16") keep(Weight<float16>(numbers.cast<float16>()));
+      if (dtype == "F32") keep(numbers);
+      tensors.push_back({.name = name, .dtype = dtype, .shape = std::move(shape), .bytes = memory.back()});
+    };
+    const std::string layer = "model.layers.0.";
+    if (fused) {
+      add(layer + "mlp.experts.gate_up_proj", {2, 2 * ff, d});
+      add(layer + "mlp.experts.down_proj", {2, d, ff});
+    }
+    for (int e = 0; e < 2 && !fused; ++e) {
+      const std::string expert = layer + "mlp.experts." + std::to_string(e) + ".";
+      add(expert + "gate_proj.weight", {ff, d}, e == 0 ? first_number : 0);
+      add(expert + "up_proj.weight", {ff, d});
+      add(expert + "down_proj.weight", {d, ff});
+    }
+    add(layer + "mlp.gate.weight", {2, d});
+    add(layer + "self_attn.q_proj.weight", {128, d});
+    add(layer + "input_layernorm.weight", {d});
+    add("model.embed_tokens.weight", {32, d});
+    add("lm_head.weight", {32, d});
+    if (!sharded) return io::write_safetensors(folder / "model.safetensors", tensors, {{"format", "pt"}});
+    std::map<std::string, std::string> shard_of;
+    const auto shard = [&](const char* name, std::size_t first, std::size_t last) {
+      const std::vector<Tensor> some(tensors.begin() + std::ptrdiff_t(first), tensors.begin() + std::ptrdiff_t(last));
+      for (const Tensor& tensor : some) shard_of[tensor.name] = name;
+      io::write_safetensors(folder / name, some, {{"format", "pt"}});
+    };
+    shard("model-00001-of-00002.safetensors", 0, 4);
+    shard("model-00002-of-00002.safetensors", 4, tensors.size());
+    io::write_index(folder, shard_of, 0);
+  }
+};
+
+nlohmann::json json_of(const fs::path& file) { return nlohmann::json::parse(std::ifstream(file)); }
+
+/// The numbers that a matrix has once coded as T.
+template <class T, class W>
+Weight<float> coded(const Tensor& tensor) {
+  const auto numbers = io::as<W>(tensor);
+  const WeightMap<W> map(numbers.data(), tensor.shape[0], tensor.shape[1], Eigen::OuterStride<>(tensor.shape[1]));
+  return dequantized(matrix_of<T, W>(encode_matrix<T, W>(map)));
+}
+
+/// Each expert's matrix is read back as config.json promises, and is what encode_matrix() makes of it; all else is as
+/// it was.
+template <class T, class W>
+void expect_quantized(const SmallModel& model, const std::string& type) {
+  const TemporaryFolder temporary("quantize_" + type + model.dtype);
+  const fs::path in = temporary.path / "in", out = temporary.path / "out";
+  model.write(in);
+  const auto report = quantize_model(in, out, {.type = type}, OpenMp{2});
+  const Tensors before = Tensors::open(in), after = Tensors::open(out);
+  const io::Quantization said(json_of(out / "config.json").at("quantization_config"), "config.json");
+  EXPECT_EQ(report.tensors.size(), 6u);
+  EXPECT_TRUE(report.kept.empty());
+  std::size_t bytes = 0;
+  for (const std::string& name : after.names()) bytes += after.find(name)->bytes.size();
+  EXPECT_EQ(report.bytes_after, bytes);
+  for (const auto& tensor : report.tensors) {
+    const std::string module = tensor.name.substr(0, tensor.name.size() - 7);
+    const auto weight = io::quantized_weight(after, module, said);
+    ASSERT_TRUE(weight.has_value()) << module;
+    const Weight<float> is = dequantized(weight->matrix);
+    const Weight<float> was = before.read<float>(tensor.name);
+    EXPECT_EQ(is, (coded<T, W>(before.at(tensor.name)))) << module;
+    EXPECT_NEAR(tensor.error, double((is - was).norm() / was.norm()), 1e-5);
+    EXPECT_EQ(weight->own_bytes, 0u) << "it is used where it lies";
+  }
+  std::size_t same = 0;
+  for (const std::string& name : before.names()) {
+    const Tensor* const now = after.find(name);
+    if (now == nullptr || now->dtype != before.find(name)->dtype) continue;
+    ++same;
+    EXPECT_TRUE(std::ranges::equal(now->bytes, before.find(name)->bytes)) << name;
+  }
+  EXPECT_EQ(same, 5u);
+  EXPECT_TRUE(said.of("model.layers.0.self_attn.q_proj").plain);
+  EXPECT_TRUE(said.of("model.layers.0.mlp.gate").plain);
+  EXPECT_TRUE(said.of("lm_head").plain);
+  EXPECT_FALSE(said.of("model.layers.0.mlp.experts.1.up_proj").plain);
+  EXPECT_TRUE(fs::exists(out / "tokenizer.json"));
+  EXPECT_EQ(std::distance(fs::directory_iterator(temporary.path), {}), 2) << "nothing else is left";
+}
+
+TEST(QuantizeModel, EachTypeIsReadBackAsItWasCoded) {
+  expect_quantized<BlockFp8, bfloat16>({}, "fp8");
+  expect_quantized<GroupInt4<32>, bfloat16>({}, "int4_g32");
+  expect_quantized<GroupInt4<128>, bfloat16>({.sharded = true}, "int4_g128");
+  expect_quantized<GroupMxfp4, bfloat16>({}, "mxfp4");
+  expect_quantized<GroupNvfp4, bfloat16>({.sharded = true}, "nvfp4");
+}
+
+TEST(QuantizeModel, OfOtherFloatsToo) {
+  expect_quantized<BlockFp8, float>({.dtype = "F32"}, "fp8");
+  expect_quantized<GroupInt4<32>, float>({.dtype = "F32"}, "int4_g32");
+  expect_quantized<GroupInt4<32>, float16>({.dtype = "F16"}, "int4_g32");
+  expect_quantized<GroupNvfp4, float>({.dtype = "F32"}, "nvfp4");
+}
+
+TEST(QuantizeModel, ShardsStayAndTheIndexNamesAll) {
+  const TemporaryFolder temporary("quantize_shards");
+  SmallModel{.sharded = true}.write(temporary.path / "in");
+  const auto report = quantize_model(temporary.path / "in", temporary.path / "out", {.type = "nvfp4"});
+  const auto index = json_of(temporary.path / "out" / "model.safetensors.index.json");
+  EXPECT_EQ(index["metadata"]["total_size"], report.bytes_after);
+  EXPECT_EQ(index["weight_map"].size(), 5u + 3 * 6);
+  EXPECT_EQ(index["weight_map"]["model.layers.0.mlp.experts.0.up_proj.weight_global_scale"],
+            "model-00001-of-00002.safetensors");
+  EXPECT_EQ(index["weight_map"]["lm_head.weight"], "model-00002-of-00002.safetensors");
+}
+
+TEST(QuantizeModel, AllLinearsButThoseThatAreAskedToStay) {
+  const TemporaryFolder temporary("quantize_linears");
+  SmallModel{}.write(temporary.path / "in");
+  const auto all =
+      quantize_model(temporary.path / "in", temporary.path / "all", {.type = "mxfp4", .all_linears = true});
+  EXPECT_EQ(all.tensors.size(), 7u);
+  EXPECT_EQ(all.tensors.back().name, "model.layers.0.self_attn.q_proj.weight");
+  const auto some =
+      quantize_model(temporary.path / "in", temporary.path / "some", {.type = "mxfp4", .keep = {"experts.1."}});
+  EXPECT_EQ(some.tensors.size(), 3u);
+  ASSERT_EQ(some.kept.size(), 3u);
+  EXPECT_EQ(some.kept[0].second, "asked to stay");
+  const auto ignore = json_of(temporary.path / "some" / "config.json")["quantization_config"]["ignore"];
+  EXPECT_EQ(std::count(ignore.begin(), ignore.end(), "model.layers.0.mlp.experts.1.up_proj"), 1);
+}
+
+TEST(QuantizeModel, AllExpertsAtOnceInFp8) {
+  const TemporaryFolder temporary("quantize_fused");
+  SmallModel{.fused = true}.write(temporary.path / "in");
+  const auto report = quantize_model(temporary.path / "in", temporary.path / "out");
+  EXPECT_EQ(report.tensors.size(), 2u);
+  const Tensors before = Tensors::open(temporary.path / "in"), after = Tensors::open(temporary.path / "out");
+  const std::string name = "model.layers.0.mlp.experts.gate_up_proj";
+  EXPECT_EQ(after.at(name).shape, (std::vector<Index>{2, 512, 128}));
+  EXPECT_EQ(after.at(name + "_scale_inv").shape, (std::vector<Index>{2, 4, 1}));
+  const io::Quantization said(json_of(temporary.path / "out" / "config.json")["quantization_config"], "config.json");
+  const Weight<float> all = before.read<float>(name);  // (2 × the rest)
+  for (Index e = 0; e < 2; ++e) {
+    const auto weight = io::quantized_weight(after, name, said, io::OfExperts{e, 2});
+    ASSERT_TRUE(weight.has_value());
+    const Weight<float> is = dequantized(weight->matrix);
+    const Eigen::Map<const Weight<float>> was(all.row(e).data(), 512, 128);
+    EXPECT_LT((is - was).norm() / was.norm(), 0.04F);
+  }
+  EXPECT_NE(test::error_of<io::Error>([&] {
+              quantize_model(temporary.path / "in", temporary.path / "other", {.type = "nvfp4"});
+            }).find("experts.down_proj\" has shape [2, 128, 256], all experts at once, expected a tensor for each"),
+            std::string::npos);
+}
+
+TEST(QuantizeModel, WhatBlocksDoNotDivideStaysInFp8AndIsRefusedOtherwise) {
+  const TemporaryFolder temporary("quantize_ragged");
+  SmallModel{.ff = 136}.write(temporary.path / "in");
+  const std::string fp8 =
+      test::error_of<io::Error>([&] { quantize_model(temporary.path / "in", temporary.path / "out"); });
+  EXPECT_NE(
+      fp8.find("could be fp8: of \"model.layers.0.mlp.experts.0.down_proj.weight\" the length of a row is 136, no "
+               "multiple of 128"),
+      std::string::npos)
+      << fp8;
+  const auto all = quantize_model(temporary.path / "in", temporary.path / "out", {.type = "fp8", .all_linears = true});
+  EXPECT_EQ(all.tensors.size(), 1u);
+  EXPECT_EQ(all.kept.size(), 6u);
+  const auto kept = json_of(temporary.path / "out" / "config.json")["quantization_config"]["modules_to_not_convert"];
+  EXPECT_EQ(std::count(kept.begin(), kept.end(), "model.layers.0.mlp.experts.0.up_proj"), 1);
+  const std::string refused = test::error_of<io::Error>(
+      [&] { quantize_model(temporary.path / "in", temporary.path / "int4", {.type = "int4_g32"}); });
+  EXPECT_NE(
+      refused.find("tensor \"model.layers.0.mlp.experts.0.down_proj.weight\": the length of a row is 136, no multiple "
+                   "of 32, the block of int4_g32"),
+      std::string::npos)
+      << refused;
+  EXPECT_FALSE(fs::exists(temporary.path / "int4"));
+}
+
+TEST(QuantizeModel, ComplainsBeforeAnythingIsThere) {
+  const TemporaryFolder temporary("quantize_wrong");
+  const fs::path in = temporary.path / "in", out = temporary.path / "out";
+  SmallModel{}.write(in);
+  const auto error_of = [&](const fs::path& from, const fs::path& to, const std::string& type) {
+    return test::error_of<std::exception>([&] { quantize_model(from, to, {.type = type}); });
+  };
+  EXPECT_EQ(error_of(in, out, "q9"),
+            "no type is called \"q9\", expected one of fp8, int4_g32, int4_g128, mxfp4, nvfp4");
+  EXPECT_NE(error_of(in, in, "fp8").find("is there already"), std::string::npos);
+  EXPECT_NE(error_of(temporary.path / "nowhere", out, "fp8").find("no such file"), std::string::npos);
+  ASSERT_EQ(error_of(in, out, "fp8"), "no error");
+  EXPECT_NE(error_of(out, temporary.path / "again", "mxfp4").find("has a quantization_config (\"fp8\")"),
+            std::string::npos);
+  SmallModel{.first_number = std::numeric_limits<float>::infinity()}.write(temporary.path / "infinite");
+  const std::string infinite = error_of(temporary.path / "infinite", temporary.path / "not", "fp8");
+  EXPECT_NE(infinite.find("experts.0.gate_proj.weight\": the number at (0, 0) is inf, expected a finite one"),
+            std::string::npos)
+      << infinite;
+  EXPECT_FALSE(fs::exists(temporary.path / "not"));
+  EXPECT_FALSE(fs::exists(temporary.path / "not.tmp0"));
+}
+
+TEST(QuantizeModel, TellsHowFarItIs) {
+  const TemporaryFolder temporary("quantize_progress");
+  SmallModel{}.write(temporary.path / "in");
+  std::vector<io::QuantizeProgress> seen;
+  quantize_model(temporary.path / "in", temporary.path / "out",
+                 {.type = "fp8", .progress = [&](const io::QuantizeProgress& now) { seen.push_back(now); }});
+  ASSERT_EQ(seen.size(), 12u);  // before each tensor, and at the end
+  for (std::size_t i = 1; i < seen.size(); ++i) EXPECT_GE(seen[i].bytes, seen[i - 1].bytes);
+  EXPECT_EQ(seen.back().bytes, seen.back().of_bytes);
+}
+
+}  // namespace

@@ -1,0 +1,40 @@
+#!/bin/sh
+# quantize_exit_codes.sh MOE_QUANTIZE: what it prints where, and how it ends: 0, or 2 and nothing is written.
+set -eu
+program=$1
+folder=$(mktemp -d)
+out=$folder/stdout err=$folder/stderr
+trap 'rm -rf "$folder"' EXIT
+model=tests/golden/glm4_moe  # rows of 16 numbers in experts' down_proj, of 20 elsewhere
+
+# expect CODE TEXT ARGUMENT…: ends so, with this text on stdout if the code is 0, else on stderr, with nothing on stdout.
+expect() {
+  code=$1 text=$2 status=0
+  shift 2
+  "$program" "$@" >"$out" 2>"$err" || status=$?
+  said=$out
+  if [ "$code" != 0 ]; then said=$err; fi
+  if [ "$status" != "$code" ] || ! grep -qF -- "$text" "$said" || { [ "$code" != 0 ] && [ -s "$out" ]; }; then
+    echo "moe_quantize $*: ended with $status, expected $code and \"$text\""
+    cat "$out" "$err"
+    exit 1
+  fi
+}
+
+expect 0 'Exit code: 0; 2 if nothing was written' --help
+expect 0 'weights are off by' $model "$folder/a" --type nvfp4 --keep gate_proj --keep up_proj
+grep -qF '100 %' "$err"  # a line for each tenth, where no terminal is
+[ -f "$folder/a/config.json" ]
+expect 0 '"type": "nvfp4"' --json --type nvfp4 $model "$folder/b" --keep gate_proj --keep up_proj
+expect 2 'is there already' $model "$folder/a" --type nvfp4 --keep gate_proj --keep up_proj
+expect 0 'weights are off by' $model "$folder/a" --type nvfp4 --keep gate_proj --keep up_proj --overwrite
+expect 2 'has a quantization_config ("compressed-tensors")' "$folder/a" "$folder/c" --type nvfp4
+expect 2 'the length of a row is 20, no multiple of 16, the block of nvfp4' $model "$folder/c" --type nvfp4
+expect 2 'no type is called "q9", expected one of fp8, int4_g32' $model "$folder/c" --type q9
+expect 2 'no --type, expected one of fp8' $model "$folder/c"
+expect 2 '--type is the last word' $model "$folder/c" --type
+expect 2 '--keep is followed by nothing' $model "$folder/c" --type fp8 --keep
+expect 2 'no option is called "--typ"' $model "$folder/c" --typ fp8
+expect 2 'got 1 folders, expected IN and OUT' $model --type fp8
+expect 2 'no such file' no_such_folder "$folder/c" --type fp8
+[ ! -e "$folder/c" ]
