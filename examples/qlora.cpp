@@ -68,9 +68,8 @@ int main() {
     moe::forward(layer, x, y, tape);
     const float loss = (y + x).squaredNorm();
     if (step == 0) first_loss = loss;
-    if (step == 0 || step == 30 || step == 160 || step == 500) {
-      std::printf("step %3u: loss ≤ 2^-%d of the first one %f\n", step, int(std::log2(first_loss / loss)), loss/first_loss);
-    }
+    if (step == 500)
+      std::printf("the loss is %s 20 %% of the first one\n", loss < 0.2f * first_loss ? "below" : "above");
     moe::set_to_zero(moe::parameters(gradient)), d_x.setZero();
     moe::backward(layer, x, (y + x) / float(tokens), tape, d_x, gradient);
     adam.step(moe::parameters(gradient));
@@ -82,3 +81,9 @@ int main() {
   const float off = (served.forward(x) - layer.forward(x)).norm() / layer.forward(x).norm();
   std::printf("as bfloat16, its answers are %s 1 %% off\n", off < 0.01f ? "less than" : "more than");
 }
+
+/* Output:
+50 of 75 parameters learn, 4656 of 17072 numbers
+the loss is below 20 % of the first one
+as bfloat16, its answers are less than 1 % off
+*/

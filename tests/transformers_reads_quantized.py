@@ -2,7 +2,7 @@
 """Models that moe_quantize has written, as transformers reads them: their weights are, to the bit, those that it decodes
 from what its own quantiser, or compressed-tensors', makes of the model.
 
-    pip install transformers==5.23.0 torch==2.13.0 accelerate compressed-tensors==0.20.0
+    pip install transformers==5.23.0 torch==2.13.0 accelerate==1.15.0 compressed-tensors==0.20.0
     python3 tests/transformers_reads_quantized.py build/bin/moe_quantize
 
 Without compressed-tensors, of FP8 alone. Prints "skipped: ..." and exits with 77 where the first three are not there.

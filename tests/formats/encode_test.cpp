@@ -1,4 +1,5 @@
-/// @file  Quantisers, against the bytes that the formats' own software wrote: those in tests/real_quant/quantise.safetensors,
+/// @file  Quantisers, against the bytes that the formats' own software wrote: those in
+/// tests/real_quant/quantise.safetensors,
 ///        and those in the folder that MOE_QUANT_DIR names.
 #include <moe/core/quantized.hpp>
 #include <moe/formats/encode_ggml.hpp>
@@ -166,9 +167,7 @@ TEST(Encode, TransformersFp8) {
         const std::string name = matrix + "." + scheme;
         if (!stored.contains(name + ".weight")) continue;
         const auto shape = stored.at(name + ".weight").shape;
-        const Index rows = scheme == "float_tensor"   ? shape[shape.size() - 2]
-                           : scheme == "float_64x32" ? 64
-                                                     : 128;
+        const Index rows = scheme == "float_tensor" ? shape[shape.size() - 2] : scheme == "float_64x32" ? 64 : 128;
         const Index cols = scheme == "float_tensor" ? x.cols : scheme == "float_64x32" ? 32 : 128;
         std::vector<std::uint8_t> codes(x.numbers.size());
         std::vector<float> scales;
@@ -310,7 +309,8 @@ TEST(Encode, ThreadsChangeNothing) {
   const std::vector<float> x = some_numbers(256 * 256, 2);
   const moe::WeightMap<float> map(x.data(), 256, 256, Eigen::OuterStride<>(256));
   const auto same = [&]<class T>(T) {
-    const auto one = moe::encode_matrix<T, float>(map), four = moe::encode_matrix<T, float>(map, {}, "", moe::OpenMp(4));
+    const auto one = moe::encode_matrix<T, float>(map),
+               four = moe::encode_matrix<T, float>(map, {}, "", moe::OpenMp(4));
     EXPECT_EQ(one.codes, four.codes);
     EXPECT_EQ(one.scales, four.scales);
     EXPECT_EQ(one.factor, four.factor);
@@ -324,8 +324,7 @@ TEST(Encode, TheLibraryReadsWhatItWritesAsTheNaiveFormulasDo) {
   const std::vector<float> x = some_numbers(256 * 8, 3);
   const auto same = [&]<class Block>(Block) {
     const Bytes bytes = encoded<Block>(x);
-    const auto naive =
-        naive::decode(Block::name, reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
+    const auto naive = naive::decode(Block::name, reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
     std::vector<float> decoded(x.size());
     const moe::QuantizedMatrix matrix(moe::block_format<Block>, 1, std::ssize(x), {bytes.data(), std::ssize(bytes)});
     matrix.decode(0, 0, std::ssize(x), decoded.data());
@@ -351,7 +350,8 @@ TEST(Encode, AllFiniteNumbersAreCoded) {
   const auto code = [&]<class Block>(Block) {
     for (const auto& row : rows) {
       const Bytes bytes = encoded<Block>(row);
-      const auto numbers = naive::decode(Block::name, reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
+      const auto numbers =
+          naive::decode(Block::name, reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
       const bool zeros = std::all_of(row.begin(), row.end(), [](float x) { return x == 0; });
       for (const double number : numbers) {
         ASSERT_TRUE(!zeros || number == 0) << Block::name << " of " << row[0];
@@ -417,9 +417,9 @@ TEST(Encode, SharedExponentsOfFourBitsDifferBetweenFiles) {
 
 TEST(Encode, ScalesOfGgmlsNvfp4RoundHalvesUpAndKnowNothingFrom256To448) {
   EXPECT_EQ(moe::encoding::to_ue4m3(0), 0);
-  EXPECT_EQ(moe::encoding::to_ue4m3(0x1p-10F), 1);      // half a step
-  EXPECT_EQ(moe::encoding::to_ue4m3(0.0155F), 7);       // nearer to 8 steps, 2^-6
-  EXPECT_EQ(moe::encoding::to_ue4m3(1.0625F), 0x39);    // a tie, up
+  EXPECT_EQ(moe::encoding::to_ue4m3(0x1p-10F), 1);    // half a step
+  EXPECT_EQ(moe::encoding::to_ue4m3(0.0155F), 7);     // nearer to 8 steps, 2^-6
+  EXPECT_EQ(moe::encoding::to_ue4m3(1.0625F), 0x39);  // a tie, up
   EXPECT_EQ(moe::encoding::to_ue4m3(240), 0x77);
   EXPECT_EQ(moe::encoding::to_ue4m3(250), 0x7e);
   EXPECT_EQ(moe::encoding::to_ue4m3(300), 0x7e);
