@@ -365,7 +365,7 @@ TEST(GgufModels, ListTheirBlocks) {
   const Made made = Made("qwen2moe").shared().gate_of_shared();
   write_gguf(temporary.path / "made.gguf", made.file.metadata, made.file.tensors);
   const Model model(temporary.path / "made.gguf");
-  const std::vector<Block> blocks = model.blocks();
+  const auto blocks = model.blocks();
   ASSERT_EQ(blocks.size(), 2U);
   EXPECT_EQ(blocks[0].name, "blk.0");
   EXPECT_FALSE(blocks[0].sparse);
