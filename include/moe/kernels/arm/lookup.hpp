@@ -6,7 +6,7 @@
 #include <arm_neon.h>
 
 #include "moe/kernels/lanes.hpp"
-#include "moe/kernels/lookup.hpp"
+#include "moe/kernels/sixteen.hpp"
 
 namespace moe::inline MOE_TARGET::kernels {
 

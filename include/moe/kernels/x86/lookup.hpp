@@ -8,7 +8,7 @@
 #include <cstdint>
 
 #include "moe/kernels/lanes.hpp"
-#include "moe/kernels/lookup.hpp"
+#include "moe/kernels/sixteen.hpp"
 
 namespace moe::inline MOE_TARGET::kernels {
 
