@@ -1087,7 +1087,10 @@ TEST_F(BadCheckpoint, ATypeThatNoLayerHasIsAnErrorThatNamesIt) {
   Tensor fp8 = zeros<std::uint8_t>("mlp.experts.0.gate_proj.weight", {16, 24});
   fp8.dtype = "F8_E4M3";
   expect_parts(error_with(of, with(tensors, fp8)),
-               {"\"mlp.experts.0.gate_proj.weight\" has dtype F8_E4M3, expected F32, BF16 or F16"});
+               {"mlp.experts.0.gate_proj: no tensor \"mlp.experts.0.gate_proj.weight_scale_inv\""});
+  fp8.dtype = "F8_E5M2";
+  expect_parts(error_with(of, with(tensors, fp8)),
+               {"\"mlp.experts.0.gate_proj.weight\" has dtype F8_E5M2, expected F32"});
   expect_parts(error_with(of, with(tensors, zeros<std::int64_t>("mlp.gate.weight", {8, 24}))),
                {"tensor \"mlp.gate.weight\" has dtype I64, expected F32"});
   good(of);
