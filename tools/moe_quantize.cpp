@@ -23,8 +23,8 @@ constexpr const char* usage =
     "moe_quantize IN OUT --type TYPE [--all-linears] [--keep PART]… [--overwrite] [--json]\n"
     "  OUT is a folder: writes the model of folder IN (config.json beside *.safetensors, F32, BF16 or F16) to it, its\n"
     "  experts in TYPE and all other tensors as they are.\n"
-    "  OUT ends in .gguf: writes the MoE blocks of IN (such a folder, of formats of few bits as well, or a .gguf file) to\n"
-    "  this file, experts in TYPE, routers and the like in F32; no attention, embeddings or tokenizer.\n"
+    "  OUT ends in .gguf: writes the MoE blocks of IN (such a folder, in 8 or 4 bits as well, or a .gguf file) to this\n"
+    "  file, experts in TYPE, routers and the like in F32; no attention, embeddings or tokenizer.\n"
     "  --type TYPE     of a folder: fp8 (128 x 128 blocks, as transformers), int4_g32, int4_g128, mxfp4, nvfp4 (as\n"
     "                  compressed-tensors); of a .gguf: q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k,\n"
     "                  iq4_nl, mxfp4, nvfp4, tq1_0, tq2_0, f16, bf16, f32 (as llama.cpp)\n"
@@ -103,13 +103,10 @@ std::string report_of(const moe::io::ModelQuantization& done, const std::string&
   }
   const double mean = done.matrices.empty() ? 0 : sum / double(done.matrices.size());
   if (json) {
-    nlohmann::ordered_json all = {{is_gguf(out) ? "file" : "folder", out},
-                                  {"type", type},
-                                  {"bytes_before", done.bytes_before},
-                                  {"bytes_after", done.bytes_after},
-                                  {"mean_error", mean},
-                                  {"quantized", nlohmann::ordered_json::array()},
-                                  {"kept", nlohmann::ordered_json::array()}};
+    nlohmann::ordered_json all = {
+        {is_gguf(out) ? "file" : "folder", out},  {"type", type},       {"bytes_before", done.bytes_before},
+        {"bytes_after", done.bytes_after},        {"mean_error", mean}, {"quantized", nlohmann::ordered_json::array()},
+        {"kept", nlohmann::ordered_json::array()}};
     for (const auto& matrix : done.matrices) {
       nlohmann::ordered_json entry = {{"tensor", matrix.tensor}};
       if (matrix.expert >= 0) entry["expert"] = matrix.expert;

@@ -87,7 +87,8 @@ inline void flush_folder_to_disk([[maybe_unused]] const std::filesystem::path& f
 }  // namespace detail
 
 /// Calls write(append), whose append(bytes) adds to a temporary file beside `path`, which then takes its place. Whoever
-/// opens `path` sees the old file or the whole new one; mappings of the old one stay valid (on Windows they prevent it).
+/// opens `path` sees the old file or the whole new one; mappings of the old one stay valid (on Windows they prevent
+/// it).
 /// @throws Error if that fails, or whatever write() throws; a file that was at `path` is then as it was.
 template <class F>
 void write_file_atomically(const std::filesystem::path& path, const F& write) {

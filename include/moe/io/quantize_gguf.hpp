@@ -105,8 +105,8 @@ inline std::string gguf_types_of_rows(Index cols) {
 }
 
 inline const GgufCoding& gguf_coding(const std::string& type) {
-  const auto* const found = std::ranges::find(
-      gguf_codings, in_small_letters(type), [](const GgufCoding& coding) { return in_small_letters(coding.type); });
+  const auto* const found = std::ranges::find(gguf_codings, in_small_letters(type),
+                                              [](const GgufCoding& coding) { return in_small_letters(coding.type); });
   if (found == gguf_codings.end()) {
     fail("no type is called \"", type, "\" that GGUF's experts could be, expected one of ", gguf_types_of_rows(0));
   }
@@ -157,7 +157,7 @@ inline std::string why_kept(const GgufSource& source, const GgmlType& type, bool
 }
 
 inline std::vector<GgufTensorPlan> plan_gguf(const Model& model, const QuantizeGgufOptions& options,
-                                            const GgmlType& type, ModelQuantization& report) {
+                                             const GgmlType& type, ModelQuantization& report) {
   std::vector<GgufTensorPlan> plan;
   std::vector<bool> is_found(options.keep.size());
   bool any = false;
@@ -262,13 +262,15 @@ inline std::string quantized_gguf_types() { return detail::gguf_types_of_rows(0)
 
 /// Writes the MoE blocks of a model as save_gguf() does, weights of experts (ffn_*_exps, ffn_*_shexp) in `type`, in the
 /// bytes that encode() makes of each row, and all else as gguf_tensors() gives it. Weights that are coded in the model
-/// are decoded first, and errors are of these numbers; those that are of `type` in a GGUF file stay. Memory: one matrix,
-/// and what is made of it; of a model whose weights are repacked, one block's. The same bits for any number of threads.
+/// are decoded first, and errors are of these numbers; those that are of `type` in a GGUF file stay. Memory: one
+/// matrix, and what is made of it; of a model whose weights are repacked, one block's. The same bits for any number of
+/// threads.
 ///
 /// Nothing is half written: the file appears when all is in it.
-/// @throws Error naming the tensor and both sizes, if a row is no multiple of the block of the type; if the model has no
-///         experts, or GGUF cannot say what its blocks compute; if a number is not finite, or too large for the type; if
-///         `out` is there; if it cannot be written. Then all is as it was.
+/// @throws Error naming the tensor and both sizes, if a row is no multiple of the block of the type; if the model has
+/// no
+///         experts, or GGUF cannot say what its blocks compute; if a number is not finite, or too large for the type;
+///         if `out` is there; if it cannot be written. Then all is as it was.
 inline ModelQuantization quantize_gguf(const Model& model, const std::filesystem::path& out,
                                        const QuantizeGgufOptions& options = {}, ExecutorRef executor = Serial{}) {
   const detail::GgufCoding& coding = detail::gguf_coding(options.type);
