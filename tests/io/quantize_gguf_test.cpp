@@ -41,6 +41,8 @@ struct SmallModel {
   std::string type = "qwen3_moe";
   Index d = 256, ff = 256, num_experts = 3, num_layers = 1;
   float first_number = 0.5F;  // of the first expert's gate
+  std::string stray = {};     // one more tensor, of three numbers
+  Index said_ff = ff;         // by config.json
 
   std::string block(Index layer) const { return "model.layers." + std::to_string(layer) + ".mlp"; }
 
@@ -64,21 +66,18 @@ struct SmallModel {
       add(block(layer) + ".shared_expert.down_proj", d, ff);
       add(block(layer) + ".shared_expert_gate", 1, d);
     }
+    if (!stray.empty()) add(block(0) + stray, 1, 3);
     all.front().second(0, 0) = first_number;
     return all;
   }
 
   void write(const fs::path& folder) const {
     fs::create_directories(folder);
-    const nlohmann::json config = {{"model_type", type},
-                                   {"hidden_size", d},
-                                   {"moe_intermediate_size", ff},
-                                   {"shared_expert_intermediate_size", ff},
-                                   {"num_experts", num_experts},
-                                   {"num_experts_per_tok", 2},
-                                   {"norm_topk_prob", type == "qwen3_moe"},
-                                   {"hidden_act", "silu"},
-                                   {"rms_norm_eps", 1e-6}};
+    nlohmann::json config = {
+        {"model_type", type},         {"hidden_size", d},         {"moe_intermediate_size", said_ff},
+        {"num_experts", num_experts}, {"num_experts_per_tok", 2}, {"norm_topk_prob", type == "qwen3_moe"},
+        {"hidden_act", "silu"},       {"rms_norm_eps", 1e-6}};
+    if (type == "qwen2_moe") config["shared_expert_intermediate_size"] = ff;
     std::ofstream(folder / "config.json") << config.dump(2);
     const auto all = numbers();
     std::vector<Tensor> tensors;
@@ -139,7 +138,7 @@ constexpr Type all_types[] = {type_of<Q8_0>("q8_0"),
 /// numbers that they stand for, and as the float layer does within the errors of three matrices.
 TEST(QuantizeGguf, EachTypeHasTheBytesOfEncodeAndTheAnswersOfItsNumbers) {
   const TemporaryFolder temporary("quantize_gguf_types");
-  const SmallModel small;
+  const SmallModel small{.num_experts = 2};
   small.write(temporary.path / "in");
   const Model model(temporary.path / "in");
   const Matrix<float> x = random_tokens<float>(small.d, 5, /*seed=*/1);
@@ -150,7 +149,7 @@ TEST(QuantizeGguf, EachTypeHasTheBytesOfEncodeAndTheAnswersOfItsNumbers) {
     list += (list.empty() ? "" : ", ") + std::string(type.name);
     const fs::path out = temporary.path / (std::string(type.name) + ".gguf");
     const auto report = quantize_gguf(model, out, {.type = type.name}, OpenMp{2});
-    ASSERT_EQ(report.matrices.size(), 9U);
+    ASSERT_EQ(report.matrices.size(), 6U);
     EXPECT_TRUE(report.kept.empty());
     const Model coded(out);
     double worst = 0;
@@ -190,12 +189,12 @@ template <class T>
 void expect_as_quantized_bank(const std::string& type) {
   SCOPED_TRACE(type);
   const TemporaryFolder temporary("quantize_gguf_bank");
-  const SmallModel small{.d = 256, .ff = 512, .num_experts = 4};
+  const SmallModel small{.num_experts = 2};
   small.write(temporary.path / "in");
   const Model model(temporary.path / "in");
   quantize_gguf(model, temporary.path / "out.gguf", {.type = type});
-  WeightStack<float> gate(4, 512, 256), up(4, 512, 256), down(4, 256, 512);
-  for (Index e = 0; e < 4; ++e) {
+  WeightStack<float> gate(2, 256, 256), up(2, 256, 256), down(2, 256, 256);
+  for (Index e = 0; e < 2; ++e) {
     const std::string expert = small.block(0) + ".experts." + std::to_string(e) + ".";
     gate.owned(e) = model.read(expert + "gate_proj.weight");
     up.owned(e) = model.read(expert + "up_proj.weight");
@@ -229,9 +228,9 @@ TEST(QuantizeGguf, SharedExpertsTooAndAllElseIsAsSaved) {
                                        if (!now.tensor.empty()) names.emplace_back(now.tensor);
                                      }});
   EXPECT_EQ(report.matrices.size(), 2U * 12 - 4);
-  EXPECT_EQ(report.kept, (std::vector<std::pair<std::string, std::string>>{
-                             {"blk.1.ffn_up_exps.weight", "asked to stay"},
-                             {"blk.1.ffn_up_shexp.weight", "asked to stay"}}));
+  EXPECT_EQ(report.kept,
+            (std::vector<std::pair<std::string, std::string>>{{"blk.1.ffn_up_exps.weight", "asked to stay"},
+                                                              {"blk.1.ffn_up_shexp.weight", "asked to stay"}}));
   std::vector<Tensor> saved;
   for (const std::string& block : model.moe_blocks()) {
     for (Tensor& tensor : io::gguf_tensors(model, block)) saved.push_back(std::move(tensor));
@@ -271,7 +270,7 @@ TEST(QuantizeGguf, SharedExpertsTooAndAllElseIsAsSaved) {
 
 TEST(QuantizeGguf, BitsDependOnNoThreads) {
   const TemporaryFolder temporary("quantize_gguf_threads");
-  SmallModel{.ff = 512}.write(temporary.path / "in");
+  SmallModel{.num_experts = 2}.write(temporary.path / "in");
   for (const int threads : {1, 3}) {
     quantize_gguf(temporary.path / "in", temporary.path / (std::to_string(threads) + ".gguf"), {.type = "q4_k"},
                   OpenMp{threads});
@@ -356,8 +355,14 @@ TEST(QuantizeGguf, ComplainsAndLeavesNothing) {
   SmallModel{.first_number = 70000}.write(temporary.path / "large");
   expect_error(temporary.path / "large", {.type = "f16"},
                "tensor \"blk.0.ffn_gate_exps.weight\", expert 0: the number 70000 at (0, 0) is too large for f16");
+  SmallModel{.stray = ".experts.0.down_proj.turned"}.write(temporary.path / "stray");
+  expect_error(
+      temporary.path / "stray", {},
+      "tensor \"model.layers.0.mlp.experts.0.down_proj.turned.weight\" is of the block \"model.layers.0.mlp\"");
+  SmallModel{.said_ff = 512}.write(temporary.path / "wide");
+  expect_error(temporary.path / "wide", {}, "has shape [256, 256], expected [512, 256]");
   quantize_gguf(in, temporary.path / "ok.gguf", {.type = "q6_k", .keep = {"ffn_down_exps"}});
-  EXPECT_EQ(std::distance(fs::directory_iterator(temporary.path), {}), 4) << "three models and the last file";
+  EXPECT_EQ(std::distance(fs::directory_iterator(temporary.path), {}), 6) << "five models and the last file";
 }
 
 }  // namespace

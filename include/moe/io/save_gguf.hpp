@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -235,6 +236,9 @@ inline std::vector<GgufSource> sources_in_gguf(const Model& model, const std::st
 }
 
 /// What gguf_tensors() gives, still without the bytes of models that are no GGUF files.
+/// @throws Error naming the parameter, if GGUF has no place for it; or the tensor, if it is missing, has another shape
+///         than the block gives it, or is one that nothing of the block reads; or a setting that nothing reads; or the
+///         model type, if llama.cpp has no architecture for it.
 inline std::vector<GgufSource> gguf_sources(const Model& model, const std::string& block,
                                             std::optional<Index> layer = std::nullopt) {
   check_block(model, block);
@@ -242,16 +246,21 @@ inline std::vector<GgufSource> gguf_sources(const Model& model, const std::strin
   const Architecture& architecture = model.architecture();
   const std::string stem = "blk." + std::to_string(number) + '.';
   if (is_gguf(model.folder())) return sources_in_gguf(model, block, stem);
+  gguf_row_for(model.config());  // complains if there is none
   const MoeShape shape = moe_shape(model.config(), architecture, layer_number(block));
   const std::shared_ptr<const Tensors> weights = model.weights(block);
   const WeightTensors tensors(*weights, block, shape.num_experts);
   const BlockForm form(tensors, model.config(), architecture,
                        find_names(tensors, expert_spellings, architecture.experts, architecture.gated), shape);
   std::map<std::string, std::size_t> place_of;
+  std::set<std::string> listed;
   std::vector<GgufSource> all;
   for (const StoredParameter& stored : form.list(shape.num_experts, shape.d_ff)) {
     const GgufPlace place = gguf_place(stored.parameter, block);
+    if (!weights->contains(stored.tensor)) weights->at(stored.tensor);  // says which
     const Tensor& from = *weights->find(stored.tensor);
+    require_shape(from, stored.shape);
+    listed.insert(from.name);
     const auto [found, is_new] = place_of.emplace(place.name, all.size());
     if (is_new) {
       std::vector<Index> its;
@@ -264,6 +273,15 @@ inline std::vector<GgufSource> gguf_sources(const Model& model, const std::strin
     }
     all[found->second].parts[std::size_t(std::max<Index>(place.expert, 0))] = {from, stored};
   }
+  if (shape.d_ff_shared == 0 && !architecture.shared_gate.empty()) tensors.ignore(architecture.shared_gate);
+  tensors.ignore(architecture.ignored);
+  for (const Tensor& left : tensors.unread(architecture.scope, shape.num_zero_experts > 0)) {
+    if (listed.contains(left.name)) continue;
+    fail(to_string(left), " is of the block \"", block, "\", and a layer of model_type \"",
+         model.config().text("model_type"), "\" with these settings has nothing that reads it: to leave it out would ",
+         "change what the layer computes");
+  }
+  require_no_other_settings(model.config(), architecture);
   return all;
 }
 
@@ -273,7 +291,9 @@ inline std::vector<GgufSource> gguf_sources(const Model& model, const std::strin
 /// of their own. Weights of 16 or 32 bits keep their type, coded ones become their numbers, and all else is F32. Code
 /// weights as you like, then save_gguf(). Of a model that is a GGUF file already, those of the file.
 /// @param layer  the number in their names; else the block's own
-/// @throws Error naming the parameter, if GGUF has no place for it.
+/// @throws Error naming the parameter, if GGUF has no place for it; or the tensor, if it is missing, has another shape
+///         than the block gives it, or is one that nothing of the block reads; or a setting that nothing reads; or the
+///         model type, if llama.cpp has no architecture for it.
 inline std::vector<Tensor> gguf_tensors(const Model& model, const std::string& block,
                                         std::optional<Index> layer = std::nullopt) {
   std::vector<Tensor> all;
