@@ -206,6 +206,12 @@ inline const GgufArchitecture& gguf_row_for(const Config& config) {
   fail(config.file(), ": llama.cpp has no architecture for model_type \"", type, "\" that is known here");
 }
 
+/// What a model's blocks multiply by, and cap: outputs, logits of the router, these at most (0: at nothing).
+inline std::array<float, 3> factors_of(const Architecture& architecture, const Config& config) {
+  const auto factor = [&](const auto& of, double absent) { return float(of ? of(config) : absent); };
+  return {factor(architecture.output_scale, 1), factor(architecture.logit_scale, 1), factor(architecture.logit_cap, 0)};
+}
+
 /// A tensor of a block as GGUF has it, and where its numbers are: of each expert, or of all at once.
 struct GgufSource {
   struct Part {
@@ -257,6 +263,7 @@ inline std::vector<GgufSource> gguf_sources(const Model& model, const std::strin
   std::vector<GgufSource> all;
   for (const StoredParameter& stored : form.list(shape.num_experts, shape.d_ff)) {
     const GgufPlace place = gguf_place(stored.parameter, block);
+    if (place.expert >= shape.num_experts) fail("\"", block, "\": its ", stored.parameter, " has no place in GGUF");
     if (!weights->contains(stored.tensor)) weights->at(stored.tensor);  // says which
     const Tensor& from = *weights->find(stored.tensor);
     require_shape(from, stored.shape);
@@ -273,6 +280,7 @@ inline std::vector<GgufSource> gguf_sources(const Model& model, const std::strin
     }
     all[found->second].parts[std::size_t(std::max<Index>(place.expert, 0))] = {from, stored};
   }
+  factors_of(architecture, model.config());  // whose settings count as read
   if (shape.d_ff_shared == 0 && !architecture.shared_gate.empty()) tensors.ignore(architecture.shared_gate);
   tensors.ignore(architecture.ignored);
   for (const Tensor& left : tensors.unread(architecture.scope, shape.num_zero_experts > 0)) {
@@ -384,7 +392,12 @@ inline GgufFile gguf_file_of(const Model& model, const std::vector<Tensor>& tens
   const GgufModel written = translate_gguf(file, name);
   const MoeShape shape = moe_shape(written.config, written.architecture, num_layers - 1);
   const MoeShape expected = moe_shape(model.config(), model.architecture(), num_layers - 1);
-  if (const std::string what = difference(shape, expected); !what.empty()) {
+  std::string what = difference(shape, expected);
+  if (what.empty() &&
+      factors_of(written.architecture, written.config) != factors_of(model.architecture(), model.config())) {
+    what = "what outputs or the router's logits are multiplied by";
+  }
+  if (!what.empty()) {
     fail(name, ": GGUF's architecture \"", row_of(file.metadata, name).name, "\" cannot say ", what,
          " of model_type \"", model.config().text("model_type"), "\"");
   }
