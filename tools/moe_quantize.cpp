@@ -1,11 +1,14 @@
-// A model's experts in 8 or 4 bits.
+// A model's experts in few bits.
+#include <moe/io/quantize_gguf.hpp>
 #include <moe/io/quantize_model.hpp>
 #include <moe/runtime/executors/openmp.hpp>
 
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #if __has_include(<unistd.h>)
@@ -18,14 +21,16 @@ namespace {
 
 constexpr const char* usage =
     "moe_quantize IN OUT --type TYPE [--all-linears] [--keep PART]… [--overwrite] [--json]\n"
-    "  Writes the model of folder IN (config.json beside *.safetensors, F32, BF16 or F16) to OUT, its experts in TYPE "
-    "and\n"
-    "  all other tensors as they are.\n"
-    "  --type TYPE     fp8 (128 x 128 blocks, as transformers), int4_g32, int4_g128, mxfp4, nvfp4 (as "
-    "compressed-tensors)\n"
-    "  --all-linears   attention and dense FFNs as well; never embeddings, the head, norms, routers\n"
-    "  --keep PART     modules with PART in their name stay as they are\n"
-    "  --overwrite     OUT may be a model's folder, which is replaced with all that is in it\n"
+    "  OUT is a folder: writes the model of folder IN (config.json beside *.safetensors, F32, BF16 or F16) to it, its\n"
+    "  experts in TYPE and all other tensors as they are.\n"
+    "  OUT ends in .gguf: writes the MoE blocks of IN (such a folder, in 8 or 4 bits as well, or a .gguf file) to it,\n"
+    "  experts in TYPE, routers and the like in F32; no attention, embeddings or tokenizer.\n"
+    "  --type TYPE     of a folder: fp8 (128 x 128 blocks, as transformers), int4_g32, int4_g128, mxfp4, nvfp4 (as\n"
+    "                  compressed-tensors); of a .gguf: q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k,\n"
+    "                  iq4_nl, mxfp4, nvfp4, tq1_0, tq2_0, f16, bf16, f32 (as llama.cpp)\n"
+    "  --all-linears   attention and dense FFNs as well; never embeddings, the head, norms, routers; of a folder\n"
+    "  --keep PART     modules (of a .gguf: tensors, as ffn_down_exps) with PART in their name stay as they are\n"
+    "  --overwrite     OUT may be a model's folder, which is replaced with all that is in it, or a .gguf file\n"
     "  --json          a report on standard output: every matrix with its error\n"
     "  --help          this\n"
     "Exit code: 0; 2 if nothing was written.\n";
@@ -62,25 +67,52 @@ class ProgressLine {
   std::size_t shown_ = 0;
 };
 
+bool is_gguf(const std::string& out) { return std::filesystem::path(out).extension() == ".gguf"; }
+
+/// Is a word in a list of them, "fp8, int4_g32, …"?
+bool is_among(const std::string& word, const std::string& list) {
+  return (", " + list + ", ").find(", " + word + ", ") != std::string::npos;
+}
+
+/// Why there cannot be weights of this type there; empty if there can.
+std::string wrong_type(const std::string& type, bool of_gguf) {
+  const std::string of_folders = moe::io::quantized_folder_types(), of_files = moe::io::quantized_gguf_types();
+  const std::string& expected = of_gguf ? of_files : of_folders;
+  if (type.empty()) return "no --type, expected one of " + expected;
+  if (of_gguf && is_among(type, of_folders) && !is_among(type, of_files)) {
+    return "type \"" + type + "\" is of folders, and OUT is a GGUF file: expected one of " + expected;
+  }
+  if (!of_gguf && is_among(type, of_files) && !is_among(type, of_folders)) {
+    return "type \"" + type + "\" is of GGUF files, and OUT is a folder: expected one of " + expected +
+           "; or an OUT that ends in .gguf";
+  }
+  return {};
+}
+
+std::string name_of(const moe::io::MatrixQuantization& matrix) {
+  return matrix.tensor + (matrix.expert < 0 ? "" : ", expert " + std::to_string(matrix.expert));
+}
+
 std::string report_of(const moe::io::ModelQuantization& done, const std::string& out, const std::string& type,
                       bool json) {
   double sum = 0, worst = 0;
   std::string worst_name;
-  for (const auto& tensor : done.tensors) {
-    sum += tensor.error;
-    if (tensor.error >= worst) worst = tensor.error, worst_name = tensor.name;
+  for (const auto& matrix : done.matrices) {
+    sum += matrix.error;
+    if (matrix.error >= worst) worst = matrix.error, worst_name = name_of(matrix);
   }
-  const double mean = done.tensors.empty() ? 0 : sum / double(done.tensors.size());
+  const double mean = done.matrices.empty() ? 0 : sum / double(done.matrices.size());
   if (json) {
-    nlohmann::ordered_json all = {{"folder", out},
-                                  {"type", type},
-                                  {"bytes_before", done.bytes_before},
-                                  {"bytes_after", done.bytes_after},
-                                  {"mean_error", mean},
-                                  {"quantized", nlohmann::ordered_json::array()},
-                                  {"kept", nlohmann::ordered_json::array()}};
-    for (const auto& tensor : done.tensors) {
-      all["quantized"].push_back({{"tensor", tensor.name}, {"shape", tensor.shape}, {"error", tensor.error}});
+    nlohmann::ordered_json all = {
+        {is_gguf(out) ? "file" : "folder", out},  {"type", type},       {"bytes_before", done.bytes_before},
+        {"bytes_after", done.bytes_after},        {"mean_error", mean}, {"quantized", nlohmann::ordered_json::array()},
+        {"kept", nlohmann::ordered_json::array()}};
+    for (const auto& matrix : done.matrices) {
+      nlohmann::ordered_json entry = {{"tensor", matrix.tensor}};
+      if (matrix.expert >= 0) entry["expert"] = matrix.expert;
+      entry["shape"] = matrix.shape;
+      entry["error"] = matrix.error;
+      all["quantized"].push_back(std::move(entry));
     }
     for (const auto& [name, reason] : done.kept) all["kept"].push_back({{"tensor", name}, {"reason", reason}});
     return all.dump(2) + "\n";
@@ -89,11 +121,18 @@ std::string report_of(const moe::io::ModelQuantization& done, const std::string&
   std::snprintf(
       text, sizeof text,
       "%zu matrices in %s: %.3f GB, of %.3f; weights are off by %.3g of their norm on average, by %.3g at worst\n",
-      done.tensors.size(), type.c_str(), double(done.bytes_after) * 1e-9, double(done.bytes_before) * 1e-9, mean,
+      done.matrices.size(), type.c_str(), double(done.bytes_after) * 1e-9, double(done.bytes_before) * 1e-9, mean,
       worst);
   std::string report = text + ("  worst: " + worst_name + "\n");
   for (const auto& [name, reason] : done.kept) report += "  stays: " + name + ": " + reason + "\n";
   return report;
+}
+
+moe::io::ModelQuantization quantize(const std::string& in, const std::string& out,
+                                    const moe::io::QuantizeModelOptions& options) {
+  if (!is_gguf(out)) return moe::io::quantize_model(in, out, options, moe::OpenMp());
+  return moe::io::quantize_gguf(in, out, {options.type, options.keep, options.overwrite, options.progress},
+                                moe::OpenMp());
 }
 
 }  // namespace
@@ -116,7 +155,8 @@ int main(int argc, char** argv) try {
     } else if (argument == "--type") {
       const char* const type = value();
       if (type == nullptr)
-        return complain("--type is the last word, expected one of " + moe::io::quantized_folder_types());
+        return complain("--type is the last word, expected one of " + moe::io::quantized_folder_types() +
+                        " behind it; of a .gguf one of " + moe::io::quantized_gguf_types());
       options.type = type;
     } else if (argument == "--keep") {
       const char* const part = value();
@@ -137,11 +177,18 @@ int main(int argc, char** argv) try {
   if (folders.size() != 2) {
     return complain("got " + std::to_string(folders.size()) + " folders, expected IN and OUT; see --help");
   }
-  if (options.type.empty()) return complain("no --type, expected one of " + moe::io::quantized_folder_types());
+  const std::string& in = folders[0];
+  const std::string& out = folders[1];
+  if (const std::string wrong = wrong_type(options.type, is_gguf(out)); !wrong.empty()) return complain(wrong);
+  if (is_gguf(out) && options.all_linears) {
+    return complain("--all-linears is of folders, and OUT is a GGUF file, which gets the MoE blocks alone");
+  }
+  if (!is_gguf(out) && is_gguf(in)) {
+    return complain("IN is a GGUF file, and OUT is a folder: expected an OUT that ends in .gguf");
+  }
   ProgressLine progress;
   options.progress = [&](const moe::io::QuantizeProgress& now) { progress(now); };
-  const auto done = moe::io::quantize_model(folders[0], folders[1], options, moe::OpenMp());
-  const std::string report = report_of(done, folders[1], options.type, json);
+  const std::string report = report_of(quantize(in, out, options), out, options.type, json);
   if (std::fputs(report.c_str(), stdout) < 0 || std::fflush(stdout) != 0) {
     return complain("standard output cannot be written");
   }

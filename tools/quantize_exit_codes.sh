@@ -37,4 +37,23 @@ expect 2 '--keep is followed by nothing' $model "$folder/c" --type fp8 --keep
 expect 2 'no option is called "--typ"' $model "$folder/c" --typ fp8
 expect 2 'got 1 folders, expected IN and OUT' $model --type fp8
 expect 2 'no such file' no_such_folder "$folder/c" --type fp8
+expect 2 'type "q4_k" is of GGUF files, and OUT is a folder: expected one of fp8, int4_g32' $model "$folder/c" --type q4_k
 [ ! -e "$folder/c" ]
+
+oss=tests/real/gpt_oss_mxfp4  # rows of 64 numbers, and of 32 in experts' down_proj
+expect 0 'weights are off by' $oss "$folder/a.gguf" --type q4_0
+grep -qF '100 %' "$err"
+expect 0 '"expert": 1,' --json $oss "$folder/b.gguf" --type q8_0 --keep ffn_down_exps
+grep -qF '"reason": "asked to stay"' "$out"
+expect 2 'is there already' $oss "$folder/a.gguf" --type q4_0
+expect 0 '  stays: blk.0.ffn_down_exps.weight: asked to stay' "$folder/b.gguf" "$folder/a.gguf" --type Q5_1 --overwrite --keep down
+expect 2 'the length of a row is 20, no multiple of 32, the block of q8_0: keep it as it is (--keep ffn_gate_exps)' \
+  $model "$folder/c.gguf" --type q8_0
+expect 2 'type "int4_g128" is of folders, and OUT is a GGUF file: expected one of q8_0' $oss "$folder/c.gguf" --type int4_g128
+expect 2 'no type is called "q9" that GGUF' $oss "$folder/c.gguf" --type q9
+expect 2 'no --type, expected one of q8_0' $oss "$folder/c.gguf"
+expect 2 '--all-linears is of folders' $oss "$folder/c.gguf" --type q8_0 --all-linears
+expect 2 '"down_proj" was asked to stay, and is in no name' $oss "$folder/c.gguf" --type q8_0 --keep down_proj
+expect 2 'IN is a GGUF file, and OUT is a folder' "$folder/a.gguf" "$folder/c" --type fp8
+expect 2 'no such file' no_such_folder "$folder/c.gguf" --type q8_0
+[ ! -e "$folder/c.gguf" ]

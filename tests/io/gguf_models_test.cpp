@@ -553,7 +553,8 @@ TEST(SaveGguf, WritesBlocksThatComputeTheSame) {
                                  "hy_v4",
                                  "minimax_m3_vl_text",
                                  "kimi_linear",
-                                 "mimo_v2_flash"}) {
+                                 "mimo_v2_flash",
+                                 "cohere2_moe_shared_average"}) {
     expect_saved(name);
   }
 }
@@ -571,7 +572,11 @@ TEST(SaveGguf, RefusesWhatGgufCannotSay) {
                {"a.gguf: GGUF's architecture \"olmoe\" cannot say the router's options of model_type \"olmoe\""});
   expect_parts(error("qwen2_moe_norm"), {"\"qwen2moe\" cannot say the router's options"});
   expect_parts(error("qwen3_moe_absent_norm"), {"\"qwen3moe\" cannot say the router's options"});
-  expect_parts(error("longcat_flash"), {"llama.cpp has no architecture for model_type \"longcat_flash\""});
+  expect_parts(error("cohere2_moe_shared_sum"),
+               {"\"cohere2moe\" cannot say what outputs or the router's logits are multiplied by"});
+  for (const char* const name : {"longcat_flash", "inkling_text"}) {
+    expect_parts(error(name), {std::string("llama.cpp has no architecture for model_type \"") + name + "\""});
+  }
   EXPECT_FALSE(fs::exists(temporary.path / "a.gguf"));
 }
 

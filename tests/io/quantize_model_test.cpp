@@ -108,19 +108,21 @@ void expect_quantized(const SmallModel& model, const std::string& type) {
   const auto report = quantize_model(in, out, {.type = type}, OpenMp{2});
   const Tensors before = Tensors::open(in), after = Tensors::open(out);
   const io::Quantization said(json_of(out / "config.json").at("quantization_config"), "config.json");
-  EXPECT_EQ(report.tensors.size(), 6u);
+  EXPECT_EQ(report.matrices.size(), 6u);
   EXPECT_TRUE(report.kept.empty());
   std::size_t bytes = 0;
   for (const std::string& name : after.names()) bytes += after.find(name)->bytes.size();
   EXPECT_EQ(report.bytes_after, bytes);
-  for (const auto& tensor : report.tensors) {
-    const std::string module = tensor.name.substr(0, tensor.name.size() - 7);
+  for (const auto& [name, expert, shape, error] : report.matrices) {
+    EXPECT_EQ(expert, -1) << "each has tensors of its own";
+    const std::string module = name.substr(0, name.size() - 7);
     const auto weight = io::quantized_weight(after, module, said);
     ASSERT_TRUE(weight.has_value()) << module;
     const Weight<float> is = dequantized(weight->matrix);
-    const Weight<float> was = before.read<float>(tensor.name);
-    EXPECT_EQ(is, (coded<T, W>(before.at(tensor.name)))) << module;
-    EXPECT_NEAR(tensor.error, double((is - was).norm() / was.norm()), 1e-5);
+    const Weight<float> was = before.read<float>(name);
+    EXPECT_EQ(is, (coded<T, W>(before.at(name)))) << module;
+    EXPECT_EQ(shape, before.at(name).shape);
+    EXPECT_NEAR(error, double((is - was).norm() / was.norm()), 1e-5);
     EXPECT_EQ(weight->own_bytes, 0u) << "it is used where it lies";
   }
   std::size_t same = 0;
@@ -171,11 +173,11 @@ TEST(QuantizeModel, AllLinearsButThoseThatAreAskedToStay) {
   SmallModel{}.write(temporary.path / "in");
   const auto all =
       quantize_model(temporary.path / "in", temporary.path / "all", {.type = "mxfp4", .all_linears = true});
-  EXPECT_EQ(all.tensors.size(), 7u);
-  EXPECT_EQ(all.tensors.back().name, "model.layers.0.self_attn.q_proj.weight");
+  EXPECT_EQ(all.matrices.size(), 7u);
+  EXPECT_EQ(all.matrices.back().tensor, "model.layers.0.self_attn.q_proj.weight");
   const auto some =
       quantize_model(temporary.path / "in", temporary.path / "some", {.type = "mxfp4", .keep = {"experts.1."}});
-  EXPECT_EQ(some.tensors.size(), 3u);
+  EXPECT_EQ(some.matrices.size(), 3u);
   ASSERT_EQ(some.kept.size(), 3u);
   EXPECT_EQ(some.kept[0].second, "asked to stay");
   const auto ignore = json_of(temporary.path / "some" / "config.json")["quantization_config"]["ignore"];
@@ -186,7 +188,10 @@ TEST(QuantizeModel, AllExpertsAtOnceInFp8) {
   const TemporaryFolder temporary("quantize_fused");
   SmallModel{.fused = true}.write(temporary.path / "in");
   const auto report = quantize_model(temporary.path / "in", temporary.path / "out");
-  EXPECT_EQ(report.tensors.size(), 2u);
+  ASSERT_EQ(report.matrices.size(), 4u);
+  EXPECT_EQ(report.matrices[3].tensor, "model.layers.0.mlp.experts.gate_up_proj");
+  EXPECT_EQ(report.matrices[3].expert, 1);
+  EXPECT_EQ(report.matrices[3].shape, (std::vector<Index>{512, 128}));
   const Tensors before = Tensors::open(temporary.path / "in"), after = Tensors::open(temporary.path / "out");
   const std::string name = "model.layers.0.mlp.experts.gate_up_proj";
   EXPECT_EQ(after.at(name).shape, (std::vector<Index>{2, 512, 128}));
@@ -217,7 +222,7 @@ TEST(QuantizeModel, WhatBlocksDoNotDivideStaysInFp8AndIsRefusedOtherwise) {
       std::string::npos)
       << fp8;
   const auto all = quantize_model(temporary.path / "in", temporary.path / "out", {.type = "fp8", .all_linears = true});
-  EXPECT_EQ(all.tensors.size(), 1u);
+  EXPECT_EQ(all.matrices.size(), 1u);
   EXPECT_EQ(all.kept.size(), 6u);
   const auto kept = json_of(temporary.path / "out" / "config.json")["quantization_config"]["modules_to_not_convert"];
   EXPECT_EQ(std::count(kept.begin(), kept.end(), "model.layers.0.mlp.experts.0.up_proj"), 1);

@@ -84,31 +84,45 @@ inline void flush_folder_to_disk([[maybe_unused]] const std::filesystem::path& f
 #endif
 }
 
-/// Writes the pieces one after the other, down to the disk.
-inline std::error_code write_pieces(Stream stream, const std::vector<std::span<const std::byte>>& pieces) {
-  for (const std::span<const std::byte> piece : pieces) {
-    if (piece.empty()) continue;  // its null pointer is not for fwrite
-    if (std::fwrite(piece.data(), 1, piece.size(), stream.get()) != piece.size()) return last_error();
-  }
-  if (!flush_to_disk(stream.get()) || std::fclose(stream.release()) != 0) return last_error();
-  return {};
-}
-
 }  // namespace detail
 
-/// Writes the pieces, one after the other, to a temporary file beside `path`, which then takes its place. Whoever opens
-/// `path` sees the old file or the new one; mappings of the old one stay valid (on Windows they prevent it).
-/// @throws Error if that fails; a file that was at `path` is then as it was.
-inline void write_atomically(const std::filesystem::path& path, const std::vector<std::span<const std::byte>>& pieces) {
+/// Calls write(append), whose append(bytes) adds to a temporary file beside `path`, which then takes its place. Whoever
+/// opens `path` sees the old file or the whole new one; mappings of the old one stay valid (on Windows they prevent
+/// it).
+/// @throws Error if that fails, or whatever write() throws; a file that was at `path` is then as it was.
+template <class F>
+void write_file_atomically(const std::filesystem::path& path, const F& write) {
   detail::TemporaryFile temporary = detail::create_beside(path);
-  std::error_code error = detail::write_pieces(std::move(temporary.stream), pieces);
-  if (!error) std::filesystem::rename(temporary.path, path, error);
-  if (error) {
+  const auto complain = [&](const std::error_code& error) {
+    fail(utf8(path), ": cannot be written: ", error.message());
+  };
+  try {
+    write([&](std::span<const std::byte> bytes) {
+      if (bytes.empty()) return;  // its null pointer is not for fwrite
+      if (std::fwrite(bytes.data(), 1, bytes.size(), temporary.stream.get()) != bytes.size()) {
+        complain(detail::last_error());
+      }
+    });
+    if (!detail::flush_to_disk(temporary.stream.get()) || std::fclose(temporary.stream.release()) != 0) {
+      complain(detail::last_error());
+    }
+    std::error_code error;
+    std::filesystem::rename(temporary.path, path, error);
+    if (error) complain(error);
+  } catch (...) {
+    temporary.stream.reset();  // an open file is not removed everywhere
     std::error_code ignored;
     std::filesystem::remove(temporary.path, ignored);
-    fail(utf8(path), ": cannot be written: ", error.message());
+    throw;
   }
   detail::flush_folder_to_disk(path.parent_path());
+}
+
+/// The same of pieces that are there, one after the other.
+inline void write_atomically(const std::filesystem::path& path, const std::vector<std::span<const std::byte>>& pieces) {
+  write_file_atomically(path, [&](const auto& append) {
+    for (const std::span<const std::byte> piece : pieces) append(piece);
+  });
 }
 
 }  // namespace moe::inline MOE_TARGET::io

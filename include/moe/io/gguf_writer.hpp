@@ -89,16 +89,12 @@ inline std::vector<std::byte> gguf_header(const GgufMetadata& metadata, const st
     if (tensor.name.size() > longest_tensor_name) {
       fail(to_string(tensor), " has a name of ", tensor.name.size(), " bytes, expected at most ", longest_tensor_name);
     }
-    if (const std::size_t expected = ggml_bytes(tensor, *type); tensor.bytes.size() != expected) {
-      fail(to_string(tensor), " has ", tensor.bytes.size(), " bytes, expected ", expected, " for shape ",
-           to_string(tensor.shape), " of ", tensor.dtype);
-    }
     header.text(tensor.name);
     header.number(std::uint32_t(tensor.shape.size()));
     for (auto size = tensor.shape.rbegin(); size != tensor.shape.rend(); ++size) header.number(std::uint64_t(*size));
     header.number(type->number);
     header.number(offset);
-    offset = align_up(offset + tensor.bytes.size(), alignment);
+    offset = align_up(offset + ggml_bytes(tensor, *type), alignment);
   }
   header.pad(alignment);
   return header.all();
@@ -123,24 +119,42 @@ inline void check_header(std::span<const std::byte> header, std::size_t num_keys
 }  // namespace detail
 
 /// Writes a file of version 3 that holds these keys and tensors, in this order; tensors are of ggml's types, their
-/// bytes as these have them. The tensors may even be those of the file that is replaced.
-/// @param metadata  the key general.alignment, 32 if it is not there, is that of the tensors
+/// bytes, which need not be there yet, as these have them.
+/// @param metadata     the key general.alignment, 32 if it is not there, is that of the tensors
+/// @param write_bytes  write_bytes(i, append) gives those of tensor i, in calls of append(bytes)
 /// @throws Error if the file cannot be written, a name or key is given twice or is none, or bytes are not as many as
-///         shape and type say. A file that was there is then as it was.
-inline void write_gguf(const std::filesystem::path& path, const GgufMetadata& metadata,
-                       const std::vector<Tensor>& tensors) {
+///         shape and type say; or whatever write_bytes() throws. A file that was there is then as it was.
+template <class F>
+void write_gguf(const std::filesystem::path& path, const GgufMetadata& metadata, const std::vector<Tensor>& tensors,
+                const F& write_bytes) {
   const std::string file = utf8(path);
   const std::uint32_t alignment = detail::alignment_of(metadata, file);
   const std::vector<std::byte> header = detail::gguf_header(metadata, tensors, alignment, file);
   detail::check_header(header, metadata.size(), tensors.size(), file);
   const std::vector<std::byte> zeros(alignment);
-  std::vector<std::span<const std::byte>> pieces = {header};
-  for (const Tensor& tensor : tensors) {
-    pieces.push_back(tensor.bytes);
-    const std::uint64_t size = tensor.bytes.size();
-    pieces.push_back(std::span(zeros).first(std::size_t(detail::align_up(size, alignment) - size)));
-  }
-  write_atomically(path, pieces);
+  write_file_atomically(path, [&](const auto& append) {
+    append(header);
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      std::size_t size = 0;
+      write_bytes(i, [&](std::span<const std::byte> bytes) {
+        append(bytes);
+        size += bytes.size();
+      });
+      Tensor tensor = tensors[i];
+      tensor.file = file;
+      if (const std::size_t expected = ggml_bytes(tensor, *find_ggml_type(tensor.dtype)); size != expected) {
+        fail(to_string(tensor), " has ", size, " bytes, expected ", expected, " for shape ", to_string(tensor.shape),
+             " of ", tensor.dtype);
+      }
+      append(std::span(zeros).first(std::size_t(detail::align_up(size, alignment) - size)));
+    }
+  });
+}
+
+/// The same of tensors whose bytes are there; they may even be those of the file that is replaced.
+inline void write_gguf(const std::filesystem::path& path, const GgufMetadata& metadata,
+                       const std::vector<Tensor>& tensors) {
+  write_gguf(path, metadata, tensors, [&](std::size_t i, const auto& append) { append(tensors[i].bytes); });
 }
 
 }  // namespace moe::inline MOE_TARGET::io

@@ -25,6 +25,7 @@
 #include "moe/io/atomic_folder.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/impostors.hpp"
+#include "moe/io/model_quantization.hpp"
 #include "moe/io/safetensors.hpp"
 #include "moe/io/safetensors_file.hpp"
 #include "moe/io/save_model.hpp"
@@ -35,32 +36,12 @@
 
 namespace moe::inline MOE_TARGET::io {
 
-/// How far it is, for whoever waits.
-struct QuantizeProgress {
-  std::size_t bytes = 0, of_bytes = 0;  // of the model that was read
-  std::string_view tensor = {};         // that comes next
-};
-
 struct QuantizeModelOptions {
   std::string type = "fp8";            // one of quantized_folder_types
   bool all_linears = false;            // attention and dense FFNs as well, not experts alone
   std::vector<std::string> keep = {};  // of which one is part of a module's name: it stays as it is
   bool overwrite = false;              // a model's folder of this name, with all that is in it
   std::function<void(const QuantizeProgress&)> progress = {};
-};
-
-/// A matrix that was quantised.
-struct QuantizedTensor {
-  std::string name;  // that it had
-  std::vector<Index> shape;
-  double error;  // ‖decoded − w‖ / ‖w‖
-};
-
-/// What became of a model.
-struct ModelQuantization {
-  std::vector<QuantizedTensor> tensors;                   // quantised
-  std::vector<std::pair<std::string, std::string>> kept;  // and of which it was wanted, but: the reason
-  std::size_t bytes_before = 0, bytes_after = 0;          // of all tensors
 };
 
 namespace detail {
@@ -443,18 +424,16 @@ inline ModelQuantization quantize_model(const std::filesystem::path& in, const s
       if (found == plan.become.end()) {
         file.write(name, tensor.bytes);
       } else {
-        const Index matrices = tensor.shape.size() == 3 ? tensor.shape[0] : 1;
-        double off = 0, all_squares = 0;
-        for (Index matrix = 0; matrix < matrices; ++matrix) {
+        const bool fused = tensor.shape.size() == 3;
+        const std::vector<Index> shape(tensor.shape.end() - 2, tensor.shape.end());
+        for (Index matrix = 0; matrix < (fused ? tensor.shape[0] : 1); ++matrix) {
           const auto parts = plan.coding->encode(tensor, matrix, executor, decoded);
           for (std::size_t i = 0; i < parts.size(); ++i) {
             file.write(found->second[i].name, parts[i], std::size_t(matrix) * parts[i].size());
           }
-          const auto [change, norm] = detail::squared_norms(tensor, matrix, decoded);
-          off += change;
-          all_squares += norm;
+          const auto [off, all_squares] = detail::squared_norms(tensor, matrix, decoded);
+          report.matrices.push_back({name, fused ? matrix : -1, shape, off == 0 ? 0 : std::sqrt(off / all_squares)});
         }
-        report.tensors.push_back({name, tensor.shape, off == 0 ? 0 : std::sqrt(off / all_squares)});
       }
       done += tensor.bytes.size();
     }
@@ -471,7 +450,7 @@ inline ModelQuantization quantize_model(const std::filesystem::path& in, const s
     if (plan.tensors_of.size() > 1) write_index(folder, shard_of, report.bytes_after);
   });
   if (options.progress) options.progress({done, report.bytes_before, {}});
-  std::ranges::sort(report.tensors, {}, &QuantizedTensor::name);
+  std::ranges::stable_sort(report.matrices, {}, &MatrixQuantization::tensor);
   return report;
 }
 

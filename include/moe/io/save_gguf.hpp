@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -103,7 +104,7 @@ inline void copy_numbers(const Tensor& from, const StoredParameter& place, std::
     if (dtype == dtype_name<float16>) return write(float16());
     write(float());
   };
-  if (!from.coded) return with_floats(from, [&](const auto& numbers) { copy(numbers, place.first); });
+  if (!from.coded) return with_floats(aligned(from), [&](const auto& numbers) { copy(numbers, place.first); });
   const Index size = from.coded->front().rows() * from.coded->front().cols();
   const QuantizedMatrix& matrix = (*from.coded)[std::size_t(place.first / size)];
   std::vector<float> numbers(static_cast<std::size_t>(size));
@@ -205,40 +206,68 @@ inline const GgufArchitecture& gguf_row_for(const Config& config) {
   fail(config.file(), ": llama.cpp has no architecture for model_type \"", type, "\" that is known here");
 }
 
-}  // namespace detail
+/// What a model's blocks multiply by, and cap: outputs, logits of the router, these at most (0: at nothing).
+inline std::array<float, 3> factors_of(const Architecture& architecture, const Config& config) {
+  const auto factor = [&](const auto& of, double absent) { return float(of ? of(config) : absent); };
+  return {factor(architecture.output_scale, 1), factor(architecture.logit_scale, 1), factor(architecture.logit_cap, 0)};
+}
 
-/// The tensors of a block as GGUF has them: "blk.3.ffn_up_exps.weight" (experts × d_ff × d_model) and so on, in memory
-/// of their own. Weights of 16 or 32 bits keep their type, coded ones become their numbers, and all else is F32. Code
-/// weights as you like, then save_gguf(). Of a model that is a GGUF file already, those of the file.
-/// @param layer  the number in their names; else the block's own
-/// @throws Error naming the parameter, if GGUF has no place for it.
-inline std::vector<Tensor> gguf_tensors(const Model& model, const std::string& block,
-                                        std::optional<Index> layer = std::nullopt) {
-  detail::check_block(model, block);
-  const Index number = layer.value_or(std::max<Index>(detail::layer_number(block), 0));
+/// A tensor of a block as GGUF has it, and where its numbers are: of each expert, or of all at once.
+struct GgufSource {
+  struct Part {
+    Tensor from;
+    StoredParameter place;
+  };
+  Tensor tensor;  // with bytes if they are those of a GGUF file
+  std::vector<Part> parts;
+};
+
+/// Of a block of a GGUF file: its tensors, under another layer's name.
+inline std::vector<GgufSource> sources_in_gguf(const Model& model, const std::string& block, const std::string& stem) {
+  std::vector<GgufSource> all;
+  model.tensors().for_each_below(block + ".", [&](Tensor tensor) {
+    const std::string end = tensor.name.substr(block.size() + 1);
+    if (!end.starts_with("ffn_") && !end.starts_with("exp_probs_b")) return;
+    GgufSource source{tensor, {}};
+    source.tensor.name = stem + end;
+    const std::size_t n = tensor.shape.size();
+    const Index rows = n > 1 ? tensor.shape[n - 2] : 1, cols = n > 0 ? tensor.shape[n - 1] : 1;
+    const Index size = rows * cols, count = size == 0 ? 0 : element_count(tensor) / size;
+    for (Index i = 0; i < count; ++i) {
+      source.parts.push_back({tensor, {tensor.name, tensor.name, tensor.shape, rows, cols, i * size, cols}});
+    }
+    all.push_back(std::move(source));
+  });
+  return all;
+}
+
+/// What gguf_tensors() gives, still without the bytes of models that are no GGUF files.
+/// @throws Error naming the parameter, if GGUF has no place for it; or the tensor, if it is missing, has another shape
+///         than the block gives it, or is one that nothing of the block reads; or a setting that nothing reads; or the
+///         model type, if llama.cpp has no architecture for it.
+inline std::vector<GgufSource> gguf_sources(const Model& model, const std::string& block,
+                                            std::optional<Index> layer = std::nullopt) {
+  check_block(model, block);
+  const Index number = layer.value_or(std::max<Index>(layer_number(block), 0));
   const Architecture& architecture = model.architecture();
   const std::string stem = "blk." + std::to_string(number) + '.';
-  std::vector<Tensor> all;
-  if (detail::is_gguf(model.folder())) {
-    model.tensors().for_each_below(block + ".", [&](Tensor tensor) {
-      const std::string end = tensor.name.substr(block.size() + 1);
-      if (!end.starts_with("ffn_") && !end.starts_with("exp_probs_b")) return;
-      tensor.name = stem + end;
-      all.push_back(std::move(tensor));
-    });
-    return all;
-  }
-  const MoeShape shape = moe_shape(model.config(), architecture, detail::layer_number(block));
+  if (is_gguf(model.folder())) return sources_in_gguf(model, block, stem);
+  gguf_row_for(model.config());  // complains if there is none
+  const MoeShape shape = moe_shape(model.config(), architecture, layer_number(block));
   const std::shared_ptr<const Tensors> weights = model.weights(block);
   const WeightTensors tensors(*weights, block, shape.num_experts);
-  const detail::BlockForm form(
-      tensors, model.config(), architecture,
-      detail::find_names(tensors, detail::expert_spellings, architecture.experts, architecture.gated), shape);
+  const BlockForm form(tensors, model.config(), architecture,
+                       find_names(tensors, expert_spellings, architecture.experts, architecture.gated), shape);
   std::map<std::string, std::size_t> place_of;
-  std::vector<std::shared_ptr<std::byte[]>> memory;
-  for (const detail::StoredParameter& stored : form.list(shape.num_experts, shape.d_ff)) {
-    const detail::GgufPlace place = detail::gguf_place(stored.parameter, block);
-    const Tensor from = weights->at(stored.tensor);
+  std::set<std::string> listed;
+  std::vector<GgufSource> all;
+  for (const StoredParameter& stored : form.list(shape.num_experts, shape.d_ff)) {
+    const GgufPlace place = gguf_place(stored.parameter, block);
+    if (place.expert >= shape.num_experts) fail("\"", block, "\": its ", stored.parameter, " has no place in GGUF");
+    if (!weights->contains(stored.tensor)) weights->at(stored.tensor);  // says which
+    const Tensor& from = *weights->find(stored.tensor);
+    require_shape(from, stored.shape);
+    listed.insert(from.name);
     const auto [found, is_new] = place_of.emplace(place.name, all.size());
     if (is_new) {
       std::vector<Index> its;
@@ -246,17 +275,49 @@ inline std::vector<Tensor> gguf_tensors(const Model& model, const std::string& b
       if (stored.rows > 1 || !place.name.ends_with("bias")) its.push_back(stored.rows);
       if (place.name.ends_with(".scale") || (place.expert < 0 && place.name.ends_with(".bias"))) its.clear();
       its.push_back(stored.cols);
-      Tensor tensor{.name = stem + place.name, .dtype = detail::gguf_dtype(place, from), .shape = its};
-      const auto bytes = std::size_t(element_count(tensor) * dtype_bits(tensor.dtype) / 8);
-      memory.emplace_back(new std::byte[bytes]);
-      tensor.bytes = {memory.back().get(), bytes};
-      tensor.owner = memory.back();
-      all.push_back(std::move(tensor));
+      all.push_back({{.name = stem + place.name, .dtype = gguf_dtype(place, from), .shape = its}, {}});
+      all.back().parts.resize(place.expert >= 0 ? std::size_t(shape.num_experts) : 1);
     }
-    const Tensor& to = all[found->second];
-    const auto part = std::size_t(stored.rows * stored.cols * dtype_bits(to.dtype) / 8);
-    detail::copy_numbers(from, stored,
-                         memory[found->second].get() + std::size_t(std::max<Index>(place.expert, 0)) * part, to.dtype);
+    all[found->second].parts[std::size_t(std::max<Index>(place.expert, 0))] = {from, stored};
+  }
+  factors_of(architecture, model.config());  // whose settings count as read
+  if (shape.d_ff_shared == 0 && !architecture.shared_gate.empty()) tensors.ignore(architecture.shared_gate);
+  tensors.ignore(architecture.ignored);
+  for (const Tensor& left : tensors.unread(architecture.scope, shape.num_zero_experts > 0)) {
+    if (listed.contains(left.name)) continue;
+    fail(to_string(left), " is of the block \"", block, "\", and a layer of model_type \"",
+         model.config().text("model_type"), "\" with these settings has nothing that reads it: to leave it out would ",
+         "change what the layer computes");
+  }
+  require_no_other_settings(model.config(), architecture);
+  return all;
+}
+
+}  // namespace detail
+
+/// The tensors of a block as GGUF has them: "blk.3.ffn_up_exps.weight" (experts × d_ff × d_model) and so on, in memory
+/// of their own. Weights of 16 or 32 bits keep their type, coded ones become their numbers, and all else is F32. Code
+/// weights as you like, then save_gguf(). Of a model that is a GGUF file already, those of the file.
+/// @param layer  the number in their names; else the block's own
+/// @throws Error naming the parameter, if GGUF has no place for it; or the tensor, if it is missing, has another shape
+///         than the block gives it, or is one that nothing of the block reads; or a setting that nothing reads; or the
+///         model type, if llama.cpp has no architecture for it.
+inline std::vector<Tensor> gguf_tensors(const Model& model, const std::string& block,
+                                        std::optional<Index> layer = std::nullopt) {
+  std::vector<Tensor> all;
+  for (detail::GgufSource& source : detail::gguf_sources(model, block, layer)) {
+    Tensor& tensor = all.emplace_back(std::move(source.tensor));
+    if (detail::is_gguf(model.folder())) continue;
+    const int bits = dtype_bits(tensor.dtype);
+    const auto bytes = std::size_t(element_count(tensor) * bits / 8);
+    const std::shared_ptr<std::byte[]> memory(new std::byte[bytes]);
+    std::byte* to = memory.get();
+    for (const auto& [from, place] : source.parts) {
+      detail::copy_numbers(from, place, to, tensor.dtype);
+      to += place.rows * place.cols * bits / 8;
+    }
+    tensor.bytes = {memory.get(), bytes};
+    tensor.owner = memory;
   }
   return all;
 }
@@ -318,6 +379,33 @@ inline GgufMetadata gguf_metadata(const Model& model, Index num_layers) {
   return all;
 }
 
+namespace detail {
+
+/// Tensors of a model's blocks, with or without bytes, and the keys that go with them.
+/// @throws Error if they would say something else than the model's config does.
+inline GgufFile gguf_file_of(const Model& model, const std::vector<Tensor>& tensors, const GgufMetadata& more,
+                             const std::string& name) {
+  Index num_layers = 0;
+  for (const Tensor& tensor : tensors) num_layers = std::max(num_layers, layer_number(tensor.name) + 1);
+  GgufFile file{gguf_metadata(model, num_layers), tensors};
+  file.metadata.insert(file.metadata.end(), more.begin(), more.end());
+  const GgufModel written = translate_gguf(file, name);
+  const MoeShape shape = moe_shape(written.config, written.architecture, num_layers - 1);
+  const MoeShape expected = moe_shape(model.config(), model.architecture(), num_layers - 1);
+  std::string what = difference(shape, expected);
+  if (what.empty() &&
+      factors_of(written.architecture, written.config) != factors_of(model.architecture(), model.config())) {
+    what = "what outputs or the router's logits are multiplied by";
+  }
+  if (!what.empty()) {
+    fail(name, ": GGUF's architecture \"", row_of(file.metadata, name).name, "\" cannot say ", what,
+         " of model_type \"", model.config().text("model_type"), "\"");
+  }
+  return file;
+}
+
+}  // namespace detail
+
 /// Writes MoE blocks as a GGUF file that io::Model and gguf-py read.
 ///
 ///   std::vector<io::Tensor> tensors;
@@ -332,18 +420,7 @@ inline GgufMetadata gguf_metadata(const Model& model, Index num_layers) {
 ///         llama.cpp's architecture has not, for example), or as write_gguf().
 inline void save_gguf(const std::filesystem::path& path, const Model& model, const std::vector<Tensor>& tensors,
                       const GgufMetadata& more = {}) {
-  Index num_layers = 0;
-  for (const Tensor& tensor : tensors) num_layers = std::max(num_layers, detail::layer_number(tensor.name) + 1);
-  GgufFile file{gguf_metadata(model, num_layers), tensors};
-  file.metadata.insert(file.metadata.end(), more.begin(), more.end());
-  const std::string name = utf8(path);
-  const GgufModel written = translate_gguf(file, name);
-  const MoeShape shape = moe_shape(written.config, written.architecture, num_layers - 1);
-  const MoeShape expected = moe_shape(model.config(), model.architecture(), num_layers - 1);
-  if (const std::string what = detail::difference(shape, expected); !what.empty()) {
-    fail(name, ": GGUF's architecture \"", detail::row_of(file.metadata, name).name, "\" cannot say ", what,
-         " of model_type \"", model.config().text("model_type"), "\"");
-  }
+  const GgufFile file = detail::gguf_file_of(model, tensors, more, utf8(path));
   write_gguf(path, file.metadata, file.tensors);
 }
 

@@ -1,0 +1,368 @@
+/// @file  GGUF files whose experts are quantised: their bytes, what their layers answer, and what is refused.
+#include <moe/io/quantize_gguf.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <limits>
+#include <span>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "errors.hpp"
+#include "load_layer.hpp"
+#include "moe/experts/gated_ffn_bank.hpp"
+#include "moe/io/safetensors.hpp"
+#include "moe/layers/moe_layer.hpp"
+#include "moe/models/random.hpp"
+#include "moe/routers/linear_top_k.hpp"
+#include "moe/runtime/executors/openmp.hpp"
+#include "moe/surgery/quantize.hpp"
+#include "temporary_folder.hpp"
+
+namespace {
+
+namespace fs = std::filesystem;
+using namespace moe;
+using io::Model, io::Tensor, io::Tensors, io::quantize_gguf;
+using test::TemporaryFolder;
+
+/// A qwen2_moe (with a gated shared expert) or qwen3_moe of random numbers.
+struct SmallModel {
+  std::string type = "qwen3_moe";
+  Index d = 256, ff = 256, num_experts = 3, num_layers = 1;
+  float first_number = 0.5F;  // of the first expert's gate
+  std::string stray = {};     // one more tensor, of three numbers
+  Index said_ff = ff;         // by config.json
+
+  std::string block(Index layer) const { return "model.layers." + std::to_string(layer) + ".mlp"; }
+
+  /// Of all tensors, by their names without ".weight".
+  std::vector<std::pair<std::string, Weight<float>>> numbers() const {
+    std::vector<std::pair<std::string, Weight<float>>> all;
+    const auto add = [&](const std::string& name, Index rows, Index cols) {
+      all.emplace_back(name, random_weight<float>(rows, cols, /*seed=*/all.size() + 1));
+    };
+    for (Index layer = 0; layer < num_layers; ++layer) {
+      for (Index e = 0; e < num_experts; ++e) {
+        const std::string expert = block(layer) + ".experts." + std::to_string(e) + ".";
+        add(expert + "gate_proj", ff, d);
+        add(expert + "up_proj", ff, d);
+        add(expert + "down_proj", d, ff);
+      }
+      add(block(layer) + ".gate", num_experts, d);
+      if (type != "qwen2_moe") continue;
+      add(block(layer) + ".shared_expert.gate_proj", ff, d);
+      add(block(layer) + ".shared_expert.up_proj", ff, d);
+      add(block(layer) + ".shared_expert.down_proj", d, ff);
+      add(block(layer) + ".shared_expert_gate", 1, d);
+    }
+    if (!stray.empty()) add(block(0) + stray, 1, 3);
+    all.front().second(0, 0) = first_number;
+    return all;
+  }
+
+  void write(const fs::path& folder) const {
+    fs::create_directories(folder);
+    nlohmann::json config = {
+        {"model_type", type},         {"hidden_size", d},         {"moe_intermediate_size", said_ff},
+        {"num_experts", num_experts}, {"num_experts_per_tok", 2}, {"norm_topk_prob", type == "qwen3_moe"},
+        {"hidden_act", "silu"},       {"rms_norm_eps", 1e-6}};
+    if (type == "qwen2_moe") config["shared_expert_intermediate_size"] = ff;
+    std::ofstream(folder / "config.json") << config.dump(2);
+    const auto all = numbers();
+    std::vector<Tensor> tensors;
+    for (const auto& [name, w] : all) {
+      tensors.push_back({.name = name + ".weight",
+                         .dtype = "F32",
+                         .shape = {w.rows(), w.cols()},
+                         .bytes = std::as_bytes(std::span(w.data(), std::size_t(w.size())))});
+    }
+    io::write_safetensors(folder / "model.safetensors", tensors);
+  }
+};
+
+std::vector<std::byte> bytes_in(const fs::path& file) {
+  std::ifstream stream(file, std::ios::binary);
+  const std::string text{std::istreambuf_iterator<char>(stream), {}};
+  const auto* const first = reinterpret_cast<const std::byte*>(text.data());
+  return {first, first + text.size()};
+}
+
+template <class W>
+void write_as(const float* x, Index count, std::byte* to, const float*) {
+  for (Index i = 0; i < count; ++i) {
+    const W number(x[i]);
+    std::memcpy(to + i * Index(sizeof number), &number, sizeof number);
+  }
+}
+
+struct Type {
+  const char* name;
+  Index numbers, bytes;
+  void (*encode)(const float*, Index, std::byte*, const float*);
+};
+template <class T>
+constexpr Type type_of(const char* name) {
+  return {name, Encoder<T>::numbers, Encoder<T>::bytes, encode<T>};
+}
+constexpr Type all_types[] = {type_of<Q8_0>("q8_0"),
+                              type_of<Q4_0>("q4_0"),
+                              type_of<Q4_1>("q4_1"),
+                              type_of<Q5_0>("q5_0"),
+                              type_of<Q5_1>("q5_1"),
+                              type_of<Q2_K>("q2_k"),
+                              type_of<Q3_K>("q3_k"),
+                              type_of<Q4_K>("q4_k"),
+                              type_of<Q5_K>("q5_k"),
+                              type_of<Q6_K>("q6_k"),
+                              type_of<IQ4_NL>("iq4_nl"),
+                              type_of<GgmlMxfp4>("mxfp4"),
+                              type_of<GgmlNvfp4>("nvfp4"),
+                              type_of<TQ1_0>("tq1_0"),
+                              type_of<TQ2_0>("tq2_0"),
+                              {"f16", 1, 2, write_as<float16>},
+                              {"bf16", 1, 2, write_as<bfloat16>},
+                              {"f32", 1, 4, write_as<float>}};
+
+/// Bytes are those of encode(), one expert after the other; a layer of the file answers, to the bit, as one of the
+/// numbers that they stand for, and as the float layer does within the errors of three matrices.
+TEST(QuantizeGguf, EachTypeHasTheBytesOfEncodeAndTheAnswersOfItsNumbers) {
+  const TemporaryFolder temporary("quantize_gguf_types");
+  const SmallModel small{.num_experts = 2};
+  small.write(temporary.path / "in");
+  const Model model(temporary.path / "in");
+  const Matrix<float> x = random_tokens<float>(small.d, 5, /*seed=*/1);
+  const Matrix<float> y = model.layer(small.block(0)).layer.forward(x);
+  std::string list;
+  for (const Type& type : all_types) {
+    SCOPED_TRACE(type.name);
+    list += (list.empty() ? "" : ", ") + std::string(type.name);
+    const fs::path out = temporary.path / (std::string(type.name) + ".gguf");
+    const auto report = quantize_gguf(model, out, {.type = type.name}, OpenMp{2});
+    ASSERT_EQ(report.matrices.size(), 6U);
+    EXPECT_TRUE(report.kept.empty());
+    const Model coded(out);
+    double worst = 0;
+    for (const auto& [name, expert, shape, error] : report.matrices) {
+      const std::string kind = name.substr(sizeof "blk.0.ffn_" - 1, name.find("_exps") - (sizeof "blk.0.ffn_" - 1));
+      const Weight<float> w =
+          model.read(small.block(0) + ".experts." + std::to_string(expert) + "." + kind + "_proj.weight");
+      EXPECT_EQ(shape, (std::vector<Index>{w.rows(), w.cols()}));
+      std::vector<std::byte> expected(std::size_t(w.size() / type.numbers * type.bytes));
+      const Index row_bytes = w.cols() / type.numbers * type.bytes;
+      for (Index r = 0; r < w.rows(); ++r) {
+        type.encode(w.data() + r * w.cols(), w.cols(), expected.data() + r * row_bytes, nullptr);
+      }
+      const auto is = coded.tensors().at(name).bytes.subspan(std::size_t(expert) * expected.size(), expected.size());
+      EXPECT_TRUE(std::ranges::equal(is, expected)) << name << ", expert " << expert;
+      const Weight<float> decoded = coded.read(name).row(expert);
+      const Eigen::Map<const Weight<float>> numbers(decoded.data(), w.rows(), w.cols());
+      EXPECT_NEAR(error, double((numbers - w).norm() / w.norm()), 1e-5);
+      worst = std::max(worst, error);
+    }
+    const Matrix<float> answer = coded.layer("blk.0").layer.forward(x);
+    const double off = double((answer - y).norm() / y.norm());
+    EXPECT_LE(off, std::pow(1 + worst, 3) - 1 + 1e-5);
+    EXPECT_GE(off, worst / 4);
+    // The same numbers as floats:
+    const fs::path decoded = temporary.path / "decoded.gguf";
+    const auto of_coded = quantize_gguf(coded, decoded, {.type = "f32", .overwrite = true});
+    for (const auto& matrix : of_coded.matrices) EXPECT_EQ(matrix.error, 0);
+    if (type.numbers == 1) continue;  // which have arithmetic of their own
+    EXPECT_EQ(answer, Model(decoded).layer("blk.0").layer.forward(x));
+  }
+  EXPECT_EQ(io::quantized_gguf_types(), list);
+}
+
+/// What moe::quantize<T>() makes of the bank answers the same, to the bit.
+template <class T>
+void expect_as_quantized_bank(const std::string& type) {
+  SCOPED_TRACE(type);
+  const TemporaryFolder temporary("quantize_gguf_bank");
+  const SmallModel small{.num_experts = 2};
+  small.write(temporary.path / "in");
+  const Model model(temporary.path / "in");
+  quantize_gguf(model, temporary.path / "out.gguf", {.type = type});
+  WeightStack<float> gate(2, 256, 256), up(2, 256, 256), down(2, 256, 256);
+  for (Index e = 0; e < 2; ++e) {
+    const std::string expert = small.block(0) + ".experts." + std::to_string(e) + ".";
+    gate.owned(e) = model.read(expert + "gate_proj.weight");
+    up.owned(e) = model.read(expert + "up_proj.weight");
+    down.owned(e) = model.read(expert + "down_proj.weight");
+  }
+  const auto loaded = Model(temporary.path / "out.gguf").layer("blk.0");
+  const MoeLayer layer(
+      LinearTopK<float>(model.read(small.block(0) + ".gate.weight"), std::get<TopKOptions>(loaded.shape.router)),
+      quantize<T>(GatedFfnBank<float>(std::move(gate), std::move(up), std::move(down))));
+  for (const Index n : {1, 17}) {
+    const Matrix<float> x = random_tokens<float>(256, n, /*seed=*/2);
+    EXPECT_EQ(loaded.layer.forward(x), layer.forward(x)) << n;
+  }
+}
+
+TEST(QuantizeGguf, AnswersAsTheQuantisedBank) {
+  expect_as_quantized_bank<Q8_0>("Q8_0");  // in capitals, as llama.cpp's users have it
+  expect_as_quantized_bank<Q4_K>("Q4_K");
+}
+
+TEST(QuantizeGguf, SharedExpertsTooAndAllElseIsAsSaved) {
+  const TemporaryFolder temporary("quantize_gguf_shared");
+  const SmallModel small{.type = "qwen2_moe", .d = 64, .ff = 32, .num_layers = 2};
+  small.write(temporary.path / "in");
+  const Model model(temporary.path / "in");
+  std::vector<io::QuantizeProgress> seen;
+  std::vector<std::string> names;
+  const auto report = quantize_gguf(model, temporary.path / "out.gguf",
+                                    {.type = "q8_0", .keep = {"blk.1.ffn_up"}, .progress = [&](const auto& now) {
+                                       seen.push_back(now);
+                                       if (!now.tensor.empty()) names.emplace_back(now.tensor);
+                                     }});
+  EXPECT_EQ(report.matrices.size(), 2U * 12 - 4);
+  EXPECT_EQ(report.kept,
+            (std::vector<std::pair<std::string, std::string>>{{"blk.1.ffn_up_exps.weight", "asked to stay"},
+                                                              {"blk.1.ffn_up_shexp.weight", "asked to stay"}}));
+  std::vector<Tensor> saved;
+  for (const std::string& block : model.moe_blocks()) {
+    for (Tensor& tensor : io::gguf_tensors(model, block)) saved.push_back(std::move(tensor));
+  }
+  const io::GgufFile file = io::read_gguf(temporary.path / "out.gguf");
+  ASSERT_EQ(file.tensors.size(), saved.size());
+  std::size_t before = 0, after = 0, same = 0;
+  for (std::size_t i = 0; i < saved.size(); ++i) {
+    const Tensor &was = saved[i], &is = file.tensors[i];
+    EXPECT_EQ(is.name, was.name);
+    EXPECT_EQ(names[i], was.name);
+    EXPECT_EQ(is.shape, was.shape);
+    before += was.bytes.size();
+    after += is.bytes.size();
+    const bool quantized = was.name.find("exp") != std::string::npos && was.name.find("inp") == std::string::npos &&
+                           !was.name.starts_with("blk.1.ffn_up");
+    EXPECT_EQ(is.dtype, quantized ? "Q8_0" : "F32") << is.name;
+    if (quantized) continue;
+    ++same;
+    EXPECT_TRUE(std::ranges::equal(is.bytes, was.bytes)) << is.name;
+  }
+  EXPECT_EQ(same, 2U * 2 + 2);
+  EXPECT_EQ(report.bytes_before, before);
+  EXPECT_EQ(report.bytes_after, after);
+  ASSERT_EQ(seen.size(), saved.size() + 1);
+  for (std::size_t i = 1; i < seen.size(); ++i) EXPECT_GT(seen[i].bytes, seen[i - 1].bytes);
+  EXPECT_EQ(seen.back().bytes, seen.back().of_bytes);
+  const Model coded(temporary.path / "out.gguf");
+  const Matrix<float> x = random_tokens<float>(64, 9, /*seed=*/3);
+  for (Index layer = 0; layer < 2; ++layer) {
+    const Matrix<float> y = model.layer(small.block(layer)).layer.forward(x);
+    const Matrix<float> is = coded.layer("blk." + std::to_string(layer)).layer.forward(x);
+    EXPECT_LT((is - y).norm(), 0.02F * y.norm());
+    EXPECT_GT((is - y).norm(), 0.0005F * y.norm());
+  }
+}
+
+TEST(QuantizeGguf, BitsDependOnNoThreads) {
+  const TemporaryFolder temporary("quantize_gguf_threads");
+  SmallModel{.num_experts = 2}.write(temporary.path / "in");
+  for (const int threads : {1, 3}) {
+    quantize_gguf(temporary.path / "in", temporary.path / (std::to_string(threads) + ".gguf"), {.type = "q4_k"},
+                  OpenMp{threads});
+  }
+  EXPECT_EQ(bytes_in(temporary.path / "1.gguf"), bytes_in(temporary.path / "3.gguf"));
+}
+
+TEST(QuantizeGguf, WhatIsCodedIsDecodedFirstAndWhatIsOfTheTypeStays) {
+  const TemporaryFolder temporary("quantize_gguf_coded");
+  // gpt-oss' MXFP4, whose numbers ggml's MXFP4 has as well
+  const Model oss("tests/real/gpt_oss_mxfp4");
+  const auto exact = quantize_gguf(oss, temporary.path / "oss.gguf", {.type = "mxfp4"});
+  EXPECT_FALSE(exact.matrices.empty());
+  for (const auto& matrix : exact.matrices) EXPECT_EQ(matrix.error, 0) << matrix.tensor;
+  EXPECT_LT(exact.bytes_before, exact.bytes_after * 2) << "codes are counted as they lie";
+  const Matrix<float> x = random_tokens<float>(oss.shape().d_model, 7, /*seed=*/4);
+  const Matrix<float> y = oss.layer(oss.moe_blocks()[0]).layer.forward(x);
+  const Model again(temporary.path / "oss.gguf");
+  EXPECT_LE((again.layer("blk.0").layer.forward(x) - y).norm(), 1e-6F * y.norm());
+
+  SmallModel{.d = 64, .ff = 64}.write(temporary.path / "in");
+  quantize_gguf(temporary.path / "in", temporary.path / "a.gguf", {.type = "q5_1", .keep = {"ffn_down_exps"}});
+  const auto report = quantize_gguf(temporary.path / "a.gguf", temporary.path / "b.gguf", {.type = "q5_1"});
+  EXPECT_EQ(report.matrices.size(), 3U);
+  ASSERT_EQ(report.kept.size(), 2U);
+  EXPECT_EQ(report.kept[0].second, "is q5_1 already");
+  const Tensors a = Tensors::open(temporary.path / "a.gguf"), b = Tensors::open(temporary.path / "b.gguf");
+  for (const std::string& name : a.names()) {
+    const bool same = name != "blk.0.ffn_down_exps.weight";
+    EXPECT_EQ(std::ranges::equal(a.find(name)->bytes, b.find(name)->bytes), same) << name;
+  }
+  EXPECT_NE(test::error_of<io::Error>([&] {
+              quantize_gguf(temporary.path / "b.gguf", temporary.path / "c.gguf", {.type = "q5_1"});
+            }).find("no tensor is a weight of experts that could be q5_1: \"blk.0.ffn_"),
+            std::string::npos);
+}
+
+TEST(QuantizeGguf, ReplacesAFileOnlyIfAsked) {
+  const TemporaryFolder temporary("quantize_gguf_there");
+  const fs::path in = temporary.path / "in", out = temporary.path / "out.gguf";
+  SmallModel{.d = 64, .ff = 64}.write(in);
+  quantize_gguf(in, out, {.type = "q4_0"});
+  const auto before = bytes_in(out);
+  EXPECT_EQ(test::error_of<io::Error>([&] { quantize_gguf(in, out, {.type = "q8_0"}); }),
+            out.string() + ": is there already: choose another name, or ask to overwrite it");
+  EXPECT_EQ(bytes_in(out), before);
+  // Its own IN, through a link that stays one:
+  fs::create_symlink(out, temporary.path / "link.gguf");
+  quantize_gguf(temporary.path / "link.gguf", temporary.path / "link.gguf", {.type = "f32", .overwrite = true});
+  EXPECT_TRUE(fs::is_symlink(temporary.path / "link.gguf"));
+  EXPECT_EQ(Tensors::open(out).at("blk.0.ffn_up_exps.weight").dtype, "F32");
+  fs::create_directory(temporary.path / "folder.gguf");
+  EXPECT_NE(test::error_of<io::Error>([&] {
+              quantize_gguf(in, temporary.path / "folder.gguf", {.overwrite = true});
+            }).find("is no file, and will not be overwritten"),
+            std::string::npos);
+  EXPECT_EQ(std::distance(fs::directory_iterator(temporary.path), {}), 4) << "nothing else is left";
+}
+
+TEST(QuantizeGguf, ComplainsAndLeavesNothing) {
+  const TemporaryFolder temporary("quantize_gguf_wrong");
+  const fs::path in = temporary.path / "in", out = temporary.path / "out.gguf";
+  SmallModel{.ff = 96}.write(in);
+  const auto expect_error = [&](const fs::path& from, const io::QuantizeGgufOptions& options, const std::string& part) {
+    const std::string is = test::error_of<io::Error>([&] { quantize_gguf(from, out, options, OpenMp{2}); });
+    EXPECT_NE(is.find(part), std::string::npos) << part << "\nis not in\n" << is;
+  };
+  expect_error(in, {.type = "int4_g128"},
+               "no type is called \"int4_g128\" that GGUF's experts could be, expected one of q8_0, q4_0, ");
+  expect_error(in, {.type = "q6_k"},
+               "tensor \"blk.0.ffn_down_exps.weight\": the length of a row is 96, no multiple of 256, the block of "
+               "q6_k: keep it as it is (--keep ffn_down_exps), or take another type: q8_0, q4_0, q4_1, q5_0, q5_1, "
+               "iq4_nl, mxfp4, f16, bf16, f32");
+  expect_error(in, {.keep = {"exps", "down_proj"}},
+               "\"down_proj\" was asked to stay, and is in no name of experts' weights");
+  expect_error(in, {.keep = {"exps"}},
+               "no tensor is a weight of experts that could be q8_0: \"blk.0.ffn_gate_exps.weight\" asked to stay");
+  expect_error(temporary.path / "nowhere", {}, "no such file");
+  SmallModel{.first_number = std::numeric_limits<float>::infinity()}.write(temporary.path / "infinite");
+  expect_error(temporary.path / "infinite", {.type = "q4_k"},
+               "tensor \"blk.0.ffn_gate_exps.weight\", expert 0: the number at (0, 0) is inf, expected a finite one");
+  SmallModel{.first_number = 70000}.write(temporary.path / "large");
+  expect_error(temporary.path / "large", {.type = "f16"},
+               "tensor \"blk.0.ffn_gate_exps.weight\", expert 0: the number 70000 at (0, 0) is too large for f16");
+  SmallModel{.stray = ".experts.0.down_proj.turned"}.write(temporary.path / "stray");
+  expect_error(
+      temporary.path / "stray", {},
+      "tensor \"model.layers.0.mlp.experts.0.down_proj.turned.weight\" is of the block \"model.layers.0.mlp\"");
+  SmallModel{.said_ff = 512}.write(temporary.path / "wide");
+  expect_error(temporary.path / "wide", {}, "has shape [256, 256], expected [512, 256]");
+  quantize_gguf(in, temporary.path / "ok.gguf", {.type = "q6_k", .keep = {"ffn_down_exps"}});
+  EXPECT_EQ(std::distance(fs::directory_iterator(temporary.path), {}), 6) << "five models and the last file";
+}
+
+}  // namespace
