@@ -72,16 +72,16 @@ inline constexpr auto ffn_spellings = std::to_array<Spelling>({
 });
 
 /// What ERNIE 4.5 VL's files call the router of images, beside that of text.
-inline constexpr std::string_view second_router = "gate.weight_1";
+inline constexpr std::string_view second_modality = "gate.weight_1";
 
 /// Whether a block has a router and experts of each modality; else one part of it lies by itself.
 inline bool is_by_modality(const WeightTensors& tensors, const Architecture& architecture) {
-  return architecture.router_kind == RouterKind::by_modality && tensors.contains(second_router);
+  return architecture.router_kind == RouterKind::by_modality && tensors.contains(second_modality);
 }
 
 /// Such a part has no shared expert: that is beside it.
 inline bool is_part_of_block(const WeightTensors& tensors, const Architecture& architecture) {
-  return architecture.router_kind == RouterKind::by_modality && !tensors.contains(second_router);
+  return architecture.router_kind == RouterKind::by_modality && !tensors.contains(second_modality);
 }
 
 /// The names that were found, relative to the block.
