@@ -111,7 +111,7 @@ class BlockForm {
   void add_routers(List& all, Index n) const {
     for (const Index which : {0, 1}) {
       const std::string gate = "gate." + std::to_string(which);
-      const std::string_view name = which == 0 ? names_.router : second_router;
+      const std::string_view name = which == 0 ? names_.router : second_modality;
       all.push_back({gate + ".weight", tensors_.full_name(name), {d(), n}, n, d(), 0, 1, n});
       all.push_back({gate + ".selection_bias", tensors_.full_name(names_.selection_bias), {2, n}, 1, n, which * n, n});
     }
