@@ -156,9 +156,8 @@ class Config {
     return value != nullptr && value->is_array();
   }
 
-  /// Of the file itself, all names that were not asked for since it was opened, and say something: no null, false, 0,
-  /// 1,
-  /// "", or empty list.
+  /// Of the file itself, all names that were not asked for since it was opened, and say something: no null, false,
+  /// 0, 1, "", or empty list.
   std::vector<std::string> unread() const {
     std::vector<std::string> names;
     const std::lock_guard lock(asked_->mutex);

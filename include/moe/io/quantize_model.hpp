@@ -395,10 +395,10 @@ inline std::string quantized_folder_types() {
 /// it.
 ///
 /// Nothing is half written: the folder appears when all is in it.
-/// @throws Error naming the tensor and both sizes, if a row is no multiple of the block of a compressed-tensors type
-/// (in
-///         fp8 such a matrix stays as it is, as with transformers); if the model is quantised already, or has no
-///         experts; if a number is not finite; if `out` is there; if it cannot be written. Then all is as it was.
+/// @throws Error naming the tensor and both sizes, if a row is no multiple of a block of compressed-tensors' (in fp8
+///         such a matrix stays as it is, as with transformers); if the model is quantised already, or has no experts;
+///         if a number is not finite, or what it is coded to is not; if `out` is there; if it cannot be written. Then
+///         all is as it was.
 inline ModelQuantization quantize_model(const std::filesystem::path& in, const std::filesystem::path& out,
                                         const QuantizeModelOptions& options = {}, ExecutorRef executor = Serial{}) {
   ModelQuantization report;
