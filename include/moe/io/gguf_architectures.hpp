@@ -385,7 +385,9 @@ class GgufTranslation {
   /// The model type's own, by the names and with the parts that the file has.
   Architecture architecture() const {
     const Architecture* const known = find_architecture(model_type());
+    static constexpr Architecture usual{.model_type = ""};
     Architecture of = known ? *known : Architecture{.model_type = row_.model_type};
+    of.of_adapters = known ? known : &usual;
     of.bias = "";
     of.always_biased = blocks_.have("ffn_down_exps.bias");
     if (!row_.own_router) of.router_options = gguf_router;
