@@ -387,6 +387,8 @@ TEST_F(SplitGguf, RefusesPartsThatDoNotBelongTogether) {
   expect_parts(error(path(1)), {"is part 5 of 3"});
   write_text(path(1), GgufBuilder().number("split.no", 6, 1.0F).file());
   expect_parts(error(path(1)), {"split.no is 1.0, expected a whole number from 0 to 2147483647"});
+  write_text(path(1), GgufBuilder().text("split.no", "\xff").file());  // no UTF-8
+  expect_parts(error(path(1)), {"split.no is a text, expected a whole number from 0 to 2147483647"});
 }
 
 // ---- what we write

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <limits>
 #include <map>
 #include <memory>
@@ -36,6 +37,7 @@ struct SmallModel {
   unsigned seed = 1;
   nlohmann::json config = {{"model_type", "qwen3_moe"}, {"num_local_experts", 2}};
   float first_number = 0.5F;  // of the first expert's gate
+  float times = 1;            // all numbers
 
   void write(const fs::path& folder) const {
     fs::create_directories(folder);
@@ -50,6 +52,7 @@ struct SmallModel {
       for (std::size_t i = 0; i + 1 < shape.size(); ++i) rows *= shape[i];
       Weight<float> numbers = random_weight<float>(rows, cols, ++next);
       if (first != 0) numbers(0, 0) = first;
+      numbers *= times;
       const auto keep = [&](const auto& its) {
         const auto* const bytes = reinterpret_cast<const std::byte*>(its.data());
         memory.emplace_back(bytes, bytes + std::size_t(its.size()) * sizeof its(0, 0));
@@ -257,6 +260,31 @@ TEST(QuantizeModel, ComplainsBeforeAnythingIsThere) {
       << infinite;
   EXPECT_FALSE(fs::exists(temporary.path / "not"));
   EXPECT_FALSE(fs::exists(temporary.path / "not.tmp0"));
+}
+
+TEST(QuantizeModel, NumbersThatAreNoneOnceCodedAreRefused) {
+  const TemporaryFolder temporary("quantize_tiny");
+  SmallModel{.dtype = "F32", .times = 1e-41F}.write(temporary.path / "in");  // 1 / the largest is infinite
+  const std::string error = test::error_of<io::Error>(
+      [&] { quantize_model(temporary.path / "in", temporary.path / "out", {.type = "fp8"}); });
+  EXPECT_NE(error.find("experts.0.down_proj.weight\": its numbers are too small for the scales of fp8"),
+            std::string::npos)
+      << error;
+  EXPECT_FALSE(fs::exists(temporary.path / "out"));
+}
+
+/// How many bytes it has nobody knows, so it cannot be carried over.
+TEST(QuantizeModel, ATensorOfUnknownDtypeIsRefused) {
+  const TemporaryFolder temporary("quantize_unknown");
+  const fs::path in = temporary.path / "in", file = in / "model.safetensors";
+  SmallModel{}.write(in);
+  std::ifstream stream(file, std::ios::binary);
+  std::string bytes{std::istreambuf_iterator<char>(stream), {}};
+  bytes.replace(bytes.find("BF16", bytes.find("\"lm_head.weight\"")), 4, "BF17");
+  std::ofstream(file, std::ios::binary) << bytes;
+  const std::string error = test::error_of<io::Error>([&] { quantize_model(in, temporary.path / "out"); });
+  EXPECT_NE(error.find("tensor \"lm_head.weight\" has unknown dtype BF17"), std::string::npos) << error;
+  EXPECT_FALSE(fs::exists(temporary.path / "out"));
 }
 
 TEST(QuantizeModel, TellsHowFarItIs) {

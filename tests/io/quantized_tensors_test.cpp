@@ -253,6 +253,38 @@ TEST(QuantizedTensors, ZeroPointsAndGroupsOutOfRangeAreRefused) {
   }
 }
 
+/// Codes of 4 bits begin with a byte at every second number only, those of 3 at every eighth.
+TEST(QuantizedTensors, GroupsThatBeginWithinAByteAreReadByTheirIndexOrRefused) {
+  std::mt19937 random(11);
+  std::vector<std::int32_t> codes(4 * 32), index(32);
+  for (auto& word : codes) word = std::int32_t(random());
+  for (std::size_t i = 0; i < 32; ++i) index[i] = std::int32_t(i / 11);
+  std::vector<float> scales(3 * 32);
+  for (float& scale : scales) scale = float(random() % 64) - 31;
+  File gptq;
+  gptq.add("m.qweight", "I32", {4, 32}, codes).add("m.qzeros", "I32", {3, 4}, std::vector<std::int32_t>(12));
+  gptq.add("m.scales", "F32", {3, 32}, scales);
+  const Quantization elevens = said({{"quant_method", "gptq"}, {"bits", 4}, {"group_size", 11}});
+  expect_says(gptq.error(elevens), {"\"m.scales\" has shape [3, 32], one for 11 numbers of a row", "multiple of 8"});
+  gptq.add("m.g_idx", "I32", {32}, index);
+  const Tensors all = gptq.open();
+  const auto weight = io::quantized_weight(all, "m", elevens);
+  ASSERT_TRUE(weight);
+  for (Index r = 0; r < 32; ++r) {
+    float row[32];
+    weight->matrix.decode(r, 0, 32, row);
+    for (Index c = 0; c < 32; ++c) {
+      const int q = int(std::uint32_t(codes[std::size_t(c / 8 * 32 + r)]) >> (c % 8 * 4) & 15U) - 1;
+      ASSERT_EQ(row[c], float(q) * scales[std::size_t(c / 11 * 32 + r)]) << r << ' ' << c;
+    }
+  }
+  File awq;
+  awq.add("m.qweight", "I32", {36, 4}, std::vector<std::int32_t>(144));
+  awq.add("m.qzeros", "I32", {12, 4}, std::vector<std::int32_t>(48));
+  awq.add("m.scales", "F16", {12, 32}, std::vector<std::uint16_t>(384));
+  expect_says(awq.error(), {"\"m.scales\" has shape [12, 32], one for 3 numbers of a row", "multiple of 8"});
+}
+
 TEST(QuantizedTensors, MethodsThatAreNotReadAreNamed) {
   const auto error = [](const json& what) { return test::error_of<io::Error>([&] { (void)said(what); }); };
   expect_says(error({{"quant_method", "exl3"}}),

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <span>
 #include <string>
 #include <utility>
@@ -19,6 +20,7 @@
 #include "moe/io/adapters.hpp"
 #include "moe/io/model_adapters.hpp"
 #include "moe/io/safetensors_file.hpp"
+#include "moe/io/save_gguf.hpp"
 #include "moe/moe.hpp"
 #include "moe/train.hpp"
 #include "random.hpp"
@@ -180,6 +182,44 @@ TEST(Adapters, TellWhatIsOfNoBlock) {
   const auto others = Adapters(its.folder / "adapter").beside_blocks(Model(its.folder / "base"));
   EXPECT_EQ(others.size(), 8U);
   for (const std::string& name : others) EXPECT_NE(name.find(".self_attn."), name.npos) << name;
+}
+
+/// They were trained beside transformers' modules, and find their places in a GGUF file of the same model.
+TEST(Adapters, OfPeftGiveTheSameBesideAGgufFile) {
+  for (const char* const name : {"qwen3_moe_v4_rslora", "mixtral_all_linear", "deepseek_v3_shared_and_experts",
+                                 "qwen2_moe_shared_and_gate", "gpt_oss_experts_and_router"}) {
+    const Case its(cases / name);
+    const Model model(its.folder / "base");
+    const test::TemporaryFolder temporary("adapters_beside_gguf");
+    const fs::path file = temporary.path / "model.gguf";
+    std::vector<Tensor> tensors;
+    for (const std::string& block : model.moe_blocks())
+      std::ranges::move(gguf_tensors(model, block), std::back_inserter(tensors));
+    save_gguf(file, model, tensors);
+    const Model gguf(file);
+    const Adapters adapters(its.adapters());
+    fs::create_directories(temporary.path / "ours");
+    for (Index i = 0; i < its.num_layers(); ++i) {
+      const std::string block = gguf.moe_blocks()[std::size_t(i)];
+      SCOPED_TRACE(std::string(name) + ": " + block);
+      EXPECT_TRUE(adapters.adapt(gguf, block));
+      auto layer = load_lora_layer(gguf, block, adapters);
+      const Matrix<float> x = its.record(i, "input");
+      const Matrix<float> expected = its.record(i, its.expect() == "load as trained" ? "output_as_trained" : "output");
+      Matrix<float> y(x.rows(), x.cols());
+      layer.forward(x, y);
+      expect_close(y, expected, "output");
+      const auto named = layer.named_adapters(block);
+      save_adapters(temporary.path / "ours", named);
+      auto again = load_lora_layer(gguf, block, temporary.path / "ours");
+      again.forward(x, y);
+      expect_close(y, expected, "output of what was saved");
+      EXPECT_EQ(test::error_of<Error>([&] { save_adapters(temporary.path / "peft", gguf, named); }),
+                file.string() +
+                    ": is a GGUF file, whose modules PEFT does not know: save_adapters(folder, adapters) writes "
+                    "them as load_lora_layer() reads them beside this file");
+    }
+  }
 }
 
 /// A copy of a case's adapter, to be changed.

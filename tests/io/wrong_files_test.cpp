@@ -9,6 +9,8 @@
 #include <functional>
 #include <iterator>
 #include <limits>
+#include <map>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -18,7 +20,10 @@
 
 #include "errors.hpp"
 #include "load_layer.hpp"
+#include "moe/formats/ggml.hpp"
 #include "moe/io/architectures.hpp"
+#include "moe/io/gguf.hpp"
+#include "moe/io/gguf_writer.hpp"
 #include "temporary_folder.hpp"
 
 namespace {
@@ -278,6 +283,71 @@ TEST_F(WrongFiles, ARouterOrAScaleThatIsNotFinite) {
   }
   EXPECT_GE(models, 25);
   EXPECT_GE(spoilt, 2 * 36);
+}
+
+/// Of any expert, in the last block of its last row; a scale of 0 is a block of zeros.
+TEST_F(WrongFiles, AScaleOfGgufThatIsNotFinite) {
+  const std::map<std::string, std::vector<std::size_t>> scales = {
+      {"Q8_0", {0}}, {"Q4_K", {0, 2}}, {"Q6_K", {208}}, {"Q5_1", {0, 2}}, {"Q4_0", {0}}};
+  std::set<std::string> spoilt;
+  for (const char* const name : {"gguf_qwen3moe_q8_0", "gguf_qwen3moe_k_q4_k", "gguf_deepseek2_q4_0"}) {
+    const GgufFile good = read_gguf(fs::path("tests/real_quant/folders") / name / "model.gguf");
+    const fs::path path = temporary.path / "spoilt.gguf";
+    for (std::size_t i = 0; i < good.tensors.size(); ++i) {
+      const Tensor& whole = good.tensors[i];
+      if (!whole.name.ends_with("exps.weight") && !whole.name.ends_with("shexp.weight")) continue;
+      ASSERT_TRUE(scales.contains(whole.dtype)) << whole.dtype;
+      for (const std::size_t at : scales.at(whole.dtype)) {
+        for (const auto bits : {std::uint16_t(0x7e00), std::uint16_t(0xfc00), std::uint16_t(0)}) {
+          SCOPED_TRACE(std::string(name) + ", " + to_string(whole) + ", " + std::to_string(bits));
+          GgufFile file = good;
+          std::vector<std::byte> bytes(whole.bytes.begin(), whole.bytes.end());
+          const GgmlType& type = *find_ggml_type(whole.dtype);
+          std::memcpy(bytes.data() + bytes.size() - std::size_t(type.bytes) + at, &bits, sizeof bits);
+          file.tensors[i].bytes = bytes;
+          write_gguf(path, file.metadata, file.tensors);
+          const std::string error = error_of_loading(path, "blk.0"), is = bits == 0x7e00 ? "NaN" : "an infinite number";
+          const std::string last = std::to_string(whole.shape.back() / type.numbers - 1);
+          if (bits == 0) {
+            EXPECT_EQ(error, "no error");
+          } else {
+            expect_parts(error, {"spoilt.gguf: tensor \"" + whole.name + "\"", is, "block " + last});
+          }
+          spoilt.insert(whole.dtype);
+        }
+      }
+    }
+  }
+  EXPECT_EQ(spoilt.size(), scales.size());
+}
+
+TEST_F(WrongFiles, AConfigThatPromisesCodesOfAllExperts) {
+  change_config([](json& config) {
+    config = json::parse(text_of("tests/golden/gpt_oss/config.json"));
+    config["quantization_config"] = {{"quant_method", "mxfp4"},
+                                     {"modules_to_not_convert", {"model.layers.*.mlp.router"}}};
+  });
+  fs::copy_file("tests/golden/gpt_oss/model.safetensors", model / "model.safetensors",
+                fs::copy_options::overwrite_existing);
+  expect_error({"tensor \"experts.down_proj\" has dtype F32", "quantization_config says that it is MXFP4"});
+  change_config([](json& config) { config["quantization_config"] = "mxfp4"; });
+  expect_error({"config.json: quantization_config is string, expected an object"});
+  change_config([](json& config) { config["quantization_config"] = nullptr; });
+  EXPECT_EQ(error_of_loading(), "no error");
+}
+
+/// Of experts, and of the router, which is coded in some files.
+TEST_F(WrongFiles, AScaleBesidePlainWeights) {
+  for (const char* const whose : {"gate", "experts.1.up_proj"}) {
+    const std::string good = text_of(model / "model.safetensors");
+    const std::vector<float> one = {1};
+    const Tensors all = Tensors::open(model / "model.safetensors");
+    std::vector<Tensor> tensors = {make_tensor(std::string(whose) + ".weight_scale", {1}, one)};
+    for (const std::string& name : all.names()) tensors.push_back(all.at(name));
+    write_safetensors(model / "model.safetensors", tensors);
+    expect_error({"tensor \"" + std::string(whose) + ".weight\" has dtype F32, which needs no scale", "F32 [1]"});
+    write_text(model / "model.safetensors", good);
+  }
 }
 
 }  // namespace

@@ -173,6 +173,14 @@ TEST(QuantizedMatrix, DecodesAnyPieceOfARow) {
   }
 }
 
+TEST(QuantizedMatrix, RefusesRowsThatAreNoWholeBlocks) {
+  const std::byte codes[36] = {};
+  EXPECT_EQ(test::error_of([&] { QuantizedMatrix(block_format<test::Bytes8>, 1, 20, {codes, 36}); }),
+            "QuantizedMatrix: cols is 20, expected a multiple of 8, the block of Bytes8");
+  EXPECT_EQ(QuantizedMatrix(block_format<test::Bytes8>, 1, 0, {codes, 0}).cols(), 0);
+  EXPECT_EQ(QuantizedMatrix(test::triplets, 1, 20, {codes, 20}, {codes, 7}).cols(), 20);
+}
+
 TEST(QuantizedBank, SaysThatItsWeightsCannotLearn) {
   auto bank = test::coded_bank<Relu>(2, 16, 8, 1, false);
   EXPECT_EQ(test::error_of([&] { parameters(bank); }),

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 #include <type_traits>
 
 #include "moe/core/types.hpp"
@@ -31,11 +33,12 @@ struct NumberFormat {
 
   const char* name;  // "Q4_K"
   Index block;       // numbers of a row that are decoded together, at most max_block
-  double bits;       // that a number takes, scales included
+  double bits;       // that a number takes, with scales that lie in its block; those of other planes are more
   /// Writes the numbers [first, first + count) of a row of the matrix, to the bit as the format's own software gives
   /// them. `first` is a multiple of the block; `count` is one as well, or reaches to the end of the row. Any bytes mean
   /// something: nothing is thrown.
   void (*decode)(const QuantizedMatrix& matrix, Index row, Index first, Index count, float* to);
+  bool in_whole_blocks = false;  // rows have no other length
 };
 
 /// Bytes of one kind: the codes of a matrix, its scales, its zero points.
@@ -52,6 +55,7 @@ struct BytePlane {
 /// (rows × cols) numbers, coded, in memory that someone else keeps.
 class QuantizedMatrix {
  public:
+  /// @throws std::invalid_argument naming both numbers, if a row is no multiple of a block that must be whole.
   QuantizedMatrix(const NumberFormat& format, Index rows, Index cols, BytePlane its_codes, BytePlane its_scales = {},
                   BytePlane its_zeros = {}, float its_factor = 1)
       : codes(its_codes),
@@ -61,7 +65,11 @@ class QuantizedMatrix {
         format_(&format),
         rows_(rows),
         cols_(cols),
-        stored_cols_(cols) {}
+        stored_cols_(cols) {
+    if (!format.in_whole_blocks || cols % format.block == 0) return;
+    throw std::invalid_argument("QuantizedMatrix: cols is " + std::to_string(cols) + ", expected a multiple of " +
+                                std::to_string(format.block) + ", the block of " + format.name);
+  }
 
   const NumberFormat& format() const { return *format_; }
   Index rows() const { return rows_; }
@@ -110,6 +118,9 @@ class QuantizedMatrix {
     if (at < end) part(end);
   }
 
+  /// What a row has of the codes, from its first column as it lies.
+  const std::byte* row_of_codes(Index row) const { return codes.row(first_row_ + row * row_step_); }
+
   BytePlane codes, scales, zeros;          // as the format reads them
   float factor;                            // of the whole matrix, where the format has one
   const std::int32_t* group_of = nullptr;  // of each number of a row, where groups are no runs (act-order)
@@ -145,7 +156,9 @@ inline constexpr NumberFormat block_format = {
     Block::name, Block::numbers, 8.0 * double(Block::bytes) / double(Block::numbers),
     [](const QuantizedMatrix& matrix, Index row, Index first, Index count, float* to) {
       const std::byte* block = matrix.codes.row(row) + first / Block::numbers * Block::bytes;
+      static_assert(Block::numbers <= NumberFormat::max_block);
       for (Index i = 0; i < count; i += Block::numbers, block += Block::bytes) Block::decode(block, to + i);
-    }};
+    },
+    true};
 
 }  // namespace moe::inline MOE_TARGET

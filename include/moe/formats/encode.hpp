@@ -13,8 +13,8 @@ namespace moe::inline MOE_TARGET {
 ///   struct Encoder<Q8_0> {
 ///     static constexpr Index numbers = 32, bytes = 34;  // of a block
 ///     /// @param x           (numbers) all finite
-///     /// @param importance  (numbers) how much the square of each one's error counts, none negative; or null: all
-///     alike static void encode(const float* x, const float* importance, std::byte* block);
+///     /// @param importance  (numbers) how much the square of each error counts, none negative; or null: all alike
+///     static void encode(const float* x, const float* importance, std::byte* block);
 ///   };
 ///
 /// Each block is by itself, and its bits depend on these numbers alone: on no compiler, no processor, no thread.

@@ -1,6 +1,7 @@
 /// @file  The types of numbers that a GGUF file may have.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string_view>
 
@@ -20,13 +21,14 @@ struct GgmlType {
   Index numbers, bytes;        // of a block, whole ones of which make a row; 0 where that is unknown here
   const NumberFormat* format;  // null where it is known, and refused
   std::string_view reason;     // why it is refused: "… of lattices"
+  std::array<Index, 2> halves = {-1, -1};  // where in a block its scale and minimum begin that are float16
 };
 
 namespace codes {
 
 template <class Block>
-constexpr GgmlType type_of_blocks(std::uint32_t number) {
-  return {number, Block::name, Block::numbers, Block::bytes, &block_format<Block>, {}};
+constexpr GgmlType type_of_blocks(std::uint32_t number, Index scale = -1, Index minimum = -1) {
+  return {number, Block::name, Block::numbers, Block::bytes, &block_format<Block>, {}, {scale, minimum}};
 }
 
 inline constexpr std::string_view of_lattices =
@@ -42,28 +44,28 @@ inline constexpr std::string_view of_lattices =
 inline constexpr GgmlType ggml_types[] = {
     {0, "F32", 1, 4, &block_format<F32>, {}},
     {1, "F16", 1, 2, &block_format<F16>, {}},
-    codes::type_of_blocks<Q4_0>(2),
-    codes::type_of_blocks<Q4_1>(3),
+    codes::type_of_blocks<Q4_0>(2, 0),
+    codes::type_of_blocks<Q4_1>(3, 0, 2),
     {4, "Q4_2", 0, 0, nullptr, codes::is_removed},
     {5, "Q4_3", 0, 0, nullptr, codes::is_removed},
-    codes::type_of_blocks<Q5_0>(6),
-    codes::type_of_blocks<Q5_1>(7),
-    codes::type_of_blocks<Q8_0>(8),
+    codes::type_of_blocks<Q5_0>(6, 0),
+    codes::type_of_blocks<Q5_1>(7, 0, 2),
+    codes::type_of_blocks<Q8_0>(8, 0),
     {9, "Q8_1", 32, 36, nullptr, codes::of_activations},
-    codes::type_of_blocks<Q2_K>(10),
-    codes::type_of_blocks<Q3_K>(11),
-    codes::type_of_blocks<Q4_K>(12),
-    codes::type_of_blocks<Q5_K>(13),
-    codes::type_of_blocks<Q6_K>(14),
+    codes::type_of_blocks<Q2_K>(10, 80, 82),
+    codes::type_of_blocks<Q3_K>(11, 108),
+    codes::type_of_blocks<Q4_K>(12, 0, 2),
+    codes::type_of_blocks<Q5_K>(13, 0, 2),
+    codes::type_of_blocks<Q6_K>(14, 208),
     {15, "Q8_K", 256, 292, nullptr, codes::of_activations},
     {16, "IQ2_XXS", 256, 66, nullptr, codes::of_lattices},
     {17, "IQ2_XS", 256, 74, nullptr, codes::of_lattices},
     {18, "IQ3_XXS", 256, 98, nullptr, codes::of_lattices},
     {19, "IQ1_S", 256, 50, nullptr, codes::of_lattices},
-    codes::type_of_blocks<IQ4_NL>(20),
+    codes::type_of_blocks<IQ4_NL>(20, 0),
     {21, "IQ3_S", 256, 110, nullptr, codes::of_lattices},
     {22, "IQ2_S", 256, 82, nullptr, codes::of_lattices},
-    codes::type_of_blocks<IQ4_XS>(23),
+    codes::type_of_blocks<IQ4_XS>(23, 0),
     {24, "I8", 1, 1, nullptr, codes::of_integers},
     {25, "I16", 1, 2, nullptr, codes::of_integers},
     {26, "I32", 1, 4, nullptr, codes::of_integers},
@@ -74,15 +76,15 @@ inline constexpr GgmlType ggml_types[] = {
     {31, "Q4_0_4_4", 32, 18, nullptr, codes::is_removed},
     {32, "Q4_0_4_8", 32, 18, nullptr, codes::is_removed},
     {33, "Q4_0_8_8", 32, 18, nullptr, codes::is_removed},
-    codes::type_of_blocks<TQ1_0>(34),
-    codes::type_of_blocks<TQ2_0>(35),
+    codes::type_of_blocks<TQ1_0>(34, 52),
+    codes::type_of_blocks<TQ2_0>(35, 64),
     {36, "IQ4_NL_4_4", 32, 18, nullptr, codes::is_removed},  // I2_S of ik_llama.cpp
     {37, "IQ4_NL_4_8", 32, 18, nullptr, codes::is_removed},
     {38, "IQ4_NL_8_8", 32, 18, nullptr, codes::is_removed},
     codes::type_of_blocks<GgmlMxfp4>(39),
     codes::type_of_blocks<GgmlNvfp4>(40),
-    codes::type_of_blocks<Q1_0>(41),
-    codes::type_of_blocks<Q2_0>(42),
+    codes::type_of_blocks<Q1_0>(41, 0),
+    codes::type_of_blocks<Q2_0>(42, 0),
     {97, "Q8_0_X4", 0, 0, nullptr, codes::of_ik_llama},
     {98, "Q8_1_X4", 0, 0, nullptr, codes::of_ik_llama},
     {99, "Q8_2_X4", 0, 0, nullptr, codes::of_ik_llama},

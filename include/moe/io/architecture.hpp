@@ -95,6 +95,9 @@ struct Architecture {
   std::string_view scope = "";
   /// Tensors that files hold and the model's own code does not use.
   std::string_view ignored = "";
+
+  /// That of transformers, where files have other names: of GGUF, which adapters are never trained beside. Else null.
+  const Architecture* of_adapters = nullptr;
 };
 
 namespace detail {

@@ -202,11 +202,12 @@ class BlockAdapterReader {
         weights_(file.tensors, "", 0),
         base_(base),
         names_(names),
-        architecture_(architecture),
+        in_base_(architecture),
+        architecture_(architecture.of_adapters ? *architecture.of_adapters : architecture),
         shape_(shape),
         num_outputs_(num_outputs),
         others_(others),
-        places_(adapter_places(architecture, shape, others)) {}
+        places_(adapter_places(architecture_, shape, others)) {}
 
   BlockAdapters<Scalar> read() {
     found_ = {.experts = std::vector<ExpertAdapters<Scalar>>(std::size_t(shape_.num_experts + others_.count))};
@@ -458,13 +459,15 @@ class BlockAdapterReader {
 
   /// A weight that was trained in full, or what was saved with it.
   void read_whole(const std::string& name, const std::string& relative) {
-    for (const std::string_view biases : {architecture_.router_bias, architecture_.selection_bias}) {
+    for (const auto& [biases, its] : {std::pair(architecture_.router_bias, in_base_.router_bias),
+                                      {architecture_.selection_bias, in_base_.selection_bias}}) {
       const auto all = alternatives(biases);
-      if (!relative.empty() && std::ranges::count(all, relative) > 0) return require_same(name, biases);
+      if (!relative.empty() && std::ranges::count(all, relative) > 0) return require_same(name, its);
     }
     for (const auto& [parameter, theirs] : whole_vectors(architecture_)) {
-      if (std::ranges::count(alternatives(theirs), relative) > 0 || relative == parameter) {
-        return read_vector(name, parameter, theirs);
+      if (std::ranges::count(alternatives(theirs), relative) == 0 && relative != parameter) continue;
+      for (const auto& [same, its] : whole_vectors(in_base_)) {
+        if (same == parameter) return read_vector(name, parameter, its);
       }
     }
     if (!relative.ends_with(weight_end)) return;
@@ -503,7 +506,7 @@ class BlockAdapterReader {
   const WeightTensors weights_;
   const WeightTensors& base_;
   const std::vector<NameInBlock>& names_;
-  const Architecture& architecture_;
+  const Architecture &in_base_, &architecture_;  // names of the model's files; of adapters
   const MoeShape& shape_;
   Index num_outputs_;
   OtherExperts others_;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -13,6 +14,7 @@
 #include "moe/formats/ggml.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/tensor.hpp"
+#include "moe/kernels/lanes.hpp"
 
 namespace moe::inline MOE_TARGET::io {
 
@@ -22,6 +24,28 @@ inline std::string why_not_read(std::string_view dtype) {
   if (type != nullptr && !type->reason.empty()) return ": " + std::string(type->reason);
   if (dtype_bits(dtype) == 0 || dtype_bits(dtype) > 8) return "";
   return ": its numbers mean nothing without scales, and there are none beside it that config.json tells of";
+}
+
+/// Looks at the scale of every block of a GGUF matrix, once: what is not finite there makes NaN of every answer, and
+/// nothing would say where from.
+/// @throws Error naming the tensor, the row and the block of the first that is not.
+inline void require_finite_scales(const Tensor& tensor, const QuantizedMatrix& matrix) {
+  const GgmlType* const type = find_ggml_type(tensor.dtype);
+  if (type == nullptr || type->format != &matrix.format()) return;
+  for (const Index at : type->halves) {
+    if (at < 0) continue;
+    const Index blocks = matrix.stored_cols() / type->numbers;
+    for (Index r = 0; r < matrix.rows(); ++r) {
+      const std::byte* const half = matrix.row_of_codes(r) + at;
+      for (Index b = 0; b < blocks; ++b) {
+        const auto bits = kernels::load_as<std::uint16_t>(half + b * type->bytes);
+        if ((bits & 0x7c00U) != 0x7c00U) continue;
+        fail(to_string(tensor), " (", tensor.dtype, ") holds ", (bits & 0x3ffU) == 0 ? "an infinite number" : "NaN",
+             " as a scale in row ", r, " of ", matrix.rows(), " of a matrix, block ", b, " of ", blocks,
+             ", expected finite scales: the file is damaged");
+      }
+    }
+  }
 }
 
 /// The same tensor with its matrices: one, or one for each of the outermost of three dimensions.

@@ -28,7 +28,7 @@ namespace moe::inline MOE_TARGET::io::detail {
 /// What config.json says, or else the file that ModelOpt puts beside it.
 inline Quantization quantization_of(const Config& config, const std::filesystem::path& folder) {
   for (const char* const key : {"quantization_config", "quantization", "compression_config"}) {
-    if (const nlohmann::json* const said = config.object(key)) return {*said, config.file() + ": " + key};
+    if (const nlohmann::json* const said = config.value(key)) return {*said, config.file() + ": " + key};
   }
   return folder.empty() ? Quantization() : hf_quant_config(folder).value_or(Quantization());
 }
@@ -38,6 +38,10 @@ inline Quantization quantization_of(const Config& config, const std::filesystem:
 inline std::optional<std::string> coded_module_of(const Tensor& tensor) {
   const std::string_view name = tensor.name;
   for (const std::string_view end : {".weight_packed", ".qweight", "._weight_qdata", "_packed", "_blocks"}) {
+    if (name.ends_with(end)) return std::string(name.substr(0, name.size() - end.size()));
+  }
+  for (const std::string_view end :
+       {".weight_scale", ".weight_scale_inv", ".weight_scale_2"}) {  // even beside plain ones
     if (name.ends_with(end)) return std::string(name.substr(0, name.size() - end.size()));
   }
   const bool is_integer = std::ranges::count(std::array{"U32", "U8", "I8"}, std::string_view(tensor.dtype)) > 0;
@@ -108,9 +112,10 @@ inline std::shared_ptr<const Tensors> with_coded_weights(const std::shared_ptr<c
       if (tensor.coded != nullptr) return;
       if (auto module = coded_module_of(tensor)) {
         modules.insert(*std::move(module));
-      } else if (!said.method().empty() && tensor.name.ends_with(weight)) {
-        std::string plain = tensor.name.substr(0, tensor.name.size() - weight.size());
-        if (is_projection(plain)) modules.insert(std::move(plain));  // to be compared with what is said
+      } else if (!said.method().empty()) {  // to be compared with what is said
+        const bool is_weight = tensor.name.ends_with(weight);
+        std::string plain = tensor.name.substr(0, tensor.name.size() - (is_weight ? weight.size() : 0));
+        if (is_projection(plain) && (is_weight || said.is_of_parameters())) modules.insert(std::move(plain));
       }
     });
   }

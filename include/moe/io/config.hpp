@@ -80,11 +80,8 @@ class Config {
     return value.is_number_integer() && value.get<double>() == 0 ? 0 : integer(key);
   }
 
-  /// The object that a key has; null if it has none.
-  const nlohmann::json* object(const std::string& key) const {
-    const nlohmann::json* const value = find(key);
-    return value != nullptr && value->is_object() ? value : nullptr;
-  }
+  /// What a key has, whatever that is; null if it has nothing.
+  const nlohmann::json* value(const std::string& key) const { return is_null(key) ? nullptr : find(key); }
 
   /// Does a key speak of experts, as those of every MoE model do?
   bool mentions_experts() const {
@@ -159,9 +156,8 @@ class Config {
     return value != nullptr && value->is_array();
   }
 
-  /// Of the file itself, all names that were not asked for since it was opened, and say something: no null, false, 0,
-  /// 1,
-  /// "", or empty list.
+  /// Of the file itself, all names that were not asked for since it was opened, and say something: no null, false,
+  /// 0, 1, "", or empty list.
   std::vector<std::string> unread() const {
     std::vector<std::string> names;
     const std::lock_guard lock(asked_->mutex);

@@ -497,9 +497,13 @@ namespace detail {
 inline std::optional<Index> whole_number(const GgufMetadata& metadata, std::string_view key, const std::string& file) {
   const GgufValue* const value = find_key(metadata, key);
   if (value == nullptr) return std::nullopt;
-  const nlohmann::json number = value->type == GgufType::array ? nlohmann::json() : to_json(*value);
+  const bool is_one = value->type != GgufType::array && value->type != GgufType::text;
+  const nlohmann::json number = is_one ? to_json(*value) : nlohmann::json();
   if (!number.is_number_integer() || number.get<double>() < 0 || number.get<double>() > INT32_MAX) {
-    fail(file, ": ", key, " is ", value->type == GgufType::array ? "an array" : number.dump(),
+    fail(file, ": ", key, " is ",
+         is_one                          ? number.dump()
+         : value->type == GgufType::text ? "a text"
+                                         : "an array",
          ", expected a whole number from 0 to ", INT32_MAX);
   }
   return number.get<Index>();

@@ -257,7 +257,11 @@ class GgufKeys {
 
   [[noreturn]] void complain(const nlohmann::json& said, std::string_view key, const char* expected) const {
     const bool is_short = said.is_number() || said.is_boolean();
-    fail(file_, ": ", in_full(key), " is ", is_short ? said.dump() : std::string("a ") + said.type_name(),
+    const bool is_real = said.is_number_float();  // which JSON has no NaN of
+    fail(file_, ": ", in_full(key), " is ",
+         is_real    ? std::to_string(said.get<double>())
+         : is_short ? said.dump()
+                    : std::string("a ") + said.type_name(),
          ", expected ", expected);
   }
 
@@ -381,7 +385,9 @@ class GgufTranslation {
   /// The model type's own, by the names and with the parts that the file has.
   Architecture architecture() const {
     const Architecture* const known = find_architecture(model_type());
+    static constexpr Architecture usual{.model_type = ""};
     Architecture of = known ? *known : Architecture{.model_type = row_.model_type};
+    of.of_adapters = known ? known : &usual;
     of.bias = "";
     of.always_biased = blocks_.have("ffn_down_exps.bias");
     if (!row_.own_router) of.router_options = gguf_router;

@@ -256,8 +256,8 @@ inline bool is_unused(const Tensor& tensor, const std::string& block, const Arch
          });
 }
 
-/// The shape of the block, loaded as load_layer() does; but of experts that would be turned or expanded in memory one
-/// alone: what holds them is of all, so it is checked for all.
+/// The shape of the block, loaded as load_layer() does; but of experts that would be turned in memory, or read for
+/// their scales, one alone: what holds them is of all, so it is checked for all.
 template <class Scalar, class BuiltAs>
 MoeShape loaded_shape(const Model& model, const std::string& name, bool in_place) {
   if (in_place) return load_layer<Scalar, BuiltAs>(model, name).shape;
@@ -285,7 +285,7 @@ void inspect_layer(const Model& model, BlockInspection& block) {
     block.around.push_back(std::to_string(shape.num_experts) + " experts for images, d_ff " +
                            std::to_string(model.config().integer_in_list(its.d_ff, 1)));
   }
-  const bool in_place = !turned && names.layout != Layout::rows;
+  const bool in_place = !turned && names.layout != Layout::rows && !is_gguf(model.folder());  // scales are looked at
   block.shape = block.formats.size() == 1 && block.formats.contains("F64")
                     ? loaded_shape<double, BuiltAs>(model, block.name, in_place)
                     : loaded_shape<float, BuiltAs>(model, block.name, in_place);

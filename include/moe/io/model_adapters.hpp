@@ -63,7 +63,11 @@ Adapter<Scalar> below_each_other(const Adapter<Scalar>& upper, const Adapter<Sca
 template <class Scalar>
 class PeftFolder {
  public:
-  explicit PeftFolder(const Model& model) : model_(model), architecture_(model.architecture()) {}
+  explicit PeftFolder(const Model& model) : model_(model), architecture_(model.architecture()) {
+    if (architecture_.of_adapters == nullptr) return;
+    fail(utf8(model.folder()), ": is a GGUF file, whose modules PEFT does not know: save_adapters(folder, adapters) ",
+         "writes them as load_lora_layer() reads them beside this file");
+  }
 
   void add(const AdaptedLayer<Scalar>& layer, const std::vector<NamedAdapter<Scalar>>& adapters) {
     layer_ = layer.name;
@@ -325,8 +329,8 @@ class PeftFolder {
 /// the names of the model's modules. load_lora_layer() reads them, too. PEFT has no dropout beside parameters: it is
 /// not written.
 /// @param adapters  named_adapters(block) of layers of this model, of one or of several together
-/// @throws Error if there is none of a rank above 0, if one is beside what has no name there, or a file cannot be
-/// written.
+/// @throws Error if there is none of a rank above 0, if one is beside what has no name there (as nothing of a GGUF file
+/// has), or a file cannot be written.
 template <class Scalar>
 void save_adapters(const std::filesystem::path& folder, const Model& model,
                    const std::vector<NamedAdapter<Scalar>>& adapters, const AdapterFileOptions& options = {}) {

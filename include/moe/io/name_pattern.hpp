@@ -47,6 +47,7 @@ class NamePattern {
       }
       return true;
     }
+    if (!begins_as(name)) return false;
     Paths now(steps_.size()), next(steps_.size());
     for (std::size_t i = 0; i <= name.size(); ++i) {
       if (may_begin(i)) enter(0, name, i, now);
@@ -70,6 +71,16 @@ class NamePattern {
     std::ptrdiff_t first = 1, other = 1;  // of fork: to which steps it leads, from here
   };
   using Steps = std::vector<Step>;
+
+  /// Whether a name has the letters with which any match begins, of a pattern that begins with "^": most have not, and
+  /// a config may list hundreds of modules for each of thousands to be asked about.
+  bool begins_as(std::string_view name) const {
+    if (steps_.empty() || steps_[0].kind != Kind::begin) return true;
+    for (std::size_t i = 0; i + 1 < steps_.size() && steps_[i + 1].kind == Kind::letter; ++i) {
+      if (i == name.size() || !steps_[i + 1].letters.test(static_cast<unsigned char>(name[i]))) return false;
+    }
+    return true;
+  }
 
   /// Where all ways through a pattern have come to: behind the last step, it matches.
   struct Paths {

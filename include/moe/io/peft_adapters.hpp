@@ -86,12 +86,12 @@ struct AdapterFile {
   /// block_sparse_moe is mlp there.
   std::vector<NameInBlock> of_block(const Model& model, const std::string& block) const {
     const auto [layer, tail] = in_layer_of_model(block);
+    if (const Architecture* const its = model.architecture().of_adapters) return of_gguf_block(layer, *its);
     const auto here = names.find(layer);
     if (here == names.end()) return {};
     const std::size_t dot = tail.rfind('.');
     const std::string around = dot == tail.npos ? "" : tail.substr(0, dot + 1);
     std::vector<std::string> prefixes{tail.empty() ? "" : tail + '.'};
-    constexpr auto usual = std::to_array<std::string_view>({"mlp", "block_sparse_moe", "moe", "feed_forward", "ffn"});
     if (std::ranges::count(usual, std::string_view(tail).substr(around.size())) > 0) {
       const std::string above = block.substr(0, block.size() - (tail.size() - around.size()));
       for (const std::string_view name : usual) {
@@ -114,6 +114,28 @@ struct AdapterFile {
   std::map<LayerOfModel, std::vector<Name>> names;
 
  private:
+  static constexpr auto usual =
+      std::to_array<std::string_view>({"mlp", "block_sparse_moe", "moe", "feed_forward", "ffn"});
+
+  /// A layer of GGUF is "blk.3" as a whole; what was trained in transformers calls it "layers.3", and the block in it
+  /// as its model does. What save_adapters() wrote has the file's own name.
+  std::vector<NameInBlock> of_gguf_block(const LayerOfModel& layer, const Architecture& architecture) const {
+    std::vector<std::string> prefixes;
+    if (!architecture.scope.empty()) prefixes.emplace_back("");
+    for (const std::string_view name : usual) prefixes.push_back(std::string(name) + '.');
+    const std::map<LayerOfModel, std::vector<std::string>> places = {{{"layers", layer.number}, prefixes},
+                                                                     {layer, {""}}};
+    std::vector<NameInBlock> found;
+    for (const auto& [its, below] : places) {
+      const auto here = names.find(its);
+      if (here == names.end()) continue;
+      for (const auto& [name, rest] : here->second) {
+        if (const auto relative = relative_name(rest, below, "", architecture)) found.push_back({name, *relative});
+      }
+    }
+    return found;
+  }
+
   static std::optional<std::string> relative_name(const std::string& rest, const std::vector<std::string>& prefixes,
                                                   const std::string& around, const Architecture& architecture) {
     // Where a block is a decoder layer, which holds other things, save_adapters() writes these.

@@ -97,6 +97,9 @@ class Quantization {
   /// is said.
   const std::string& method() const { return method_; }
 
+  /// Are weights of all experts coded that are parameters of one module? Others' software codes linear modules alone.
+  bool is_of_parameters() const { return method_ == "fp8" || method_ == "mxfp4"; }
+
   /// For messages.
   const std::string& where() const { return where_; }
 

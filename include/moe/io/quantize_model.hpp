@@ -12,6 +12,7 @@
 #include <functional>
 #include <map>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -295,6 +296,7 @@ inline QuantizePlan plan_quantization(const Tensors& tensors, const QuantizeMode
   QuantizePlan plan{&folder_coding(options.type), {}, {}, {}};
   const FolderCoding& coding = *plan.coding;
   tensors.for_each_below("", [&](const Tensor& tensor) {
+    if (dtype_bits(tensor.dtype) == 0) fail(to_string(tensor), " has unknown dtype ", tensor.dtype);
     plan.tensors_of[tensor.file].push_back(tensor.name);
     report.bytes_before += tensor.bytes.size();
     const bool is_float = tensor.dtype == "F32" || tensor.dtype == "BF16" || tensor.dtype == "F16";
@@ -348,6 +350,20 @@ inline QuantizePlan plan_quantization(const Tensors& tensors, const QuantizeMode
   return plan;
 }
 
+/// FolderCoding::encode().
+/// @throws Error naming the tensor, if a number is not finite, or what it was coded to is not.
+inline std::vector<std::vector<std::byte>> encoded(const FolderCoding& coding, const Tensor& tensor, Index matrix,
+                                                   ExecutorRef executor, Weight<float>& decoded) {
+  try {
+    auto parts = coding.encode(tensor, matrix, executor, decoded);
+    if (decoded.allFinite()) return parts;
+  } catch (const std::invalid_argument& error) {
+    fail(error.what());
+  }
+  fail(to_string(tensor), ": its numbers are too small for the scales of ", coding.type,
+       ", expected none of which all in a block are below 1e-38: keep it as it is");
+}
+
 /// ‖decoded − w‖² and ‖w‖² of matrix `matrix`.
 inline std::pair<double, double> squared_norms(const Tensor& tensor, Index matrix, const Weight<float>& decoded) {
   return with_matrix(tensor, matrix, [&](const auto& w) {
@@ -379,10 +395,10 @@ inline std::string quantized_folder_types() {
 /// it.
 ///
 /// Nothing is half written: the folder appears when all is in it.
-/// @throws Error naming the tensor and both sizes, if a row is no multiple of the block of a compressed-tensors type
-/// (in
-///         fp8 such a matrix stays as it is, as with transformers); if the model is quantised already, or has no
-///         experts; if a number is not finite; if `out` is there; if it cannot be written. Then all is as it was.
+/// @throws Error naming the tensor and both sizes, if a row is no multiple of a block of compressed-tensors' (in fp8
+///         such a matrix stays as it is, as with transformers); if the model is quantised already, or has no experts;
+///         if a number is not finite, or what it is coded to is not; if `out` is there; if it cannot be written. Then
+///         all is as it was.
 inline ModelQuantization quantize_model(const std::filesystem::path& in, const std::filesystem::path& out,
                                         const QuantizeModelOptions& options = {}, ExecutorRef executor = Serial{}) {
   ModelQuantization report;
@@ -427,7 +443,7 @@ inline ModelQuantization quantize_model(const std::filesystem::path& in, const s
         const bool fused = tensor.shape.size() == 3;
         const std::vector<Index> shape(tensor.shape.end() - 2, tensor.shape.end());
         for (Index matrix = 0; matrix < (fused ? tensor.shape[0] : 1); ++matrix) {
-          const auto parts = plan.coding->encode(tensor, matrix, executor, decoded);
+          const auto parts = detail::encoded(*plan.coding, tensor, matrix, executor, decoded);
           for (std::size_t i = 0; i < parts.size(); ++i) {
             file.write(found->second[i].name, parts[i], std::size_t(matrix) * parts[i].size());
           }

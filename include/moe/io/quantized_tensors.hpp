@@ -251,13 +251,17 @@ class WeightReader {
            " numbers of a matrix (", rows, " × ", cols, ")",
            promised.rows ? ", as " + said_.where() + " says" : std::string());
     }
-    if (block_cols < cols && block_cols % 8 != 0) {
-      fail(to_string(scales), " has shape ", to_string(scales.shape), ", one for ", block_cols,
-           " numbers of a row, expected a multiple of 8");
-    }
+    require_whole_bytes(scales, block_cols, cols);
     coding.rows = block_rows;
     coding.cols = block_cols;
     return {scales.bytes.data(), across * size, block_rows, block_cols};
+  }
+
+  /// Codes of whatever bits begin with a byte at each group's first number.
+  static void require_whole_bytes(const Tensor& scales, Index group, Index cols) {
+    if (group >= cols || group % 8 == 0) return;
+    fail(to_string(scales), " has shape ", to_string(scales.shape), ", one for ", group,
+         " numbers of a row, expected a multiple of 8");
   }
 
   /// @throws Error naming both, if the tensors are coded otherwise than is said.
@@ -349,8 +353,11 @@ class WeightReader {
            "_packed\": expected one of the two");
     }
     const Tensor codes = take(weight_ + "_packed");
-    if (codes.dtype == "U8")
-      return has(weight_ + "_global_scale") ? nvfp4(codes, GlobalScale::divides) : microscaled(codes);
+    if (codes.dtype == "U8") {
+      const Tensor* const scales = tensors_.find(weight_ + "_scale");
+      const bool is_nvfp4 = has(weight_ + "_global_scale") || (scales != nullptr && scales->dtype == "F8_E4M3");
+      return is_nvfp4 ? nvfp4(codes, GlobalScale::divides) : microscaled(codes);
+    }
     require_dtype(codes, {"I32", "U8"});
     return packed_int(codes);
   }
@@ -370,12 +377,11 @@ class WeightReader {
     if (global == GlobalScale::divides && factor == 0) {
       fail(to_string(factors), " is 0, by which scales are divided: expected another number");
     }
-    Coding coding{.type = "NVFP4"};
-    const Coding promised = said_.of(module_);
-    const Coding sixteen{.rows = 1, .cols = 16};
-    const Index cols = 2 * bytes;
-    const BytePlane its_scales = plane_of(scales, rows, cols, coding, sixteen);
-    require_promised(codes, coding, promised);
+    const Index cols = 2 * bytes, groups = (cols + 15) / 16;
+    require_shape(scales, {rows, groups});
+    const Coding coding{.type = "NVFP4", .rows = 1, .cols = 16};
+    require_promised(codes, coding, said_.of(module_));
+    const BytePlane its_scales{scales.bytes.data(), groups, 1, 16};
     if (global == GlobalScale::divides) {
       return made(moe::nvfp4<GlobalScale::divides, bfloat16>, rows, cols, {codes.bytes.data(), bytes}, its_scales, {},
                   factor, "BF16", coding);
@@ -708,7 +714,8 @@ class WeightReader {
                               groups, 1, group};
     coding.zeros = true;
     const std::int32_t* by_index = index == nullptr ? nullptr : indices(take(module_ + ".g_idx"), cols, groups);
-    for (Index i = 0; by_index != nullptr && i <= cols; ++i) {
+    if (by_index == nullptr) require_whole_bytes(scales, group, cols);
+    for (Index i = 0; group % 8 == 0 && by_index != nullptr && i <= cols; ++i) {
       if (i == cols)
         by_index = nullptr;  // groups are runs
       else if (by_index[i] != i / group)
@@ -733,6 +740,7 @@ class WeightReader {
            " groups to divide rows of ", cols, " numbers");
     }
     const Index group = cols / groups, size = dtype_bits(scales.dtype) / 8;
+    require_whole_bytes(scales, group, cols);
     Coding coding{.type = "INT4", .rows = 1, .cols = groups == 1 ? whole_row(promised, cols) : group};
     require_promised(codes, coding, promised);
     const BytePlane codes_plane{keep(rows_of_awq(codes.bytes.data(), rows, cols)), cols / 2};

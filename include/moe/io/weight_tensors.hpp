@@ -266,6 +266,7 @@ class WeightTensors {
   class CodedExperts {
    public:
     CodedExperts& add(const Tensor& tensor, const QuantizedMatrix& matrix) {
+      require_finite_scales(tensor, matrix);
       matrices_.push_back(matrix);
       owners_->push_back(tensor.owner);
       return *this;
@@ -293,8 +294,9 @@ class WeightTensors {
   WeightStack<Quantized> coded_in_stack(const Tensor& tensor, const StoredPart& part) const {
     const auto& [all_rows, first, step, rows, cols, turned] = part;
     if (turned) {
-      fail(to_string(tensor), " has dtype ", tensor.dtype, " and is stored (in × out): rows that are coded together ",
-           "cannot be turned; take weights of 16 bits, or store them (out × in)");
+      fail(to_string(tensor), " has dtype ", tensor.dtype,
+           " and is stored (in × out), where weights are coded: rows that ",
+           "are coded together cannot be turned; store all of the block (out × in), or take all in 16 bits");
     }
     CodedExperts experts;
     const bool one_matrix = tensor.coded->size() == 1 && tensor.shape.size() == 2;

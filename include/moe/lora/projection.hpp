@@ -23,8 +23,7 @@ class LoraProjection {
   using Scalar = ActivationScalar<W>;
   using Base = Projection<W>;
 
-  /// @param dropout  share of what the adapter reads that is left out while it learns, as `seed` and that of the step
-  /// say
+  /// @param dropout  share of what the adapter reads that is left out while it learns, as `seed` and the step's say
   /// @throws std::invalid_argument if a shape does not fit, or unless 0 ≤ dropout < 1.
   LoraProjection(Base base, Adapter<Scalar> adapter, double dropout = 0, std::uint64_t seed = 1)
       : base_(std::make_shared<Base>(std::move(base))), adapter_(std::move(adapter)), dropout_(dropout), seed_(seed) {

@@ -303,7 +303,7 @@ TrainableLayer<Scalar> load_lora_layer(const Model& model, const std::string& pr
 /// As load_layer(), with the adapters that folders of PEFT have of it, all at once, under whatever names: fused or of
 /// each expert, of the router and of shared experts, or trained in full (modules_to_save). It serves, it learns on, and
 /// merged() is without adapters. What the folders have of other parts of the model is left alone:
-/// Adapters::beside_blocks(). Of a block that they have nothing of, no adapter.
+/// Adapters::beside_blocks(). Of a block that they have nothing of, no adapter. Their layer 3 is blk.3 of a GGUF file.
 ///
 /// A weight that was trained in full is an adapter of full rank beside a router's, and the gate of a shared expert
 /// itself. Names of transformers v4 (experts.0.w1) are what they were trained as: each matrix beside its own adapter.
