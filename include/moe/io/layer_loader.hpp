@@ -346,7 +346,7 @@ class LayerLoader {
       const Weight<Scalar> stored = Eigen::Map<const Weight<Scalar>>(numbers.data(), d(), n);
       return LinearTopK<Scalar>(stored.transpose(), top_k_options(), {}, biases.segment(which * n, n));
     };
-    return TopKByModality<Scalar>({of(names_.router, 0), of(second_router, 1)});
+    return TopKByModality<Scalar>({of(names_.router, 0), of(second_modality, 1)});
   }
 
   /// ZAYA's: the first layer hears none before it, and has no scale.
