@@ -322,14 +322,17 @@ inline constexpr auto all_alike = [] {
   return ones;
 }();
 
-/// What each of 256 numbers counts: as told, but where nothing counts, all alike.
+/// What each of 256 numbers counts: as told, but that the largest is 1024 or a little more, whatever it was, so that no
+/// sum is infinite nor 0; and where nothing counts, all alike.
 struct Importance {
   std::array<float, 256> some{};
   const float* w;
 
   Importance(const float* told, int n) : w(all_alike.data()) {
     if (told == nullptr) return;
-    std::copy(told, told + 256, some.begin());
+    const float most = *std::max_element(told, told + 256);
+    const int up = most > 0 ? 10 - std::ilogb(most) : 0;
+    std::transform(told, told + 256, some.begin(), [&](float one) { return std::ldexp(one, up); });
     for (int first = 0; first < 256; first += n) {
       const auto part = some.begin() + first;
       if (std::all_of(part, part + n, [](float one) { return one == 0; })) std::fill(part, part + n, 1.0F);
