@@ -267,8 +267,7 @@ inline std::string quantized_gguf_types() { return detail::gguf_types_of_rows(0)
 /// threads.
 ///
 /// Nothing is half written: the file appears when all is in it.
-/// @throws Error naming the tensor and both sizes, if a row is no multiple of the block of the type; if the model has
-/// no
+/// @throws Error naming the tensor and both sizes, if a row is no multiple of the type's block; if the model has no
 ///         experts, or GGUF cannot say what its blocks compute; if a number is not finite, or too large for the type;
 ///         if `out` is there; if it cannot be written. Then all is as it was.
 inline ModelQuantization quantize_gguf(const Model& model, const std::filesystem::path& out,
