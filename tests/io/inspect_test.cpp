@@ -196,6 +196,24 @@ TEST(Inspect, NamesTheBlockThatWouldBeRefusedAndWhy) {
   EXPECT_TRUE(has(table, "1 of 4 blocks would be refused")) << table;
 }
 
+/// As loading does.
+TEST(Inspect, HearsWhatModelOptPutsBesideAFolder) {
+  const TemporaryFolder temporary("inspect");
+  const fs::path from = fs::path(MOE_SOURCE_DIR) / "tests/real_quant/folders/qwen3_moe_nvfp4_modelopt";
+  auto config = json::parse(std::ifstream(from / "config.json"));
+  config.erase("quantization_config");
+  std::ofstream(temporary.path / "config.json") << config;
+  fs::copy_file(from / "model.safetensors", temporary.path / "model.safetensors");
+  for (const char* const algorithm : {"NVFP4", "FP8"}) {
+    std::ofstream(temporary.path / "hf_quant_config.json")
+        << json{{"quantization", {{"quant_algo", algorithm}, {"exclude_modules", {"lm_head", "*.mlp.gate"}}}}};
+    const Inspection all = inspect_folder(temporary.path);
+    ASSERT_EQ(all.blocks.size(), 1U);
+    EXPECT_EQ(has(all.blocks[0].refused, "hf_quant_config.json says that it is FP8"), algorithm == std::string("FP8"))
+        << all.blocks[0].refused;
+  }
+}
+
 TEST(Inspect, ATensorThatNobodyReadsIsARefusal) {
   const TemporaryFolder folder("inspect_unread");
   copy_model(real / "qwen3_moe_steps", folder.path, "", [](const std::string& name) {

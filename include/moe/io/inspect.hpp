@@ -33,7 +33,7 @@
 
 namespace moe::inline MOE_TARGET::io {
 
-/// Bytes of numbers that are coded, with their scales.
+/// Bytes of numbers that are coded, with what lies in their blocks; scales that are tensors of their own are not in it.
 inline Index coded_bytes(const Tensor& tensor) {
   double bits = 0;
   for (const QuantizedMatrix& matrix : *tensor.coded) {
@@ -391,11 +391,10 @@ Inspection inspect_folder(const std::filesystem::path& folder, const ReadOptions
     all = detail::inspect_if_known<BuiltAs>(architecture == tensors.metadata().end() ? "" : architecture->second,
                                             tensors, [&](auto& model) { model.emplace(folder, options); });
   } else {
-    Config config = Config::open(detail::config_file_in(folder));
-    config.set_hub_code(options.hub_code);
+    const Config config = Config::open(detail::config_file_in(folder));
     const Tensors tensors = Tensors::open(folder, options.access);
     all = detail::inspect_if_known<BuiltAs>(config.text("model_type"), tensors,
-                                            [&](auto& model) { model.emplace(config, tensors); });
+                                            [&](auto& model) { model.emplace(folder, options); });
   }
   all.folder = utf8(folder);
   return all;
