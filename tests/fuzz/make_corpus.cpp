@@ -8,6 +8,7 @@
 #include <set>
 #include <sstream>
 #include <string>
+#include <vector>
 
 #include <nlohmann/json.hpp>
 
@@ -44,7 +45,8 @@ std::string described(const io::Tensor& tensor) {
 
 struct Corpus {
   fs::path folder;
-  std::set<std::string> words = {"@@ ", " text", " tensors", " header", "F32", "BF16", "F16", "F64", "I64", "U8"};
+  std::set<std::string> words = {"@@ ", " text", " tensors", " header", "F32", "BF16",    "F16",    "F64",
+                                 "I64", "U8",    "I8",       "I32",     "U32", "F8_E4M3", "F8_E8M0"};
 
   void add(const std::string& target, const std::string& name, const std::string& text) {
     fs::create_directories(folder / target);
@@ -145,6 +147,31 @@ void add_safetensors(Corpus& corpus) {
   }
 }
 
+/// One expert, coded in ways that no folder of tests has.
+void add_small_codings(Corpus& corpus) {
+  const std::string config =
+      R"({"model_type": "qwen3_moe", "hidden_size": 32, "moe_intermediate_size": 32, "num_experts": 1, "num_experts_per_tok": 1, "quantization_config": )";
+  const auto add = [&](const char* name, const std::string& said, const std::vector<std::string>& ends) {
+    std::string tensors = "mlp.gate.weight F32 1,32 cdcc4c3d\n";
+    for (const char* const module : {"gate_proj", "up_proj", "down_proj"}) {
+      for (const std::string& end : ends) tensors += std::string("mlp.experts.0.") + module + '.' + end + '\n';
+    }
+    corpus.add("layer", name,
+               section("config.json", "text", config + said + '}') + section("model.safetensors", "tensors", tensors));
+  };
+  add("gptq", R"({"quant_method": "gptq", "bits": 4, "group_size": 32})",
+      {"qweight I32 4,32 12345678", "qzeros I32 1,4 77777777", "scales F16 1,32 cd2c", "g_idx I32 32 00000000"});
+  add("awq", R"({"quant_method": "awq", "bits": 4, "group_size": 32})",
+      {"qweight I32 32,4 12345678", "qzeros I32 1,4 77777777", "scales F16 1,32 cd2c"});
+  add("mlx", R"({"bits": 4, "group_size": 32})",
+      {"weight U32 32,4 12345678", "scales F16 32,1 cd2c", "biases F16 32,1 cdac"});
+  add("mlx_mxfp4", R"({"bits": 4, "group_size": 32, "mode": "mxfp4"})",
+      {"weight U32 32,4 12345678", "scales U8 32,1 7b"});
+  add("torchao", R"({"quant_method": "torchao"})",
+      {"_weight_qdata I8 32,32 0102fe", "_weight_scale F32 32,1 cdcc4c3d"});
+  add("int8", R"({"quant_method": "bitsandbytes"})", {"weight I8 32,32 0102fe", "SCB F32 32 cdcc4c3d"});
+}
+
 /// One adapter an expert, and one of all of them.
 void add_small_adapters(Corpus& corpus) {
   const std::string config =
@@ -189,5 +216,6 @@ int main(int argc, char** argv) {
   }
   add_safetensors(corpus);
   add_small_adapters(corpus);
+  add_small_codings(corpus);
   corpus.write_words();
 }
