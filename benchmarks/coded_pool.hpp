@@ -50,8 +50,13 @@ class CodedNumbers {
       its.row_bytes = bytes(its, its.rows_together * cols);
       return its;
     };
-    return {like_.format(), rows, cols, plane(like_.codes, codes_), plane(like_.scales, scales_),
-            {},             std::prev(factors_.upper_bound(first))->second};
+    return {like_.format(),
+            rows,
+            cols,
+            plane(like_.codes, codes_),
+            plane(like_.scales, scales_),
+            {},
+            std::prev(factors_.upper_bound(first))->second};
   }
 
   std::size_t size_in_bytes() const { return codes_.size() + scales_.size(); }

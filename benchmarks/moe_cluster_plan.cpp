@@ -103,7 +103,8 @@ RankSpeed measure_speed(const moe::MoeShape& shape, const Options& o) {
 
 RankSpeed speed_of(const moe::MoeShape& shape, WeightType type, const Options& o) {
   if (o.gflops == 0) {
-    const auto speed = with_float_type(type, [&]<class W>(std::type_identity<W>) { return measure_speed<W>(shape, o); });
+    const auto speed =
+        with_float_type(type, [&]<class W>(std::type_identity<W>) { return measure_speed<W>(shape, o); });
     std::printf("a rank is this machine: %s, %td thread%s, %s\n", processor_name().c_str(), o.threads,
                 o.threads == 1 ? "" : "s", compiler_name().c_str());
     return speed;

@@ -47,9 +47,29 @@ inline MoeShape parse_shape(std::string_view list) {
 
 /// What weights can be: floats of 32 and 16 bits, GGUF's blocks, and what safetensors have. The latter two are coded.
 enum class WeightType {
-  f32, bf16, f16,
-  q8_0, q6_k, q5_k, q5_1, q5_0, q4_k, q4_1, q4_0, iq4_nl, gguf_mxfp4, gguf_nvfp4, q3_k, q2_k, tq2_0, tq1_0,
-  fp8, int4_g32, int4_g128, mxfp4, nvfp4
+  f32,
+  bf16,
+  f16,
+  q8_0,
+  q6_k,
+  q5_k,
+  q5_1,
+  q5_0,
+  q4_k,
+  q4_1,
+  q4_0,
+  iq4_nl,
+  gguf_mxfp4,
+  gguf_nvfp4,
+  q3_k,
+  q2_k,
+  tq2_0,
+  tq1_0,
+  fp8,
+  int4_g32,
+  int4_g128,
+  mxfp4,
+  nvfp4
 };
 
 struct NamedWeightType {

@@ -22,8 +22,8 @@ struct Setting {
   Limits limits;
 };
 
-/// `bits` are of a weight, `bytes` of the experts that were used; `error` and `routing_share` are null but for the sparse
-/// layer.
+/// `bits` are of a weight, `bytes` of the experts that were used; `error` and `routing_share` are null but for the
+/// sparse layer.
 inline nlohmann::ordered_json record_of(const Row& row, const Setting& setting) {
   nlohmann::ordered_json record{
       {"shape", setting.shape_name},

@@ -33,9 +33,11 @@ inline const char* title_of(Kind kind) {
 }
 
 inline std::string table_head() {
-  return " tokens  layer                  total active    reads    error      time  tokens/s  GFLOP/s share of x faster "
+  return " tokens  layer                  total active    reads    error      time  tokens/s  GFLOP/s share of x "
+         "faster "
          "x slower\n"
-         "                               params params                                                  limit than tot. "
+         "                               params params                                                  limit than "
+         "tot. "
          "than act.\n";
 }
 

@@ -24,15 +24,16 @@ const moe::MoeShape shape{.d_model = 256,
 
 Arena<moe::Quantized> arena_of(WeightType type) { return make_arena<moe::Quantized>(type, shape, 2, 1, no_progress); }
 
-GatedFfnBank<moe::Quantized> coded_alone(WeightType type, Index first_unit, Index d_ff) {
+moe::GatedFfnBank<moe::Quantized> coded_alone(WeightType type, Index first_unit, Index d_ff) {
   const auto floats = make_weight_pool<float>(shape.d_model, d_ff, moe::Serial(), no_progress, first_unit);
   return coded_bank(type, experts_in(floats, 0, d_ff, 1), moe::Serial());
 }
 
-void expect_same(const GatedFfnBank<moe::Quantized>& bank, Index e, const GatedFfnBank<moe::Quantized>& alone) {
-  EXPECT_EQ(dequantized(bank.w_gate()[e]), dequantized(alone.w_gate()[0]));
-  EXPECT_EQ(dequantized(bank.w_up()[e]), dequantized(alone.w_up()[0]));
-  EXPECT_EQ(dequantized(bank.w_down()[e]), dequantized(alone.w_down()[0]));
+void expect_same(const moe::GatedFfnBank<moe::Quantized>& bank, Index e,
+                 const moe::GatedFfnBank<moe::Quantized>& alone) {
+  EXPECT_EQ(moe::dequantized(bank.w_gate()[e]), moe::dequantized(alone.w_gate()[0]));
+  EXPECT_EQ(moe::dequantized(bank.w_up()[e]), moe::dequantized(alone.w_up()[0]));
+  EXPECT_EQ(moe::dequantized(bank.w_down()[e]), moe::dequantized(alone.w_down()[0]));
 }
 
 }  // namespace

@@ -31,10 +31,9 @@ Row sparse_row() {
 }  // namespace
 
 TEST(Records, HaveTheseKeysInThisOrder) {
-  const std::vector<std::string> expected{"shape",       "weights",       "bits",       "kind",     "tokens",
-                                          "threads",     "ms",            "gflops",     "gbs",      "bytes",
-                                          "error",       "limit_share",   "routing_share", "fma_gflops", "read_gbs",
-                                          "d_model",     "d_ff",          "experts",    "top_k"};
+  const std::vector<std::string> expected{
+      "shape", "weights",     "bits",          "kind",       "tokens",   "threads", "ms",   "gflops",  "gbs",  "bytes",
+      "error", "limit_share", "routing_share", "fma_gflops", "read_gbs", "d_model", "d_ff", "experts", "top_k"};
   std::vector<std::string> keys;
   const auto record = record_of(sparse_row(), olmoe);
   for (const auto& item : record.items()) keys.push_back(item.key());

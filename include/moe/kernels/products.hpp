@@ -73,8 +73,8 @@ inline constexpr int rows_of_one = 4;
 inline constexpr Index piece_of_one = 1024;
 static_assert(piece_of_one % NumberFormat::max_block == 0);
 
-/// tile[r] = row top + r · the column of x, summed as dot_tile() does. What the next rows are decoded from is on its way
-/// meanwhile.
+/// tile[r] = row top + r · the column of x, summed as dot_tile() does. What the next rows are decoded from is on its
+/// way meanwhile.
 template <int R>
 MOE_KERNEL void decoded_dot_tile(const Rows<Quantized>& rows, Index top, const Columns<Exact<float>>& x, float* room,
                                  float* tile) {
