@@ -38,11 +38,14 @@ inline Index layers_beyond_cache(const MoeShape& shape, double bytes_a_weight) {
 }
 
 /// What an arena, its tokens and all contenders take together, at most. The dense FFN of equal total size has the
-/// largest hidden layer; the sparse layer keeps top_k copies of x and of its hidden layer.
+/// largest hidden layer; the sparse layer keeps top_k copies of x and of its hidden layer; an expert is there in float
+/// and coded while it is compared.
 inline double bytes_of_arena(const MoeShape& shape, Index layers, double bytes_a_weight, Index max_tokens) {
   const double a_token =
       double(total_units(shape)) + double(shape.top_k * (shape.d_model + 3 * shape.d_ff)) + 8.0 * double(shape.d_model);
-  return double(layers) * layer_bytes(shape, bytes_a_weight) + sizeof(float) * a_token * double(max_tokens + 64);
+  const double compared = double(count_gated_ffn_params(shape.d_model, shape.d_ff + shape.d_ff_shared));
+  return double(layers) * layer_bytes(shape, bytes_a_weight) + sizeof(float) * a_token * double(max_tokens + 64) +
+         (bytes_a_weight < sizeof(float) ? compared * (sizeof(float) + bytes_a_weight) : 0);
 }
 
 template <class W, class Progress>

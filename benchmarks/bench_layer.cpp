@@ -3,9 +3,10 @@
 ///   layer/<shape>/<weights>/<kind>/tokens:<T>/threads:<N>
 ///
 /// moe_fast permits products of bfloat16 pairs, moe_invariant sums in one order at any number of tokens. Of the median
-/// call: GFLOP/s, GB/s (bytes of the experts in use), and limit_share (the time that the machine's limits allow, by the
-/// time taken). Weights of several layers are cycled, so that no cache holds them; tokens differ from call to call. All
-/// cases take hours: select with --benchmark_filter.
+/// call: GFLOP/s, GB/s (bytes of the experts in use), limit_share (the time that the machine's limits allow, by the
+/// time taken), bits of a weight, and the error of the sparse layer's answers, by those of float weights. Weights may
+/// be coded (q4_k, fp8, …). Weights of several layers are cycled, so that no cache holds them; tokens differ from call
+/// to call. All cases take hours: select with --benchmark_filter.
 ///
 ///   layer/tiny/<d_model>,<d_ff>,<experts>,<top_k>/<weights>/tokens:1/threads:1
 ///
@@ -22,11 +23,14 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <benchmark/benchmark.h>
 
+#include "answer_error.hpp"
 #include "arena.hpp"
+#include "coded_pool.hpp"
 #include "contenders.hpp"
 #include "gated_or_not.hpp"
 #include "limits.hpp"
@@ -73,6 +77,9 @@ class Stage {
     return *contender_;
   }
 
+  /// Of the answers of its layers.
+  double error() const { return error_; }
+
  private:
   template <class W>
   void build(const Case& wanted, const std::string& weights) {
@@ -80,9 +87,12 @@ class Stage {
       arena_name_.clear();
       arena_.reset();  // before the next one is made
       const moe::MoeShape& shape = moe::layer_shape(wanted.shape);
-      const Index layers = layers_beyond_cache(shape, sizeof(W));
-      require_memory(bytes_of_arena(shape, layers, sizeof(W), max_tokens), weights);
-      arena_ = make_arena<W>(shape, layers, wanted.threads, [](double) {});
+      const double bytes = bytes_of(wanted.weights);
+      const Index layers = layers_beyond_cache(shape, bytes);
+      require_memory(bytes_of_arena(shape, layers, bytes, max_tokens), weights);
+      auto arena = make_arena<W>(wanted.weights, shape, layers, wanted.threads, [](double) {});
+      error_ = answer_error(arena);
+      arena_ = std::move(arena);
       arena_name_ = weights;
     }
     Arena<W> arena = std::any_cast<const Arena<W>&>(arena_);
@@ -92,6 +102,7 @@ class Stage {
 
   std::string arena_name_, contender_name_;
   std::any arena_;
+  double error_ = 0;
   std::unique_ptr<Contender> contender_;
 };
 
@@ -122,6 +133,8 @@ void run(benchmark::State& state, const Case& wanted, Stage& stage) try {
   const double all_seconds = double(seconds.size()) * median(seconds);
   state.counters["GFLOP/s"] = 1e-9 * experts.flops / all_seconds;
   state.counters["GB/s"] = 1e-9 * experts.bytes / all_seconds;
+  state.counters["bits"] = 8 * bytes_of(wanted.weights);
+  state.counters["error"] = stage.error();
   state.counters["limit_share"] = limit_seconds(experts + router, limits) / all_seconds;
 } catch (const std::exception& error) {
   state.SkipWithError(error.what());
@@ -131,8 +144,9 @@ void run(benchmark::State& state, const Case& wanted, Stage& stage) try {
 void register_all(Stage& stage) {
   const std::set<Index> threads{1, std::min<Index>(2, default_threads()), moe::OpenMp().workers()};
   for (const char* shape : shapes) {
-    for (const WeightType weights : weight_types) {
+    for (const auto& [weights, name, bits] : weight_types) {
       for (const Kind kind : kinds) {
+        if (is_coded(weights) && !takes_coded(kind)) continue;
         for (const Index n : threads) {
           for (const Index tokens : token_counts) {
             const Case wanted{shape, weights, kind, tokens, n};

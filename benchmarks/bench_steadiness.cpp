@@ -239,7 +239,7 @@ int main(int argc, char** argv) try {
   const Limits limits = measure_limits(threads);
   std::printf("%s weights, %d threads; limits: %.0f GFLOP/s, %.1f GB/s\n", weights.c_str(), threads, limits.fma_gflops,
               limits.read_gbs);
-  with_type(parse_weight_types(weights).front(), [&]<class W>(std::type_identity<W>) {
+  with_float_type(parse_weight_types(weights, float_types).front(), [&]<class W>(std::type_identity<W>) {
     measure_cold<W>(threads);
     measure_num_experts<W>(threads, budget);
     measure_skew<W>(limits, threads, budget);

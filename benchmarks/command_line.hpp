@@ -8,6 +8,7 @@
 
 #include "compare.hpp"
 #include "moe/core/types.hpp"
+#include "options.hpp"
 #include "parse.hpp"
 
 namespace moe::bench {
@@ -27,10 +28,14 @@ inline std::optional<int> read_command_line(int argc, char** argv, CommandLine& 
   CLI::App app{
       "Is sparse worth it here? Measures a sparse layer against dense FFNs of equal active and of equal total size,\n"
       "and against what one would write on Eigen by hand."};
-  const auto add = [&](const char* name, auto& value, const char* what) { return app.add_option(name, value, what); };
+  const auto add = [&](const char* name, auto& value, const std::string& what) {
+    return app.add_option(name, value, what);
+  };
   auto* preset = add("--preset", line.preset, "A published shape")->capture_default_str();
   auto* shape = add("--shape", line.shape, "Any other: d_model,d_ff,experts,top_k")->excludes(preset);
-  auto* weights = add("--weights", line.weights, "Types of weights: f32, bf16, f16")->capture_default_str();
+  auto* weights =
+      add("--weights", line.weights, "Types of weights, with commas between them: " + names_of(weight_types))
+          ->capture_default_str();
   auto* checkpoint = add("--checkpoint", line.checkpoint, "Real weights: a folder with config.json and *.safetensors");
   checkpoint->excludes(preset)->excludes(shape)->excludes(weights);
   add("--layer", line.layer, "What its tensors' names begin with: model.layers.3.mlp")->needs(checkpoint);

@@ -24,19 +24,22 @@ struct Patience {
 class Comparison {
  public:
   /// @param sparse  the sparse layer; all others are made of what is in the arena
+  /// @param error   of the sparse layer's answers, if it is known
   template <class W>
   Comparison(const Arena<W>& arena, std::unique_ptr<Contender> sparse, Index max_tokens, const Limits& limits,
-             const Patience& patience)
+             const Patience& patience, std::optional<double> error = {})
       : tokens_(arena.shape.d_model, max_tokens),
         y_(arena.shape.d_model, max_tokens),
         limits_(limits),
-        patience_(patience) {
+        patience_(patience),
+        error_(error) {
     entries_.push_back({Kind::moe, std::move(sparse)});
     entries_.push_back({Kind::dense_active, make_contender(Kind::dense_active, arena)});
     entries_.push_back({Kind::dense_total, make_contender(Kind::dense_total, arena)});
     entries_.push_back({std::nullopt, make_routing_alone(arena)});  // here its weights are as cold as in the layer
-    entries_.push_back({Kind::eigen_per_token, make_contender(Kind::eigen_per_token, arena)});
-    entries_.push_back({Kind::eigen_grouped, make_contender(Kind::eigen_grouped, arena)});
+    for (const Kind kind : {Kind::eigen_per_token, Kind::eigen_grouped}) {
+      if (auto by_hand = make_contender(kind, arena)) entries_.push_back({kind, std::move(by_hand)});
+    }
   }
 
   /// A row for each kind.
@@ -106,7 +109,9 @@ class Comparison {
       }
     }
     for (Row& row : rows) {
-      if (row.kind == Kind::moe && row.measured) row.routing_share = routing_seconds / row.seconds;
+      if (row.kind != Kind::moe) continue;
+      row.error = error_;
+      if (row.measured) row.routing_share = routing_seconds / row.seconds;
     }
     return rows;
   }
@@ -116,6 +121,7 @@ class Comparison {
   Matrix<float> y_;
   Limits limits_;
   Patience patience_;
+  std::optional<double> error_;
 };
 
 }  // namespace moe::bench

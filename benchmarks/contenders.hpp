@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -100,7 +101,10 @@ template <class W>
 class Dense final : public Contender {
  public:
   Dense(const Arena<W>& arena, Index d_ff)
-      : d_ff_(d_ff), layers_(dense_layers(arena, d_ff)), executor_(arena.threads) {}
+      : d_ff_(d_ff),
+        bytes_a_weight_(arena.pool->bytes_a_weight()),
+        layers_(dense_layers(arena, d_ff)),
+        executor_(arena.threads) {}
 
   void forward(const ConstMatrixRef<float>& x, MatrixRef<float> y) override {
     d_model_ = x.rows();
@@ -108,11 +112,12 @@ class Dense final : public Contender {
   }
 
   Work experts_work() const override {
-    return gated_ffn_work(d_model_, d_ff_, sizeof(W), 1, ws_.plan.view().num_slots());
+    return gated_ffn_work(d_model_, d_ff_, bytes_a_weight_, 1, ws_.plan.view().num_slots());
   }
 
  private:
   Index d_ff_, d_model_ = 0;
+  double bytes_a_weight_;
   Cycle<DenseLayer<GatedFfnBank<W>>> layers_;
   OpenMp executor_;
   Workspace<float> ws_;
@@ -180,7 +185,8 @@ std::unique_ptr<Contender> make_sparse(const Arena<W>& arena, const Numerics& nu
     using Layer = decltype(layer_of(Index(0)));
     std::vector<Layer> layers;
     for (Index l = 0; l < arena.num_layers(); ++l) layers.push_back(layer_of(l));
-    return std::make_unique<Sparse<Layer>>(std::move(layers), arena.shape, sizeof(W), arena.threads, numerics);
+    return std::make_unique<Sparse<Layer>>(std::move(layers), arena.shape, arena.pool->bytes_a_weight(), arena.threads,
+                                           numerics);
   };
   const auto plain = [&](Index l) { return MoeLayer(router_of(arena.shape, l), experts_of(arena, l)); };
   if (arena.shape.d_ff_shared == 0) return make(plain);
@@ -188,6 +194,7 @@ std::unique_ptr<Contender> make_sparse(const Arena<W>& arena, const Numerics& nu
       [&](Index l) { return WithSharedExpert(plain(l), shared_expert_of(arena, l), shared_gate_of(arena.shape)); });
 }
 
+/// @return null where the kind computes with no such weights
 template <class W>
 std::unique_ptr<Contender> make_contender(Kind kind, const Arena<W>& arena) {
   switch (kind) {
@@ -201,7 +208,8 @@ std::unique_ptr<Contender> make_contender(Kind kind, const Arena<W>& arena) {
       return std::make_unique<Dense<W>>(arena, total_units(arena.shape));
     case Kind::eigen_per_token:
     case Kind::eigen_grouped:
-      return std::make_unique<ByHand<W>>(arena, kind);
+      if constexpr (!std::is_same_v<W, Quantized>) return std::make_unique<ByHand<W>>(arena, kind);
+      break;
   }
   return nullptr;
 }

@@ -103,7 +103,8 @@ RankSpeed measure_speed(const moe::MoeShape& shape, const Options& o) {
 
 RankSpeed speed_of(const moe::MoeShape& shape, WeightType type, const Options& o) {
   if (o.gflops == 0) {
-    const auto speed = with_type(type, [&]<class W>(std::type_identity<W>) { return measure_speed<W>(shape, o); });
+    const auto speed =
+        with_float_type(type, [&]<class W>(std::type_identity<W>) { return measure_speed<W>(shape, o); });
     std::printf("a rank is this machine: %s, %td thread%s, %s\n", processor_name().c_str(), o.threads,
                 o.threads == 1 ? "" : "s", compiler_name().c_str());
     return speed;
@@ -182,7 +183,7 @@ nlohmann::ordered_json record_of(const Plan& plan, const moe::MoeShape& shape, W
 int run(const Options& o) {
   RecordsFile file(o.json);
   const moe::MoeShape shape = o.shape.empty() ? moe::layer_shape(o.preset) : parse_shape(o.shape);
-  const auto types = parse_weight_types(o.weights);
+  const auto types = parse_weight_types(o.weights, float_types);
   moe::require_equal(std::ssize(types), 1, "--weights: the count of types");
   const auto counts = ranks_of(o);
   moe::require_between(1, o.tokens, Index(1) << 20, "--tokens");

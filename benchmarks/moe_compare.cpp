@@ -3,10 +3,13 @@
 #include <cstdio>
 #include <exception>
 #include <memory>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <vector>
 
+#include "answer_error.hpp"
+#include "coded_pool.hpp"
 #include "command_line.hpp"
 #include "compare.hpp"
 #include "limits.hpp"
@@ -60,17 +63,19 @@ void compare(const Subject& subject, const std::vector<Index>& token_counts, Ind
   const auto show = [&](double step, const std::string& what) {
     progress.show(step / double(token_counts.size() + 1), name_of(subject.weights) + (", " + what));
   };
-  const auto arena = make_arena<W>(subject.shape, subject.num_layers(), threads,
+  const auto arena = make_arena<W>(subject.weights, subject.shape, subject.num_layers(), threads,
                                    [&](double share) { show(share, "making up weights"); });
   auto sparse = make_sparse(arena);
   if (subject.layer)
-    sparse =
-        std::make_unique<Sparse<moe::AnyLayer<float>>>(std::vector{*subject.layer}, subject.shape, sizeof(W), threads);
-  Comparison comparison(arena, std::move(sparse), largest(token_counts), limits, patience);
+    sparse = std::make_unique<Sparse<moe::AnyLayer<float>>>(std::vector{*subject.layer}, subject.shape,
+                                                            bytes_of(subject.weights), threads);
+  std::optional<double> error;  // of real weights nobody knows what they were
+  if (!subject.layer) error = answer_error(arena);
+  Comparison comparison(arena, std::move(sparse), largest(token_counts), limits, patience, error);
   progress.clear();
   std::printf("%s\n%s", description(subject).c_str(), table_head().c_str());
 
-  const Setting setting{subject.name, subject.shape, name_of(subject.weights), threads, limits};
+  const Setting setting{subject.name, subject.shape, subject.weights, threads, limits};
   std::vector<Row> rows;
   for (std::size_t i = 0; i < token_counts.size(); ++i) {
     show(double(i + 1), detail::tokens_text(token_counts[i]));
@@ -88,7 +93,8 @@ void compare(const Subject& subject, const std::vector<Index>& token_counts, Ind
 
 void print_legend(bool real_weights) {
   const std::string legend =
-      "reads: bytes of the experts that were used. share of limit: the time that the measured limits allow, by the "
+      "reads: bytes of the experts that were used. error: how far the sparse layer's answers are from those of float "
+      "weights, by their norm. share of limit: the time that the measured limits allow, by the "
       "time "
       "taken. Dense FFNs of as many parameters as one token meets (active), or as there are (total), run on this "
       "library "

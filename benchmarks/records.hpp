@@ -7,6 +7,7 @@
 
 #include "limits.hpp"
 #include "moe/models/presets.hpp"
+#include "options.hpp"
 #include "records_file.hpp"
 #include "row.hpp"
 
@@ -16,22 +17,26 @@ namespace moe::bench {
 struct Setting {
   std::string shape_name;
   MoeShape shape;
-  std::string weights;
+  WeightType weights;
   Index threads;
   Limits limits;
 };
 
-/// routing_share is null but for the sparse layer.
+/// `bits` are of a weight, `bytes` of the experts that were used; `error` and `routing_share` are null but for the
+/// sparse layer.
 inline nlohmann::ordered_json record_of(const Row& row, const Setting& setting) {
   nlohmann::ordered_json record{
       {"shape", setting.shape_name},
-      {"weights", setting.weights},
+      {"weights", name_of(setting.weights)},
+      {"bits", 8 * bytes_of(setting.weights)},
       {"kind", name_of(row.kind)},
       {"tokens", row.tokens},
       {"threads", setting.threads},
       {"ms", 1e3 * row.seconds},
       {"gflops", row.gflops()},
       {"gbs", row.gbs()},
+      {"bytes", row.experts.bytes},
+      {"error", nullptr},
       {"limit_share", row.limit_share},
       {"routing_share", nullptr},
       {"fma_gflops", setting.limits.fma_gflops},
@@ -41,6 +46,7 @@ inline nlohmann::ordered_json record_of(const Row& row, const Setting& setting) 
       {"experts", setting.shape.num_experts},
       {"top_k", setting.shape.top_k},
   };
+  if (row.error) record["error"] = *row.error;
   if (row.routing_share) record["routing_share"] = *row.routing_share;
   return record;
 }

@@ -18,6 +18,7 @@ struct Row {
   Work experts{};      // mean of the calls: which experts are used differs from call to call
   double limit_share = 0;
   std::optional<double> routing_share{};  // of the sparse layer's time
+  std::optional<double> error{};          // of the sparse layer's answers, by those of float weights
   bool measured = true;                   // if not, `seconds` is how long a call would have taken
 
   double gflops() const { return 1e-9 * experts.flops / seconds; }

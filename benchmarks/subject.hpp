@@ -1,6 +1,7 @@
 /// @file  The layers that a comparison is about.
 #pragma once
 
+#include <cctype>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -31,10 +32,14 @@ struct Subject {
 
 /// @throws std::invalid_argument for a dtype that no row is measured in.
 inline WeightType weight_type(const std::string& dtype) {
-  if (dtype == "F32") return WeightType::f32;
-  if (dtype == "BF16" || dtype == "MXFP4") return WeightType::bf16;
-  if (dtype == "F16") return WeightType::f16;
-  throw std::invalid_argument("weights have dtype " + dtype + ", expected F32, BF16 or F16");
+  if (dtype == "FP8 E4M3") return WeightType::fp8;
+  if (dtype == "INT4") return WeightType::int4_g32;
+  std::string name = dtype;
+  for (char& c : name) c = char(std::tolower(static_cast<unsigned char>(c)));
+  for (const NamedWeightType& type : weight_types) {
+    if (name == type.name) return type.type;
+  }
+  throw std::invalid_argument("weights have dtype " + dtype + ", expected one of " + names_of(weight_types));
 }
 
 inline Subject subject_from(const std::filesystem::path& folder, const std::string& prefix) {
@@ -50,7 +55,7 @@ inline std::vector<Subject> subjects_of(const CommandLine& line) {
   const bool is_preset = line.shape.empty();
   const MoeShape shape = is_preset ? layer_shape(line.preset) : parse_shape(line.shape);
   std::vector<Subject> subjects;
-  for (const WeightType type : parse_weight_types(line.weights)) {
+  for (const WeightType type : parse_weight_types(line.weights, line.distributed ? float_types : weight_types)) {
     subjects.push_back({.name = is_preset ? line.preset : line.shape, .shape = shape, .weights = type});
   }
   return subjects;
@@ -72,9 +77,14 @@ inline std::string left_out(const Subject& subject) {
 inline std::string description(const Subject& subject) {
   const MoeShape& shape = subject.shape;
   const std::string shared = shape.d_ff_shared > 0 ? text(", shared d_ff %td", shape.d_ff_shared) : "";
-  return text("%s, %s weights: d_model %td, d_ff %td%s, %td experts, top %td\n", subject.name.c_str(),
-              name_of(subject.weights), shape.d_model, shape.d_ff, shared.c_str(), shape.num_experts, shape.top_k) +
-         left_out(subject);
+  const bool coded = is_coded(subject.weights);
+  const std::string bits = coded ? text(" (%.4g bits each)", 8 * bytes_of(subject.weights)) : "";
+  const std::string by_hand =
+      coded ? text("By hand is left out: Eigen has no products of %s weights.\n", name_of(subject.weights)) : "";
+  return text("%s, %s weights%s: d_model %td, d_ff %td%s, %td experts, top %td\n", subject.name.c_str(),
+              name_of(subject.weights), bits.c_str(), shape.d_model, shape.d_ff, shared.c_str(), shape.num_experts,
+              shape.top_k) +
+         left_out(subject) + by_hand;
 }
 
 }  // namespace moe::bench

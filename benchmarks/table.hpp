@@ -33,23 +33,26 @@ inline const char* title_of(Kind kind) {
 }
 
 inline std::string table_head() {
-  return " tokens  layer                   total   active      reads      time  tokens/s  GFLOP/s  share of   x faster "
-         "  x slower\n"
-         "                                params   params                                         limit   than tot.  "
+  return " tokens  layer                  total active    reads    error      time  tokens/s  GFLOP/s share of x "
+         "faster "
+         "x slower\n"
+         "                               params params                                                  limit than "
+         "tot. "
          "than act.\n";
 }
 
 inline std::string table_line(const Row& row, std::span<const Row> rows, const MoeShape& shape, bool first) {
   const LayerParams params = params_of(row.kind, shape);
   const std::string start =
-      text("%7s  %-21s %8s %8s ", first ? std::to_string(row.tokens).c_str() : "", title_of(row.kind),
+      text("%7s  %-21s %6s %6s ", first ? std::to_string(row.tokens).c_str() : "", title_of(row.kind),
            count_text(double(params.total)).c_str(), count_text(double(params.active)).c_str());
   if (!row.measured) return start + "not measured: a call may take " + seconds_text(row.seconds) + "\n";
   const auto ratio = [](std::optional<double> number) { return number ? three_digits(*number) : std::string("-"); };
   const auto faster = times_as_long(rows, Kind::dense_total, row);
   auto slower = times_as_long(rows, Kind::dense_active, row);
   if (slower) slower = 1 / *slower;
-  return start + text("%10s %9s %9s %8s %9s %10s %10s\n", bytes_text(row.experts.bytes).c_str(),
+  const std::string error = row.error ? text("%.2g", *row.error) : "-";
+  return start + text("%8s %8s %9s %9s %8s %8s %9s %9s\n", bytes_text(row.experts.bytes).c_str(), error.c_str(),
                       seconds_text(row.seconds).c_str(), three_digits(double(row.tokens) / row.seconds).c_str(),
                       three_digits(row.gflops()).c_str(), percent_text(row.limit_share).c_str(), ratio(faster).c_str(),
                       ratio(slower).c_str());

@@ -48,6 +48,7 @@ struct WeightPool {
 
   Index d_model() const { return gate.cols(); }
   Index units() const { return gate.rows(); }
+  double bytes_a_weight() const { return sizeof(W); }
 };
 
 /// `count` experts of width d_ff, side by side from `first_unit` on.
@@ -75,14 +76,16 @@ void fill_with(const Weight<W>& block, W* to, Index size, ExecutorRef executor) 
                     }));
 }
 
-/// @param progress  called as progress(share that is filled)
+/// @param progress    called as progress(share that is filled)
+/// @param first_unit  whose numbers are those that a pool from 0 on has there
 template <class W, class Progress>
 std::shared_ptr<const WeightPool<W>> make_weight_pool(Index d_model, Index units, ExecutorRef executor,
-                                                      const Progress& progress) {
+                                                      const Progress& progress, Index first_unit = 0) {
   constexpr Index block_size = 1'000'003;  // a prime, so that no two rows are alike
   const float scale = std::sqrt(3.0F / static_cast<float>(d_model));
-  const Weight<W> block =
-      Weight<W>::NullaryExpr(1, block_size, [&](Index, Index i) { return W(scale * random_number(std::uint32_t(i))); });
+  const Weight<W> block = Weight<W>::NullaryExpr(1, block_size, [&](Index, Index i) {
+    return W(scale * random_number(std::uint32_t((first_unit * d_model + i) % block_size)));
+  });
   const auto filled = [&](Index rows, Index cols, double share) {
     WeightStack<W> stack(1, rows, cols);
     fill_with(block, stack.owned(0).data(), rows * cols, executor);

@@ -131,7 +131,7 @@ int run(const CommandLine& line) {
                  std::to_string(ranks.on_this_machine()) + " on this machine, " + compiler_name() + "\n" +
                  (ranks.size() == 1 ? "One rank alone: for more, mpirun -n 2 moe_compare --distributed\n\n" : "\n"));
   for (const Subject& subject : subjects_of(line)) {
-    with_type(subject.weights, [&]<class W>(std::type_identity<W>) { compare<W>(m, subject, file); });
+    with_float_type(subject.weights, [&]<class W>(std::type_identity<W>) { compare<W>(m, subject, file); });
   }
   say(ranks, wrapped("Time: of each call the slowest rank's, and of calls the median. Exchange: packing, waiting for "
                      "other ranks, combining. Experts: with the shared one; what is left is routing. Imbalance: the "

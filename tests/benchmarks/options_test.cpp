@@ -60,9 +60,27 @@ TEST(BenchmarkOptions, EachTypeOfWeightsIsKnownByItsName) {
 }
 
 TEST(BenchmarkOptions, AnUnknownTypeOfWeightsIsRefusedWithTheOnesThereAre) {
-  for (const char* list : {"", "f64", "f32,", "f32,q8"}) {
+  for (const char* list : {"", "f64", "f32,", "f32,q8", "Q4_K"}) {
     const std::string message = message_of([&] { parse_weight_types(list); });
-    EXPECT_NE(message.find("is none of f32, bf16, f16"), std::string::npos) << list << ": " << message;
+    EXPECT_NE(message.find("is none of f32, bf16, f16, q8_0, "), std::string::npos) << list << ": " << message;
+    for (const auto& type : weight_types) EXPECT_NE(message.find(type.name), std::string::npos) << type.name;
+  }
+}
+
+TEST(BenchmarkOptions, AProgramThatTakesFloatsAloneSaysSo) {
+  EXPECT_EQ(parse_weight_types("f16", float_types), (std::vector<WeightType>{WeightType::f16}));
+  EXPECT_EQ(message_of([] { parse_weight_types("q4_k", float_types); }),
+            "--weights: \"q4_k\" is none of f32, bf16, f16");
+}
+
+TEST(BenchmarkOptions, EveryTypeIsAtItsPlaceInTheList) {
+  for (std::size_t i = 0; i < weight_types.size(); ++i) {
+    EXPECT_EQ(std::size_t(weight_types[i].type), i);
+    EXPECT_EQ(is_coded(weight_types[i].type), i >= 3) << weight_types[i].name;
+    with_type(weight_types[i].type, [&]<class W>(std::type_identity<W>) {
+      EXPECT_TRUE(is_coded(weight_types[i].type) || double(sizeof(W)) == bytes_of(weight_types[i].type));
+    });
+    EXPECT_EQ(parse_weight_types(weight_types[i].name), (std::vector<WeightType>{weight_types[i].type}));
   }
 }
 

@@ -14,7 +14,7 @@ namespace {
 
 const Setting olmoe{.shape_name = "olmoe-1b-7b",
                     .shape = moe::layer_shape("olmoe-1b-7b"),
-                    .weights = "bf16",
+                    .weights = WeightType::bf16,
                     .threads = 2,
                     .limits = {.fma_gflops = 466, .read_gbs = 35}};
 
@@ -24,15 +24,16 @@ Row sparse_row() {
           .seconds = 0.5,
           .experts = {.flops = 3e9, .bytes = 1e9},
           .limit_share = 0.9,
-          .routing_share = 0.01};
+          .routing_share = 0.01,
+          .error = 0.125};
 }
 
 }  // namespace
 
 TEST(Records, HaveTheseKeysInThisOrder) {
   const std::vector<std::string> expected{
-      "shape",       "weights",       "kind",       "tokens",   "threads", "ms",   "gflops",  "gbs",
-      "limit_share", "routing_share", "fma_gflops", "read_gbs", "d_model", "d_ff", "experts", "top_k"};
+      "shape", "weights",     "bits",          "kind",       "tokens",   "threads", "ms",   "gflops",  "gbs",  "bytes",
+      "error", "limit_share", "routing_share", "fma_gflops", "read_gbs", "d_model", "d_ff", "experts", "top_k"};
   std::vector<std::string> keys;
   const auto record = record_of(sparse_row(), olmoe);
   for (const auto& item : record.items()) keys.push_back(item.key());
@@ -45,16 +46,22 @@ TEST(Records, SayWhatTheRowSays) {
   EXPECT_EQ(record["ms"], 500);
   EXPECT_EQ(record["gflops"], 6);
   EXPECT_EQ(record["gbs"], 2);
+  EXPECT_EQ(record["weights"], "bf16");
+  EXPECT_EQ(record["bits"], 16);
+  EXPECT_EQ(record["bytes"], 1e9);
+  EXPECT_EQ(record["error"], 0.125);
   EXPECT_EQ(record["routing_share"], 0.01);
   EXPECT_EQ(record["fma_gflops"], 466);
   EXPECT_EQ(record["experts"], 64);
 }
 
-TEST(Records, OnlyTheSparseLayerHasAShareOfRouting) {
+TEST(Records, OnlyTheSparseLayerHasAShareOfRoutingAndAnError) {
   Row row = sparse_row();
   row.kind = Kind::dense_total;
   row.routing_share.reset();
+  row.error.reset();
   EXPECT_TRUE(record_of(row, olmoe)["routing_share"].is_null());
+  EXPECT_TRUE(record_of(row, olmoe)["error"].is_null());
 }
 
 TEST(WriteWhole, LeavesTheFileAndNothingElse) {

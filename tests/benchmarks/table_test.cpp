@@ -23,7 +23,8 @@ std::string longest_line(const std::string& lines) {
 }  // namespace
 
 TEST(Table, FitsIn120Columns) {
-  const auto rows = rows_of({{1024, 123.456, 99.99, 1e-5}});
+  auto rows = rows_of({{1024, 123.456, 99.99, 1e-5}});
+  rows[0].error = 1.234e-7;
   EXPECT_LE(longest_line(table_head()).size(), 120U) << longest_line(table_head());
   const std::string lines = table_lines(rows, moe::layer_shape("kimi-k2"));
   EXPECT_LE(longest_line(lines).size(), 120U) << longest_line(lines);
@@ -34,7 +35,7 @@ TEST(Table, ARowSaysHowMuchFasterAndSlowerItIs) {
   const std::string lines = table_lines(rows_of({{16, 2, 1, 7}}), moe::layer_shape("olmoe-1b-7b"));
   const std::string first = lines.substr(0, lines.find('\n'));
   EXPECT_NE(first.find("403 M"), std::string::npos) << first;
-  EXPECT_TRUE(first.ends_with("      3.50       2.00")) << first;
+  EXPECT_TRUE(first.ends_with("     3.50      2.00")) << first;
 }
 
 TEST(Table, ARowThatWasNotMeasuredSaysSo) {
@@ -42,7 +43,15 @@ TEST(Table, ARowThatWasNotMeasuredSaysSo) {
   rows[2].measured = false;
   const std::string lines = table_lines(rows, moe::layer_shape("olmoe-1b-7b"));
   EXPECT_NE(lines.find("not measured: a call may take 7.00 s"), std::string::npos) << lines;
-  EXPECT_TRUE(lines.substr(0, lines.find('\n')).ends_with("         -       2.00")) << lines;
+  EXPECT_TRUE(lines.substr(0, lines.find('\n')).ends_with("        -      2.00")) << lines;
+}
+
+TEST(Table, TheSparseLayerSaysHowFarItsAnswersAreOff) {
+  auto rows = rows_of({{16, 2, 1, 7}});
+  rows[0].error = 0.07123;
+  const std::string lines = table_lines(rows, moe::layer_shape("olmoe-1b-7b"));
+  EXPECT_NE(lines.substr(0, lines.find('\n')).find(" 0.071 "), std::string::npos) << lines;
+  EXPECT_EQ(lines.find("0.071", lines.find('\n')), std::string::npos) << lines;
 }
 
 TEST(Table, AllPresetsAreListed) {

@@ -121,6 +121,14 @@ class QuantizedMatrix {
   /// What a row has of the codes, from its first column as it lies.
   const std::byte* row_of_codes(Index row) const { return codes.row(first_row_ + row * row_step_); }
 
+  /// Asks for the codes of such numbers, which are decoded soon. (g++ takes a function that does nothing but fetch for
+  /// one that does nothing, unless it is inlined.)
+  [[gnu::always_inline]] void fetch(Index row, Index first, Index count) const {
+    const double bytes = format_->bits / 8;
+    const std::byte* const at = row_of_codes(row) + Index(double(first_col_ + first) * bytes);
+    for (Index i = 0; i < Index(double(count) * bytes); i += 64) __builtin_prefetch(at + i);
+  }
+
   BytePlane codes, scales, zeros;          // as the format reads them
   float factor;                            // of the whole matrix, where the format has one
   const std::int32_t* group_of = nullptr;  // of each number of a row, where groups are no runs (act-order)

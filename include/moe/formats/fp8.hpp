@@ -42,7 +42,8 @@ MOE_INLINE void decode_e4m3(const std::byte* codes, Index count, float scale, fl
 template <class Scale, class Out>
 void decode_fp8(const QuantizedMatrix& matrix, Index row, Index first, Index count, float* to) {
   const std::byte *codes = matrix.codes.row(row), *scales = matrix.scales.row(row);
-  each_group<32>(matrix.scales.cols_together, first, first + count, [&](Index group, Index at, auto size) {
+  constexpr Index usual = std::is_same_v<Scale, E8m0> ? 32 : 128;
+  each_group<usual>(matrix.scales.cols_together, first, first + count, [&](Index group, Index at, auto size) {
     const float scale = number_at<Scale>(scales, group);
     if (std::is_same_v<Scale, E8m0> && scale >= 0x1p-124F) {  // bfloat16 holds the products
       decode_e4m3<float>(codes + at, size, scale, to + (at - first));

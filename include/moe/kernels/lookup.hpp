@@ -53,10 +53,10 @@ namespace moe::inline MOE_TARGET::kernels {
 template <bool high_first = false>
 MOE_INLINE Pairs nibbles(const std::byte* from) {
   if constexpr (lanes<float> == 16) {
-    const auto first = load_as<std::uint32_t>(from), second = load_as<std::uint32_t>(from + 4);
 #if defined(__AVX512F__)
-    return detail::two_halves(first, second) >> detail::nibble_places<high_first>();
+    return detail::sixteen_nibbles<high_first>(from);
 #else
+    const auto first = load_as<std::uint32_t>(from), second = load_as<std::uint32_t>(from + 4);
     Pairs words{};
     for (int i = 0; i < lanes<float>; ++i) words[i] = i < 8 ? first : second;
     return words >> detail::nibble_places<high_first>();

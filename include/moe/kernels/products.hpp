@@ -62,9 +62,54 @@ void decode_in_turn(const Rows<Quantized>& rows, Index depth, Lanes<float>* room
   float* const numbers = reinterpret_cast<float*>(room);
   for (Index top = 0; top < rows.count; top += height) {
     const Index count = std::min(height, rows.count - top);
-    for (Index r = 0; r < count; ++r) rows.decode(top + r, numbers + r * stride);
+    for (Index r = 0; r < count; ++r) rows.decode(top + r, 0, depth, numbers + r * stride);
     f(Rows<float>{numbers, numbers + stride, 2 * stride, count}, top, room + decoded_registers(depth));
   }
+}
+
+/// Rows that are decoded and multiplied by one column together, and numbers of each at a time: a quarter to a half of
+/// L1, and as many sums as hide the latency of one.
+inline constexpr int rows_of_one = 4;
+inline constexpr Index piece_of_one = 1024;
+static_assert(piece_of_one % NumberFormat::max_block == 0);
+
+/// tile[r] = row top + r · the column of x, summed as dot_tile() does. What the next rows are decoded from is on its
+/// way meanwhile.
+template <int R>
+MOE_KERNEL void decoded_dot_tile(const Rows<Quantized>& rows, Index top, const Columns<Exact<float>>& x, float* room,
+                                 float* tile) {
+  using A = Exact<float>;
+  Lanes<float> acc[R][1] = {};
+  const Lanes<float>* const column[] = {x.column(0)};
+  const Index pieces = (x.depth + piece_of_one - 1) / piece_of_one;
+  Index next = 0;  // piece of the rows below, in the order in which they lie
+  for (Index first = 0; first < x.depth; first += piece_of_one) {
+    const Index count = std::min(piece_of_one, x.depth - first), whole = round_up(count, A::step);
+    RowsInPlace<A, R> some;
+    for (int r = 0; r < R; ++r) {
+      float* const numbers = room + r * decoded_stride(piece_of_one);
+      const Index later = next % pieces * piece_of_one;
+      rows.fetch(top + R + next++ / pieces, later, std::min(piece_of_one, x.depth - later));
+      rows.decode(top + r, first, count, numbers);
+      std::fill(numbers + count, numbers + whole, 0.0F);
+      some.row[r] = numbers;
+    }
+    for (Index step = 0; step < whole / A::step; ++step) {
+      dot_step<A, R, 1>(some, step, column, first / A::step + step, acc);
+    }
+  }
+  sum_lanes<float, R, 1>(acc, tile);
+}
+
+/// out[r] = row r of weights · the column of x.
+inline void decoded_dot_products(const Rows<Quantized>& rows, const Columns<Exact<float>>& x, Lanes<float>* room,
+                                 float* out) {
+  float* const numbers = reinterpret_cast<float*>(room);
+  Index row = 0;
+  for (; row + rows_of_one <= rows.count; row += rows_of_one) {
+    decoded_dot_tile<rows_of_one>(rows, row, x, numbers, out + row);
+  }
+  for (; row < rows.count; ++row) decoded_dot_tile<1>(rows, row, x, numbers, out + row);
 }
 
 /// The same columns, as float's arithmetic sees them.
@@ -117,8 +162,12 @@ MOE_INLINE void dot_products(const Rows<typename A::Weight>& rows, const Columns
                              [[maybe_unused]] typename A::Register* room, typename A::Scalar* out, Index stride) {
   if constexpr (detail::decodes<A>) {
     if (x.count == 0) return;
+    const auto floats = detail::beside_floats(x);
+    if (x.count == 1 && x.depth > detail::short_depth) {
+      return detail::decoded_dot_products(rows, floats, room, out);
+    }
     detail::decode_in_turn(rows, x.depth, room, [&](const Rows<float>& some, Index top, Lanes<float>*) {
-      dot_products<Exact<float>>(some, detail::beside_floats(x), out + top, stride);
+      dot_products<Exact<float>>(some, floats, out + top, stride);
     });
   } else {
     dot_products<A>(rows, x, out, stride);

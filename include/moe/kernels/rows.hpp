@@ -29,11 +29,19 @@ struct Rows<Quantized> {
   const QuantizedMatrix* odd;  // null: they are of one matrix
   Index first, count;          // from row `first` of either on
 
-  /// Writes the numbers of a row.
-  void decode(Index row, float* to) const {
-    const QuantizedMatrix& its = odd != nullptr && (row & 1) ? *odd : *even;
-    its.decode(first + (odd != nullptr ? row >> 1 : row), 0, its.cols(), to);
+  /// Writes numbers [begin, begin + size) of a row.
+  void decode(Index row, Index begin, Index size, float* to) const {
+    matrix_of(row).decode(row_in_matrix(row), begin, size, to);
   }
+
+  /// Asks for their codes before they are decoded.
+  [[gnu::always_inline]] void fetch(Index row, Index begin, Index size) const {
+    if (row < count) matrix_of(row).fetch(row_in_matrix(row), begin, size);
+  }
+
+ private:
+  const QuantizedMatrix& matrix_of(Index row) const { return odd != nullptr && (row & 1) ? *odd : *even; }
+  Index row_in_matrix(Index row) const { return first + (odd != nullptr ? row >> 1 : row); }
 };
 
 /// Rows [first, last) of w.

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <memory>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -93,8 +94,9 @@ WeightStack<Quantized> quantize_stack(const WeightStack<W>& stack, const std::ve
     for (Index r = 0; r < stack.rows(); ++r) {
       experts.back().decode(r, 0, stack.cols(), row.data());
       for (Index c = 0; c < stack.cols(); ++c) {
-        require(std::isfinite(row[std::size_t(c)]),
-                who + ": " + std::to_string(float(stack[e](r, c))) + " is too large for the scales of " + T::name);
+        if (std::isfinite(row[std::size_t(c)])) continue;
+        throw std::invalid_argument(who + ": " + std::to_string(float(stack[e](r, c))) +
+                                    " is too large for the scales of " + T::name);
       }
     }
   }

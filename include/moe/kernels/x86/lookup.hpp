@@ -27,9 +27,12 @@ MOE_INLINE Lanes<float> lookup(const Sixteen& table, const Pairs& index) {
 #if defined(__AVX512F__)
 namespace detail {
 
-/// The first in the lower half of the lanes, the second in the upper.
-MOE_INLINE Pairs two_halves(std::uint32_t first, std::uint32_t second) {
-  return (Pairs)_mm512_mask_set1_epi32(_mm512_set1_epi32(int(first)), 0xff00, int(second));
+/// A code of four bits in each lane, below anything else: of each byte the low ones first, or the high ones.
+template <bool high_first>
+MOE_INLINE Pairs sixteen_nibbles(const std::byte* from) {
+  const __m512i bytes = _mm512_maskz_cvtepu8_epi64(0xff, _mm_cvtsi64_si128(load_as<long long>(from)));
+  if constexpr (high_first) return (Pairs)(bytes >> 4 | bytes << 32);
+  return (Pairs)(bytes | bytes << 28);
 }
 
 }  // namespace detail
