@@ -1,4 +1,4 @@
-/// @file  The door to surgery: a layer made of another one, upcycled, merged, pruned or quantised; how much that changed.
+/// @file  The door to surgery: layers made of others, upcycled, merged, pruned, quantised; how much that changed.
 #pragma once
 
 #include "moe/surgery/change_report.hpp"

@@ -38,10 +38,20 @@ TEST(NamePattern, FitsWhatFollowsADotAsPeftsPatternsDo) {
 TEST(NamePattern, FitsWhatStdRegexDoes) {
   const std::vector<std::string> names{"a",       "b",    "ab", "a.b", "b.a", "a.b.a",
                                        "aab.bba", "abab", "",   ".",   "a.",  "bb.ab"};
-  for (const std::string pattern :
-       {"a", "b*", "(a|b)+", "a?b", "a.b", "(ab)*", "[ab]{2}", "a{1,2}b", "(a*b*)*a", "(a|ab)(b|)", "a{0,2}", "a{2,}",
-        "(a.?){2}", "^a.*", "b$", "(^a|b)b", "\\w\\.\\w", "[^a]+", "^ab", "^a?b.*", "^(a|b)+", "^(?:ab)(?:\\.b)?$",
-        "^a+b*", "^a{2}b.*", "^[ab].?", "^", "^.a*", "^a|b"}) {
+  for (const std::string pattern : {"a",         "b*",
+                                    "(a|b)+",    "a?b",
+                                    "a.b",       "(ab)*",
+                                    "[ab]{2}",   "a{1,2}b",
+                                    "(a*b*)*a",  "(a|ab)(b|)",
+                                    "a{0,2}",    "a{2,}",
+                                    "(a.?){2}",  "^a.*",
+                                    "b$",        "(^a|b)b",
+                                    "\\w\\.\\w", "[^a]+",
+                                    "^ab",       "^a?b.*",
+                                    "^(a|b)+",   "^(?:ab)(?:\\.b)?$",
+                                    "^a+b*",     "^a{2}b.*",
+                                    "^[ab].?",   "^",
+                                    "^.a*",      "^a|b"}) {
     const std::regex whole("(.*\\.)?(" + pattern + ")");
     for (const std::string& name : names) {
       EXPECT_EQ(fits(pattern, name), std::regex_match(name, whole)) << pattern << " of " << name;

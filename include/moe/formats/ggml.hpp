@@ -16,11 +16,11 @@ namespace moe::inline MOE_TARGET {
 
 /// One of them.
 struct GgmlType {
-  std::uint32_t number;        // in the file
-  std::string_view name;       // as llama.cpp spells it
-  Index numbers, bytes;        // of a block, whole ones of which make a row; 0 where that is unknown here
-  const NumberFormat* format;  // null where it is known, and refused
-  std::string_view reason;     // why it is refused: "… of lattices"
+  std::uint32_t number;                    // in the file
+  std::string_view name;                   // as llama.cpp spells it
+  Index numbers, bytes;                    // of a block, whole ones of which make a row; 0 where that is unknown here
+  const NumberFormat* format;              // null where it is known, and refused
+  std::string_view reason;                 // why it is refused: "… of lattices"
   std::array<Index, 2> halves = {-1, -1};  // where in a block its scale and minimum begin that are float16
 };
 
