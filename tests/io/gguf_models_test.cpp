@@ -391,6 +391,8 @@ TEST(GgufModels, RefuseWhatTheirArchitectureCannotMean) {
   expect_parts(Made("llama4").key("expert_weights_scale", 2.0F).error(),
                {"llama4.expert_weights_scale is 2, expected 1"});
   expect_parts(Made("phimoe").count("expert_group_count", 2).error(), {"phimoe.expert_group_count is 2, expected 1"});
+  expect_parts(Made("deepseek2").key("expert_weights_scale", std::nanf("")).error(),
+               {"deepseek2.expert_weights_scale is nan, expected a number"});
   expect_parts(Made("qwen3moe").key("swiglu_clamp_exp", 7.0F).error(), {"qwen3moe.swiglu_clamp_exp is 7"});
   expect_parts(Made("hy_v4").key("swiglu_clamp_exp", 7.0F).key("swiglu_clamp_shexp", 7.0F).error(),
                {"hy_v4.swiglu_clamp_exp is 7, and that of shared experts 7, expected 0"});

@@ -257,9 +257,9 @@ class GgufKeys {
 
   [[noreturn]] void complain(const nlohmann::json& said, std::string_view key, const char* expected) const {
     const bool is_short = said.is_number() || said.is_boolean();
-    const bool is_real = said.is_number_float();  // which JSON has no NaN of
+    const bool is_none = said.is_number_float() && !std::isfinite(said.get<double>());  // which JSON has no word for
     fail(file_, ": ", in_full(key), " is ",
-         is_real    ? std::to_string(said.get<double>())
+         is_none    ? std::to_string(said.get<double>())
          : is_short ? said.dump()
                     : std::string("a ") + said.type_name(),
          ", expected ", expected);
