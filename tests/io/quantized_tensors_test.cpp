@@ -285,6 +285,25 @@ TEST(QuantizedTensors, GroupsThatBeginWithinAByteAreReadByTheirIndexOrRefused) {
   expect_says(awq.error(), {"\"m.scales\" has shape [12, 32], one for 3 numbers of a row", "multiple of 8"});
 }
 
+/// Of weights that may have some, they happen to be; of others they are written all the same.
+TEST(QuantizedTensors, ZeroPointsThatAreAllZeroMayBeThere) {
+  const auto channels = [](bool symmetric) {
+    return compressed({{"type", "int"}, {"num_bits", 8}, {"strategy", "channel"}, {"symmetric", symmetric}});
+  };
+  for (const auto zero : {std::uint8_t(0), std::uint8_t(1)}) {
+    File file;
+    file.add("m.weight", "I8", {2, 8}, Bytes(16, 3)).add("m.weight_scale", "F32", {2, 1}, std::vector<float>{1, 2});
+    file.add("m.weight_zero_point", "I8", {2, 1}, Bytes{0, zero});
+    EXPECT_EQ(file.error(channels(false)), "no error");
+    if (zero == 0) {
+      EXPECT_EQ(file.error(channels(true)), "no error");
+    } else {
+      expect_says(file.error(channels(true)),
+                  {"\"m.weight\"", "is INT8, a scale a row, with zero points", "that it is INT8, a scale a row:"});
+    }
+  }
+}
+
 TEST(QuantizedTensors, MethodsThatAreNotReadAreNamed) {
   const auto error = [](const json& what) { return test::error_of<io::Error>([&] { (void)said(what); }); };
   expect_says(error({{"quant_method", "exl3"}}),
@@ -332,6 +351,27 @@ TEST(QuantizedTensors, ModulesHaveTheirOwnWord) {
                                      {"b", {{"targets", {"re:.*down_proj$"}}, {"weights", integers(8, 128)}}}}}});
   EXPECT_EQ(to_string(groups.of("m.up_proj")), "INT4, groups of 32");
   EXPECT_EQ(to_string(groups.of("m.down_proj")), "INT8, groups of 128");
+}
+
+/// As compressed-tensors' class has them.
+TEST(QuantizedTensors, AbsentKeysMeanWhatTheyMeanToTheSoftware) {
+  const auto says = [](const json& weights) { return to_string(compressed(weights).of("m")); };
+  EXPECT_EQ(says(json::object()), "INT8, one scale");
+  EXPECT_EQ(says({{"num_bits", 4}, {"group_size", 32}}), "INT4, groups of 32");
+  EXPECT_EQ(says({{"num_bits", 4}, {"group_size", -1}, {"symmetric", false}}), "INT4, a scale a row, with zero points");
+  EXPECT_EQ(says({{"type", "float"}}), "FP8 E4M3, one scale");
+  EXPECT_EQ(says({{"type", "float"}, {"strategy", "block"}, {"block_structure", "128x64"}}),
+            "FP8 E4M3, blocks of 128×64");
+  for (const char* const wrong : {"128", "128x", "128x64x2", "x64", "0x64", "99999999999x1", "-1x8"}) {
+    const std::string error = test::error_of<io::Error>(
+        [&] { says({{"type", "float"}, {"strategy", "block"}, {"block_structure", wrong}}); });
+    expect_says(error, {"block_structure", "expected two sizes"});
+  }
+  File file;
+  file.add("m.weight_packed", "I32", {2, 8}, std::vector<std::int32_t>(16))
+      .add("m.weight_shape", "I64", {2}, std::vector<std::int64_t>{2, 64});
+  file.add("m.weight_scale", "F32", {2, 2}, std::vector<float>(4, 1.F));
+  EXPECT_EQ(file.error(compressed({{"num_bits", 4}, {"group_size", 32}})), "no error");
 }
 
 /// Stacks of all experts, whose rows alternate, as gate and up of gpt-oss do.

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cstddef>
 #include <filesystem>
 #include <initializer_list>
@@ -182,17 +183,32 @@ class Quantization {
     return {NamePattern("^(?:" + std::string(name.substr(3)) + ").*", where_), ""};
   }
 
+  /// [128, 128] of "128x128", as older files have it.
+  static nlohmann::json numbers_in(std::string_view text) {
+    nlohmann::json all = nlohmann::json::array();
+    for (std::size_t first = 0; first <= text.size();) {
+      const std::size_t last = std::min(text.find('x', first), text.size());
+      Index number = 0;
+      const auto [end, error] = std::from_chars(text.data() + first, text.data() + last, number);
+      if (error != std::errc() || end != text.data() + last) return nullptr;
+      all.push_back(number);
+      first = last + 1;
+    }
+    return all;
+  }
+
   void learn_block(const nlohmann::json& settings, const char* key, Coding& coding) const {
-    const auto* const block = find(settings, key);
+    const nlohmann::json* const block = find(settings, key);
     if (block == nullptr) return;
+    const nlohmann::json sizes = block->is_string() ? numbers_in(block->get<std::string>()) : *block;
     const auto is_size = [](const nlohmann::json& size) {
       return size.is_number_integer() && size > 0 && size < 1 << 24;
     };
-    if (!block->is_array() || block->size() != 2 || !is_size((*block)[0]) || !is_size((*block)[1])) {
+    if (!sizes.is_array() || sizes.size() != 2 || !is_size(sizes[0]) || !is_size(sizes[1])) {
       fail(where_, ": ", key, " is ", shown(*block), ", expected two sizes");
     }
-    coding.rows = (*block)[0].get<Index>();
-    coding.cols = (*block)[1].get<Index>();
+    coding.rows = sizes[0].get<Index>();
+    coding.cols = sizes[1].get<Index>();
   }
 
   Coding fp8() const {
@@ -230,22 +246,25 @@ class Quantization {
       fail(where_, ": format is \"", format, "\", which is not read: expected pack-quantized, int-quantized, ",
            "float-quantized, naive-quantized, nvfp4-pack-quantized or mxfp4-pack-quantized");
     }
-    const Index bits = integer(weights, "num_bits").value_or(0);
-    const std::string type = text(weights, "type"), strategy = text(weights, "strategy");
+    const Index bits = integer(weights, "num_bits").value_or(8);  // absent keys as compressed-tensors has them
+    const std::optional<Index> group = integer(weights, "group_size");
+    const std::string type = text(weights, "type"), said = text(weights, "strategy"),
+                      strategy = !said.empty() ? said
+                                 : !group      ? "tensor"
+                                 : *group > 0  ? "group"
+                                               : "channel";
     Coding coding;
-    if (type == "int") {
+    if (type.empty() || type == "int") {
+      const auto* const symmetric = find(weights, "symmetric");
       coding.type = "INT" + std::to_string(bits);
-      if (const auto* const symmetric = find(weights, "symmetric"); symmetric != nullptr && symmetric->is_boolean()) {
-        coding.zeros = !symmetric->get<bool>();
-      }
+      coding.zeros = symmetric != nullptr && symmetric->is_boolean() && !symmetric->get<bool>();
     } else {
       coding.type = bits == 4 ? (strategy == "tensor_group" ? "NVFP4" : "MXFP4") : bits == 6 ? "MXFP6" : "FP8";
       if (bits == 8 && strategy == "group") coding.type = "MXFP8";
     }
     if (strategy == "tensor") coding.rows = coding.cols = 0;
     if (strategy == "channel") coding.rows = 1, coding.cols = 0;
-    if (strategy == "group" || strategy == "tensor_group")
-      coding.rows = 1, coding.cols = integer(weights, "group_size");
+    if (strategy == "group" || strategy == "tensor_group") coding.rows = 1, coding.cols = group;
     if (strategy == "block") learn_block(weights, "block_structure", coding);
     return coding;
   }

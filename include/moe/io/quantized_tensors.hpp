@@ -11,7 +11,6 @@
 #include <initializer_list>
 #include <memory>
 #include <optional>
-#include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -600,7 +599,7 @@ class WeightReader {
     require_promised(weight, coding, promised);
     const BytePlane its_scales = plane_of(scales, rows, cols, coding, group_of(promised));
     const BytePlane zeros = signed_zeros(weight_ + "_zero_point", scales, its_scales, bits_in(coding.type));
-    coding.zeros = zeros.data != nullptr;
+    if (zeros.data != nullptr || !has(weight_ + "_zero_point")) coding.zeros = zeros.data != nullptr;  // else either
     require_promised(weight, coding, promised);
     return signed_bytes(weight, scales, its_scales, zeros, coding);
   }
@@ -613,7 +612,7 @@ class WeightReader {
     });
   }
 
-  /// As many as there are scales.
+  /// As many as there are scales; none, if all are 0.
   BytePlane signed_zeros(const std::string& name, const Tensor& scales, const BytePlane& like, int bits) {
     if (!has(name)) return {};
     const Tensor zeros = take(name);
@@ -626,6 +625,7 @@ class WeightReader {
       fail(to_string(zeros), " holds ", zero, " at ", i, ", expected ", -middle, " to ", middle - 1, " of ", bits,
            " bits");
     }
+    if (std::ranges::count(zeros.bytes, std::byte(0)) == std::ssize(zeros.bytes)) return {};  // written all the same
     BytePlane plane = like;
     plane.data = zeros.bytes.data();
     plane.row_bytes = like.row_bytes / (dtype_bits(scales.dtype) / 8);
@@ -642,17 +642,12 @@ class WeightReader {
     require_promised(weight, coding, said_.of(module_));
     if (weight.dtype == "I8") {
       const BytePlane zeros = signed_zeros(module_ + "._weight_zero_point", scales, its_scales, 8);
-      const bool any = std::ranges::any_of(zeros_of(zeros), [](std::byte zero) { return zero != std::byte(0); });
-      coding.zeros = any;
+      coding.zeros = zeros.data != nullptr;
       return signed_bytes(weight, scales, its_scales, zeros, coding);
     }
     return with_scales(scales, [&, r = rows, c = cols]<class T>(T) {
       return made(moe::fp8<T, T>, r, c, {weight.bytes.data(), c}, its_scales, {}, 1, dtype_of<T>(), coding);
     });
-  }
-  std::span<const std::byte> zeros_of(const BytePlane& plane) const {
-    if (plane.data == nullptr) return {};
-    return tensors_.find(module_ + "._weight_zero_point")->bytes;
   }
 
   // ---- packed along the other axis
