@@ -3,6 +3,7 @@
 #   scripts/bare.sh bookworm            # or trixie, forky: a system made by debootstrap, in a folder of its own
 #   scripts/bare.sh trixie COMMAND…     # any other command, in a clone of what is committed
 #   scripts/bare.sh --list              # the systems
+# MOE_TESTS in the environment: only the tests whose path matches this regular expression.
 # Ends with 77, and one line that says why, where the machine does not allow it.
 # Each run begins with a fresh copy of the system in $MOE_BARE_FOLDER (/var/tmp/moe-bare), which is kept.
 set -eu
@@ -73,6 +74,7 @@ inside() {
     mount -t proc proc "$system/proc" 2>/dev/null || mount --rbind /proc "$system/proc"
     exec env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
       ${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} ${no_proxy:+no_proxy="$no_proxy"} \
+      ${MOE_TESTS:+MOE_TESTS="$MOE_TESTS"} \
       chroot "$system" sh -c "cd /root/eigen-moe && exec \"\$@\"" sh "$@"' sh "$system" "$@"
 }
 
