@@ -37,4 +37,5 @@ int main(int argc, char** argv) try {
 }
 
 /* Output:
- */
+model.layers.1.mlp is blk.1: F32, computes the same
+*/
