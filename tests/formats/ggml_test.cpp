@@ -5,8 +5,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <set>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -332,6 +334,26 @@ TEST(GgmlTypes, AreDecodedOrSayWhyNot) {
   }
   for (const std::string_view lattice : {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"}) {
     EXPECT_EQ(find_ggml_type(lattice)->format, nullptr) << lattice;
+  }
+}
+
+TEST(GgmlTypes, AreInTheTableOfTheDocs) {
+  std::ifstream file(std::filesystem::path(MOE_SOURCE_DIR) / "docs/formats.md");
+  std::map<std::string, std::string> row_of;  // that begins with such a name
+  for (std::string line; std::getline(file, line);) {
+    if (!line.starts_with("| `")) continue;
+    std::istringstream names(line.substr(2, line.find('|', 2) - 2));
+    for (std::string name; names >> name;) row_of[name.substr(1, name.size() - 2)] = line;
+  }
+  for (const GgmlType& type : ggml_types) {
+    if (type.format == nullptr && type.reason != codes::of_lattices) continue;
+    const std::string name(type.name);
+    ASSERT_TRUE(row_of.contains(name)) << name;
+    std::ostringstream bits;
+    bits.precision(8);
+    if (type.format != nullptr) bits << type.format->bits;
+    const std::string said = type.format == nullptr ? "refused" : bits.str();
+    EXPECT_NE(row_of.at(name).find(said), std::string::npos) << name << ": " << said;
   }
 }
 
