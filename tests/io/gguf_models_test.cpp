@@ -256,7 +256,7 @@ TEST(GgufModels, HaveWhatTheirTypesHaveBesides) {
                        .tensor("blk.1.ffn_down_exps.bias", {n, d});
   expect_router(oss, "gpt_oss", {Score::softmax_of_chosen, false});
   EXPECT_TRUE(oss.shape().expert_bias && oss.shape().router_bias);
-  const auto& glu = std::get<GptOssGlu>(std::get<AnyGatedActivation>(oss.shape().hidden).held());
+  const GptOssGlu glu = std::get<GptOssGlu>(std::get<AnyGatedActivation>(oss.shape().hidden).held());
   EXPECT_EQ(glu.limit, 7.0F);
   EXPECT_EQ(glu.alpha, 1.702F);
 
