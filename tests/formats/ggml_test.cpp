@@ -199,19 +199,16 @@ std::set<std::string> expect_recorded_values(const std::filesystem::path& file) 
   return types;
 }
 
+/// The project's own, and that of the folder which MOE_QUANT_DIR names, if it has one of this family.
 TEST(GgmlTypes, DecodeToWhatGgmlMakesOfThem) {
-  const auto types =
-      expect_recorded_values(std::filesystem::path(MOE_SOURCE_DIR) / "tests/real_quant/ggml.safetensors");
-  EXPECT_EQ(types, (std::set<std::string>{"IQ4_NL", "IQ4_XS", "MXFP4", "NVFP4", "Q1_0", "Q2_0", "Q2_K", "Q3_K", "Q4_0",
-                                          "Q4_1", "Q4_K", "Q5_0", "Q5_1", "Q5_K", "Q6_K", "Q8_0", "TQ1_0", "TQ2_0"}));
-}
-
-TEST(GgmlTypes, DecodeToWhatGgmlMakesOfThemInANamedFolder) {
+  const std::set<std::string> all = {"IQ4_NL", "IQ4_XS", "MXFP4", "NVFP4", "Q1_0", "Q2_0", "Q2_K", "Q3_K",  "Q4_0",
+                                     "Q4_1",   "Q4_K",   "Q5_0",  "Q5_1",  "Q5_K", "Q6_K", "Q8_0", "TQ1_0", "TQ2_0"};
+  EXPECT_EQ(expect_recorded_values(std::filesystem::path(MOE_SOURCE_DIR) / "tests/real_quant/ggml.safetensors"), all);
   const char* const named = std::getenv("MOE_QUANT_DIR");
-  if (named == nullptr) GTEST_SKIP() << "MOE_QUANT_DIR names no folder of recorded values";
+  if (named == nullptr) return;
   ASSERT_TRUE(std::filesystem::is_directory(named)) << "MOE_QUANT_DIR is " << named;
   const auto file = std::filesystem::path(named) / "ggml.safetensors";
-  if (!std::filesystem::exists(file)) GTEST_SKIP() << file << " is not there";
+  if (!std::filesystem::exists(file)) return;
   EXPECT_FALSE(expect_recorded_values(file).empty());
 }
 

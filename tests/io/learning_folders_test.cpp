@@ -80,7 +80,7 @@ void expect_slope(Loss& loss, Eigen::Map<Eigen::ArrayXf> numbers, const Eigen::A
   const Eigen::ArrayXf before = numbers, along = gradient / std::max(length, std::numeric_limits<float>::min());
   double slope = 0;
   const double allowed = 0.02 * double(length) + 0.02;
-  for (const float step : {1e-3F, 3e-4F, 1e-4F}) {
+  for (const float step : {1e-3F, 3e-4F, 1e-4F, 1e-5F}) {
     numbers = before + step * along;
     const double up = loss();
     numbers = before - step * along;
@@ -120,7 +120,10 @@ class LearningFolder : public testing::TestWithParam<test::RecordedFolder> {
   void for_each_block(Index most_tokens, const F& f) {
     const fs::path& folder = GetParam().path;
     ASSERT_TRUE(fs::exists(folder / "config.json")) << folder;
-    if (folder.filename() == "doge") GTEST_SKIP() << "no experts that are known here";
+    if (folder.filename() == "doge") {
+      EXPECT_THROW(Model{folder}, Error);  // product keys, which are no part of this library
+      return;
+    }
     const auto all = Tensors::open(folder / "blocks.safetensors");
     const Model model(folder);
     const auto blocks = nlohmann::json::parse(all.metadata().at("blocks"));

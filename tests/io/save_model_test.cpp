@@ -94,7 +94,10 @@ struct Layers {
 TEST_P(SavedFolder, IsTheSameBytesIfNothingWasChangedAndReadAgainIfItWas) {
   const fs::path& folder = GetParam().path;
   ASSERT_TRUE(fs::exists(folder / "config.json")) << folder;
-  if (folder.filename() == "doge") GTEST_SKIP() << "no experts that are known here";
+  if (folder.filename() == "doge") {
+    EXPECT_THROW(Model{folder}, Error);  // product keys, which are no part of this library
+    return;
+  }
   const Model model(folder);
   Layers all(model);
   ASSERT_FALSE(all.layers.empty());
