@@ -1,13 +1,20 @@
 // A model's experts in few bits.
+#include <moe/io/checkpoint.hpp>
+#include <moe/io/compare_models.hpp>
+#include <moe/io/importance_matrix.hpp>
 #include <moe/io/quantize_gguf.hpp>
 #include <moe/io/quantize_model.hpp>
 #include <moe/runtime/executors/openmp.hpp>
 
+#include <charconv>
+#include <cstddef>
 #include <cstdio>
 #include <exception>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -20,18 +27,25 @@
 namespace {
 
 constexpr const char* usage =
-    "moe_quantize IN OUT --type TYPE [--all-linears] [--keep PART]… [--overwrite] [--json]\n"
+    "moe_quantize IN OUT --type TYPE [--type-of PART=TYPE]… [--keep PART]… [--imatrix FILE] [--all-linears]\n"
+    "             [--inputs FILE] [--tokens N] [--overwrite] [--json]\n"
     "  OUT is a folder: writes the model of folder IN (config.json beside *.safetensors, F32, BF16 or F16) to it, its\n"
     "  experts in TYPE and all other tensors as they are.\n"
     "  OUT ends in .gguf: writes the MoE blocks of IN (such a folder, in 8 or 4 bits as well, or a .gguf file) to it,\n"
     "  experts in TYPE, routers and the like in F32; no attention, embeddings or tokenizer.\n"
     "  --type TYPE     of a folder: fp8 (128 x 128 blocks, as transformers), int4_g32, int4_g128, mxfp4, nvfp4 (as\n"
     "                  compressed-tensors); of a .gguf: q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, q3_k, q4_k, q5_k, q6_k,\n"
-    "                  iq4_nl, mxfp4, nvfp4, tq1_0, tq2_0, f16, bf16, f32 (as llama.cpp)\n"
+    "                  iq4_nl, mxfp4, nvfp4, tq1_0, tq2_0, f16, bf16, f32 (as llama.cpp), and its mixtures\n"
+    "                  q4_k_m and q5_k_m: ffn_down in q6_k in some layers\n"
+    "  --type-of PART=TYPE  of a .gguf: tensors with PART in their name (ffn_down_exps, blk.0.) in another type\n"
+    "  --imatrix FILE  of a .gguf: llama-imatrix's recording of a model (in its GGUF form): what matters errs less\n"
     "  --all-linears   attention and dense FFNs as well; never embeddings, the head, norms, routers; of a folder\n"
     "  --keep PART     modules (of a .gguf: tensors, as ffn_down_exps) with PART in their name stay as they are\n"
+    "  --inputs FILE   what blocks read, to compare their answers: a .safetensors of tensors that are called as IN's\n"
+    "                  blocks, model.layers.3.mlp.input (tokens x d_model); without it, random tokens\n"
+    "  --tokens N      how many random ones (64); 0: nothing is compared\n"
     "  --overwrite     OUT may be a model's folder, which is replaced with all that is in it, or a .gguf file\n"
-    "  --json          a report on standard output: every matrix with its error\n"
+    "  --json          the report as JSON: every matrix and every block with its error\n"
     "  --help          this\n"
     "Exit code: 0; 2 if nothing was written.\n";
 
@@ -51,18 +65,22 @@ bool is_terminal() {
 /// On a terminal one line that changes; elsewhere a line for each tenth.
 class ProgressLine {
  public:
-  void operator()(const moe::io::QuantizeProgress& now) {
-    const std::size_t percent = now.of_bytes == 0 ? 100 : now.bytes * 100 / now.of_bytes;
+  explicit ProgressLine(std::string doing) : doing_(std::move(doing)) {}
+
+  /// @param what  comes next; empty at the end
+  void operator()(std::size_t done, std::size_t of, const std::string& what) {
+    const std::size_t percent = of == 0 ? 100 : done * 100 / of;
     if (terminal_) {
-      std::fprintf(stderr, "\r%3zu %%  %-70.70s", percent, std::string(now.tensor).c_str());
-      if (now.tensor.empty()) std::fprintf(stderr, "\r%-77s\r", "");
+      std::fprintf(stderr, "\r%s: %3zu %%  %-60.60s", doing_.c_str(), percent, what.c_str());
+      if (what.empty()) std::fprintf(stderr, "\r%-79s\r", "");
     } else if (percent / 10 != shown_) {
       shown_ = percent / 10;
-      std::fprintf(stderr, "moe_quantize: %zu %%\n", percent);
+      std::fprintf(stderr, "moe_quantize: %s: %zu %%\n", doing_.c_str(), percent);
     }
   }
 
  private:
+  std::string doing_;
   bool terminal_ = is_terminal();
   std::size_t shown_ = 0;
 };
@@ -93,8 +111,72 @@ std::string name_of(const moe::io::MatrixQuantization& matrix) {
   return matrix.tensor + (matrix.expert < 0 ? "" : ", expert " + std::to_string(matrix.expert));
 }
 
-std::string report_of(const moe::io::ModelQuantization& done, const std::string& out, const std::string& type,
-                      bool json) {
+/// What the written model's blocks answer, or why nobody knows.
+struct Comparison {
+  std::vector<moe::io::BlockChange> blocks;
+  std::string why_not;
+};
+
+nlohmann::ordered_json json_of(const moe::io::ModelQuantization& done, const Comparison& comparison, double mean,
+                               const std::string& out, const std::string& type) {
+  using nlohmann::ordered_json;
+  ordered_json all = {{is_gguf(out) ? "file" : "folder", out},
+                      {"type", type},
+                      {"bytes_before", done.bytes_before},
+                      {"bytes_after", done.bytes_after},
+                      {"mean_error", mean},
+                      {"quantized", ordered_json::array()},
+                      {"kept", ordered_json::array()},
+                      {"not_in_imatrix", done.unweighed},
+                      {"blocks", ordered_json::array()}};
+  for (const auto& matrix : done.matrices) {
+    ordered_json entry = {{"tensor", matrix.tensor}};
+    if (matrix.expert >= 0) entry["expert"] = matrix.expert;
+    entry["type"] = matrix.type;
+    entry["shape"] = matrix.shape;
+    entry["error"] = matrix.error;
+    all["quantized"].push_back(std::move(entry));
+  }
+  for (const auto& [name, reason] : done.kept) all["kept"].push_back({{"tensor", name}, {"reason", reason}});
+  for (const auto& block : comparison.blocks) {
+    all["blocks"].push_back({{"block", block.other},
+                             {"tokens", block.tokens},
+                             {"recorded", block.recorded},
+                             {"answer_error", block.answers.relative},
+                             {"answer_error_of_worst_token", block.answers.worst_token},
+                             {"choices", block.choices.routes},
+                             {"changed_choices", block.choices.changed_routes},
+                             {"tokens_of_changed_choices", block.choices.changed_tokens}});
+  }
+  if (!comparison.why_not.empty()) all["not_compared"] = comparison.why_not;
+  return all;
+}
+
+/// "blk.3: weights are off by 0.05 (0.06 at worst: ffn_down_exps, expert 7), answers by 0.06 (0.09 at the worst …".
+std::string line_of(const moe::io::BlockChange& block, const moe::io::ModelQuantization& done) {
+  double sum = 0, count = 0;
+  const moe::io::MatrixQuantization* worst = nullptr;
+  for (const auto& matrix : done.matrices) {
+    if (!matrix.tensor.starts_with(block.other + '.')) continue;
+    sum += matrix.error;
+    ++count;
+    if (worst == nullptr || matrix.error > worst->error) worst = &matrix;
+  }
+  char text[400];
+  std::string line = block.other + ": ";
+  if (worst != nullptr) {
+    std::snprintf(text, sizeof text, "weights are off by %.2g (%.2g at worst: %s), ", sum / count, worst->error,
+                  name_of(*worst).substr(block.other.size() + 1).c_str());
+    line += text;
+  }
+  std::snprintf(text, sizeof text, "answers by %.2g (%.2g at the worst of %td %stokens), %td of %td choices change\n",
+                block.answers.relative, block.answers.worst_token, block.tokens, block.recorded ? "given " : "",
+                block.choices.changed_routes, block.choices.routes);
+  return line + text;
+}
+
+std::string report_of(const moe::io::ModelQuantization& done, const Comparison& comparison, const std::string& out,
+                      const std::string& type, bool json) {
   double sum = 0, worst = 0;
   std::string worst_name;
   for (const auto& matrix : done.matrices) {
@@ -102,21 +184,7 @@ std::string report_of(const moe::io::ModelQuantization& done, const std::string&
     if (matrix.error >= worst) worst = matrix.error, worst_name = name_of(matrix);
   }
   const double mean = done.matrices.empty() ? 0 : sum / double(done.matrices.size());
-  if (json) {
-    nlohmann::ordered_json all = {
-        {is_gguf(out) ? "file" : "folder", out},  {"type", type},       {"bytes_before", done.bytes_before},
-        {"bytes_after", done.bytes_after},        {"mean_error", mean}, {"quantized", nlohmann::ordered_json::array()},
-        {"kept", nlohmann::ordered_json::array()}};
-    for (const auto& matrix : done.matrices) {
-      nlohmann::ordered_json entry = {{"tensor", matrix.tensor}};
-      if (matrix.expert >= 0) entry["expert"] = matrix.expert;
-      entry["shape"] = matrix.shape;
-      entry["error"] = matrix.error;
-      all["quantized"].push_back(std::move(entry));
-    }
-    for (const auto& [name, reason] : done.kept) all["kept"].push_back({{"tensor", name}, {"reason", reason}});
-    return all.dump(2) + "\n";
-  }
+  if (json) return json_of(done, comparison, mean, out, type).dump(2) + "\n";
   char text[500];
   std::snprintf(
       text, sizeof text,
@@ -125,70 +193,128 @@ std::string report_of(const moe::io::ModelQuantization& done, const std::string&
       worst);
   std::string report = text + ("  worst: " + worst_name + "\n");
   for (const auto& [name, reason] : done.kept) report += "  stays: " + name + ": " + reason + "\n";
+  for (const auto& name : done.unweighed) report += "  not in the imatrix: " + name + "\n";
+  for (const auto& block : comparison.blocks) report += "  " + line_of(block, done);
+  if (!comparison.why_not.empty()) report += "  answers were not compared: " + comparison.why_not + "\n";
   return report;
 }
 
-moe::io::ModelQuantization quantize(const std::string& in, const std::string& out,
-                                    const moe::io::QuantizeModelOptions& options) {
-  if (!is_gguf(out)) return moe::io::quantize_model(in, out, options, moe::OpenMp());
-  return moe::io::quantize_gguf(in, out, {options.type, options.keep, options.overwrite, options.progress},
-                                moe::OpenMp());
+/// All that was asked for.
+struct Command {
+  std::string in, out;
+  moe::io::QuantizeModelOptions folder;
+  moe::io::QuantizeGgufOptions gguf;
+  moe::io::CompareOptions compare;
+  bool json = false;
+};
+
+moe::io::ModelQuantization quantize(const Command& command) {
+  return is_gguf(command.out) ? moe::io::quantize_gguf(command.in, command.out, command.gguf, moe::OpenMp())
+                              : moe::io::quantize_model(command.in, command.out, command.folder, moe::OpenMp());
+}
+
+/// The file is there, whatever comes of this.
+Comparison compare(const Command& command) try {
+  if (command.compare.num_tokens == 0 && !command.compare.recorded) return {};
+  return {moe::io::compare_models(command.in, command.out, command.compare, moe::OpenMp()), {}};
+} catch (const std::exception& error) {
+  return {{}, error.what()};
+}
+
+/// A whole number; nothing if it is none.
+std::optional<moe::Index> count_of(std::string_view text) {
+  moe::Index count = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
+  if (error != std::errc() || end != text.data() + text.size() || count < 0) return std::nullopt;
+  return count;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) try {
+  Command command;
   std::vector<std::string> folders;
-  moe::io::QuantizeModelOptions options;
-  options.type.clear();
-  bool json = false, ended = false;
+  std::string type, imatrix, inputs;
+  bool all_linears = false, overwrite = false, ended = false;
   for (int i = 1; i < argc; ++i) {
-    const std::string_view argument = argv[i];
-    const auto value = [&]() -> const char* { return i + 1 < argc ? argv[++i] : nullptr; };
+    const std::string argument = argv[i];
+    const auto value = [&]() -> std::string { return i + 1 < argc ? argv[++i] : ""; };
     if (ended || !argument.starts_with('-')) {
       if (argument.empty()) return complain("a folder's name is empty; see --help");
-      folders.emplace_back(argument);
+      folders.push_back(argument);
     } else if (argument == "--") {
       ended = true;
     } else if (argument == "--help" || argument == "-h") {
       return std::fputs(usage, stdout) < 0 ? 2 : 0;
     } else if (argument == "--type") {
-      const char* const type = value();
-      if (type == nullptr)
+      type = value();
+      if (type.empty())
         return complain("--type is the last word, expected one of " + moe::io::quantized_folder_types() +
                         " behind it; of a .gguf one of " + moe::io::quantized_gguf_types());
-      options.type = type;
+    } else if (argument == "--type-of") {
+      const std::string both = value();
+      const std::size_t sign = both.find('=');
+      if (sign == 0 || sign == both.npos || sign + 1 == both.size())
+        return complain("--type-of is followed by \"" + both + "\", expected PART=TYPE, as ffn_down_exps=q6_k");
+      command.gguf.type_of.push_back({both.substr(0, sign), both.substr(sign + 1)});
     } else if (argument == "--keep") {
-      const char* const part = value();
-      if (part == nullptr || *part == '\0')
-        return complain("--keep is followed by nothing, expected part of a module's name");
-      options.keep.emplace_back(part);
+      const std::string part = value();
+      if (part.empty()) return complain("--keep is followed by nothing, expected part of a module's name");
+      command.folder.keep.push_back(part);
+    } else if (argument == "--imatrix" || argument == "--inputs") {
+      const std::string file = value();
+      if (file.empty()) return complain(argument + " is followed by nothing, expected a file");
+      (argument == "--imatrix" ? imatrix : inputs) = file;
+    } else if (argument == "--tokens") {
+      const std::string text = value();
+      const auto count = count_of(text);
+      if (!count) return complain("--tokens is followed by \"" + text + "\", expected a number of tokens, or 0");
+      command.compare.num_tokens = *count;
     } else if (argument == "--all-linears") {
-      options.all_linears = true;
+      all_linears = true;
     } else if (argument == "--overwrite") {
-      options.overwrite = true;
+      overwrite = true;
     } else if (argument == "--json") {
-      json = true;
+      command.json = true;
     } else {
-      return complain("no option is called \"" + std::string(argument) +
-                      "\", expected --type, --all-linears, --keep, --overwrite, --json or --help");
+      return complain("no option is called \"" + argument +
+                      "\", expected --type, --type-of, --keep, --imatrix, --all-linears, --inputs, --tokens, " +
+                      "--overwrite, --json or --help");
     }
   }
   if (folders.size() != 2) {
     return complain("got " + std::to_string(folders.size()) + " folders, expected IN and OUT; see --help");
   }
-  const std::string& in = folders[0];
-  const std::string& out = folders[1];
-  if (const std::string wrong = wrong_type(options.type, is_gguf(out)); !wrong.empty()) return complain(wrong);
-  if (is_gguf(out) && options.all_linears) {
+  command.in = folders[0];
+  command.out = folders[1];
+  const bool to_gguf = is_gguf(command.out);
+  if (const std::string wrong = wrong_type(type, to_gguf); !wrong.empty()) return complain(wrong);
+  if (to_gguf && all_linears) {
     return complain("--all-linears is of folders, and OUT is a GGUF file, which gets the MoE blocks alone");
   }
-  if (!is_gguf(out) && is_gguf(in)) {
+  if (!to_gguf && (!imatrix.empty() || !command.gguf.type_of.empty())) {
+    return complain(std::string(imatrix.empty() ? "--type-of" : "--imatrix") +
+                    " is of GGUF files, and OUT is a folder: expected an OUT that ends in .gguf");
+  }
+  if (!to_gguf && is_gguf(command.in)) {
     return complain("IN is a GGUF file, and OUT is a folder: expected an OUT that ends in .gguf");
   }
-  ProgressLine progress;
-  options.progress = [&](const moe::io::QuantizeProgress& now) { progress(now); };
-  const std::string report = report_of(quantize(in, out, options), out, options.type, json);
+  if (!imatrix.empty()) command.gguf.importance = moe::io::ImportanceMatrix::open(imatrix);
+  if (!inputs.empty()) command.compare.recorded = moe::io::Tensors::open(inputs);
+  ProgressLine writing("writing"), comparing("comparing");
+  command.folder.progress = [&](const moe::io::QuantizeProgress& now) {
+    writing(now.bytes, now.of_bytes, std::string(now.tensor));
+  };
+  command.folder.type = command.gguf.type = type;
+  command.folder.all_linears = all_linears;
+  command.gguf.keep = command.folder.keep;
+  command.folder.overwrite = command.gguf.overwrite = overwrite;
+  command.gguf.progress = command.folder.progress;
+  command.compare.progress = comparing;
+  const moe::io::ModelQuantization done = quantize(command);
+  const Comparison comparison = compare(command);
+  comparing(1, 1, "");
+  const std::string report = report_of(done, comparison, command.out, type, command.json);
   if (std::fputs(report.c_str(), stdout) < 0 || std::fflush(stdout) != 0) {
     return complain("standard output cannot be written");
   }

@@ -50,6 +50,18 @@ expect 0 '  stays: blk.0.ffn_down_exps.weight: asked to stay' "$folder/b.gguf" "
 expect 2 'the length of a row is 20, no multiple of 32, the block of q8_0: keep it as it is (--keep ffn_gate_exps)' \
   $model "$folder/c.gguf" --type q8_0
 expect 2 'type "int4_g128" is of folders, and OUT is a GGUF file: expected one of q8_0' $oss "$folder/c.gguf" --type int4_g128
+expect 0 '  blk.0: weights are off by 0.0' $oss "$folder/mixed.gguf" --type q4_0 --type-of ffn_down_exps=q8_0
+grep -qF '"changed_choices": 0' "$out" && exit 1  # that is JSON
+expect 0 '"changed_choices": 0' $oss "$folder/mixed.gguf" --type q4_0 --type-of blk.0.=q5_1 --json --overwrite
+grep -qF '"type": "q5_1"' "$out"
+expect 0 'given tokens), ' $oss "$folder/given.gguf" --type q8_0 --inputs $oss/blocks.safetensors --tokens 0
+expect 0 'weights are off by' $oss "$folder/given.gguf" --type q8_0 --tokens 0 --overwrite
+grep -qF 'choices change' "$out" && exit 1
+expect 2 '--type-of is followed by "ffn_down_exps", expected PART=TYPE' $oss "$folder/c.gguf" --type q8_0 --type-of ffn_down_exps
+expect 2 '--type-of is of GGUF files' $oss "$folder/c" --type fp8 --type-of down=fp8
+expect 2 '--tokens is followed by "-1"' $oss "$folder/c.gguf" --type q8_0 --tokens -1
+expect 2 'no such file' $oss "$folder/c.gguf" --type q8_0 --imatrix no_such_file
+expect 2 'its general.type is ' $oss "$folder/c.gguf" --type q8_0 --imatrix "$folder/b.gguf"
 expect 2 'no type is called "q9" that GGUF' $oss "$folder/c.gguf" --type q9
 expect 2 'no --type, expected one of q8_0' $oss "$folder/c.gguf"
 expect 2 '--all-linears is of folders' $oss "$folder/c.gguf" --type q8_0 --all-linears

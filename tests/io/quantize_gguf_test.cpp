@@ -21,6 +21,8 @@
 #include "errors.hpp"
 #include "load_layer.hpp"
 #include "moe/experts/gated_ffn_bank.hpp"
+#include "moe/io/compare_models.hpp"
+#include "moe/io/importance_matrix.hpp"
 #include "moe/io/safetensors.hpp"
 #include "moe/layers/moe_layer.hpp"
 #include "moe/models/random.hpp"
@@ -153,11 +155,12 @@ TEST(QuantizeGguf, EachTypeHasTheBytesOfEncodeAndTheAnswersOfItsNumbers) {
     EXPECT_TRUE(report.kept.empty());
     const Model coded(out);
     double worst = 0;
-    for (const auto& [name, expert, shape, error] : report.matrices) {
+    for (const auto& [name, expert, shape, error, its_type] : report.matrices) {
       const std::string kind = name.substr(sizeof "blk.0.ffn_" - 1, name.find("_exps") - (sizeof "blk.0.ffn_" - 1));
       const Weight<float> w =
           model.read(small.block(0) + ".experts." + std::to_string(expert) + "." + kind + "_proj.weight");
       EXPECT_EQ(shape, (std::vector<Index>{w.rows(), w.cols()}));
+      EXPECT_EQ(its_type, type.name);
       std::vector<std::byte> expected(std::size_t(w.size() / type.numbers * type.bytes));
       const Index row_bytes = w.cols() / type.numbers * type.bytes;
       for (Index r = 0; r < w.rows(); ++r) {
@@ -181,7 +184,7 @@ TEST(QuantizeGguf, EachTypeHasTheBytesOfEncodeAndTheAnswersOfItsNumbers) {
     if (type.numbers == 1) continue;  // which have arithmetic of their own
     EXPECT_EQ(answer, Model(decoded).layer("blk.0").layer.forward(x));
   }
-  EXPECT_EQ(io::quantized_gguf_types(), list);
+  EXPECT_EQ(io::quantized_gguf_types(), list + ", q4_k_m, q5_k_m");
 }
 
 /// What moe::quantize<T>() makes of the bank answers the same, to the bit.
@@ -328,6 +331,161 @@ TEST(QuantizeGguf, ReplacesAFileOnlyIfAsked) {
             }).find("is no file, and will not be overwritten"),
             std::string::npos);
   EXPECT_EQ(std::distance(fs::directory_iterator(temporary.path), {}), 4) << "nothing else is left";
+}
+
+/// As llama-imatrix writes one: sums of squares of each column, counts of each expert.
+void write_imatrix(const fs::path& file, const std::vector<std::pair<std::string, Weight<float>>>& sums,
+                   const std::vector<float>& counts, const char* type = "imatrix") {
+  std::vector<Tensor> tensors;
+  for (const auto& [weight, its] : sums) {
+    tensors.push_back({.name = weight + ".in_sum2",
+                       .dtype = "F32",
+                       .shape = {its.rows(), its.cols()},
+                       .bytes = std::as_bytes(std::span(its.data(), std::size_t(its.size())))});
+    tensors.push_back({.name = weight + ".counts",
+                       .dtype = "F32",
+                       .shape = {std::ssize(counts), 1},
+                       .bytes = std::as_bytes(std::span(counts))});
+  }
+  io::write_gguf(file, {{"general.type", io::gguf_value(std::string(type))}}, tensors);
+}
+
+TEST(QuantizeGguf, AnImportanceMatrixIsThatOfEncode) {
+  const TemporaryFolder temporary("quantize_imatrix");
+  const fs::path in = temporary.path / "in", file = temporary.path / "imatrix.gguf";
+  const SmallModel small{.num_layers = 1};
+  small.write(in);
+  const std::string down = "blk.0.ffn_down_exps.weight", up = "blk.0.ffn_up_exps.weight";
+  Weight<float> sums = random_weight<float>(3, 256, /*seed=*/70).cwiseAbs2();
+  sums.leftCols(16) *= 1000;
+  write_imatrix(file, {{down, sums}, {up, sums}}, {4, 0, 9});  // of expert 1 nothing is known
+  const auto report = quantize_gguf(in, temporary.path / "out.gguf",
+                                    {.type = "q4_k", .importance = io::ImportanceMatrix::open(file)}, OpenMp{2});
+  EXPECT_EQ(report.unweighed, std::vector<std::string>{"blk.0.ffn_gate_exps.weight"});
+  quantize_gguf(in, temporary.path / "plain.gguf", {.type = "q4_k"});
+  const io::GgufFile out = io::read_gguf(temporary.path / "out.gguf"),
+                     plain = io::read_gguf(temporary.path / "plain.gguf");
+  const auto bytes_of = [](const io::GgufFile& gguf, const std::string& name) {
+    const auto found = std::ranges::find(gguf.tensors, name, &Tensor::name);
+    return std::vector<std::byte>(found->bytes.begin(), found->bytes.end());
+  };
+  const auto all = small.numbers();
+  for (Index e = 0; e < 3; ++e) {
+    const Weight<float>& w = all[std::size_t(3 * e + 2)].second;
+    std::vector<std::byte> expected(std::size_t(w.rows()) * 144);
+    for (Index r = 0; r < w.rows(); ++r) {
+      encode<Q4_K>(w.row(r).data(), 256, &expected[std::size_t(r) * 144], e == 1 ? nullptr : sums.row(e).data());
+    }
+    const std::vector<std::byte> is = bytes_of(out, down);
+    EXPECT_TRUE(std::equal(expected.begin(), expected.end(), is.begin() + e * std::ssize(expected))) << e;
+  }
+  EXPECT_NE(bytes_of(out, down), bytes_of(plain, down));
+  EXPECT_EQ(bytes_of(out, "blk.0.ffn_gate_exps.weight"), bytes_of(plain, "blk.0.ffn_gate_exps.weight"));
+
+  const auto expect_error = [&](const std::string& part) {
+    const std::string is = test::error_of<io::Error>([&] {
+      quantize_gguf(in, temporary.path / "no.gguf", {.type = "q4_k", .importance = io::ImportanceMatrix::open(file)});
+    });
+    EXPECT_NE(is.find(part), std::string::npos) << part << "\nis not in\n" << is;
+    EXPECT_FALSE(fs::exists(temporary.path / "no.gguf"));
+  };
+  write_imatrix(file, {{"blk.7.ffn_up_exps.weight", sums}}, {4, 1, 9});
+  expect_error("says nothing of \"blk.0.ffn_gate_exps.weight\", nor of any other weight: is it of this model?");
+  write_imatrix(file, {{up, sums.topRows(2)}}, {4, 1});
+  expect_error("\"blk.0.ffn_up_exps.weight\" is of 2 experts, expected 3");
+  write_imatrix(file, {{up, sums.leftCols(8)}}, {4, 1, 2});
+  expect_error("\"blk.0.ffn_up_exps.weight\" has 8 columns, expected 256");
+  write_imatrix(file, {{up, sums}}, {4, 1, -2});
+  expect_error("blk.0.ffn_up_exps.weight.counts\" holds -2, expected finite numbers, none below zero");
+  write_imatrix(file, {{up, sums}}, {4, 1});
+  expect_error(
+      "blk.0.ffn_up_exps.weight.in_sum2\" has shape [3, 256], and blk.0.ffn_up_exps.weight.counts counts for 2");
+  write_imatrix(file, {{up, sums}}, {4, 1, 2}, "model");
+  expect_error("its general.type is \"model\", expected \"imatrix\"");
+}
+
+TEST(QuantizeGguf, TensorsMayHaveTypesOfTheirOwnAndRecipesAreLlamaCpps) {
+  const TemporaryFolder temporary("quantize_recipe");
+  const fs::path in = temporary.path / "in";
+  SmallModel{.num_experts = 2, .num_layers = 8}.write(in);
+  const auto types_of = [&](const io::QuantizeGgufOptions& options) {
+    const fs::path file = temporary.path / "out.gguf";
+    quantize_gguf(in, file, options, OpenMp{2});
+    std::string types;
+    for (const Tensor& tensor : io::read_gguf(file).tensors) {
+      if (tensor.name.find("ffn_down_exps") == std::string::npos) continue;
+      types += tensor.dtype == "Q6_K" ? '6' : tensor.dtype == "Q4_K" ? '4' : tensor.dtype == "Q8_0" ? '8' : '?';
+    }
+    return types;
+  };
+  // Of 8 layers the first and the last, and of those between every third: 3, 6. Then what was asked for.
+  const std::vector<io::GgufTypeOf> asked = {{"blk.0.", "q4_k"}, {"ffn_up", "q8_0"}, {"blk.5.ffn_down", "q8_0"}};
+  EXPECT_EQ(types_of({.type = "Q4_K_M", .overwrite = true, .type_of = asked}), "44464866");
+  EXPECT_EQ(types_of({.type = "q4_0", .overwrite = true, .type_of = {{"ffn", "q5_0"}, {"ffn_down", "q8_0"}}}),
+            "88888888");
+  const std::string error = test::error_of<io::Error>(
+      [&] { quantize_gguf(in, temporary.path / "no.gguf", {.type = "q4_k", .type_of = {{"down_proj", "q6_k"}}}); });
+  EXPECT_NE(error.find("\"down_proj\" was given a type, and is in no name of experts' weights"), std::string::npos)
+      << error;
+}
+
+TEST(CompareModels, AnswersAndChoicesOfBlocksOneAfterTheOther) {
+  const TemporaryFolder temporary("compare_models");
+  const fs::path in = temporary.path / "in", out = temporary.path / "out.gguf";
+  SmallModel{.num_experts = 8, .num_layers = 3}.write(in);
+  quantize_gguf(in, out, {.type = "q2_k"}, OpenMp{2});
+  const auto same = io::compare_models(in, in);
+  ASSERT_EQ(same.size(), 3u);
+  for (const auto& block : same) {
+    EXPECT_EQ(block.answers.relative, 0) << block.block;
+    EXPECT_EQ(block.choices.changed_routes, 0) << block.block;
+    EXPECT_EQ(block.choices.routes, 128) << block.block;
+  }
+  const auto changes = io::compare_models(in, out, {.num_tokens = 33, .seed = 5}, OpenMp{2});
+  ASSERT_EQ(changes.size(), 3u);
+  EXPECT_EQ(changes[2].block, "model.layers.2.mlp");
+  EXPECT_EQ(changes[2].other, "blk.2");
+  EXPECT_EQ(changes[0].choices.changed_routes, 0) << "both models read the same there";
+  EXPECT_GT(changes[2].choices.changed_routes, 0);
+
+  // The naive twin, of the last block.
+  Matrix<float> x = random_tokens<float>(256, 33, 5), other = x, y, h;
+  const auto unit = [](const Matrix<float>& of) {
+    Matrix<float> all = of;
+    for (Index t = 0; t < all.cols(); ++t) all.col(t) *= std::sqrt(float(all.rows())) / all.col(t).stableNorm();
+    return all;
+  };
+  double relative = 0;
+  for (Index i = 0; i < 3; ++i) {
+    const auto first = io::load_layer(in, "model.layers." + std::to_string(i) + ".mlp").layer,
+               second = io::load_layer(out, "blk." + std::to_string(i)).layer;
+    y = first.forward(unit(x));
+    relative = double((second.forward(unit(x)) - y).norm() / y.norm());
+    other += second.forward(unit(other));
+    x += y;
+  }
+  EXPECT_NEAR(changes[2].answers.relative, relative, 1e-5 * relative);
+  EXPECT_GT(relative, 0.05);
+
+  // Tokens that are given.
+  const Weight<float> given = random_weight<float>(7, 256, /*seed=*/9);
+  io::write_safetensors(temporary.path / "inputs.safetensors",
+                        {{.name = "model.layers.1.mlp.input",
+                          .dtype = "F32",
+                          .shape = {7, 256},
+                          .bytes = std::as_bytes(std::span(given.data(), std::size_t(given.size())))}});
+  const auto recorded = io::compare_models(in, out, {.recorded = Tensors::open(temporary.path / "inputs.safetensors")});
+  EXPECT_FALSE(recorded[0].recorded);
+  EXPECT_TRUE(recorded[1].recorded);
+  EXPECT_EQ(recorded[1].tokens, 7);
+  const Matrix<float> tokens = given.transpose();
+  const Matrix<float> was = io::load_layer(in, "model.layers.1.mlp").layer.forward(tokens),
+                      is = io::load_layer(out, "blk.1").layer.forward(tokens);
+  EXPECT_NEAR(recorded[1].answers.relative, double((is - was).norm() / was.norm()), 1e-6);
+
+  SmallModel{.num_experts = 8, .num_layers = 2}.write(temporary.path / "short");
+  const std::string error = test::error_of<io::Error>([&] { io::compare_models(in, temporary.path / "short"); });
+  EXPECT_NE(error.find("has 2 MoE blocks, and "), std::string::npos) << error;
 }
 
 TEST(QuantizeGguf, ComplainsAndLeavesNothing) {

@@ -38,6 +38,7 @@ struct SmallModel {
   nlohmann::json config = {{"model_type", "qwen3_moe"}, {"num_local_experts", 2}};
   float first_number = 0.5F;  // of the first expert's gate
   float times = 1;            // all numbers
+  bool turned = false;        // those of all experts at once, (in × out)
 
   void write(const fs::path& folder) const {
     fs::create_directories(folder);
@@ -64,8 +65,11 @@ struct SmallModel {
     };
     const std::string layer = "model.layers.0.";
     if (fused) {
-      add(layer + "mlp.experts.gate_up_proj", {2, 2 * ff, d});
-      add(layer + "mlp.experts.down_proj", {2, d, ff});
+      const auto shape = [&](Index out, Index in) {
+        return turned ? std::vector<Index>{2, in, out} : std::vector<Index>{2, out, in};
+      };
+      add(layer + "mlp.experts.gate_up_proj", shape(2 * ff, d));
+      add(layer + "mlp.experts.down_proj", shape(d, ff));
     }
     for (int e = 0; e < 2 && !fused; ++e) {
       const std::string expert = layer + "mlp.experts." + std::to_string(e) + ".";
@@ -116,7 +120,7 @@ void expect_quantized(const SmallModel& model, const std::string& type) {
   std::size_t bytes = 0;
   for (const std::string& name : after.names()) bytes += after.find(name)->bytes.size();
   EXPECT_EQ(report.bytes_after, bytes);
-  for (const auto& [name, expert, shape, error] : report.matrices) {
+  for (const auto& [name, expert, shape, error, its_type] : report.matrices) {
     EXPECT_EQ(expert, -1) << "each has tensors of its own";
     const std::string module = name.substr(0, name.size() - 7);
     const auto weight = io::quantized_weight(after, module, said);
@@ -125,6 +129,7 @@ void expect_quantized(const SmallModel& model, const std::string& type) {
     const Weight<float> was = before.read<float>(name);
     EXPECT_EQ(is, (coded<T, W>(before.at(name)))) << module;
     EXPECT_EQ(shape, before.at(name).shape);
+    EXPECT_EQ(its_type, type);
     EXPECT_NEAR(error, double((is - was).norm() / was.norm()), 1e-5);
     EXPECT_EQ(weight->own_bytes, 0u) << "it is used where it lies";
   }
@@ -212,6 +217,21 @@ TEST(QuantizeModel, AllExpertsAtOnceInFp8) {
               quantize_model(temporary.path / "in", temporary.path / "other", {.type = "nvfp4"});
             }).find("experts.down_proj\" has shape [2, 128, 256], all experts at once, expected a tensor for each"),
             std::string::npos);
+}
+
+TEST(QuantizeModel, ExpertsThatNoReaderWouldTakeInFp8AreRefused) {
+  const TemporaryFolder temporary("quantize_turned");
+  SmallModel model{.fused = true, .turned = true};
+  model.config = {
+      {"model_type", "qwen3_moe"}, {"num_experts", 2}, {"hidden_size", 128}, {"moe_intermediate_size", 256}};
+  model.write(temporary.path / "in");
+  const std::string error =
+      test::error_of<io::Error>([&] { quantize_model(temporary.path / "in", temporary.path / "out"); });
+  EXPECT_NE(error.find("experts.gate_up_proj\" has shape [2, 128, 512], (experts × in × out), and fp8 is read (experts "
+                       "× out × in) alone"),
+            std::string::npos)
+      << error;
+  EXPECT_FALSE(fs::exists(temporary.path / "out"));
 }
 
 TEST(QuantizeModel, WhatBlocksDoNotDivideStaysInFp8AndIsRefusedOtherwise) {

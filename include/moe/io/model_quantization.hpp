@@ -23,12 +23,14 @@ struct MatrixQuantization {
   Index expert;              // whose it is, of a tensor of all experts; else -1
   std::vector<Index> shape;  // its own
   double error;              // ‖decoded − w‖ / ‖w‖
+  std::string type;          // that it has now: "q4_k"
 };
 
 /// All of them, and what stayed.
 struct ModelQuantization {
   std::vector<MatrixQuantization> matrices;               // quantised
   std::vector<std::pair<std::string, std::string>> kept;  // tensors of which it was wanted, but: the reason
+  std::vector<std::string> unweighed;                     // of which the importance matrix says nothing
   std::size_t bytes_before = 0, bytes_after = 0;          // of all tensors
 };
 

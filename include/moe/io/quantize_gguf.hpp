@@ -10,6 +10,7 @@
 #include <cstring>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -27,6 +28,7 @@
 #include "moe/io/error.hpp"
 #include "moe/io/gguf.hpp"
 #include "moe/io/gguf_writer.hpp"
+#include "moe/io/importance_matrix.hpp"
 #include "moe/io/model.hpp"
 #include "moe/io/model_quantization.hpp"
 #include "moe/io/save_gguf.hpp"
@@ -36,10 +38,18 @@
 
 namespace moe::inline MOE_TARGET::io {
 
+/// Tensors of whose name this is a part, and the type that they get in place of the one for all.
+struct GgufTypeOf {
+  std::string part, type;
+};
+
 struct QuantizeGgufOptions {
-  std::string type = "q8_0";           // one of quantized_gguf_types(), in capitals or not
-  std::vector<std::string> keep = {};  // of which one is part of a tensor's name ("ffn_down_exps"): it stays float
-  bool overwrite = false;              // a file of this name
+  std::string type = "q8_0";             // one of quantized_gguf_types(), in capitals or not
+  std::vector<std::string> keep = {};    // of which one is part of a tensor's name ("ffn_down_exps"): it stays float
+  bool overwrite = false;                // a file of this name
+  std::vector<GgufTypeOf> type_of = {};  // of several that fit the last counts
+  std::optional<ImportanceMatrix> importance = {};  // what the types that are searched for minimise; of ggml's types
+                                                    // Q8_0, MXFP4, NVFP4, TQ1_0, TQ2_0 look at none
   std::function<void(const QuantizeProgress&)> progress = {};
 };
 
@@ -104,6 +114,18 @@ inline std::string gguf_types_of_rows(Index cols) {
   return list;
 }
 
+/// llama.cpp's mixtures of types: FFNs' last matrices in Q6_K in some layers, of which errors grow most, all else in
+/// one.
+struct GgufRecipe {
+  std::string_view name, type;
+};
+inline constexpr auto gguf_recipes = std::to_array<GgufRecipe>({{"q4_k_m", "q4_k"}, {"q5_k_m", "q5_k"}});
+
+inline const GgufRecipe* find_recipe(const std::string& type) {
+  const auto* const found = std::ranges::find(gguf_recipes, in_small_letters(type), &GgufRecipe::name);
+  return found == gguf_recipes.end() ? nullptr : found;
+}
+
 inline const GgufCoding& gguf_coding(const std::string& type) {
   const auto* const found = std::ranges::find(gguf_codings, in_small_letters(type),
                                               [](const GgufCoding& coding) { return in_small_letters(coding.type); });
@@ -111,6 +133,23 @@ inline const GgufCoding& gguf_coding(const std::string& type) {
     fail("no type is called \"", type, "\" that GGUF's experts could be, expected one of ", gguf_types_of_rows(0));
   }
   return *found;
+}
+
+/// The first and the last eighth of the layers, and every third between. (use_more_bits of llama.cpp's llama-quant.cpp)
+constexpr bool is_of_more_bits(Index layer, Index num_layers) {
+  const Index eighth = num_layers / 8;
+  return layer < eighth || layer >= 7 * num_layers / 8 || (layer - eighth) % 3 == 2;
+}
+
+/// The type that a tensor gets.
+inline const GgufCoding& coding_for(const QuantizeGgufOptions& options, const std::string& module, Index num_layers) {
+  const auto fits = [&](const GgufTypeOf& its) { return module.find(its.part) != module.npos; };
+  const auto last = std::ranges::find_if(options.type_of.rbegin(), options.type_of.rend(), fits);
+  if (last != options.type_of.rend()) return gguf_coding(last->type);
+  const GgufRecipe* const recipe = find_recipe(options.type);
+  if (recipe == nullptr) return gguf_coding(options.type);
+  const bool more = module.find("ffn_down") != module.npos && is_of_more_bits(layer_number(module), num_layers);
+  return gguf_coding(more ? "q6_k" : std::string(recipe->type));
 }
 
 /// Is it the weight of experts, all or shared ones: "blk.3.ffn_up_exps.weight"?
@@ -131,8 +170,8 @@ inline std::size_t bytes_of(const GgufSource::Part& part) {
 struct GgufTensorPlan {
   Tensor tensor;  // without bytes
   std::string block;
-  std::size_t place;  // of gguf_sources(block)
-  bool quantized;
+  std::size_t place;         // of gguf_sources(block)
+  const GgufCoding* coding;  // null if it stays
 };
 
 /// Why experts' weights are not quantised; empty if they are.
@@ -157,42 +196,58 @@ inline std::string why_kept(const GgufSource& source, const GgmlType& type, bool
 }
 
 inline std::vector<GgufTensorPlan> plan_gguf(const Model& model, const QuantizeGgufOptions& options,
-                                             const GgmlType& type, ModelQuantization& report) {
+                                             ModelQuantization& report) {
   std::vector<GgufTensorPlan> plan;
-  std::vector<bool> is_found(options.keep.size());
+  std::vector<std::string> parts = options.keep;
+  for (const auto& [part, type] : options.type_of) parts.push_back(part);
+  std::vector<bool> is_found(parts.size());
   bool any = false;
+  Index num_layers = 0;
+  for (const std::string& block : model.moe_blocks()) num_layers = std::max(num_layers, layer_number(block) + 1);
   for (const std::string& block : model.moe_blocks()) {
     const std::vector<GgufSource> sources = gguf_sources(model, block);
     for (std::size_t i = 0; i < sources.size(); ++i) {
       const Tensor& its = sources[i].tensor;
       Tensor tensor{.name = its.name, .dtype = its.dtype, .shape = its.shape};
       for (const GgufSource::Part& part : sources[i].parts) report.bytes_before += bytes_of(part);
-      bool quantized = false;
+      const GgufCoding* coding = nullptr;
       if (is_of_gguf_experts(its.name)) {
-        const std::string_view module = std::string_view(its.name).substr(0, its.name.rfind('.'));
+        const std::string module = its.name.substr(0, its.name.rfind('.'));
         bool is_asked = false;
-        for (std::size_t k = 0; k < options.keep.size(); ++k) {
-          if (module.find(options.keep[k]) == module.npos) continue;
-          is_asked = is_found[k] = true;
+        for (std::size_t k = 0; k < parts.size(); ++k) {
+          if (module.find(parts[k]) == module.npos) continue;
+          is_found[k] = true;
+          is_asked = is_asked || k < options.keep.size();
         }
-        const std::string reason = why_kept(sources[i], type, is_asked);
-        quantized = reason.empty();
-        if (!quantized) report.kept.emplace_back(its.name, reason);
+        coding = &coding_for(options, module, num_layers);
+        if (const std::string reason = why_kept(sources[i], *find_ggml_type(coding->type), is_asked); !reason.empty()) {
+          coding = nullptr;
+          report.kept.emplace_back(its.name, reason);
+        }
       }
-      any = any || quantized;
-      if (quantized) tensor.dtype = type.name;
+      if (coding != nullptr) {
+        any = true;
+        tensor.dtype = coding->type;
+        if (options.importance && !options.importance->contains(its.name)) report.unweighed.push_back(its.name);
+      }
       report.bytes_after += ggml_bytes(tensor, *find_ggml_type(tensor.dtype));
-      plan.push_back({std::move(tensor), block, i, quantized});
+      plan.push_back({std::move(tensor), block, i, coding});
     }
   }
   for (std::size_t k = 0; k < is_found.size(); ++k) {
     if (is_found[k]) continue;
-    fail("\"", options.keep[k], "\" was asked to stay, and is in no name of experts' weights: GGUF calls them ",
+    fail("\"", parts[k], k < options.keep.size() ? "\" was asked to stay" : "\" was given a type",
+         ", and is in no name of experts' weights: GGUF calls them ",
          "\"blk.3.ffn_down_exps\", \"blk.3.ffn_down_shexp\" and so on");
   }
   if (!any) {
-    fail(utf8(model.folder()), ": no tensor is a weight of experts that could be ", in_small_letters(type.name),
+    fail(utf8(model.folder()), ": no tensor is a weight of experts that could be ", in_small_letters(options.type),
          report.kept.empty() ? "" : ": \"" + report.kept[0].first + "\" " + report.kept[0].second);
+  }
+  const std::size_t num_coded = std::size_t(std::ranges::count_if(plan, [](const auto& its) { return its.coding; }));
+  if (report.unweighed.size() == num_coded) {
+    fail(options.importance->file(), ": says nothing of \"", report.unweighed.front(),
+         "\", nor of any other weight: is it of this model?");
   }
   return plan;
 }
@@ -203,10 +258,11 @@ struct GgufMatrix {
   double error;
 };
 
-/// @param x    (rows × cols), row after row
-/// @param who  for messages
+/// @param x           (rows × cols), row after row
+/// @param importance  (cols), or empty
+/// @param who         for messages
 inline GgufMatrix encode_for_gguf(const GgufCoding& coding, const std::vector<float>& x, Index rows, Index cols,
-                                  const std::string& who, ExecutorRef executor) {
+                                  const std::vector<float>& importance, const std::string& who, ExecutorRef executor) {
   const GgmlType& type = *find_ggml_type(coding.type);
   const Index row_bytes = cols / type.numbers * type.bytes;
   GgufMatrix all{std::vector<std::byte>(std::size_t(rows * row_bytes)), 0};
@@ -220,7 +276,7 @@ inline GgufMatrix encode_for_gguf(const GgufCoding& coding, const std::vector<fl
     for (Index c = 0; c < cols; ++c) {
       if (!std::isfinite(row[c])) fail(who, ": the number at ", place(c), " is ", row[c], ", expected a finite one");
     }
-    coding.encode(row, cols, all.bytes.data() + r * row_bytes, nullptr);
+    coding.encode(row, cols, all.bytes.data() + r * row_bytes, importance.empty() ? nullptr : importance.data());
     float* const is = memory.array<float>(cols);
     coded.decode(r, 0, cols, is);
     auto& [off, norm] = squares[std::size_t(r)];
@@ -258,7 +314,11 @@ inline std::filesystem::path replaceable_file(const std::filesystem::path& file,
 }  // namespace detail
 
 /// Names of the types that quantize_gguf() writes: "q8_0, q4_0, …".
-inline std::string quantized_gguf_types() { return detail::gguf_types_of_rows(0); }
+inline std::string quantized_gguf_types() {
+  std::string list = detail::gguf_types_of_rows(0);
+  for (const detail::GgufRecipe& recipe : detail::gguf_recipes) list += ", " + std::string(recipe.name);
+  return list;
+}
 
 /// Writes the MoE blocks of a model as save_gguf() does, weights of experts (ffn_*_exps, ffn_*_shexp) in `type`, in the
 /// bytes that encode() makes of each row, and all else as gguf_tensors() gives it. Weights that are coded in the model
@@ -272,10 +332,11 @@ inline std::string quantized_gguf_types() { return detail::gguf_types_of_rows(0)
 ///         if `out` is there; if it cannot be written. Then all is as it was.
 inline ModelQuantization quantize_gguf(const Model& model, const std::filesystem::path& out,
                                        const QuantizeGgufOptions& options = {}, ExecutorRef executor = Serial{}) {
-  const detail::GgufCoding& coding = detail::gguf_coding(options.type);
+  if (detail::find_recipe(options.type) == nullptr) detail::gguf_coding(options.type);  // before anything is read
+  for (const GgufTypeOf& its : options.type_of) detail::gguf_coding(its.type);
   const std::filesystem::path path = detail::replaceable_file(out, options.overwrite);
   ModelQuantization report;
-  const auto plan = detail::plan_gguf(model, options, *find_ggml_type(coding.type), report);
+  const auto plan = detail::plan_gguf(model, options, report);
   std::vector<Tensor> tensors;
   for (const auto& planned : plan) tensors.push_back(planned.tensor);
   constexpr std::uint32_t version_of_blocks = 2;  // GGML_QNT_VERSION of ggml.h
@@ -293,19 +354,27 @@ inline ModelQuantization quantize_gguf(const Model& model, const std::filesystem
       sources = detail::gguf_sources(model, block);
     }
     const detail::GgufSource& source = sources[planned.place];
-    if (!planned.quantized && detail::is_gguf(model.folder())) append(source.tensor.bytes);
+    if (planned.coding == nullptr && detail::is_gguf(model.folder())) append(source.tensor.bytes);
     for (std::size_t e = 0; e < source.parts.size(); ++e) {
       const auto& [from, place] = source.parts[e];
       const auto size = std::size_t(place.rows * place.cols);
-      if (planned.quantized) {
+      if (planned.coding != nullptr) {
+        static const std::vector<float> all_alike;
+        const auto& importance = options.importance ? options.importance->of(planned.tensor.name, Index(e),
+                                                                             std::ssize(source.parts), place.cols)
+                                                    : all_alike;
         std::vector<float> numbers(size);
         detail::copy_numbers(from, place, reinterpret_cast<std::byte*>(numbers.data()), "F32");
         const bool of_all = planned.tensor.shape.size() == 3;
         const std::string who = to_string(planned.tensor) + (of_all ? ", expert " + std::to_string(e) : "");
-        const auto matrix = detail::encode_for_gguf(coding, numbers, place.rows, place.cols, who, executor);
+        const auto matrix =
+            detail::encode_for_gguf(*planned.coding, numbers, place.rows, place.cols, importance, who, executor);
         append(matrix.bytes);
-        report.matrices.push_back(
-            {planned.tensor.name, of_all ? Index(e) : -1, {place.rows, place.cols}, matrix.error});
+        report.matrices.push_back({planned.tensor.name,
+                                   of_all ? Index(e) : -1,
+                                   {place.rows, place.cols},
+                                   matrix.error,
+                                   detail::in_small_letters(planned.coding->type)});
       } else if (!detail::is_gguf(model.folder())) {
         std::vector<std::byte> bytes(size * std::size_t(dtype_bits(planned.tensor.dtype)) / 8);
         detail::copy_numbers(from, place, bytes.data(), planned.tensor.dtype);

@@ -22,16 +22,21 @@
 
 #include "moe/core/types.hpp"
 #include "moe/formats/encode_matrix.hpp"
+#include "moe/io/architectures.hpp"
 #include "moe/io/atomic_file.hpp"
 #include "moe/io/atomic_folder.hpp"
 #include "moe/io/error.hpp"
+#include "moe/io/expert_tensors.hpp"
 #include "moe/io/impostors.hpp"
+#include "moe/io/model.hpp"
 #include "moe/io/model_quantization.hpp"
 #include "moe/io/safetensors.hpp"
 #include "moe/io/safetensors_file.hpp"
 #include "moe/io/save_model.hpp"
 #include "moe/io/shards.hpp"
 #include "moe/io/tensor.hpp"
+#include "moe/io/weight_tensors.hpp"
+#include "moe/models/moe_shape.hpp"
 #include "moe/runtime/executors/serial.hpp"
 #include "moe/runtime/workers.hpp"
 
@@ -350,6 +355,26 @@ inline QuantizePlan plan_quantization(const Tensors& tensors, const QuantizeMode
   return plan;
 }
 
+/// transformers multiplies fused weights in blocks of fp8 as (experts × out × in), and so do we.
+/// @throws Error naming the tensor and its shape, if one that shall be so is stored (in × out).
+inline void refuse_turned(const Model& model, const QuantizePlan& plan) {
+  for (const std::string& block : model.moe_blocks()) {
+    const Architecture& its = model.architecture();
+    const MoeShape shape = moe_shape(model.config(), its, layer_number(block));
+    const WeightTensors tensors(model.tensors(), block, shape.num_experts);
+    const Names names = find_names(tensors, expert_spellings, its.experts, its.gated);
+    const Index in = shape.d_latent > 0 ? shape.d_latent : shape.d_model;
+    if (names.layout != Layout::fused || !is_turned(tensors, names, in, shape.d_ff)) continue;
+    for (const std::string& name : {names.up, names.down}) {
+      const Tensor* const tensor = model.tensors().find(block.empty() ? name : block + "." + name);
+      if (tensor == nullptr || !plan.become.contains(tensor->name)) continue;
+      fail(to_string(*tensor), " has shape ", to_string(tensor->shape), ", (experts × in × out), and ",
+           plan.coding->type, " is read (experts × out × in) alone: a .gguf takes this model, or a type of folders ",
+           "whose experts are apart");
+    }
+  }
+}
+
 /// FolderCoding::encode().
 /// @throws Error naming the tensor, if a number is not finite, or what it was coded to is not.
 inline std::vector<std::vector<std::byte>> encoded(const FolderCoding& coding, const Tensor& tensor, Index matrix,
@@ -412,6 +437,10 @@ inline ModelQuantization quantize_model(const std::filesystem::path& in, const s
   }
   const Tensors tensors = Tensors::open(in);
   const detail::QuantizePlan plan = detail::plan_quantization(tensors, options, report);
+  if (std::ranges::any_of(plan.become, [](const auto& its) { return its.second.front().shape.size() == 3; })) {
+    const auto* const known = find_architecture(settings.settings.value("model_type", ""));
+    if (known != nullptr) detail::refuse_turned(Model(in), plan);
+  }
   settings.settings["quantization_config"] = plan.coding->config(plan.kept_modules);
   std::size_t done = 0;
   const auto write_file = [&](const std::filesystem::path& to, const std::vector<std::string>& names,
@@ -448,7 +477,8 @@ inline ModelQuantization quantize_model(const std::filesystem::path& in, const s
             file.write(found->second[i].name, parts[i], std::size_t(matrix) * parts[i].size());
           }
           const auto [off, all_squares] = detail::squared_norms(tensor, matrix, decoded);
-          report.matrices.push_back({name, fused ? matrix : -1, shape, off == 0 ? 0 : std::sqrt(off / all_squares)});
+          report.matrices.push_back(
+              {name, fused ? matrix : -1, shape, off == 0 ? 0 : std::sqrt(off / all_squares), options.type});
         }
       }
       done += tensor.bytes.size();

@@ -177,28 +177,22 @@ struct ChoiceChange {
   Index routes = 0, changed_routes = 0;  // routes of the first whose token and expert the second has no route of
 };
 
-/// How many choices of experts changed. Routers stay float: the choices of a layer change only with what it reads, that
-/// is with the answers of the quantised layers before it. So: route what the layer reads in the float model, and what
-/// it reads in the quantised one.
-/// @throws std::invalid_argument as the router.
-template <class R, class Scalar = typename R::Scalar>
-ChoiceChange measure_choices(const R& router, const ConstMatrixRef<Scalar>& before, const ConstMatrixRef<Scalar>& after,
-                             ExecutorRef executor = Serial{}) {
-  require_equal(after.cols(), before.cols(), "measure_choices: after.cols()");
-  const Index num_experts = router.num_experts();
-  const auto chosen = [&](const ConstMatrixRef<Scalar>& x) {
-    Workspace<Scalar> ws;
-    Workers workers = workers_of(ws, executor);
-    router.route(Tokens<Scalar>(x), ws.routing, workers);
-    std::vector<bool> is(std::size_t(x.cols() * num_experts));
-    for (std::size_t r = 0; r < ws.routing.token.size(); ++r) {
-      is[std::size_t(ws.routing.token[r] * num_experts + ws.routing.expert[r])] = true;
+/// How many choices of experts differ, of two routings of the same tokens.
+template <class Scalar>
+ChoiceChange changed_choices(const Routing<Scalar>& before, const Routing<Scalar>& after, Index num_tokens,
+                             Index num_experts) {
+  const auto chosen = [&](const Routing<Scalar>& routing) {
+    std::vector<bool> is(std::size_t(num_tokens * num_experts));
+    for (std::size_t r = 0; r < routing.token.size(); ++r) {
+      is[std::size_t(routing.token[r] * num_experts + routing.expert[r])] = true;
     }
     return is;
   };
+  require_routes(before, num_tokens, num_experts);
+  require_routes(after, num_tokens, num_experts);
   const std::vector<bool> was = chosen(before), is = chosen(after);
-  ChoiceChange change{.tokens = before.cols()};
-  for (Index t = 0; t < before.cols(); ++t) {
+  ChoiceChange change{.tokens = num_tokens};
+  for (Index t = 0; t < num_tokens; ++t) {
     bool differs = false;
     for (std::size_t i = std::size_t(t * num_experts); i < std::size_t((t + 1) * num_experts); ++i) {
       differs = differs || was[i] != is[i];
@@ -208,6 +202,23 @@ ChoiceChange measure_choices(const R& router, const ConstMatrixRef<Scalar>& befo
     change.changed_tokens += differs ? 1 : 0;
   }
   return change;
+}
+
+/// How many choices of experts changed. Routers stay float: the choices of a layer change only with what it reads, that
+/// is with the answers of the quantised layers before it. So: route what the layer reads in the float model, and what
+/// it reads in the quantised one.
+/// @throws std::invalid_argument as the router.
+template <class R, class Scalar = typename R::Scalar>
+ChoiceChange measure_choices(const R& router, const ConstMatrixRef<Scalar>& before, const ConstMatrixRef<Scalar>& after,
+                             ExecutorRef executor = Serial{}) {
+  require_equal(after.cols(), before.cols(), "measure_choices: after.cols()");
+  const auto routing_of = [&](const ConstMatrixRef<Scalar>& x) {
+    Workspace<Scalar> ws;
+    Workers workers = workers_of(ws, executor);
+    router.route(Tokens<Scalar>(x), ws.routing, workers);
+    return std::move(ws.routing);
+  };
+  return changed_choices(routing_of(before), routing_of(after), before.cols(), router.num_experts());
 }
 
 /// A line an expert and one of the whole:

@@ -1,0 +1,179 @@
+/// @file  How far the MoE blocks of a model answer from those of another one: of a model, and of itself quantised.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "moe/core/random_number.hpp"
+#include "moe/core/routing.hpp"
+#include "moe/core/tokens.hpp"
+#include "moe/core/types.hpp"
+#include "moe/io/error.hpp"
+#include "moe/io/load_layer.hpp"
+#include "moe/io/model.hpp"
+#include "moe/io/safetensors.hpp"
+#include "moe/models/random.hpp"
+#include "moe/runtime/executors/serial.hpp"
+#include "moe/runtime/workers.hpp"
+#include "moe/runtime/workspace.hpp"
+#include "moe/surgery/change_report.hpp"
+#include "moe/surgery/quantize.hpp"
+
+namespace moe::inline MOE_TARGET::io {
+
+/// What became of a block.
+struct BlockChange {
+  std::string block;          // as the first model calls it,
+  std::string other;          // and the second
+  Index tokens = 0;           // that it was asked about
+  bool recorded = false;      // were they given? Else they were made, as compare_models() says
+  OutputChange answers = {};  // of this block alone, on the same tokens
+  ChoiceChange choices =
+      {};  // of its router, where all blocks before it are of one model, and where they are of the other
+};
+
+struct CompareOptions {
+  Index num_tokens = 64;   // where none are given
+  std::uint64_t seed = 1;  // of these
+  /// Tokens that matter, by the block that read them: "model.layers.3.mlp.input" (n_tokens × d_model); where the block
+  /// asks for them, ".router_input" (the same), ".token_ids" (n_tokens), ".router_state" (n_tokens × state size).
+  std::optional<Tensors> recorded = {};
+  std::function<void(std::size_t done, std::size_t of, const std::string& block)> progress = {};  // before each
+};
+
+namespace detail {
+
+/// What one block of one model makes of tokens.
+struct BlockAnswer {
+  Matrix<float> y;
+  Routing<float> routing;
+};
+
+/// Tokens and what routers may be told of them.
+struct BlockInput {
+  Matrix<float> x, router_input, state;
+  std::vector<Index> ids;
+
+  SideInputs<float> side() const {
+    return {.token_ids = ids,
+            .sequence_length = x.cols(),
+            .router_input = {router_input.data(), std::size_t(router_input.size())},
+            .previous_state = {state.data(), std::size_t(state.size())}};
+  }
+};
+
+inline BlockAnswer answer_of(const LoadedLayer<float>& loaded, const BlockInput& input, ExecutorRef executor) {
+  Workspace<float> ws;
+  ws.side = input.side();
+  BlockAnswer answer{loaded.layer.forward(input.x, ws, executor), {}};
+  answer.routing = std::move(ws.routing);
+  return answer;
+}
+
+/// Each token divided by the root of the mean of its squares, as a norm without weights does.
+inline Matrix<float> normed(const Matrix<float>& x) {
+  Matrix<float> unit = x;
+  for (Index t = 0; t < x.cols(); ++t) {
+    const float norm = x.col(t).stableNorm();
+    if (norm > 0) unit.col(t) *= std::sqrt(float(x.rows())) / norm;
+  }
+  return unit;
+}
+
+/// What was recorded of a block; nothing if nothing was.
+inline std::optional<BlockInput> recorded_input(const Tensors& recorded, const std::string& block) {
+  const std::string stem = block.empty() ? "" : block + ".";
+  if (!recorded.contains(stem + "input")) return std::nullopt;
+  BlockInput input;
+  input.x = recorded.read<float>(stem + "input").transpose();
+  if (recorded.contains(stem + "router_input")) {
+    input.router_input = recorded.read<float>(stem + "router_input").transpose();
+  }
+  if (recorded.contains(stem + "router_state")) {
+    input.state = recorded.read<float>(stem + "router_state").transpose();
+  }
+  if (recorded.contains(stem + "token_ids")) {
+    const Tensor ids = recorded.at(stem + "token_ids");
+    if (ids.dtype != "I64") fail(to_string(ids), " has dtype ", ids.dtype, ", expected I64");
+    const auto numbers = as<std::int64_t>(ids);
+    input.ids.assign(numbers.begin(), numbers.end());
+  }
+  return input;
+}
+
+}  // namespace detail
+
+/// Of each MoE block: how far its answers are, and how many choices of its router change.
+///
+/// Answers are those of the block alone, on tokens that were recorded, or else on what the walk brings there. The walk:
+/// random tokens x of variance 1 go through the blocks of the first model as through one without attention,
+/// x ← x + block(x / rms(x)); the same tokens go through the second. Choices are compared where both walks come to a
+/// block. (Routers are float in both: a block's choices change with the answers before it alone, so those of the first
+/// never do.)
+/// @throws Error naming both models, if they have not as many blocks, or a block another width; if a recording does
+///         not fit; as load_layer() does. std::invalid_argument as a layer's forward().
+inline std::vector<BlockChange> compare_models(const Model& before, const Model& after,
+                                               const CompareOptions& options = {}, ExecutorRef executor = Serial{}) {
+  const std::vector<std::string>&names = before.moe_blocks(), &others = after.moe_blocks();
+  if (names.size() != others.size()) {
+    fail(utf8(after.folder()), ": has ", others.size(), " MoE blocks, and ", utf8(before.folder()), " has ",
+         names.size());
+  }
+  std::vector<BlockChange> changes;
+  detail::BlockInput walk, other_walk;  // what has become of the tokens in either model
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    if (options.progress) options.progress(i, names.size(), names[i]);
+    const auto first = load_layer(before, names[i]), second = load_layer(after, others[i]);
+    const Index d_model = first.layer.d_model(), num_experts = first.shape.num_experts + first.shape.num_zero_experts;
+    if (second.layer.d_model() != d_model) {
+      fail(utf8(after.folder()), ": \"", others[i], "\" has tokens of ", second.layer.d_model(), " numbers, and \"",
+           names[i], "\" of ", utf8(before.folder()), " of ", d_model);
+    }
+    if (walk.x.rows() != d_model) {  // the first block, or that of another tower
+      walk = {};
+      walk.x = random_tokens<float>(d_model, options.num_tokens, options.seed);
+      const Index vocabulary = before.config().integer("vocab_size", 1);
+      for (Index t = 0; t < options.num_tokens; ++t) {
+        const float at = random_number(options.seed + 1, std::uint64_t(t));  // in [-1, 1)
+        walk.ids.push_back(std::clamp(Index((at + 1) / 2 * float(vocabulary)), Index(0), vocabulary - 1));
+      }
+      other_walk = walk;
+    }
+    const auto step = [&](const LoadedLayer<float>& loaded, detail::BlockInput& its) {
+      detail::BlockInput input{detail::normed(its.x), {}, std::move(its.state), its.ids};
+      detail::BlockAnswer answer = detail::answer_of(loaded, input, executor);
+      its.x += answer.y;
+      its.state = Eigen::Map<const Matrix<float>>(answer.routing.state.data(),
+                                                  std::ssize(answer.routing.state) / std::max<Index>(its.x.cols(), 1),
+                                                  answer.routing.state.empty() ? 0 : its.x.cols());
+      return std::pair(std::move(input), std::move(answer));
+    };
+    const bool is_same_state = walk.x == other_walk.x && walk.state == other_walk.state;
+    const auto [input, answer] = step(first, walk);
+    const auto [other_input, other_answer] = step(second, other_walk);
+    BlockChange change{.block = names[i], .other = others[i], .tokens = options.num_tokens};
+    change.choices = changed_choices(answer.routing, other_answer.routing, options.num_tokens, num_experts);
+    const auto recorded = options.recorded ? detail::recorded_input(*options.recorded, names[i]) : std::nullopt;
+    if (recorded) {
+      change.tokens = recorded->x.cols();
+      change.recorded = true;
+      change.answers = change_of<float>(detail::answer_of(first, *recorded, executor).y,
+                                        detail::answer_of(second, *recorded, executor).y);
+    } else {
+      change.answers =
+          change_of<float>(answer.y, is_same_state ? other_answer.y : detail::answer_of(second, input, executor).y);
+    }
+    changes.push_back(std::move(change));
+  }
+  return changes;
+}
+
+}  // namespace moe::inline MOE_TARGET::io
