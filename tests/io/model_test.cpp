@@ -117,6 +117,27 @@ TEST(Model, LayersAreThoseOfLoadLayer) {
   }
 }
 
+TEST(Model, LoadsWhatItListsHoweverItIsCalledAndNamesTheConfigWhereItHasNoFolder) {
+  const TemporaryFolder temporary("model_odd_names");
+  const std::vector<io::Tensor> all = [] {
+    std::vector<io::Tensor> renamed;
+    const io::Tensors tensors = io::Tensors::open(real / "qwen3_moe_steps" / "model.safetensors");
+    tensors.for_each_below("model.layers.1.mlp.", [&](io::Tensor tensor) {
+      tensor.name.replace(0, sizeof "model.layers.1.mlp." - 1, "odd..");  // a block whose name ends with a dot
+      renamed.push_back(tensor);
+    });
+    return renamed;
+  }();
+  io::write_safetensors(temporary.path / "model.safetensors", all);
+  const io::Model model(io::Config::open(real / "qwen3_moe_steps" / "config.json"), io::Tensors::open(temporary.path));
+  ASSERT_EQ(model.moe_blocks(), std::vector<std::string>{"odd."});
+  EXPECT_TRUE(same_bits(answer(model.layer("odd.").layer),
+                        answer(io::load_layer(real / "qwen3_moe_steps", "model.layers.1.mlp").layer)));
+  const std::string message = moe::test::error_of<io::Error>([&] { model.layer("even"); });
+  EXPECT_NE(message.find("config.json: no MoE block \"even\" among 1; did you mean \"odd.\"?"), std::string::npos)
+      << message;
+}
+
 template <class Stored>
 void expect_read(const io::Model& model, const std::string& name) {
   const io::Tensor tensor = model.tensors().at(name);

@@ -124,8 +124,7 @@ inline std::vector<BlockChange> compare_models(const Model& before, const Model&
                                                const CompareOptions& options = {}, ExecutorRef executor = Serial{}) {
   const std::vector<std::string>&names = before.moe_blocks(), &others = after.moe_blocks();
   if (names.size() != others.size()) {
-    fail(utf8(after.folder()), ": has ", others.size(), " MoE blocks, and ", utf8(before.folder()), " has ",
-         names.size());
+    fail(after.place(), ": has ", others.size(), " MoE blocks, and ", before.place(), " has ", names.size());
   }
   std::vector<BlockChange> changes;
   detail::BlockInput walk, other_walk;  // what has become of the tokens in either model
@@ -134,8 +133,8 @@ inline std::vector<BlockChange> compare_models(const Model& before, const Model&
     const auto first = load_layer(before, names[i]), second = load_layer(after, others[i]);
     const Index d_model = first.layer.d_model(), num_experts = first.shape.num_experts + first.shape.num_zero_experts;
     if (second.layer.d_model() != d_model) {
-      fail(utf8(after.folder()), ": \"", others[i], "\" has tokens of ", second.layer.d_model(), " numbers, and \"",
-           names[i], "\" of ", utf8(before.folder()), " of ", d_model);
+      fail(after.place(), ": \"", others[i], "\" has tokens of ", second.layer.d_model(), " numbers, and \"", names[i],
+           "\" of ", before.place(), " of ", d_model);
     }
     if (walk.x.rows() != d_model) {  // the first block, or that of another tower
       walk = {};

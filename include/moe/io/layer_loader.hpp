@@ -684,7 +684,7 @@ class LayerLoader {
 /// f(weights, config, architecture) of the MoE block below `prefix`.
 template <class F>
 auto with_block(const Model& model, const std::string& prefix, const F& f) {
-  const std::string block = prefix.substr(0, prefix.size() - (prefix.ends_with('.') ? 1 : 0));
+  const std::string block = block_name(model, prefix);
   check_block(model, block);
   try {
     const auto weights = model.weights(block);
@@ -719,7 +719,7 @@ LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const std::s
 
 template <class Scalar, class BuiltAs>
 AnyLayer<Scalar> load_ffn(const Model& model, const std::string& prefix) {
-  const std::string block = prefix.substr(0, prefix.size() - (prefix.ends_with('.') ? 1 : 0));
+  const std::string block = block_name(model, prefix);
   const std::size_t dot = block.rfind('.');
   const auto weights = model.weights(block);
   const WeightTensors beside(*weights, dot == block.npos ? "" : block.substr(0, dot), 1);

@@ -173,6 +173,10 @@ class Model {
   Model(Config config, Tensors tensors) : Model({}, std::move(config), nullptr, [&] { return std::move(tensors); }) {}
 
   const std::filesystem::path& folder() const { return folder_; }
+
+  /// For messages: its folder; or its config's file, if it was never in one.
+  std::string place() const { return folder_.empty() ? config_->file() : utf8(folder_); }
+
   const Config& config() const { return *config_; }
   const Architecture& architecture() const { return *architecture_; }
 
@@ -270,9 +274,17 @@ inline bool is_dense_layer(const Tensors& tensors, const std::string& block, con
          std::ranges::any_of(tensors.names(), [&](const auto& name) { return name.starts_with(block + "."); });
 }
 
+/// The block's name: that which was given, or without its last dot.
+inline std::string block_name(const Model& model, const std::string& prefix) {
+  if (!prefix.ends_with('.')) return prefix;
+  const bool is_name =
+      std::ranges::any_of(model.tensors().names(), [&](const auto& name) { return name.starts_with(prefix + "."); });
+  return is_name ? prefix : prefix.substr(0, prefix.size() - 1);
+}
+
 /// @throws Error naming the nearest block, if this is none: a dense layer, or a name that is spelt otherwise here.
 inline void check_block(const Model& model, const std::string& block) {
-  const std::string folder = utf8(model.folder());
+  const std::string folder = model.place();
   const std::vector<std::string>& blocks = model.moe_blocks();
   if (std::ranges::count(blocks, block) > 0) return;
   if (blocks.empty()) {

@@ -65,7 +65,7 @@ class PeftFolder {
  public:
   explicit PeftFolder(const Model& model) : model_(model), architecture_(model.architecture()) {
     if (architecture_.of_adapters == nullptr) return;
-    fail(utf8(model.folder()), ": is a GGUF file, whose modules PEFT does not know: save_adapters(folder, adapters) ",
+    fail(model.place(), ": is a GGUF file, whose modules PEFT does not know: save_adapters(folder, adapters) ",
          "writes them as load_lora_layer() reads them beside this file");
   }
 

@@ -241,7 +241,7 @@ inline std::vector<GgufTensorPlan> plan_gguf(const Model& model, const QuantizeG
          "\"blk.3.ffn_down_exps\", \"blk.3.ffn_down_shexp\" and so on");
   }
   if (!any) {
-    fail(utf8(model.folder()), ": no tensor is a weight of experts that could be ", in_small_letters(options.type),
+    fail(model.place(), ": no tensor is a weight of experts that could be ", in_small_letters(options.type),
          report.kept.empty() ? "" : ": \"" + report.kept[0].first + "\" " + report.kept[0].second);
   }
   const std::size_t num_coded = std::size_t(std::ranges::count_if(plan, [](const auto& its) { return its.coding; }));
