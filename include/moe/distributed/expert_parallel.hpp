@@ -37,6 +37,7 @@ enum class Wire {
   bfloat16,  // rounded (half an ulp, 2^-9 of each), tokens and answers, also those that stay on their rank
 };
 
+/// How a group works together.
 struct ExpertParallelOptions {
   /// A rank's tokens travel in so many parts: while the experts work on one, the next is on its way. Alike on all
   /// ranks.
@@ -122,7 +123,7 @@ class ExpertParallel {
   /// This rank's experts, if it holds any.
   const std::optional<G>& local() const { return local_; }
   std::optional<G>& local() { return local_; }
-  const Communicator& communicator() const { return comm_; }
+  const Communicator& communicator() const { return comm_; }  ///< The ranks, under a context of their own.
   const ExpertParallelOptions& options() const { return options_; }
 
   /// Collective.
@@ -272,9 +273,9 @@ class ExpertParallel {
 };
 
 template <Experts G>
-ExpertParallel(G, MPI_Comm, ExpertParallelOptions = {}) -> ExpertParallel<G>;
+ExpertParallel(G, MPI_Comm, ExpertParallelOptions = {}) -> ExpertParallel<G>;  ///< In contiguous blocks.
 template <Experts G>
-ExpertParallel(G, Placement, MPI_Comm, ExpertParallelOptions = {}) -> ExpertParallel<G>;
+ExpertParallel(G, Placement, MPI_Comm, ExpertParallelOptions = {}) -> ExpertParallel<G>;  ///< As placed.
 
 /// Collective. Of a group that every rank has at hand, each runs its own part alone: contiguous blocks, or as placed.
 /// (For experts in files: load_layer(), of checkpoint.hpp.)
@@ -290,6 +291,7 @@ ExpertParallel<ExpertSubset<G>> share_experts(G experts, Placement placement, MP
   ExpertSubset own(std::move(experts), placement.experts_of(ranks.rank()));
   return {std::move(own), std::move(placement), comm, options};
 }
+/// The same in contiguous blocks of experts, as many on each rank or one more.
 template <Experts G>
 ExpertParallel<ExpertSubset<G>> share_experts(G experts, MPI_Comm comm, const ExpertParallelOptions& options = {}) {
   int size = 0;

@@ -20,6 +20,7 @@ struct Placement {
 
   Index num_experts() const { return static_cast<Index>(ranks_of.size()); }
 
+  /// In ascending order; copies are on several ranks.
   std::vector<Index> experts_of(int rank) const {
     std::vector<Index> experts;
     for (Index e = 0; e < num_experts(); ++e) {
@@ -28,7 +29,7 @@ struct Placement {
     return experts;
   }
 
-  friend bool operator==(const Placement&, const Placement&) = default;
+  friend bool operator==(const Placement&, const Placement&) = default;  ///< Are the same experts on the same ranks?
 };
 
 /// Each rank a block of neighbours; blocks differ by one expert at most, and with fewer experts than ranks some are

@@ -59,7 +59,7 @@ class LatentExperts {
   }
 
   Index d_model() const { return in_.in(); }
-  Index d_latent() const { return in_.out(); }
+  Index d_latent() const { return in_.out(); }  ///< The width that the experts read and write.
   Index d_ff() const
     requires requires(const G& group) { group.d_ff(); }
   {

@@ -35,6 +35,7 @@ inline std::uint8_t floor_within(float x, int last) {
   return std::uint8_t(x < float(last) ? (x > 0 ? int(x) : 0) : last);
 }
 
+/// x as float16, low byte first.
 inline void write_half(std::byte* to, float x) {
   const std::uint16_t half = to_half(x);
   to[0] = std::byte(half & 0xffU);  // low byte first, whatever the processor
@@ -72,6 +73,7 @@ struct ScaleAndLeast {
   float scale, least;
 };
 
+/// The codes of 32 numbers: see ScaleAndLeast.
 template <int bits>
 ScaleAndLeast codes_from_least(const float* x, std::uint8_t (&code)[32]) {
   const auto [least, largest] = std::minmax_element(x, x + 32, [](float a, float b) { return a < b; });

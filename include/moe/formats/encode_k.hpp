@@ -65,6 +65,7 @@ struct Moments {
   double w, x, code, code_code, code_x;  // Σ w, Σ w·x, Σ w·code, Σ w·code², Σ w·code·x
 };
 
+/// Of n numbers, weighted by w.
 template <int n>
 Moments moments(const float* x, const float* w, const float* code) {
   float weighted[n], with_code[n], with_code_code[n], with_code_x[n], with_x[n];
@@ -92,6 +93,7 @@ inline float rounded_to_half(float x) {
   return from_half(to_half(x < 0 ? -magnitude : magnitude));
 }
 
+/// Of a part of a block.
 struct ScaleAndMinimum {
   float scale = 0, minimum = 0;  // x = scale · code − minimum
 };
@@ -328,6 +330,7 @@ struct Importance {
   std::array<float, 256> some{};
   const float* w;
 
+  /// Of n numbers a part; null: all count alike.
   Importance(const float* told, int n) : w(all_alike.data()) {
     if (told == nullptr) return;
     const float most = *std::max_element(told, told + 256);
@@ -341,6 +344,7 @@ struct Importance {
   }
 };
 
+/// x as float16, low byte first.
 inline void write_half_of(std::byte* to, float x) {
   const std::uint16_t half = to_half(x);
   to[0] = std::byte(half & 0xffU);

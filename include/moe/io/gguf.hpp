@@ -67,7 +67,7 @@ struct GgufEntry {
 using GgufMetadata = std::vector<GgufEntry>;
 
 inline const GgufValue* find_key(const GgufMetadata& metadata, std::string_view key) {
-  const auto found = std::ranges::find(metadata, key, &GgufEntry::key);
+  const auto found = std::ranges::find(metadata, key, &GgufEntry::key);  ///< What a key says; null if it is not there.
   return found == metadata.end() ? nullptr : &found->value;
 }
 

@@ -31,6 +31,7 @@ struct ExpertAdapters {
 
   /// 0, 1 and 2.
   const Adapter<Scalar>& operator[](Index matrix) const { return matrix == 0 ? gate : matrix == 1 ? up : down; }
+  /// The same, to write.
   Adapter<Scalar>& operator[](Index matrix) { return matrix == 0 ? gate : matrix == 1 ? up : down; }
 
   /// Beside matrices under the names that most checkpoints use.
@@ -128,7 +129,7 @@ template <class W, class Act = SwiGlu>
 class LoraBank {
  public:
   using Scalar = ActivationScalar<W>;
-  using Base = FfnBank<W, Act>;
+  using Base = FfnBank<W, Act>;  ///< The bank that the adapters stand beside.
 
   static constexpr bool is_gated = Base::is_gated;
 
@@ -144,7 +145,7 @@ class LoraBank {
   Index d_model() const { return base_->d_model(); }
   Index d_ff() const { return base_->d_ff(); }
   Index num_experts() const { return base_->num_experts(); }
-  const Base& base() const { return *base_; }
+  const Base& base() const { return *base_; }  ///< The bank as it is without adapters.
   double dropout() const { return dropout_; }
   std::uint64_t seed() const { return seed_; }
   const std::vector<ExpertAdapters<Scalar>>& adapters() const { return adapters_; }
@@ -196,6 +197,7 @@ class LoraBank {
   std::uint64_t seed_;
 };
 
+/// What with_lora() and make_adapters() make.
 struct LoraBankOptions {
   Index rank = 8;
   std::vector<Index> expert_ranks{};  // of each expert, 0 for none; empty: all have `rank`
