@@ -13,6 +13,7 @@
 #include "moe/core/concepts.hpp"
 #include "moe/core/contracts.hpp"
 #include "moe/core/dispatch.hpp"
+#include "moe/core/task.hpp"
 #include "moe/core/types.hpp"
 #include "moe/experts/detail/token_batch.hpp"
 #include "moe/experts/ffn_bank.hpp"
@@ -177,10 +178,12 @@ class LoraBank {
     for (Index s = 0; s < slots; ++s) numbers[s] = x.data() + plan.token[std::size_t(s)] * x.outerStride();
     gate.compute(read, dropout);
     up.compute(read, dropout);
-    base_->apply(x, plan, y, workers, kept, low_ranks, [&] {
+    const auto compute_down = [&](Index, Index) {
       for (Index s = 0; s < slots; ++s) numbers[s] = kept.hidden + s * kept.stride;
       down.compute({numbers, read.token}, dropout);
-    });
+    };
+    const Task before_down(compute_down);
+    base_->apply(x, plan, y, workers, {kept, low_ranks, &before_down});
   }
 
   /// The adapters alone learn.
