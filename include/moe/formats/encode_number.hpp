@@ -6,6 +6,7 @@
 
 #include <bit>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <type_traits>
 
@@ -77,6 +78,13 @@ inline std::uint16_t to_bfloat16(float x) {
 
 /// 1 / x; of what is too small for that, and of a zero: 0, so that all codes are those of zero.
 inline float reciprocal(float x) { return std::isfinite(1 / x) ? 1 / x : 0; }
+
+/// x as binary16, rounded to nearest, low byte first.
+inline void write_half(std::byte* to, float x) {
+  const std::uint16_t half = to_half(x);
+  to[0] = std::byte(half & 0xffU);  // low byte first, whatever the processor
+  to[1] = std::byte(half >> 8);
+}
 
 /// The number of bfloat16 that these bits are, exactly.
 inline float from_bfloat16(std::uint16_t bits) { return std::bit_cast<float>(std::uint32_t(bits) << 16); }
