@@ -102,7 +102,7 @@ inline Placement place_by_load(const std::vector<double>& load, int num_ranks, I
   return placement;
 }
 
-/// The same from what was measured. Ranks that measured apart first merge what they measured: merge_over_ranks().
+/// The same from what was measured. Ranks that measured apart first merge what they measured: all_reduce().
 inline Placement place_by_load(const RoutingStats& measured, int num_ranks, Index spare = 0) {
   std::vector<double> load;
   for (Index e = 0; e < measured.num_experts(); ++e) load.push_back(double(measured.load(e)));
