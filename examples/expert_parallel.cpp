@@ -19,7 +19,7 @@ int main(int argc, char** argv) {
     moe::distributed::Traffic traffic;
     const moe::MoeLayer layer(router, experts);  // one process with all experts; and this is the line that changes:
     const moe::MoeLayer shared_out(router,
-                                   moe::distributed::share_experts(experts, MPI_COMM_WORLD, {.traffic = &traffic}));
+                                   moe::distributed::shard_experts(experts, MPI_COMM_WORLD, {.traffic = &traffic}));
 
     const auto x = moe::random_tokens<float>(d_model, num_tokens, /*seed=*/std::uint64_t(3 + rank));
     moe::Matrix<float> y(d_model, num_tokens), expected(d_model, num_tokens);

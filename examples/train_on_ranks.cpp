@@ -5,7 +5,7 @@
 #include <moe/moe.hpp>
 #include <moe/train.hpp>
 #include <moe/train/distributed/expert_parallel.hpp>
-#include <moe/train/distributed/gradients_of_ranks.hpp>
+#include <moe/train/distributed/gradient_reducer.hpp>
 
 #include <cstdint>
 #include <cstdio>
@@ -25,7 +25,7 @@ int main(int argc, char** argv) {
     auto gradient = moe::zeros_like(layer);
     auto tape = moe::tape_of(layer);
     moe::AdamW<float> adam(moe::parameters(layer), {.learning_rate = 3e-3});
-    moe::distributed::GradientsOfRanks gradients(moe::parameters(gradient), MPI_COMM_WORLD);
+    moe::distributed::GradientReducer gradients(moe::parameters(gradient), MPI_COMM_WORLD);
 
     moe::Matrix<float> y(d_model, num_tokens), d_x(d_model, num_tokens);
     moe::Scratch scratch;
@@ -37,7 +37,7 @@ int main(int argc, char** argv) {
       const moe::Matrix<float> d_y = (y - x) / float(num_ranks * num_tokens);  // to learn y = x: mean over all tokens
       auto shares = moe::measure_shares(tape.ws.routing, num_tokens, num_experts);
       scratch.reset();
-      moe::distributed::merge_over_ranks(shares, gradients.communicator(), scratch);  // balance over all tokens
+      moe::distributed::all_reduce(shares, gradients.communicator(), scratch);  // balance over all tokens
       moe::add_load_balancing_gradient<float>(tape.ws.routing, {}, shares, 0.01, tape.logit_gradient());
 
       moe::backward(layer, x, d_y, tape, d_x, gradient);

@@ -16,6 +16,7 @@ googletest      gtest/gtest.h        libgtest-dev        gtest-devel            
 benchmark       benchmark/benchmark.h libbenchmark-dev   google-benchmark-devel  benchmark      Google Benchmark, for bench_layer
 mpi             -                    libopenmpi-dev      openmpi-devel           openmpi        MPI, for moe/distributed
 cli11           CLI/CLI.hpp          libcli11-dev        cli11-devel             cli11          CLI11, for the options of moe_compare
+doxygen         -                    doxygen             doxygen                 doxygen        Doxygen, for the API reference
 '
 
 manager=''
@@ -53,6 +54,7 @@ has() {  # thing, header; a library that CMake has already downloaded for this p
   case $1 in
     compiler) has_compiler ;;
     cmake) has_cmake ;;
+    doxygen) command -v doxygen >/dev/null ;;
     mpi) command -v mpicxx >/dev/null && command -v mpirun >/dev/null ;;
     make) command -v ninja >/dev/null || command -v make >/dev/null ;;
     *) has_header "$2" || [ -d "$moe_root/build/$preset/_deps/$1-src" ] ;;

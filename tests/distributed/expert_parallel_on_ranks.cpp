@@ -22,7 +22,7 @@ namespace moe::laws {
 /// All ranks run the same laws at the same time, on the same tokens.
 struct SharedOutBanks {
   static auto make(Index d_model, std::span<const unsigned> seeds) {
-    return distributed::share_experts(test::GatedFfnBanks<float>::make(d_model, seeds), MPI_COMM_WORLD);
+    return distributed::shard_experts(test::GatedFfnBanks<float>::make(d_model, seeds), MPI_COMM_WORLD);
   }
 };
 INSTANTIATE_TYPED_TEST_SUITE_P(ExpertParallel, ExpertsLaws, SharedOutBanks);
@@ -251,7 +251,7 @@ TEST(ExpertParallel, GoesWhereAnyGroupGoes) {
   const Index d_model = 8, num_experts = 5;
   const auto router = router_for<float>(d_model, num_experts, 2);
   const auto whole = Bank::make(d_model, laws::seeds_from(1, num_experts));
-  const AnyExperts<float> any = share_experts(whole, MPI_COMM_WORLD);
+  const AnyExperts<float> any = shard_experts(whole, MPI_COMM_WORLD);
   const AnyLayer<float> layer = MoeLayer(router, any);
   const auto x = random_matrix<Matrix<float>>(d_model, 11, unsigned(my_rank()));
   EXPECT_TRUE(same_bits(invariant_forward(layer, x), invariant_forward(MoeLayer(router, whole), x)));
@@ -333,7 +333,7 @@ TEST(Telemetry, OfAllRanksIsTheSumOfEachOnes) {
   RoutingStats own(num_experts), all(num_experts);
   add(own, my_rank());
   for (int rank = 0; rank < num_ranks(); ++rank) add(all, rank);
-  merge_over_ranks(own, MPI_COMM_WORLD);
+  all_reduce(own, MPI_COMM_WORLD);
   EXPECT_EQ(own.num_tokens(), num_ranks() * num_tokens);
   for (Index e = 0; e < num_experts; ++e) EXPECT_EQ(own.load(e), all.load(e));
   EXPECT_EQ(own.pairs(1, 2), all.pairs(1, 2));
@@ -342,10 +342,10 @@ TEST(Telemetry, OfAllRanksIsTheSumOfEachOnes) {
   EXPECT_EQ(place_by_load(own, 3), place_by_load(all, 3));
 
   RoutingStats of_others(my_rank() == 0 ? 3 : 2);
-  EXPECT_EQ(test::error_of([&] { merge_over_ranks(of_others, MPI_COMM_WORLD); }),
+  EXPECT_EQ(test::error_of([&] { all_reduce(of_others, MPI_COMM_WORLD); }),
             num_ranks() == 1
                 ? "no error"
-                : "merge_over_ranks: ranks disagree on stats.num_experts(): " + others_have("2") + "; 3 on rank 0");
+                : "all_reduce: ranks disagree on stats.num_experts(): " + others_have("2") + "; 3 on rank 0");
 
   const auto traffic = traffic_of_ranks({.calls = 1 + my_rank(), .seconds_in_experts = 0.5}, MPI_COMM_WORLD);
   ASSERT_EQ(std::ssize(traffic), num_ranks());
@@ -478,12 +478,12 @@ TEST(ExpertParallel, ToldOnEveryRankThatTheyDisagree) {
             }),
             expected_of("the type of experts", of_first, of_others, of_first < of_others));
   EXPECT_EQ(test::error_of([&] {
-              share_experts(Bank::make(4, laws::seeds_from(1, is_first ? 3 : 2)), place_in_blocks(3, num_ranks()),
+              shard_experts(Bank::make(4, laws::seeds_from(1, is_first ? 3 : 2)), place_in_blocks(3, num_ranks()),
                             MPI_COMM_WORLD);
             }),
             num_ranks() == 1
                 ? "no error"
-                : "share_experts: ranks disagree on experts.num_experts(): " + others_have("2") + "; 3 on rank 0");
+                : "shard_experts: ranks disagree on experts.num_experts(): " + others_have("2") + "; 3 on rank 0");
 }
 
 TEST(ExpertParallel, ToldOnEveryRankThatTheyMisplacedAnExpert) {

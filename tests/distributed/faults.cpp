@@ -24,7 +24,7 @@ int main(int argc, char** argv) {
     if (is_faulty && fault == "never_comes") std::this_thread::sleep_for(std::chrono::minutes(1));
     const MoeLayer layer(
         LinearTopK<float>(random_weight<float>(num_experts, d_model, 1), {.top_k = 2}),
-        distributed::share_experts(random_bank<float>(num_experts, d_model, 16, 2), MPI_COMM_WORLD, options));
+        distributed::shard_experts(random_bank<float>(num_experts, d_model, 16, 2), MPI_COMM_WORLD, options));
     layer.forward(random_tokens<float>(d_model, 5, 3));
     if (is_faulty && fault == "throws") throw std::runtime_error("the tokenizer ran out of tokens");
     if (is_faulty && fault == "is_killed") std::raise(SIGKILL);

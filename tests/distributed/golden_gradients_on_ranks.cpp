@@ -17,7 +17,7 @@
 #include "moe/routers/filters/capacity.hpp"
 #include "moe/train.hpp"
 #include "moe/train/distributed/expert_parallel.hpp"
-#include "moe/train/distributed/gradients_of_ranks.hpp"
+#include "moe/train/distributed/gradient_reducer.hpp"
 
 namespace moe::distributed {
 
@@ -127,7 +127,7 @@ TEST_P(GoldenGradients, AreWhatTheReferenceComputesAndToTheBitWhatOneProcessDoes
       golden::expect_close(part.d_x, reference.columns("grad_input").middleCols(first, last - first), "grad_input",
                            golden::gradient_tolerance);
 
-      GradientsOfRanks gradients(parameters(part.gradient), MPI_COMM_WORLD);
+      GradientReducer gradients(parameters(part.gradient), MPI_COMM_WORLD);
       gradients.sum();
       const auto bits = test::named(whole.gradient);
       std::size_t found = 0;

@@ -47,7 +47,7 @@ TEST(Polling, ChangesNoBitWhileChunksTravel) {
   const Index d_model = 17, num_experts = 7;
   const auto router = laws::router_for<float>(d_model, num_experts, 3);
   const MoeLayer whole(router, Bank::make(d_model, laws::seeds_from(1, num_experts)));
-  const MoeLayer layer(router, share_experts(whole.experts(), MPI_COMM_WORLD, {.chunks = 3}));
+  const MoeLayer layer(router, shard_experts(whole.experts(), MPI_COMM_WORLD, {.chunks = 3}));
   for (const Index most : {0, 1, 64}) {
     const auto x = test::random_matrix<Matrix<float>>(d_model, test::tokens_of(test::my_rank(), most), 1);
     const auto expected = test::invariant_forward(whole, x);

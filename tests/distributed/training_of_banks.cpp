@@ -25,7 +25,7 @@
 #include "moe/losses/importance.hpp"
 #include "moe/moe.hpp"
 #include "moe/train.hpp"
-#include "moe/train/distributed/gradients_of_ranks.hpp"
+#include "moe/train/distributed/gradient_reducer.hpp"
 #include "pools.hpp"
 
 namespace moe::distributed {
@@ -56,7 +56,7 @@ TEST(Train, GradientsAreSlopesOfTheSumOverAllRanks) {
     const Batch<double> x(d_model, 8, 70), d_y(d_model, 8, 71);
     Matrix<double> own = x.own();
     auto learnt = learn(layer, own, d_y.own());
-    GradientsOfRanks gradients(parameters(learnt.gradient), MPI_COMM_WORLD);
+    GradientReducer gradients(parameters(learnt.gradient), MPI_COMM_WORLD);
     gradients.sum();
     const auto loss = [&] {
       auto tape = tape_of(layer);
@@ -118,7 +118,7 @@ TEST(Train, ASharedExpertLearnsBesideThem) {
   const Index first = x.first[std::size_t(my_rank())];
   EXPECT_TRUE(same_bits(got.y, expected.y.middleCols(first, x.own().cols())));
   EXPECT_TRUE(same_bits(got.d_x, expected.d_x.middleCols(first, x.own().cols())));
-  GradientsOfRanks(parameters(got.gradient), MPI_COMM_WORLD).sum();
+  GradientReducer(parameters(got.gradient), MPI_COMM_WORLD).sum();
   expect_same_bits<float>(named(got.gradient), named(expected.gradient), "experts.", "experts");
   expect_same_bits<float>(named(got.gradient), rank_by_rank(whole, x, d_y), "shared_expert", "the shared expert");
   expect_same_bits<float>(named(got.gradient), rank_by_rank(whole, x, d_y), "gate.", "the router");
@@ -246,7 +246,7 @@ Filled filled(const std::string& name, Index rows, Index cols, float with) {
   return {name, Weight<float>::Constant(rows, cols, with)};
 }
 
-TEST(GradientsOfRanks, AreSumsOverThoseRanksThatHaveThem) {
+TEST(GradientReducer, SumsOverThoseRanksThatHaveThem) {
   // 1, 2, … : rank r has "all" and, where r is even, "even"; "own r" is its own; "last" the last rank's and the
   // first's.
   for (const Index size : {0, 1, 2, 7, 64, 1001}) {
@@ -260,7 +260,7 @@ TEST(GradientsOfRanks, AreSumsOverThoseRanksThatHaveThem) {
     if (at_an_end) here.insert(here.begin(), last.parameter());
     for (const Index workers : {1, 3}) {
       for (Filled* const each : {&all, &even, &own, &last}) each->values.setConstant(value(my_rank()));
-      GradientsOfRanks gradients(here, MPI_COMM_WORLD);
+      GradientReducer gradients(here, MPI_COMM_WORLD);
       gradients.sum(test::Shuffled{workers});
       float of_all = 0, of_even = 0;
       for (int rank = 0; rank < num_ranks(); ++rank) {
@@ -286,35 +286,35 @@ TEST(GradientsOfRanks, AreSumsOverThoseRanksThatHaveThem) {
   }
 }
 
-TEST(GradientsOfRanks, AreAddedInTheOrderOfTheRanks) {
+TEST(GradientReducer, AddsInTheOrderOfTheRanks) {
   const Index size = 1000;
   const auto of = [&](int rank) { return random_matrix<Weight<float>>(1, size, unsigned(rank)); };
   Filled gradient{"w", of(my_rank())};
   Weight<float> expected = of(0);
   for (int rank = 1; rank < num_ranks(); ++rank) expected += of(rank);
-  GradientsOfRanks(std::vector{gradient.parameter()}, MPI_COMM_WORLD).sum();
+  GradientReducer(std::vector{gradient.parameter()}, MPI_COMM_WORLD).sum();
   EXPECT_TRUE(same_bits(gradient.values, expected));
 }
 
-TEST(GradientsOfRanks, ToldOnEveryRankThatTheyDisagree) {
+TEST(GradientReducer, TellsEveryRankThatTheyDisagree) {
   auto w = filled("w", my_rank() == 0 ? 2 : 3, 4, 0), again = filled("w", 2, 4, 0);
   std::string others = num_ranks() == 2 ? "3 on rank 1" : "3 on ranks 1";
   for (int rank = 2; rank < num_ranks(); ++rank) others += ", " + std::to_string(rank);
-  EXPECT_EQ(test::error_of([&] { GradientsOfRanks(std::vector{w.parameter()}, MPI_COMM_WORLD); }),
-            num_ranks() == 1 ? "no error" : "GradientsOfRanks: ranks disagree on rows of w: 2 on rank 0; " + others);
+  EXPECT_EQ(test::error_of([&] { GradientReducer(std::vector{w.parameter()}, MPI_COMM_WORLD); }),
+            num_ranks() == 1 ? "no error" : "GradientReducer: ranks disagree on rows of w: 2 on rank 0; " + others);
 
   std::vector<Parameter<float>> twice{again.parameter()};
   if (my_rank() == num_ranks() - 1) twice.push_back(again.parameter());
-  EXPECT_EQ(test::error_of([&] { GradientsOfRanks(twice, MPI_COMM_WORLD); }),
-            "GradientsOfRanks: rank " + std::to_string(num_ranks() - 1) + " has two of w");
-  GradientsOfRanks gradients(std::vector{again.parameter()}, MPI_COMM_WORLD);
+  EXPECT_EQ(test::error_of([&] { GradientReducer(twice, MPI_COMM_WORLD); }),
+            "GradientReducer: rank " + std::to_string(num_ranks() - 1) + " has two of w");
+  GradientReducer gradients(std::vector{again.parameter()}, MPI_COMM_WORLD);
   EXPECT_EQ(test::error_of([&] { gradients.clip(0); }), "clip_gradients: max_norm is 0.000000, expected more than 0");
 }
 
-TEST(GradientsOfRanks, TellAllRanksOfWhatIsNotFinite) {
+TEST(GradientReducer, TellsAllRanksOfWhatIsNotFinite) {
   auto w = filled("own " + std::to_string(my_rank()), 2, 3, 1);
   if (my_rank() == num_ranks() - 1) w.values(1, 1) = std::numeric_limits<float>::quiet_NaN();
-  GradientsOfRanks gradients(std::vector{w.parameter()}, MPI_COMM_WORLD);
+  GradientReducer gradients(std::vector{w.parameter()}, MPI_COMM_WORLD);
   EXPECT_TRUE(std::isnan(gradients.clip(1)));
 }
 
@@ -337,7 +337,7 @@ TEST(Balance, OfTheGlobalBatchIsThatOfOneProcess) {
       const ExpertShares expected = measure_shares(all, x.all.cols(), num_experts, options);
       Scratch scratch;
       ExpertShares merged = measure_shares(own, tokens, num_experts, options);
-      merge_over_ranks(merged, comm, scratch);
+      all_reduce(merged, comm, scratch);
       EXPECT_TRUE(same_bits(merged.routes, expected.routes));
       EXPECT_TRUE(same_bits(merged.tokens, expected.tokens));
       EXPECT_TRUE(same_bits(merged.out_of, expected.out_of));
@@ -352,15 +352,15 @@ TEST(Balance, OfTheGlobalBatchIsThatOfOneProcess) {
       Eigen::ArrayXd importance, of_all;
       measure_importance(own, tokens, num_experts, importance);
       measure_importance(all, x.all.cols(), num_experts, of_all);
-      merge_over_ranks(importance, comm, scratch);
+      all_reduce(importance, comm, scratch);
       EXPECT_LE((importance - of_all).abs().maxCoeff(), 1e-14 * (1 + of_all.maxCoeff()));
     }
   }
   ExpertShares of_sequences;
   of_sequences.set_zero(num_experts, 2);
   Scratch scratch;
-  EXPECT_EQ(test::error_of([&] { merge_over_ranks(of_sequences, comm, scratch); }),
-            "merge_over_ranks: shares.num_sequences() is 2, expected 1");
+  EXPECT_EQ(test::error_of([&] { all_reduce(of_sequences, comm, scratch); }),
+            "all_reduce: shares.num_sequences() is 2, expected 1");
 }
 
 }  // namespace moe::distributed

@@ -15,7 +15,7 @@
 #include "moe/distributed/balance.hpp"
 #include "moe/moe.hpp"
 #include "moe/train.hpp"
-#include "moe/train/distributed/gradients_of_ranks.hpp"
+#include "moe/train/distributed/gradient_reducer.hpp"
 
 namespace moe::laws {
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(ExpertsLaws);  // of which ListOf is wanted here alone
@@ -64,7 +64,7 @@ class TrainOnRanks : public testing::Test, public test::GroupsOf<Factory> {
     EXPECT_TRUE(same_bits(got.d_x, expected.d_x.middleCols(first, tokens))) << "d_x of " << what;
     EXPECT_TRUE(same_bits(got.d_weight, expected.d_weight.middleCols(first * routes, tokens * routes)))
         << "d_weight of " << what;
-    GradientsOfRanks sums(parameters(got.gradient), MPI_COMM_WORLD);
+    GradientReducer sums(parameters(got.gradient), MPI_COMM_WORLD);
     sums.sum();
     expect_same_bits<Scalar>(named(got.gradient), named(expected.gradient), "experts.", what);
     const auto of_router = rank_by_rank(whole, x, d_y).at("gate.weight"), its = named(got.gradient).at("gate.weight");
@@ -117,7 +117,7 @@ TYPED_TEST(TrainOnRanks, CopiesThatLearnTogetherHaveTheSameGradientToRounding) {
   const Batch<S> x(d_model, 30, 21), d_y(d_model, 30, 22);
   auto expected = learn(whole, x.all, d_y.all);
   auto got = learn(layer, x.own(), d_y.own(), Serial{}, Copies::all);
-  GradientsOfRanks(parameters(got.gradient), MPI_COMM_WORLD).sum();
+  GradientReducer(parameters(got.gradient), MPI_COMM_WORLD).sum();
   const auto values = named(expected.gradient);
   for (const auto& [name, gradient] : named(got.gradient)) {
     EXPECT_TRUE(test::is_close(gradient, values.at(name))) << name;
@@ -191,7 +191,7 @@ TYPED_TEST(TrainOnRanks, AfterStepsOfAdamWParametersHaveTheBitsOfOneProcess) {
       adam_of_whole.step(parameters(of_whole.gradient));
 
       auto learnt = learn(layer, x.own(), d_y.own());
-      GradientsOfRanks gradients(parameters(learnt.gradient), MPI_COMM_WORLD);
+      GradientReducer gradients(parameters(learnt.gradient), MPI_COMM_WORLD);
       gradients.sum();
       adam.step(gradients.parameters());
     }
@@ -211,14 +211,14 @@ TYPED_TEST(TrainOnRanks, AWarmStepAllocatesNothing) {
   Matrix<S> y = own, d_x = own;
   auto tape = tape_of(layer);
   auto gradient = zeros_like(layer);
-  GradientsOfRanks gradients(parameters(gradient), MPI_COMM_WORLD);
+  GradientReducer gradients(parameters(gradient), MPI_COMM_WORLD);
   ExpertShares shares;
   Scratch scratch;
   const auto step = [&] {
     forward(layer, own, y, tape);
     scratch.reset();
     measure_shares(tape.ws.routing, own.cols(), 6, {}, shares, scratch);
-    merge_over_ranks(shares, gradients.communicator(), scratch);
+    all_reduce(shares, gradients.communicator(), scratch);
     backward(layer, own, d_own, tape, d_x, gradient);
     gradients.sum();
     gradients.clip(1.0);

@@ -22,8 +22,9 @@ struct DispatchPlan {
   WeightOn weight_on = WeightOn::output;
 
   Index num_experts() const { return static_cast<Index>(offset.size()) - 1; }
-  Index num_slots() const { return static_cast<Index>(token.size()); }
-  Index first(Index expert) const { return offset[std::size_t(expert)]; }
+  Index num_slots() const { return static_cast<Index>(token.size()); }     ///< Routes that were not dropped.
+  Index first(Index expert) const { return offset[std::size_t(expert)]; }  ///< The slot where an expert's begin.
+  /// How many slots an expert has.
   Index count(Index expert) const { return offset[std::size_t(expert) + 1] - first(expert); }
 
   /// A slot's weight where it multiplies what the expert reads, else 1.
@@ -50,6 +51,7 @@ struct PlanMemory {
   std::vector<Scalar> weight;
   WeightOn weight_on = WeightOn::output;
 
+  /// The plan that lies in it.
   DispatchPlan<Scalar> view() const { return {offset, token, weight, route, weight_on}; }
 };
 

@@ -16,14 +16,15 @@ namespace moe::inline MOE_TARGET {
 /// on page tables (benchmarks/bench_layer, tokens:1). Memory is aligned to a cache line, large memory to a huge page.
 template <class T>
 struct HugePageAllocator {
-  using value_type = T;
+  using value_type = T;  ///< What an allocator of the standard library says.
 
   static constexpr std::size_t huge_page = std::size_t(2) << 20;  // bytes: x86-64, and ARM with 4 KB pages
 
   HugePageAllocator() = default;
   template <class U>
-  HugePageAllocator(const HugePageAllocator<U>&) {}
+  HugePageAllocator(const HugePageAllocator<U>&) {}  ///< It holds nothing: any allocates what any other deallocates.
 
+  /// @throws std::bad_alloc where there is no memory.
   T* allocate(std::size_t count) {
     const std::size_t bytes = count * sizeof(T);
     void* const memory = ::operator new(bytes, alignment(bytes));
@@ -33,8 +34,10 @@ struct HugePageAllocator {
     return static_cast<T*>(memory);
   }
 
+  /// Of what allocate(count) gave.
   void deallocate(T* memory, std::size_t count) { ::operator delete(memory, alignment(count * sizeof(T))); }
 
+  /// Always: each deallocates what another allocated.
   template <class U>
   bool operator==(const HugePageAllocator<U>&) const {
     return true;

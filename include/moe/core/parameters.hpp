@@ -25,8 +25,9 @@ struct Parameter {
   Scalar* data;
   Index rows, cols;
 
-  Index size() const { return rows * cols; }
-  Eigen::Map<Weight<Scalar>> matrix() const { return {data, rows, cols}; }
+  Index size() const { return rows * cols; }                                ///< How many numbers it has.
+  Eigen::Map<Weight<Scalar>> matrix() const { return {data, rows, cols}; }  ///< As a Weight, where it lies.
+  /// As one list of numbers, where they lie.
   Eigen::Map<Eigen::Array<Scalar, Eigen::Dynamic, 1>> array() const { return {data, size()}; }
 };
 
@@ -47,7 +48,8 @@ struct AnyParameter {
   const void* type = {};              // &detail::type_id<that of each number>; null if that was not said
   const QuantizedMatrix* coded = {};  // what holds them where they are coded; data is null then
 
-  Index size() const { return rows * cols; }
+  Index size() const { return rows * cols; }  ///< How many numbers it has.
+  /// Where they lie; of coded numbers their codes, scales and zero points, rounded.
   Index bytes() const { return coded ? Index(double(size()) * coded->format().bits / 8 + 0.5) : size() * number_size; }
 };
 

@@ -71,7 +71,7 @@ class QuantizedMatrix {
                                 std::to_string(format.block) + ", the block of " + format.name);
   }
 
-  const NumberFormat& format() const { return *format_; }
+  const NumberFormat& format() const { return *format_; }  ///< How the bytes are decoded.
   Index rows() const { return rows_; }
   Index cols() const { return cols_; }
   Index stored_cols() const { return stored_cols_; }  // of the rows as they lie: more than cols() of some columns alone
@@ -145,11 +145,12 @@ using StoredWeight = std::conditional_t<std::is_same_v<W, Quantized>, QuantizedM
 /// The W of a StoredWeight<W>.
 template <class M>
 struct WeightType {
-  using type = typename M::Scalar;
+  using type = typename M::Scalar;  ///< The W that WeightStack, FfnBank and Projection are of.
 };
+/// What is coded has one type, whatever its format.
 template <>
 struct WeightType<QuantizedMatrix> {
-  using type = Quantized;
+  using type = Quantized;  ///< See there.
 };
 
 /// The NumberFormat of blocks that hold everything that their numbers need, one after the other in a row:

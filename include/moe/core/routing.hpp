@@ -38,8 +38,9 @@ struct Routing {
   /// SideInputs::previous_state.
   std::vector<Scalar> state;
 
-  Index size() const { return static_cast<Index>(token.size()); }
+  Index size() const { return static_cast<Index>(token.size()); }  ///< Routes, dropped or not.
 
+  /// Forgets all but the memory.
   void clear() {
     token.clear();
     expert.clear();
@@ -50,15 +51,19 @@ struct Routing {
     weight_on = WeightOn::output;
   }
 
+  /// One route more, at the end.
   void add(Index to_token, Index to_expert, Scalar with_weight) {
     token.push_back(to_token);
     expert.push_back(to_expert);
     weight.push_back(with_weight);
   }
 
+  /// Has a filter taken it out?
   bool is_dropped(Index route) const { return !dropped.empty() && dropped[std::size_t(route)] != 0; }
+  /// So many has a filter taken out.
   Index num_dropped() const { return std::count(dropped.begin(), dropped.end(), 1); }
 
+  /// Takes a route out, and leaves it in its place.
   void drop(Index route) {
     dropped.resize(token.size());
     dropped[std::size_t(route)] = 1;

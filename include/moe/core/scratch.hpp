@@ -88,10 +88,11 @@ class Scratch {
 class CallScratch {
  public:
   CallScratch() = default;
-  CallScratch(const CallScratch& other) : each_(other.each_) {}  // held by nobody yet
-  CallScratch(CallScratch&& other) noexcept : each_(std::move(other.each_)) {}
+  CallScratch(const CallScratch& other) : each_(other.each_) {}                 ///< A copy is held by nobody yet.
+  CallScratch(CallScratch&& other) noexcept : each_(std::move(other.each_)) {}  ///< Nor is what it moves to.
+  /// Who holds it holds it still.
   CallScratch& operator=(const CallScratch& other) { return each_ = other.each_, *this; }
-  CallScratch& operator=(CallScratch&& other) noexcept { return each_ = std::move(other.each_), *this; }
+  CallScratch& operator=(CallScratch&& other) noexcept { return each_ = std::move(other.each_), *this; }  ///< Likewise.
 
   /// One call's right to it, given back at the call's end, however it ends.
   class Hold {
@@ -108,7 +109,7 @@ class CallScratch {
     Hold& operator=(const Hold&) = delete;
     ~Hold() { scratch_.is_held_.store(false, std::memory_order_release); }
 
-    std::vector<Scratch>& each() { return scratch_.each_; }
+    std::vector<Scratch>& each() { return scratch_.each_; }  ///< That of all workers, then that of each.
 
    private:
     CallScratch& scratch_;

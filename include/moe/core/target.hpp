@@ -21,6 +21,8 @@
 #include <nothing more, see the line above>
 #endif
 
+/// @def MOE_PROCESSOR
+/// The processor that this file is compiled for, by what its kernels use of it.
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512BF16__)
 #define MOE_PROCESSOR avx512_bf16
 #elif defined(__AVX512F__) && defined(__AVX512BW__)
@@ -47,8 +49,9 @@
 #define MOE_PROCESSOR portable
 #endif
 
-// A program or library that carries code for several processors behind one interface says whose names all of it has:
-// cmake/processors.cmake.
+/// @def MOE_TARGET
+/// The inline namespace of all names. A program or library that carries code for several processors behind one
+/// interface says whose names all of it has: cmake/processors.cmake.
 #if !defined(MOE_TARGET)
 #define MOE_TARGET MOE_PROCESSOR
 #endif

@@ -59,17 +59,18 @@ struct Tokens {
   ConstMatrixRef<Scalar> x;
   SideInputs<Scalar> side = {};
 
+  /// Of a matrix, a block, or a map; both are referred to.
   template <class X>
     requires std::convertible_to<const X&, ConstMatrixRef<Scalar>>
   Tokens(const X& its_x, const SideInputs<Scalar>& its_side = {}) : x(its_x), side(its_side) {}
 
-  operator const ConstMatrixRef<Scalar>&() const { return x; }
+  operator const ConstMatrixRef<Scalar>&() const { return x; }  ///< Tokens that are told of are tokens.
 
-  Index count() const { return x.cols(); }
+  Index count() const { return x.cols(); }  ///< How many tokens there are.
 };
 
 template <class X, class Scalar>
-Tokens(const X&, const SideInputs<Scalar>&) -> Tokens<Scalar>;
+Tokens(const X&, const SideInputs<Scalar>&) -> Tokens<Scalar>;  ///< The side inputs say which Scalar it is.
 
 /// Tokens as the router of a layer sees them: side.router_input, if it is there, or else x.
 /// @param written  what is written while the router's input is still read

@@ -9,11 +9,11 @@
 
 namespace moe::inline MOE_TARGET {
 
-using Index = Eigen::Index;
+using Index = Eigen::Index;  ///< Signed, as Eigen's: sizes and numbers of tokens, experts, rows and columns.
 
 /// Weight types that halve the bytes of float; activations stay float.
 using bfloat16 = Eigen::bfloat16;
-using float16 = Eigen::half;
+using float16 = Eigen::half;  ///< IEEE's binary16: 5 bits of exponent, 10 of fraction.
 
 /// Column-major. A batch of tokens is (d_model × n_tokens): one token, one contiguous column. The memory is that of a
 /// row-major [tokens, d_model] tensor of any framework, so a caller's buffer is mapped, never copied.

@@ -50,8 +50,9 @@ class WeightStack {
   Index rows() const { return rows_; }
   Index cols() const { return cols_; }
   Index row_stride() const { return row_stride_; }
-  bool is_owned() const { return mapped_.empty(); }
+  bool is_owned() const { return mapped_.empty(); }  ///< Else mapped: read where it lies, and not written.
 
+  /// One expert's matrix, where it lies.
   WeightMap<W> operator[](Index expert) const {
     return {is_owned() ? owned_.data() + expert * rows_ * cols_ : mapped_[std::size_t(expert)], rows_, cols_,
             Eigen::OuterStride<>(row_stride_)};
@@ -108,8 +109,9 @@ class WeightStack<Quantized> {
   Index rows() const { return rows_; }
   Index cols() const { return cols_; }
   Index row_stride() const { return cols_; }
-  bool is_owned() const { return false; }
+  bool is_owned() const { return false; }  ///< Codes are never written in place.
 
+  /// One expert's matrix, coded.
   const QuantizedMatrix& operator[](Index expert) const { return experts_[std::size_t(expert)]; }
 
   /// Those of these experts, where they lie.
@@ -127,6 +129,7 @@ class WeightStack<Quantized> {
     return {nullptr, 0, 0};
   }
 
+  /// Shows one expert's matrix to a visitor, if there are any.
   template <class Visit>
   void show(Index expert, const std::string& name, Visit& visit) const {
     if (num_experts() > 0) visit(name, (*this)[expert]);

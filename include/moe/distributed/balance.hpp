@@ -16,7 +16,7 @@ namespace moe::inline MOE_TARGET::distributed {
 /// tokens of all ranks.
 /// @param of_experts  (num_experts), alike on all ranks
 /// @param scratch     for intermediate results
-inline void merge_over_ranks(Eigen::ArrayXd& of_experts, const Communicator& comm, Scratch& scratch) {
+inline void all_reduce(Eigen::ArrayXd& of_experts, const Communicator& comm, Scratch& scratch) {
   sum_in_order({of_experts.data(), std::size_t(of_experts.size())}, comm, scratch);
 }
 
@@ -26,8 +26,8 @@ inline void merge_over_ranks(Eigen::ArrayXd& of_experts, const Communicator& com
 /// @param shares   of one sequence, that is, measured without a sequence_length; of as many experts on all ranks
 /// @param scratch  for intermediate results
 /// @throws std::invalid_argument if they are of several sequences.
-inline void merge_over_ranks(ExpertShares& shares, const Communicator& comm, Scratch& scratch) {
-  require_equal(shares.num_sequences(), 1, "merge_over_ranks: shares.num_sequences()");
+inline void all_reduce(ExpertShares& shares, const Communicator& comm, Scratch& scratch) {
+  require_equal(shares.num_sequences(), 1, "all_reduce: shares.num_sequences()");
   const Index experts = shares.num_experts();
   Eigen::Map<Eigen::ArrayXd> all(scratch.array<double>(2 * experts + 2), 2 * experts + 2);
   all << shares.routes, shares.probability, shares.out_of, shares.tokens;

@@ -66,6 +66,7 @@ io::LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const st
                                    const ExpertParallelOptions& options = {}) {
   return detail::load_layer<Scalar>(folder, prefix, [&](Index, int) { return placement; }, comm, options);
 }
+/// The same in contiguous blocks of experts, as many on each rank or one more.
 template <class Scalar = float>
 io::LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const std::string& prefix, MPI_Comm comm,
                                    const ExpertParallelOptions& options = {}) {

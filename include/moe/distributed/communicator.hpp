@@ -52,9 +52,9 @@ class Communicator {
     comm_ = own(its, MPI_Comm_free);
   }
 
-  MPI_Comm get() const { return *comm_; }
-  int rank() const { return rank_; }
-  int size() const { return size_; }
+  MPI_Comm get() const { return *comm_; }  ///< For calls of MPI.
+  int rank() const { return rank_; }       ///< Of this process, from 0.
+  int size() const { return size_; }       ///< How many ranks there are.
 
   /// Until it is done; or, after so long that another rank must be lost, ends all ranks with a message.
   /// @param purpose  what the ranks meet for: "waited 600000 ms for other ranks to <purpose>"

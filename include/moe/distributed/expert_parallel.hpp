@@ -37,6 +37,7 @@ enum class Wire {
   bfloat16,  // rounded (half an ulp, 2^-9 of each), tokens and answers, also those that stay on their rank
 };
 
+/// How a group works together.
 struct ExpertParallelOptions {
   /// A rank's tokens travel in so many parts: while the experts work on one, the next is on its way. Alike on all
   /// ranks.
@@ -122,7 +123,7 @@ class ExpertParallel {
   /// This rank's experts, if it holds any.
   const std::optional<G>& local() const { return local_; }
   std::optional<G>& local() { return local_; }
-  const Communicator& communicator() const { return comm_; }
+  const Communicator& communicator() const { return comm_; }  ///< The ranks, under a context of their own.
   const ExpertParallelOptions& options() const { return options_; }
 
   /// Collective.
@@ -272,30 +273,31 @@ class ExpertParallel {
 };
 
 template <Experts G>
-ExpertParallel(G, MPI_Comm, ExpertParallelOptions = {}) -> ExpertParallel<G>;
+ExpertParallel(G, MPI_Comm, ExpertParallelOptions = {}) -> ExpertParallel<G>;  ///< In contiguous blocks.
 template <Experts G>
-ExpertParallel(G, Placement, MPI_Comm, ExpertParallelOptions = {}) -> ExpertParallel<G>;
+ExpertParallel(G, Placement, MPI_Comm, ExpertParallelOptions = {}) -> ExpertParallel<G>;  ///< As placed.
 
 /// Collective. Of a group that every rank has at hand, each runs its own part alone: contiguous blocks, or as placed.
 /// (For experts in files: load_layer(), of checkpoint.hpp.)
 /// @throws std::invalid_argument as ExpertParallel's constructor; and if the placement is of another number of experts.
 template <Experts G>
-ExpertParallel<ExpertSubset<G>> share_experts(G experts, Placement placement, MPI_Comm comm,
+ExpertParallel<ExpertSubset<G>> shard_experts(G experts, Placement placement, MPI_Comm comm,
                                               const ExpertParallelOptions& options = {}) {
   const Communicator ranks(comm, options.patience);
   const Claim claims[] = {{"experts.num_experts()", experts.num_experts()},
                           {"placement.num_experts()", placement.num_experts()}};
-  require_agreement(ranks, claims, "share_experts");
-  require_equal(placement.num_experts(), experts.num_experts(), "share_experts: placement.num_experts()");
+  require_agreement(ranks, claims, "shard_experts");
+  require_equal(placement.num_experts(), experts.num_experts(), "shard_experts: placement.num_experts()");
   ExpertSubset own(std::move(experts), placement.experts_of(ranks.rank()));
   return {std::move(own), std::move(placement), comm, options};
 }
+/// The same in contiguous blocks of experts, as many on each rank or one more.
 template <Experts G>
-ExpertParallel<ExpertSubset<G>> share_experts(G experts, MPI_Comm comm, const ExpertParallelOptions& options = {}) {
+ExpertParallel<ExpertSubset<G>> shard_experts(G experts, MPI_Comm comm, const ExpertParallelOptions& options = {}) {
   int size = 0;
   check(MPI_Comm_size(comm, &size), "MPI_Comm_size");
   const Index num_experts = experts.num_experts();
-  return share_experts(std::move(experts), place_in_blocks(num_experts, size), comm, options);
+  return shard_experts(std::move(experts), place_in_blocks(num_experts, size), comm, options);
 }
 
 }  // namespace moe::inline MOE_TARGET::distributed

@@ -28,6 +28,7 @@ struct Parcel {
 /// side. A view of memory in a scratch.
 class Parcels {
  public:
+  /// Empty ones; they lie in the scratch until that is reset.
   Parcels(int num_ranks, int num_chunks, Scratch& scratch)
       : num_ranks_(num_ranks),
         num_chunks_(num_chunks),
@@ -38,11 +39,13 @@ class Parcels {
 
   int num_ranks() const { return num_ranks_; }
   int num_chunks() const { return num_chunks_; }
-  Parcel* data() const { return parcels_; }
+  Parcel* data() const { return parcels_; }  ///< Rank by rank, a rank's chunks side by side.
+  /// To or from a rank, in a chunk.
   Parcel& operator()(int rank, int chunk) const { return parcels_[rank * num_chunks_ + chunk]; }
 
   /// Where a parcel's columns and slots begin; known after place().
   const Parcel& first(int rank, int chunk) const { return first_[rank * num_chunks_ + chunk]; }
+  /// All of them together; known after place().
   const Parcel& total() const { return first_[num_ranks_ * num_chunks_]; }
 
   /// Of all ranks but this one.

@@ -20,6 +20,7 @@ struct Placement {
 
   Index num_experts() const { return static_cast<Index>(ranks_of.size()); }
 
+  /// In ascending order; copies are on several ranks.
   std::vector<Index> experts_of(int rank) const {
     std::vector<Index> experts;
     for (Index e = 0; e < num_experts(); ++e) {
@@ -28,7 +29,7 @@ struct Placement {
     return experts;
   }
 
-  friend bool operator==(const Placement&, const Placement&) = default;
+  friend bool operator==(const Placement&, const Placement&) = default;  ///< Are the same experts on the same ranks?
 };
 
 /// Each rank a block of neighbours; blocks differ by one expert at most, and with fewer experts than ranks some are
@@ -101,7 +102,7 @@ inline Placement place_by_load(const std::vector<double>& load, int num_ranks, I
   return placement;
 }
 
-/// The same from what was measured. Ranks that measured apart first merge what they measured: merge_over_ranks().
+/// The same from what was measured. Ranks that measured apart first merge what they measured: all_reduce().
 inline Placement place_by_load(const RoutingStats& measured, int num_ranks, Index spare = 0) {
   std::vector<double> load;
   for (Index e = 0; e < measured.num_experts(); ++e) load.push_back(double(measured.load(e)));

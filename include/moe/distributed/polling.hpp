@@ -30,6 +30,7 @@ class Polling {
 
   Index workers() const { return pieces_ * executor_.workers(); }
 
+  /// Runs task(i, worker) for each i in [0, n), in pieces; the calling thread polls between its own.
   void for_each(Index n, const Task& task) const {
     const auto caller = std::this_thread::get_id();
     const auto run = [&](Index i, Index worker) {

@@ -24,7 +24,7 @@ struct Itinerary {
   const Order<Scalar>* orders;  // that came in
   Answers answers;
 
-  bool is_summed() const { return answers == Answers::summed; }
+  bool is_summed() const { return answers == Answers::summed; }  ///< Do the answers to a token come back as one sum?
 
   /// What an answer is for.
   int Parcel::* back() const { return is_summed() ? &Parcel::columns : &Parcel::slots; }
@@ -35,7 +35,7 @@ template <class Scalar, class T>
 class RoundTrip {
  public:
   template <class S>
-  using Columns = Eigen::Map<Matrix<S>, Eigen::Aligned64>;
+  using Columns = Eigen::Map<Matrix<S>, Eigen::Aligned64>;  ///< What travels, a token a column.
 
   /// @param column     of d_model T
   /// @param itinerary  may be that of an earlier trip

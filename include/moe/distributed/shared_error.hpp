@@ -14,7 +14,7 @@ namespace moe::inline MOE_TARGET::distributed {
 /// Keeps what is thrown on this rank, until all ranks are ready to hear of it.
 class SharedError {
  public:
-  explicit SharedError(const Communicator& comm) : comm_(comm) {}
+  explicit SharedError(const Communicator& comm) : comm_(comm) {}  ///< Nothing has failed yet.
 
   /// Calls f; after an error no more.
   template <class F>

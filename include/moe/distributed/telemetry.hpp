@@ -20,15 +20,15 @@ namespace moe::inline MOE_TARGET::distributed {
 
 /// Collective. Turns each rank's statistics into those of all ranks together.
 /// @throws std::invalid_argument on all ranks if theirs are of another number of experts or other options.
-inline void merge_over_ranks(RoutingStats& stats, MPI_Comm comm,
-                             std::chrono::milliseconds patience = std::chrono::minutes(10)) {
+inline void all_reduce(RoutingStats& stats, MPI_Comm comm,
+                       std::chrono::milliseconds patience = std::chrono::minutes(10)) {
   const Communicator ranks(comm, patience);
   const Claim claims[] = {{"stats.num_experts()", stats.num_experts()},
                           {"stats.options().score", std::int64_t(stats.options().score)},
                           {"stats.counts_pairs()", stats.counts_pairs()}};
-  require_agreement(ranks, claims, "merge_over_ranks");
+  require_agreement(ranks, claims, "all_reduce");
   const auto merge = [&](std::span<double> values, MPI_Op how) {
-    require_between(0, std::ssize(values), std::numeric_limits<int>::max(), "merge_over_ranks: numbers");
+    require_between(0, std::ssize(values), std::numeric_limits<int>::max(), "all_reduce: numbers");
     MPI_Request request = MPI_REQUEST_NULL;
     check(MPI_Iallreduce(MPI_IN_PLACE, values.data(), int(values.size()), MPI_DOUBLE, how, ranks.get(), &request),
           "MPI_Iallreduce");

@@ -17,6 +17,7 @@ struct Traffic {
   double seconds_in_experts = 0;   // running this rank's experts, and what their layer did meanwhile
   double seconds_in_exchange = 0;  // the rest: packing, waiting for others, combining
 
+  /// Of other calls, or other ranks.
   Traffic& operator+=(const Traffic& other) {
     calls += other.calls;
     columns += other.columns;
@@ -34,14 +35,15 @@ class Stopwatch {
   using Clock = std::chrono::steady_clock;
 
  public:
+  /// Runs f, on the experts' time.
   template <class F>
   void in_experts(const F& f) {
     const auto start = Clock::now();
     f();
     experts_ += seconds_since(start);
   }
-  double experts() const { return experts_; }
-  double exchange() const { return seconds_since(start_) - experts_; }
+  double experts() const { return experts_; }                           ///< Seconds in in_experts().
+  double exchange() const { return seconds_since(start_) - experts_; }  ///< All other seconds since it was made.
 
  private:
   static double seconds_since(Clock::time_point start) {

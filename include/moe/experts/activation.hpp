@@ -99,10 +99,10 @@ struct Glu {
   }
 };
 
-using SwiGlu = Glu<Silu>;
-using GeGlu = Glu<Gelu>;
-using GeGluTanh = Glu<GeluTanh>;
-using ReGlu = Glu<Relu>;
+using SwiGlu = Glu<Silu>;         ///< Shazeer 2020, §2: of Llama, Mixtral, Qwen, DeepSeek.
+using GeGlu = Glu<Gelu>;          ///< Shazeer 2020, §2, with the exact gelu.
+using GeGluTanh = Glu<GeluTanh>;  ///< The same with gelu's approximation: Gemma.
+using ReGlu = Glu<Relu>;          ///< Shazeer 2020, §2.
 
 namespace detail {
 

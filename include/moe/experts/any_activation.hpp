@@ -15,14 +15,15 @@ namespace moe::inline MOE_TARGET {
 /// experts; for others there is no difference.
 class AnyActivation {
  public:
-  using Held = std::variant<Silu, Relu, ReluSquared, Gelu, GeluTanh>;
+  using Held = std::variant<Silu, Relu, ReluSquared, Gelu, GeluTanh>;  ///< All that it can be.
 
   constexpr AnyActivation() = default;
 
   template <class Act>
     requires(!std::same_as<Act, AnyActivation> && std::constructible_from<Held, Act>)
-  constexpr AnyActivation(Act act) : held_(std::move(act)) {}
+  constexpr AnyActivation(Act act) : held_(std::move(act)) {}  ///< Any of Held.
 
+  /// Element by element.
   template <class X>
   [[gnu::noinline]] typename X::PlainObject operator()(const Eigen::ArrayBase<X>& x) const {
     return std::visit([&](const auto& act) -> typename X::PlainObject { return act(x.derived()); }, held_);
@@ -43,6 +44,7 @@ class AnyActivation {
 /// One of the gated activations that published models name.
 class AnyGatedActivation {
  public:
+  /// All that it can be.
   using Held = std::variant<SwiGlu, GeGlu, GeGluTanh, ReGlu, Glu<ReluSquared>, GptOssGlu, ClampedInputGlu<Silu>,
                             ClampedOutputGlu<Silu>, SoftcappedSwiGlu>;
 
@@ -50,8 +52,9 @@ class AnyGatedActivation {
 
   template <class Act>
     requires(!std::same_as<Act, AnyGatedActivation> && std::constructible_from<Held, Act>)
-  constexpr AnyGatedActivation(Act act) : held_(std::move(act)) {}
+  constexpr AnyGatedActivation(Act act) : held_(std::move(act)) {}  ///< Any of Held.
 
+  /// Element by element, of gate and up of one shape.
   template <class G, class U>
   [[gnu::noinline]] typename G::PlainObject operator()(const Eigen::ArrayBase<G>& gate,
                                                        const Eigen::ArrayBase<U>& up) const {
@@ -74,8 +77,10 @@ class AnyGatedActivation {
 /// What an expert computes between its layers: gated, or not. SwiGLU, unless something else is said.
 using HiddenActivation = std::variant<AnyGatedActivation, AnyActivation>;
 
+/// Has the expert a gate?
 constexpr bool is_gated(const HiddenActivation& hidden) { return std::holds_alternative<AnyGatedActivation>(hidden); }
 
+/// Is it SwiGLU, which needs no mention?
 inline bool is_swiglu(const HiddenActivation& hidden) {
   return is_gated(hidden) && std::get<AnyGatedActivation>(hidden).is<SwiGlu>();
 }

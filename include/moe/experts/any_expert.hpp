@@ -18,6 +18,7 @@ class AnyExpert {
  public:
   using Scalar = Scalar_;
 
+  /// Moves the expert in; copies of this share it.
   template <Expert E>
     requires(!std::same_as<E, AnyExpert> && std::same_as<typename E::Scalar, Scalar>)
   AnyExpert(E expert) : held_(std::make_shared<Held<E>>(std::move(expert))) {}

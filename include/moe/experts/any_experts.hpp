@@ -17,6 +17,7 @@ class AnyExperts {
  public:
   using Scalar = Scalar_;
 
+  /// Moves the group in; copies of this share it.
   template <Experts G>
     requires(!std::same_as<G, AnyExperts> && std::same_as<typename G::Scalar, Scalar>)
   AnyExperts(G group) : held_(std::make_shared<Held<G>>(std::move(group))) {}

@@ -31,8 +31,8 @@ class ExpertList {
 
   Index d_model() const { return experts_.front().d_model(); }
   Index num_experts() const { return static_cast<Index>(experts_.size()); }
-  const E& operator[](Index expert) const { return experts_[std::size_t(expert)]; }
-  E& operator[](Index expert) { return experts_[std::size_t(expert)]; }
+  const E& operator[](Index expert) const { return experts_[std::size_t(expert)]; }  ///< One expert.
+  E& operator[](Index expert) { return experts_[std::size_t(expert)]; }              ///< One expert, to write.
 
   void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
              Workers& workers) const {

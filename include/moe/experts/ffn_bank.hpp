@@ -9,6 +9,7 @@
 #include "moe/core/check.hpp"
 #include "moe/core/concepts.hpp"
 #include "moe/core/contracts.hpp"
+#include "moe/core/task.hpp"
 #include "moe/core/types.hpp"
 #include "moe/core/weight_stack.hpp"
 #include "moe/experts/activation.hpp"
@@ -23,6 +24,14 @@ struct FfnBiases {
   Matrix<Scalar> gate{};  // (d_ff × num_experts), of gated experts alone
   Matrix<Scalar> up{};    // (d_ff × num_experts)
   Matrix<Scalar> down{};  // (d_model × num_experts)
+};
+
+/// What is done beside a bank's own products, for gradients and for adapters.
+template <class Scalar>
+struct BesideBank {
+  kernels::Kept<Scalar> kept{};                          // where each slot's gate and up are kept, if anywhere
+  const kernels::LowRanks<Scalar>* low_ranks = nullptr;  // of each expert, or null: what is added to its products
+  const Task* before_down = nullptr;  // is called once, when kept.hidden was written, and U of down was not read
 };
 
 /// For each of num_experts experts, as GatedFfn where act takes two arguments, and as Ffn where it takes one,
@@ -82,25 +91,16 @@ class FfnBank {
   const Act& activation() const { return act_; }
   const FfnBiases<Scalar>& biases() const { return biases_; }
 
-  /// @param kept  where each slot's gate and up are kept, if anywhere
+  /// Adds weight · expert(x) to y for each slot of the plan, as Experts asks.
+  /// @param beside  what training and adapters do meanwhile
   void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y, Workers& workers,
-             const kernels::Kept<Scalar>& kept = {}) const {
-    apply(x, plan, y, workers, kept, nullptr, [] {});
-  }
-
-  /// The same, with products of low rank beside its own.
-  /// @param low_ranks  of each expert, or null
-  /// @param between    is called when kept.hidden has been written, and U of down has not been read
-  template <class Between>
-  void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y, Workers& workers,
-             const kernels::Kept<Scalar>& kept, const kernels::LowRanks<Scalar>* low_ranks,
-             const Between& between) const {
+             const BesideBank<Scalar>& beside = {}) const {
     if (plan.num_slots() == 0) return;
     kernels::with_arithmetic<W>(workers.numerics(), [&]<class A>(A) {
-      kernels::TokenBatches<A> batches(x, plan, y, d_ff(), workers, kept);
-      if (low_ranks != nullptr) {
+      kernels::TokenBatches<A> batches(x, plan, y, d_ff(), workers, beside.kept);
+      if (beside.low_ranks != nullptr) {
         for (auto& batch : batches) {
-          batch.low_ranks = low_ranks[batch.expert];
+          batch.low_ranks = beside.low_ranks[batch.expert];
           if (batch.low_ranks.down.rank == 0) batch.kept.hidden = nullptr;
         }
       }
@@ -113,7 +113,7 @@ class FfnBank {
                               batch, act_, scratch);
         }
       });
-      between();
+      if (beside.before_down != nullptr) (*beside.before_down)(0, 0);
       workers.for_each_band(d_model(), A::step, [&](Index first, Index last, Scratch& scratch) {
         for (const auto& batch : batches) {
           scratch.reset(bytes);

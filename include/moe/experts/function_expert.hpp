@@ -17,6 +17,7 @@ class FunctionExpert {
  public:
   using Scalar = Scalar_;
 
+  /// @param function  function(x, y), const: called by many threads at once
   FunctionExpert(Index d_model, F function) : d_model_(d_model), function_(std::move(function)) {}
 
   Index d_model() const { return d_model_; }

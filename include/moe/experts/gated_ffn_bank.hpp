@@ -11,6 +11,6 @@ template <class W, class Act = SwiGlu>
 using GatedFfnBank = FfnBank<W, Act>;
 
 template <class Scalar>
-using GatedFfnBiases = FfnBiases<Scalar>;
+using GatedFfnBiases = FfnBiases<Scalar>;  ///< Of a bank whose experts have a gate.
 
 }  // namespace moe::inline MOE_TARGET

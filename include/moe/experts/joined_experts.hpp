@@ -40,10 +40,12 @@ class JoinedExperts {
   Index num_experts() const {
     return std::apply([](const auto&... group) { return (Index(group.num_experts()) + ...); }, groups_);
   }
+  /// Group i of those that are joined.
   template <std::size_t i>
   const auto& group() const {
     return std::get<i>(groups_);
   }
+  /// The same, to write.
   template <std::size_t i>
   auto& group() {
     return std::get<i>(groups_);

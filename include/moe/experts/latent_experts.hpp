@@ -30,7 +30,7 @@ struct LatentNames {
 /// The router, and a shared expert beside the layer, read x in its full width; a token is projected once, whatever the
 /// number of its experts.
 ///
-/// Experts on many ranks stand inside, LatentExperts(in, share_experts(bank, …), out): projections are on every rank.
+/// Experts on many ranks stand inside, LatentExperts(in, shard_experts(bank, …), out): projections are on every rank.
 ///
 /// "LatentMoE", Elango et al. 2026, arXiv:2601.18089; Nemotron 3 (no norm, optional biases), Kimi K3 (optional norm),
 /// Muse Spark.
@@ -59,7 +59,7 @@ class LatentExperts {
   }
 
   Index d_model() const { return in_.in(); }
-  Index d_latent() const { return in_.out(); }
+  Index d_latent() const { return in_.out(); }  ///< The width that the experts read and write.
   Index d_ff() const
     requires requires(const G& group) { group.d_ff(); }
   {

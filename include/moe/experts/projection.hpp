@@ -35,9 +35,9 @@ class Projection {
   explicit Projection(const Weight<W>& weight, Vector<Scalar> bias = {})
       : Projection(owned(std::vector{weight}), std::move(bias)) {}
 
-  Index in() const { return weight_.cols(); }
-  Index out() const { return weight_.rows(); }
-  decltype(auto) weight() const { return weight_[0]; }
+  Index in() const { return weight_.cols(); }           ///< Columns of W.
+  Index out() const { return weight_.rows(); }          ///< Rows of W.
+  decltype(auto) weight() const { return weight_[0]; }  ///< W where it lies: a WeightMap, or a QuantizedMatrix.
   const WeightStack<W>& stack() const { return weight_; }
   const Vector<Scalar>& bias() const { return bias_; }
 

@@ -51,6 +51,7 @@ MOE_INLINE float half_at(const std::byte* from) {
 #endif
 }
 
+/// The two float16 that a block begins with.
 struct TwoFloats {
   float first, second;
 };

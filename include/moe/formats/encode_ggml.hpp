@@ -35,12 +35,6 @@ inline std::uint8_t floor_within(float x, int last) {
   return std::uint8_t(x < float(last) ? (x > 0 ? int(x) : 0) : last);
 }
 
-inline void write_half(std::byte* to, float x) {
-  const std::uint16_t half = to_half(x);
-  to[0] = std::byte(half & 0xffU);  // low byte first, whatever the processor
-  to[1] = std::byte(half >> 8);
-}
-
 /// 32 codes of 4 bits: number j in the low half of byte j, j + 16 in the high one.
 inline void write_nibbles(std::byte* to, const std::uint8_t (&code)[32]) {
   for (int j = 0; j < 16; ++j) to[j] = std::byte((code[j] & 15U) | unsigned(code[j + 16] & 15U) << 4);
@@ -72,6 +66,7 @@ struct ScaleAndLeast {
   float scale, least;
 };
 
+/// The codes of 32 numbers: see ScaleAndLeast.
 template <int bits>
 ScaleAndLeast codes_from_least(const float* x, std::uint8_t (&code)[32]) {
   const auto [least, largest] = std::minmax_element(x, x + 32, [](float a, float b) { return a < b; });
@@ -81,16 +76,13 @@ ScaleAndLeast codes_from_least(const float* x, std::uint8_t (&code)[32]) {
   return {scale, *least};
 }
 
-/// Twice the numbers of E2M1, by code.
-inline constexpr std::array<std::int8_t, 16> twice_e2m1 = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
-
 /// The code of E2M1 that is nearest to x = scale · number; of two as near the lower one, so that ties go towards zero,
 /// and what becomes zero loses its sign.
 inline std::uint8_t nearest_e2m1(float x, float half_scale) {
   std::uint8_t best = 0;
   float least = std::fabs(x);
   for (std::uint8_t code = 1; code < 16; ++code) {
-    const float off = std::fabs(product(float(twice_e2m1[code]), half_scale) - x);
+    const float off = std::fabs(product(float(codes::doubled_e2m1[code]), half_scale) - x);
     if (off < least) {
       least = off;
       best = code;

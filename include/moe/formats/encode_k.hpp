@@ -65,6 +65,7 @@ struct Moments {
   double w, x, code, code_code, code_x;  // Σ w, Σ w·x, Σ w·code, Σ w·code², Σ w·code·x
 };
 
+/// Of n numbers, weighted by w.
 template <int n>
 Moments moments(const float* x, const float* w, const float* code) {
   float weighted[n], with_code[n], with_code_code[n], with_code_x[n], with_x[n];
@@ -92,6 +93,7 @@ inline float rounded_to_half(float x) {
   return from_half(to_half(x < 0 ? -magnitude : magnitude));
 }
 
+/// Of a part of a block.
 struct ScaleAndMinimum {
   float scale = 0, minimum = 0;  // x = scale · code − minimum
 };
@@ -328,6 +330,7 @@ struct Importance {
   std::array<float, 256> some{};
   const float* w;
 
+  /// Of n numbers a part; null: all count alike.
   Importance(const float* told, int n) : w(all_alike.data()) {
     if (told == nullptr) return;
     const float most = *std::max_element(told, told + 256);
@@ -340,12 +343,6 @@ struct Importance {
     w = some.data();
   }
 };
-
-inline void write_half_of(std::byte* to, float x) {
-  const std::uint16_t half = to_half(x);
-  to[0] = std::byte(half & 0xffU);
-  to[1] = std::byte(half >> 8);
-}
 
 /// 256 pairs of bits: number 128·a + 32·b + c at bits 2·b of byte 32·a + c.
 template <class Codes>
@@ -384,8 +381,8 @@ struct Encoder<Q2_K> {
     const auto its = encoding::BlockWithMinima<16, 3, 15>::of(x, encoding::Importance(importance, 16).w);
     for (std::size_t p = 0; p < 16; ++p) block[p] = std::byte(its.scales[p] | unsigned(its.minima[p]) << 4);
     encoding::write_pairs(block + 16, its.codes);
-    encoding::write_half_of(block + 80, its.scale);
-    encoding::write_half_of(block + 82, its.minimum);
+    encoding::write_half(block + 80, its.scale);
+    encoding::write_half(block + 82, its.minimum);
   }
 };
 
@@ -406,7 +403,7 @@ struct Encoder<Q3_K> {
     for (std::size_t p = 0; p < 4; ++p) {
       block[104 + p] = std::byte(s(p) >> 4 | (s(p + 4) >> 4) << 2 | (s(p + 8) >> 4) << 4 | (s(p + 12) >> 4) << 6);
     }
-    encoding::write_half_of(block + 108, its.scale);
+    encoding::write_half(block + 108, its.scale);
   }
 };
 
@@ -416,8 +413,8 @@ struct Encoder<Q4_K> {
   static constexpr Index numbers = 256, bytes = 144;
   static void encode(const float* x, const float* importance, std::byte* block) {
     const auto its = encoding::BlockWithMinima<32, 15, 63>::of(x, encoding::Importance(importance, 32).w);
-    encoding::write_half_of(block, its.scale);
-    encoding::write_half_of(block + 2, its.minimum);
+    encoding::write_half(block, its.scale);
+    encoding::write_half(block + 2, its.minimum);
     encoding::write_scales(block + 4, its.scales, its.minima);
     encoding::write_halves(block + 16, its.codes);
   }
@@ -429,8 +426,8 @@ struct Encoder<Q5_K> {
   static constexpr Index numbers = 256, bytes = 176;
   static void encode(const float* x, const float* importance, std::byte* block) {
     const auto its = encoding::BlockWithMinima<32, 31, 63>::of(x, encoding::Importance(importance, 32).w);
-    encoding::write_half_of(block, its.scale);
-    encoding::write_half_of(block + 2, its.minimum);
+    encoding::write_half(block, its.scale);
+    encoding::write_half(block + 2, its.minimum);
     encoding::write_scales(block + 4, its.scales, its.minima);
     for (std::size_t byte = 0; byte < 32; ++byte) {
       unsigned bits = 0;
@@ -458,7 +455,7 @@ struct Encoder<Q6_K> {
       }
     }
     for (std::size_t p = 0; p < 16; ++p) block[192 + p] = std::byte(std::uint8_t(its.scales[p]));
-    encoding::write_half_of(block + 208, its.scale);
+    encoding::write_half(block + 208, its.scale);
   }
 };
 

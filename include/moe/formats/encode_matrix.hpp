@@ -52,6 +52,7 @@ struct GroupInt4 {
   static constexpr const char* name = "INT4";
   static constexpr Index rows = 1, cols = group;
 
+  /// The NumberFormat of a matrix of W in this coding.
   template <class W>
   static const NumberFormat& format() {
     return packed_integers<4, W, W>;
@@ -63,6 +64,7 @@ struct GroupMxfp4 {
   static constexpr const char* name = "MXFP4";
   static constexpr Index rows = 1, cols = 32;
 
+  /// The NumberFormat of a matrix of W in this coding.
   template <class W>
   static const NumberFormat& format() {
     return mxfp4;
@@ -75,6 +77,7 @@ struct GroupNvfp4 {
   static constexpr const char* name = "NVFP4";
   static constexpr Index rows = 1, cols = 16;
 
+  /// The NumberFormat of a matrix of W in this coding.
   template <class W>
   static const NumberFormat& format() {
     return nvfp4<GlobalScale::divides, bfloat16>;
@@ -88,18 +91,22 @@ struct Coder {
   static constexpr Index rows = 1, cols = Encoder<T>::numbers;
   static constexpr Index scale_bytes = 0;
 
+  /// Codes `rows` rows, from row first_row on.
   template <class W>
   static void encode(const float* x, Index first_row, const float* importance, CodedMatrix& to) {
     const Index row_bytes = to.cols / cols * Encoder<T>::bytes;
     moe::encode<T>(x, to.cols, to.codes.data() + first_row * row_bytes, importance);
   }
+  /// Bytes of the codes of a row.
   static Index row_bytes(Index num_cols) { return num_cols / cols * Encoder<T>::bytes; }
 };
 
+/// A float32 scale for 128 × 128 numbers.
 template <>
 struct Coder<BlockFp8> {
   static constexpr Index rows = BlockFp8::rows, cols = BlockFp8::cols, scale_bytes = 4;
 
+  /// Codes `rows` rows, from row first_row on.
   template <class W>
   static void encode(const float* x, Index first_row, const float*, CodedMatrix& to) {
     auto* const codes = reinterpret_cast<std::uint8_t*>(to.codes.data()) + first_row * to.cols;
@@ -109,13 +116,15 @@ struct Coder<BlockFp8> {
       std::memcpy(scale, &its, sizeof its);
     }
   }
-  static Index row_bytes(Index num_cols) { return num_cols; }
+  static Index row_bytes(Index num_cols) { return num_cols; }  ///< Bytes of the codes of a row.
 };
 
+/// A scale of type W for `group` numbers of a row.
 template <Index group>
 struct Coder<GroupInt4<group>> {
   static constexpr Index rows = 1, cols = group, scale_bytes = -1;  // the weights' own
 
+  /// Codes a row.
   template <class W>
   static void encode(const float* x, Index first_row, const float*, CodedMatrix& to) {
     std::byte* codes = to.codes.data() + first_row * row_bytes(to.cols);
@@ -127,13 +136,15 @@ struct Coder<GroupInt4<group>> {
       encoding::write_nibbles_in_turn(codes, code, group);
     }
   }
-  static Index row_bytes(Index num_cols) { return num_cols / 2; }
+  static Index row_bytes(Index num_cols) { return num_cols / 2; }  ///< Bytes of the codes of a row.
 };
 
+/// An exponent for 32 numbers of a row.
 template <>
 struct Coder<GroupMxfp4> {
   static constexpr Index rows = 1, cols = 32, scale_bytes = 1;
 
+  /// Codes a row.
   template <class W>
   static void encode(const float* x, Index first_row, const float*, CodedMatrix& to) {
     std::byte* codes = to.codes.data() + first_row * row_bytes(to.cols);
@@ -144,13 +155,15 @@ struct Coder<GroupMxfp4> {
       encoding::write_nibbles_in_turn(codes, code, cols);
     }
   }
-  static Index row_bytes(Index num_cols) { return num_cols / 2; }
+  static Index row_bytes(Index num_cols) { return num_cols / 2; }  ///< Bytes of the codes of a row.
 };
 
+/// An E4M3 scale for 16 numbers of a row, under the matrix' factor.
 template <>
 struct Coder<GroupNvfp4> {
   static constexpr Index rows = 1, cols = 16, scale_bytes = 1;
 
+  /// Codes a row.
   template <class W>
   static void encode(const float* x, Index first_row, const float*, CodedMatrix& to) {
     std::byte* codes = to.codes.data() + first_row * row_bytes(to.cols);
@@ -161,7 +174,7 @@ struct Coder<GroupNvfp4> {
       encoding::write_nibbles_in_turn(codes, code, cols);
     }
   }
-  static Index row_bytes(Index num_cols) { return num_cols / 2; }
+  static Index row_bytes(Index num_cols) { return num_cols / 2; }  ///< Bytes of the codes of a row.
 };
 
 /// Bytes of a scale of T, of weights that were W.

@@ -6,6 +6,7 @@
 
 #include <bit>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <type_traits>
 
@@ -59,6 +60,7 @@ inline std::uint16_t to_half(float x) {
   return std::uint16_t(sign | (std::bit_cast<std::uint32_t>(in_steps) - 0x3f000000U));
 }
 
+/// The number of binary16 that these bits are, exactly.
 inline float from_half(std::uint16_t half) {
   const std::uint32_t sign = std::uint32_t(half & 0x8000U) << 16, magnitude = half & 0x7fffU;
   if (magnitude >= 0x7c00U) return std::bit_cast<float>(sign | 0x7f800000U | (magnitude & 0x3ffU) << 13);
@@ -77,6 +79,14 @@ inline std::uint16_t to_bfloat16(float x) {
 /// 1 / x; of what is too small for that, and of a zero: 0, so that all codes are those of zero.
 inline float reciprocal(float x) { return std::isfinite(1 / x) ? 1 / x : 0; }
 
+/// x as binary16, rounded to nearest, low byte first.
+inline void write_half(std::byte* to, float x) {
+  const std::uint16_t half = to_half(x);
+  to[0] = std::byte(half & 0xffU);  // low byte first, whatever the processor
+  to[1] = std::byte(half >> 8);
+}
+
+/// The number of bfloat16 that these bits are, exactly.
 inline float from_bfloat16(std::uint16_t bits) { return std::bit_cast<float>(std::uint32_t(bits) << 16); }
 
 /// E4M3 without infinities, to nearest, ties to even; beyond ±448, that; a NaN is 0x7f. OCP 8-bit Floating Point

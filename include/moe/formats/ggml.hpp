@@ -26,6 +26,7 @@ struct GgmlType {
 
 namespace codes {
 
+/// The entry of a type whose blocks a Block decodes.
 template <class Block>
 constexpr GgmlType type_of_blocks(std::uint32_t number, Index scale = -1, Index minimum = -1) {
   return {number, Block::name, Block::numbers, Block::bytes, &block_format<Block>, {}, {scale, minimum}};

@@ -25,11 +25,13 @@
 
 namespace moe::inline MOE_TARGET::io {
 
+/// What save_adapters() writes beside the adapters.
 struct AdapterFileOptions {
   double dropout = 0;        // that the adapters have learnt with
   std::string base_model{};  // name or path of the model that they belong to
 };
 
+/// What a file may hold that is not read here.
 struct ReadAdaptersOptions {
   /// Matrices whose adapters something else reads of this file: "model.layers.3.mlp.experts" is
   /// adopt_fused_adapters()'s.

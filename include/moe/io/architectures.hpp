@@ -609,6 +609,7 @@ inline MoeShape moe_shape(const Config& config, const Architecture& architecture
           .hidden_shared = detail::hidden_of(config, architecture, layer, true),
           .router = options};
 }
+/// The same of the architecture that the config names.
 inline MoeShape moe_shape(const Config& config) { return moe_shape(config, architecture_of(config)); }
 
 namespace detail {

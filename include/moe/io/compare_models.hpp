@@ -40,6 +40,7 @@ struct BlockChange {
       {};  // of its router, where all blocks before it are of one model, and where they are of the other
 };
 
+/// What compare_models() feeds to both.
 struct CompareOptions {
   Index num_tokens = 64;   // where none are given
   std::uint64_t seed = 1;  // of these

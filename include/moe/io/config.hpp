@@ -36,7 +36,7 @@ class Config {
   /// Where transformers' class and the code that a maker put beside the weights disagree: is it the maker's that
   /// counts?
   bool hub_code() const { return hub_code_; }
-  void set_hub_code(bool counts) { hub_code_ = counts; }
+  void set_hub_code(bool counts) { hub_code_ = counts; }  ///< See hub_code().
 
   /// @param file  for messages
   /// @throws Error if `json` is not an object.
@@ -68,8 +68,11 @@ class Config {
   /// it means something.
   /// @throws Error as below, and if it is absent but one is there that looks like it misspelt.
   Index integer(const char* key, Index absent) const { return may_have(key) ? integer(key) : absent; }
+  /// As integer(key, absent).
   double number(const char* key, double absent) const { return may_have(key) ? number(key) : absent; }
+  /// As integer(key, absent).
   bool flag(const char* key, bool absent) const { return may_have(key) ? flag(key) : absent; }
+  /// As integer(key, absent).
   std::string text(const char* key, const std::string& absent) const { return may_have(key) ? text(key) : absent; }
 
   /// How many there are of something that a model need not have: null, 0 and an absent key are none.
@@ -97,12 +100,14 @@ class Config {
   /// A list, one number a layer, that repeats one number is that number.
   /// @throws Error if the key is absent or its value is of another kind; sizes are 1 to 2^31 − 1.
   Index integer(const char* key) const { return to_integer(common_to_layers(at(key)), key); }
-  double number(const char* key) const { return to_number(at(key), key); }
+  double number(const char* key) const { return to_number(at(key), key); }  ///< As integer(key), of any finite number.
+  /// As integer(key), of true and false.
   bool flag(const char* key) const {
     const nlohmann::json& value = at(key);
     if (!value.is_boolean()) fail(file_, ": ", key, " is ", shown(value), ", expected true or false");
     return value.get<bool>();
   }
+  /// As integer(key), of a string.
   std::string text(const char* key) const {
     const nlohmann::json& value = at(key);
     if (!value.is_string()) fail(file_, ": ", key, " is ", shown(value), ", expected a string");
@@ -151,6 +156,7 @@ class Config {
       change_within((*object)[name_of(key.substr(0, dot))], dot == key.npos ? "" : key.substr(dot + 1), value);
   }
 
+  /// Is it there, and a list?
   bool is_list(const char* key) const {
     const nlohmann::json* const value = find(key);
     return value != nullptr && value->is_array();

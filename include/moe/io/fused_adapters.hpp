@@ -21,6 +21,7 @@
 
 namespace moe::inline MOE_TARGET::io {
 
+/// How the file's shapes are to be read, where they leave it open.
 struct FusedAdapterOptions {
   /// Rows of gate_up_proj are gate, up, gate, up, …; else all of gate, then all of up. Left out, as the models have
   /// them whose activation the bank has: gpt-oss's alternate.

@@ -60,6 +60,7 @@ class ImportanceMatrix {
 
   const std::string& file() const { return file_; }
 
+  /// Is there one of this weight?
   bool contains(const std::string& weight) const { return weights_.contains(weight); }
 
   /// Sums of squares (columns) of one expert's matrix; empty where nothing is known: all columns then count alike.

@@ -47,6 +47,7 @@ struct Holding {
   Index tensors = 0;
   Index bytes = 0;
 
+  /// One tensor more; of coded ones the bytes that they have in files.
   void add(const Tensor& tensor) {
     tensors += 1;
     bytes += tensor.coded == nullptr ? std::ssize(tensor.bytes) : coded_bytes(tensor);
@@ -94,6 +95,7 @@ struct Inspection {
   std::map<std::string, Holding> elsewhere;  // tensors that belong to no block, by name with "#" for numbers
   std::vector<std::string> unread_keys;      // of config.json, which no block asked for
 
+  /// Would anything in the folder be refused?
   bool refuses() const {
     return !refused.empty() || std::ranges::any_of(blocks, [](const auto& block) { return !block.refused.empty(); });
   }

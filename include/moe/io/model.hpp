@@ -165,6 +165,7 @@ class Model {
   /// @throws Error naming the file, if one is missing or not as it should be, or its model_type is none that we know.
   Model(const std::filesystem::path& folder, const ReadOptions& options = {})
       : Model(detail::is_gguf(folder) ? of_gguf(folder, options) : of_folder(folder, options)) {}
+  /// Of a path however it is written: "folder".
   template <std::convertible_to<std::filesystem::path> Folder>
   Model(const Folder& folder, const ReadOptions& options = {}) : Model(std::filesystem::path(folder), options) {}
 
@@ -177,8 +178,8 @@ class Model {
   /// For messages: its folder; or its config's file, if it was never in one.
   std::string place() const { return folder_.empty() ? config_->file() : utf8(folder_); }
 
-  const Config& config() const { return *config_; }
-  const Architecture& architecture() const { return *architecture_; }
+  const Config& config() const { return *config_; }  ///< As it was read; what is asked of it counts as read.
+  const Architecture& architecture() const { return *architecture_; }  ///< What a model of its type is made of.
 
   /// Of the MoE layers; where these differ in a limit of their activation, of the first.
   const MoeShape& shape() const { return shape_; }

@@ -19,8 +19,8 @@
 
 namespace moe::inline MOE_TARGET::io {
 
-/// A regular expression of Python's, as far as files of PEFT have them: letters, ".", \d \w \s and their opposites,
-/// [classes], (groups), (?:groups), "|", the repetitions * + ? {n} {n,} {,m} {n,m}, lazy ones too, ^ and $.
+/// A regular expression of Python's, as far as files of PEFT have them: letters, ".", `\d`, `\w`, `\s` and their
+/// opposites, [classes], (groups), (?:groups), "|", the repetitions * + ? {n} {n,} {,m} {n,m}, lazy ones too, ^ and $.
 class NamePattern {
  public:
   static constexpr std::size_t max_length = 4096;   // of the text

@@ -173,10 +173,11 @@ class Adapters {
     for (const std::filesystem::path& folder : folders) files->emplace_back(folder);
     files_ = std::move(files);
   }
+  /// Of one folder, however its path is written: "folder".
   template <std::convertible_to<std::filesystem::path> Folder>
   Adapters(const Folder& folder) : Adapters(std::vector<std::filesystem::path>{folder}) {}
 
-  const std::vector<detail::AdapterFile>& files() const { return *files_; }
+  const std::vector<detail::AdapterFile>& files() const { return *files_; }  ///< One a folder, open.
 
   /// Does a file have anything of this MoE block? "model.layers.3.mlp"
   bool adapt(const Model& model, const std::string& block) const {

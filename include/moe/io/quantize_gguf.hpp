@@ -43,6 +43,7 @@ struct GgufTypeOf {
   std::string part, type;
 };
 
+/// How quantize_gguf() writes.
 struct QuantizeGgufOptions {
   std::string type = "q8_0";             // one of quantized_gguf_types(), in capitals or not
   std::vector<std::string> keep = {};    // of which one is part of a tensor's name ("ffn_down_exps"): it stays float

@@ -42,6 +42,7 @@
 
 namespace moe::inline MOE_TARGET::io {
 
+/// How quantize_model() writes.
 struct QuantizeModelOptions {
   std::string type = "fp8";            // one of quantized_folder_types
   bool all_linears = false;            // attention and dense FFNs as well, not experts alone

@@ -112,8 +112,9 @@ class Tensors {
     }
   }
 
-  bool contains(std::string_view name) const { return tensors_.contains(name); }
+  bool contains(std::string_view name) const { return tensors_.contains(name); }  ///< Is there a tensor of this name?
 
+  /// Is there a tensor whose name begins so?
   bool any_below(std::string_view prefix) const {
     const auto first = tensors_.lower_bound(prefix);
     return first != tensors_.end() && first->first.starts_with(prefix);

@@ -73,6 +73,7 @@ ModelBlock block_of(std::string name, Layer& layer) {
   }
 }
 
+/// How save_model() writes.
 struct SaveOptions {
   bool overwrite = false;                        // a model's folder of this name, with all that is in it
   std::size_t max_shard_bytes = 50'000'000'000;  // of tensors in one file, unless one alone has more: transformers 5.23

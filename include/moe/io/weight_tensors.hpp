@@ -70,6 +70,7 @@ class WeightTensors {
   /// How many are read; number i of them is expert(i). (There is no list of all: how many a config says there are is
   /// not yet checked.)
   Index num_read() const { return chosen_ ? std::ssize(*chosen_) : num_experts_; }
+  /// The number of the i-th that is read, in files.
   Index expert(Index i) const { return first_ + (chosen_ ? (*chosen_)[std::size_t(i)] : i); }
 
   /// The first of these names ("a|b") that there is, in full; of the first, if there is none. "../" is what lies beside
@@ -84,13 +85,14 @@ class WeightTensors {
     return first;
   }
 
+  /// Is there a tensor of one of these names?
   bool contains(std::string_view names) const { return tensors_.contains(full_name(names)); }
 
   /// Of a tensor that there is; it does not count as asked for.
   const Tensor* find(std::string_view names) const { return tensors_.find(full_name(names)); }
-  Index num_dimensions(std::string_view names) const { return std::ssize(find(names)->shape); }
-  const std::vector<Index>& shape(std::string_view names) const { return find(names)->shape; }
-  const std::string& dtype(std::string_view names) const { return find(names)->dtype; }
+  Index num_dimensions(std::string_view names) const { return std::ssize(find(names)->shape); }  ///< As find(names).
+  const std::vector<Index>& shape(std::string_view names) const { return find(names)->shape; }   ///< As find(names).
+  const std::string& dtype(std::string_view names) const { return find(names)->dtype; }          ///< As find(names).
 
   /// @throws Error if there is no tensor of any of these names.
   Tensor at(std::string_view names) const {
@@ -101,6 +103,7 @@ class WeightTensors {
 
   /// One expert's. (It counts as asked for by remember_pattern().)
   Tensor at(std::string_view pattern, Index its_expert) const { return tensors_.at(in_full(pattern, its_expert)); }
+  /// The same of one expert's; null if there is none.
   const Tensor* find(std::string_view pattern, Index its_expert) const {
     return tensors_.find(in_full(pattern, its_expert));
   }
@@ -136,6 +139,7 @@ class WeightTensors {
   Eigen::Matrix<Scalar, Eigen::Dynamic, 1> copy(std::string_view names, const std::vector<Index>& shape) const {
     return copy<Scalar>(at(names), shape);
   }
+  /// The numbers of a tensor of this shape, of any floating type, converted.
   template <class Scalar>
   static Eigen::Matrix<Scalar, Eigen::Dynamic, 1> copy(const Tensor& tensor, const std::vector<Index>& shape) {
     require_shape(tensor, shape);

@@ -136,24 +136,18 @@ typename A::Register* make_room(Index depth, Scratch& scratch) {
   return scratch.array<typename A::Register>(room_registers<A>(depth));
 }
 
-/// Every dot product of a row of weights and a column of x, which are in blocks: use(tile), where the first row of a
-/// tile is even.
+/// Of rows that are decoded first: as products() of broadcast_tile.hpp.
 template <class A>
-void products(const Rows<typename A::Weight>& rows, const Columns<A>& x, typename A::Register* room,
-              const TileUse<typename A::Scalar>& use) {
-  eigen_assert(x.in_blocks);
-  if constexpr (detail::decodes<A>) {
-    if (x.count == 0) return;
-    detail::decode_in_turn(rows, x.depth, room, [&](const Rows<float>& some, Index top, Lanes<float>* left) {
-      for_each_broadcast_tile<Exact<float>>(some, detail::beside_floats(x), left, [&](const Tile<float>& tile) {
-        Tile<float> its = tile;
-        its.first_row += top;
-        use(its);
-      });
+  requires detail::decodes<A>
+void products(const Rows<Quantized>& rows, const Columns<A>& x, Lanes<float>* room, const TileUse<float>& use) {
+  if (x.count == 0) return;
+  detail::decode_in_turn(rows, x.depth, room, [&](const Rows<float>& some, Index top, Lanes<float>* left) {
+    products<Exact<float>>(some, detail::beside_floats(x), left, [&](const Tile<float>& tile) {
+      Tile<float> its = tile;
+      its.first_row += top;
+      use(its);
     });
-  } else if constexpr (A::blocks_pay != never) {
-    for_each_broadcast_tile<A>(rows, x, room, use);
-  }
+  });
 }
 
 /// out[r + c · stride] = row r of weights · column c of x, which are not in blocks.

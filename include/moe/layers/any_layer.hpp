@@ -28,6 +28,7 @@ class AnyLayer : public ShortForwards<AnyLayer<Scalar_>> {
  public:
   using Scalar = Scalar_;
 
+  /// Moves the layer in; copies of this share it.
   template <Layer L>
     requires(!std::same_as<L, AnyLayer> && std::same_as<typename L::Scalar, Scalar>)
   AnyLayer(L layer) : held_(std::make_shared<Held<L>>(std::move(layer))) {}

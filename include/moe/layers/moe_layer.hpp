@@ -72,6 +72,6 @@ class MoeLayer : public ShortForwards<MoeLayer<R, G>> {
 };
 
 template <class R, class E>
-MoeLayer(R, std::vector<E>) -> MoeLayer<R, ExpertList<E>>;
+MoeLayer(R, std::vector<E>) -> MoeLayer<R, ExpertList<E>>;  ///< A std::vector of experts is an ExpertList.
 
 }  // namespace moe::inline MOE_TARGET

@@ -27,7 +27,7 @@ class WithSharedExpert : public ShortForwards<WithSharedExpert<Layer, G>> {
 
  public:
   using Scalar = typename G::Scalar;
-  using RowVector = Eigen::Matrix<Scalar, 1, Eigen::Dynamic>;
+  using RowVector = Eigen::Matrix<Scalar, 1, Eigen::Dynamic>;  ///< A number for each of x, as a row.
 
   /// @param shared  a group of one expert
   /// @param gate    (1 × d_model), or empty for none

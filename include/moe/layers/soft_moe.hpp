@@ -162,21 +162,23 @@ class SoftMoe : public ShortForwards<SoftMoe<G>> {
 
   Index d_model() const { return experts_.d_model(); }
   Index num_experts() const { return experts_.num_experts(); }
-  Index num_slots() const { return slots_.rows(); }
+  Index num_slots() const { return slots_.rows(); }  ///< Of all experts together.
+  /// Slots that an expert answers to, in each sequence.
   Index slots_per_expert() const { return num_slots() / num_experts(); }
+  /// With the scale that was learnt.
   SoftMoeOptions options() const { return {norm_, double(scale()), average_normalized_}; }
   const G& experts() const { return experts_; }
   const Weight<Scalar>& slots() const { return slots_; }
   const Vector& token_gain() const { return token_gain_; }
   const Vector& slot_gain() const { return slot_gain_; }
-  Scalar scale() const { return scale_.value(); }
+  Scalar scale() const { return scale_.value(); }  ///< Multiplies the logits; it learns.
 
   /// To write.
   G& experts() { return experts_; }
   Eigen::Map<Weight<Scalar>> slots() { return {slots_.data(), slots_.rows(), slots_.cols()}; }
   Eigen::Map<Vector> token_gain() { return {token_gain_.data(), token_gain_.size()}; }
   Eigen::Map<Vector> slot_gain() { return {slot_gain_.data(), slot_gain_.size()}; }
-  Scalar& scale() { return scale_(0); }
+  Scalar& scale() { return scale_(0); }  ///< The same, to write.
 
   /// x and y (d_model × n_tokens), not overlapping, in sequences of ws.side.sequence_length tokens. `ws.routing` holds
   /// no routes, but its logits are (num_slots × n_tokens); `ws.plan` is that of plan_slots().
@@ -265,6 +267,7 @@ class SoftMoe : public ShortForwards<SoftMoe<G>> {
   Vector token_gain_, slot_gain_;
 };
 
+/// A std::vector of experts is an ExpertList.
 template <Expert E, class Vector = Eigen::Matrix<typename E::Scalar, Eigen::Dynamic, 1>>
 SoftMoe(Weight<typename E::Scalar>, std::vector<E>, SoftMoeOptions = {}, std::type_identity_t<Vector> = {},
         std::type_identity_t<Vector> = {}) -> SoftMoe<ExpertList<E>>;

@@ -22,9 +22,9 @@ struct Adapter {
   Weight<Scalar> b{};  // (out × rank)
   double alpha = 1;
 
-  Index rank() const { return a.rows(); }
-  Index in() const { return a.cols(); }
-  Index out() const { return b.rows(); }
+  Index rank() const { return a.rows(); }  ///< Rows of A and columns of B; 0 adds nothing.
+  Index in() const { return a.cols(); }    ///< Numbers that A reads: columns of the weight beside it.
+  Index out() const { return b.rows(); }   ///< Numbers that B adds to: rows of the weight beside it.
 
   /// α / rank.
   Scalar scale() const { return Scalar(alpha / double(rank())); }

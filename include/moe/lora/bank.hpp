@@ -13,6 +13,7 @@
 #include "moe/core/concepts.hpp"
 #include "moe/core/contracts.hpp"
 #include "moe/core/dispatch.hpp"
+#include "moe/core/task.hpp"
 #include "moe/core/types.hpp"
 #include "moe/experts/detail/token_batch.hpp"
 #include "moe/experts/ffn_bank.hpp"
@@ -31,6 +32,7 @@ struct ExpertAdapters {
 
   /// 0, 1 and 2.
   const Adapter<Scalar>& operator[](Index matrix) const { return matrix == 0 ? gate : matrix == 1 ? up : down; }
+  /// The same, to write.
   Adapter<Scalar>& operator[](Index matrix) { return matrix == 0 ? gate : matrix == 1 ? up : down; }
 
   /// Beside matrices under the names that most checkpoints use.
@@ -128,7 +130,7 @@ template <class W, class Act = SwiGlu>
 class LoraBank {
  public:
   using Scalar = ActivationScalar<W>;
-  using Base = FfnBank<W, Act>;
+  using Base = FfnBank<W, Act>;  ///< The bank that the adapters stand beside.
 
   static constexpr bool is_gated = Base::is_gated;
 
@@ -144,7 +146,7 @@ class LoraBank {
   Index d_model() const { return base_->d_model(); }
   Index d_ff() const { return base_->d_ff(); }
   Index num_experts() const { return base_->num_experts(); }
-  const Base& base() const { return *base_; }
+  const Base& base() const { return *base_; }  ///< The bank as it is without adapters.
   double dropout() const { return dropout_; }
   std::uint64_t seed() const { return seed_; }
   const std::vector<ExpertAdapters<Scalar>>& adapters() const { return adapters_; }
@@ -176,10 +178,12 @@ class LoraBank {
     for (Index s = 0; s < slots; ++s) numbers[s] = x.data() + plan.token[std::size_t(s)] * x.outerStride();
     gate.compute(read, dropout);
     up.compute(read, dropout);
-    base_->apply(x, plan, y, workers, kept, low_ranks, [&] {
+    const auto compute_down = [&](Index, Index) {
       for (Index s = 0; s < slots; ++s) numbers[s] = kept.hidden + s * kept.stride;
       down.compute({numbers, read.token}, dropout);
-    });
+    };
+    const Task before_down(compute_down);
+    base_->apply(x, plan, y, workers, {kept, low_ranks, &before_down});
   }
 
   /// The adapters alone learn.
@@ -196,6 +200,7 @@ class LoraBank {
   std::uint64_t seed_;
 };
 
+/// What with_lora() and make_adapters() make.
 struct LoraBankOptions {
   Index rank = 8;
   std::vector<Index> expert_ranks{};  // of each expert, 0 for none; empty: all have `rank`

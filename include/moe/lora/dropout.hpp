@@ -23,7 +23,7 @@ class Dropout {
   Dropout(double share, std::uint64_t seed, std::optional<std::uint64_t> step)
       : share_(step ? share : 0), stream_(random_bits(seed, step.value_or(0))) {}
 
-  bool is_off() const { return share_ == 0; }
+  bool is_off() const { return share_ == 0; }  ///< Is nothing left out?
 
   /// That of one of several matrices that read the same tokens.
   Dropout of_matrix(Index matrix) const {

@@ -21,6 +21,7 @@ struct TokensRead {
   const Index* token;              // the number of each, by which dropout knows it
   const Scalar* factor = nullptr;  // that each is multiplied by, or null
 
+  /// Those from this one on.
   TokensRead from(Index first) const { return {x + first, token + first, factor ? factor + first : nullptr}; }
 };
 

@@ -21,7 +21,7 @@ template <class W>
 class LoraProjection {
  public:
   using Scalar = ActivationScalar<W>;
-  using Base = Projection<W>;
+  using Base = Projection<W>;  ///< The projection that the adapter stands beside.
 
   /// @param dropout  share of what the adapter reads that is left out while it learns, as `seed` and the step's say
   /// @throws std::invalid_argument if a shape does not fit, or unless 0 ≤ dropout < 1.
@@ -31,9 +31,9 @@ class LoraProjection {
     require_dropout(dropout, "LoraProjection");
   }
 
-  Index in() const { return base_->in(); }
-  Index out() const { return base_->out(); }
-  const Base& base() const { return *base_; }
+  Index in() const { return base_->in(); }     ///< Columns of W.
+  Index out() const { return base_->out(); }   ///< Rows of W.
+  const Base& base() const { return *base_; }  ///< The projection as it is without its adapter.
   const Adapter<Scalar>& adapter() const { return adapter_; }
   Adapter<Scalar>& adapter() { return adapter_; }
   double dropout() const { return dropout_; }

@@ -28,7 +28,7 @@ template <class Scalar_>
 class LoraLogits {
  public:
   using Scalar = Scalar_;
-  using Base = LinearLogits<Scalar>;
+  using Base = LinearLogits<Scalar>;  ///< The linear layer that the adapter stands beside.
 
   /// @param dropout  share of what the adapter reads that is left out where a layer that learns has a seed, as `seed`
   /// and that one say: while it learns
@@ -43,7 +43,7 @@ class LoraLogits {
 
   Index d_model() const { return base_->d_model(); }
   Index num_experts() const { return base_->num_experts(); }
-  const Base& base() const { return *base_; }
+  const Base& base() const { return *base_; }  ///< The linear layer as it is without its adapter.
   const Adapter<Scalar>& adapter() const { return adapter_; }
   Adapter<Scalar>& adapter() { return adapter_; }
   double dropout() const { return dropout_; }

@@ -50,8 +50,9 @@ struct ExpertShares {
   Eigen::ArrayXd tokens;        // (num_sequences) how many count
 
   Index num_experts() const { return routes.rows(); }
-  Index num_sequences() const { return routes.cols(); }
+  Index num_sequences() const { return routes.cols(); }  ///< 1 where the batch is one.
 
+  /// Shares of nothing yet, of this shape.
   void set_zero(Index num_experts, Index num_sequences) {
     routes.setZero(num_experts, num_sequences);
     probability.setZero(num_experts, num_sequences);

@@ -28,6 +28,7 @@ enum class LoadThreshold {
   of_all,     ///< the top_k-th largest, be it its own: Tutel
 };
 
+/// What a load is the expectation of.
 struct SmoothLoadOptions {
   Index top_k = 1;
   LoadThreshold threshold = LoadThreshold::of_others;

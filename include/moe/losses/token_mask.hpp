@@ -14,6 +14,7 @@ namespace moe::inline MOE_TARGET {
 /// (n_tokens) 0 for a token that does not count, such as padding, 1 for one that does; empty if all of them count.
 using TokenMask = std::span<const std::uint8_t>;
 
+/// Does this token not count?
 inline bool is_masked(TokenMask mask, Index token) { return !mask.empty() && mask[std::size_t(token)] == 0; }
 
 /// @throws std::invalid_argument unless the mask is empty or has an entry for each token.

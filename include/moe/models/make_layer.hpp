@@ -31,6 +31,7 @@
 
 namespace moe::inline MOE_TARGET {
 
+/// In what size, and of which random numbers.
 struct MakeLayerOptions {
   double scale = 1;  // multiplies d_model and every d_ff, which stay whole and at least 1; experts and top_k stay
   std::uint64_t seed = 1;

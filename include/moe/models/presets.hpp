@@ -115,6 +115,7 @@ constexpr LayerParams count_params(const MoeShape& moe) {
   return {.total = always + moe.num_experts * expert, .active = always + moe.top_k * expert};
 }
 
+/// W_q, W_k, W_v and W_o, with their biases, norms and sinks, if there.
 constexpr Index count_params(const GroupedQueryAttention& attention, Index d_model) {
   const Index d_query = attention.num_heads * attention.d_head;
   const Index d_key = attention.num_kv_heads * attention.d_head;
@@ -126,7 +127,7 @@ constexpr Index count_params(const GroupedQueryAttention& attention, Index d_mod
   return inputs + output + norms + (attention.sinks ? attention.num_heads : 0);
 }
 
-// A latent of width c is W_down (c × d_model), a norm with c gains, W_up (d × c): c · (d_model + 1 + d).
+/// A latent of width c is W_down (c × d_model), a norm with c gains, W_up (d × c): c · (d_model + 1 + d).
 constexpr Index count_params(const LatentAttention& attention, Index d_model) {
   const auto& [num_heads, q_lora, kv_lora, d_nope, d_rope, d_value] = attention;
   const Index d_query = num_heads * (d_nope + d_rope);
@@ -136,6 +137,7 @@ constexpr Index count_params(const LatentAttention& attention, Index d_model) {
   return query + key_value + output;
 }
 
+/// Of all layers and the embeddings: in total, and those that a token meets.
 constexpr ModelParams count_params(const Preset& preset) {
   const ModelShape& model = preset.model;
   const Index d_model = preset.moe.d_model;

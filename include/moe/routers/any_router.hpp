@@ -18,6 +18,7 @@ class AnyRouter {
  public:
   using Scalar = Scalar_;
 
+  /// Moves the router in; copies of this share it.
   template <Router R>
     requires(!std::same_as<R, AnyRouter> && std::same_as<typename R::Scalar, Scalar>)
   AnyRouter(R router) : held_(std::make_shared<Held<R>>(std::move(router))) {}

@@ -17,6 +17,7 @@
 
 namespace moe::inline MOE_TARGET {
 
+/// How tokens are assigned.
 struct BaseLayersOptions {
   bool balance = true;   // false: each token goes to its expert of largest logit, as is done when the model is used
   bool residual = true;  // 1 − α of a token goes to one more expert, which is to return its input
@@ -32,7 +33,7 @@ class BaseLayersChoice {
  public:
   using Scalar = Scalar_;
 
-  explicit BaseLayersChoice(const BaseLayersOptions& options = {}) : options_(options) {}
+  explicit BaseLayersChoice(const BaseLayersOptions& options = {}) : options_(options) {}  ///< Any options fit.
 
   const BaseLayersOptions& options() const { return options_; }
 

@@ -38,14 +38,14 @@ class CosineLogits {
   Index num_experts() const { return experts_.rows(); }
   const Weight<Scalar>& projection() const { return projection_; }
   const Weight<Scalar>& experts() const { return experts_; }
-  Scalar log_scale() const { return log_scale_.value(); }
+  Scalar log_scale() const { return log_scale_.value(); }  ///< ln τ, before it is cut at ln 100.
   auto projection() { return to_write(projection_); }
   auto experts() { return to_write(experts_); }
-  Scalar& log_scale() { return log_scale_(0); }
+  Scalar& log_scale() { return log_scale_(0); }  ///< The same, to write.
 
   /// τ
   Scalar scale() const { return std::exp(std::min(log_scale(), highest_log_scale())); }
-  static Scalar highest_log_scale() { return std::log(Scalar(100)); }
+  static Scalar highest_log_scale() { return std::log(Scalar(100)); }  ///< ln 100: beyond it τ grows no more.
 
   void compute(const Tokens<Scalar>& tokens, MatrixRef<Scalar> logits, Workers& workers) const {
     const auto of_tokens = token_directions(tokens.x, workers), of_experts = expert_directions(workers);

@@ -20,6 +20,7 @@
 
 namespace moe::inline MOE_TARGET {
 
+/// How many tokens an expert takes, and of which.
 struct ExpertChoiceOptions {
   /// How many tokens an expert takes of so many; never more than there are. The default is the paper's: as many as if
   /// each token had two experts.

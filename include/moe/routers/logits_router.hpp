@@ -63,36 +63,43 @@ class LogitsRouter {
   Choice& choice() { return choice_; }
 
   // What is asked for most of the parts, where they have it.
+  /// That of the logits.
   const auto& weight() const
     requires requires(const Logits& logits) { logits.weight(); }
   {
     return logits_.weight();
   }
+  /// That of the logits, to write.
   auto weight()
     requires requires(Logits& logits) { logits.weight(); }
   {
     return logits_.weight();
   }
+  /// That of the logits.
   const auto& bias() const
     requires requires(const Logits& logits) { logits.bias(); }
   {
     return logits_.bias();
   }
+  /// That of the logits, to write.
   auto bias()
     requires requires(Logits& logits) { logits.bias(); }
   {
     return logits_.bias();
   }
+  /// That of the choice.
   const auto& selection_bias() const
     requires requires(const Choice& choice) { choice.selection_bias(); }
   {
     return choice_.selection_bias();
   }
+  /// That of the choice, to write.
   auto selection_bias()
     requires requires(Choice& choice) { choice.selection_bias(); }
   {
     return choice_.selection_bias();
   }
+  /// Those of the choice.
   const auto& options() const
     requires requires(const Choice& choice) { choice.options(); }
   {

@@ -35,7 +35,7 @@ struct MlpRouterNumbers {
   Matrix_ out;          // (num_experts × state_size)
 };
 template <class Scalar>
-using MlpRouterWeights = MlpRouterNumbers<Weight<Scalar>, Vector<Scalar>>;
+using MlpRouterWeights = MlpRouterNumbers<Weight<Scalar>, Vector<Scalar>>;  ///< Where they are owned.
 
 /// state = W_down·x + b_down + state_scale ⊙ (state of the layer before),
 /// logits = W_out·gelu(W_2·gelu(W_1·x̂ + b_1) + b_2), x̂ = state / √(mean(state²) + norm_epsilon) ⊙ γ.
@@ -46,8 +46,8 @@ template <class Scalar_>
 class MlpLogits {
  public:
   using Scalar = Scalar_;
-  using Weights = MlpRouterWeights<Scalar>;
-  using State = Eigen::Map<Matrix<Scalar>, Eigen::Aligned64>;
+  using Weights = MlpRouterWeights<Scalar>;                    ///< What it has learnt, owned.
+  using State = Eigen::Map<Matrix<Scalar>, Eigen::Aligned64>;  ///< A state where it lies, (state_size × n_tokens).
 
   /// @param who  what errors begin with
   /// @throws std::invalid_argument unless there is an expert and a state, the sizes fit, and norm_epsilon ≥ 0.
@@ -76,6 +76,7 @@ class MlpLogits {
   }
 
   Index d_model() const { return weights_.down.cols(); }
+  /// Numbers that a token's state has, for the router of the next layer.
   Index state_size() const { return weights_.down.rows(); }
   Index num_experts() const { return weights_.out.rows(); }
   Scalar norm_epsilon() const { return norm_epsilon_; }
@@ -118,6 +119,7 @@ class MlpLogits {
     return {previous.data(), state_size(), tokens.count()};
   }
 
+  /// @param state  (state_size × n_tokens) written, of these tokens and the state of the layer before
   void compute_state(const Tokens<Scalar>& tokens, MatrixRef<Scalar> state, Workers& workers) const {
     const auto previous = previous_state(tokens);
     kernels::matmul<Scalar, Scalar>(map_of(weights_.down), tokens.x, state, workers);
@@ -133,6 +135,7 @@ class MlpLogits {
     State normed, before_1, after_1, before_2, after_2;
   };
 
+  /// From a state (state_size × n_tokens) to what the logits are made of.
   HiddenLayers hidden_layers(const ConstMatrixRef<Scalar>& state, Workers& workers) const {
     const auto room = [&] { return workers.shared().matrix<Scalar>(state.rows(), state.cols()); };
     HiddenLayers all{room(), room(), room(), room(), room()};

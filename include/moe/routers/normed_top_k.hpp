@@ -41,9 +41,9 @@ class NormedLogits {
   const Weight<Scalar>& weight() const { return weight_; }
   const RmsNorm<Scalar>& norm() const { return norm_; }
   RmsNorm<Scalar>& norm() { return norm_; }
-  const Vector<Scalar>& norm_scale() const { return norm_.gain(); }
+  const Vector<Scalar>& norm_scale() const { return norm_.gain(); }  ///< γ, (d_model).
   auto weight() { return to_write(weight_); }
-  auto norm_scale() { return norm_.gain(); }
+  auto norm_scale() { return norm_.gain(); }  ///< γ, to write.
 
   void compute(const Tokens<Scalar>& tokens, MatrixRef<Scalar> logits, Workers& workers) const {
     kernels::matmul<Scalar, Scalar>(map_of(weight_), normalize(tokens.x, workers), logits, workers);
@@ -83,6 +83,7 @@ class ScaledTopKChoice {
   }
 
   Index top_k() const { return choice_.top_k(); }
+  /// Of the choice whose weights are then multiplied.
   const TopKOptions& options() const { return choice_.options(); }
   const TopKChoice<Scalar>& unscaled() const { return choice_; }
   const Vector<Scalar>& expert_scale() const { return expert_scale_; }

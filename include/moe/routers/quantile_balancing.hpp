@@ -98,6 +98,7 @@ void balance_quantiles(const ConstMatrixRef<Scalar>& scores, Index top_k, Index 
   }
 }
 
+/// What is chosen, and how long it is balanced.
 struct QuantileOptions {
   TopKOptions choice = {};  // as of LinearTopK, with one group, and none always chosen
   Index rounds = 8;         // of balance_quantiles(), from β = 0: max load / mean load is then 1.0 to 1.3 where the

@@ -49,31 +49,37 @@ class ShapedLogits {
   const Logits& unshaped() const { return logits_; }
   Logits& unshaped() { return logits_; }
 
+  /// That of the unshaped logits.
   const auto& weight() const
     requires requires(const Logits& logits) { logits.weight(); }
   {
     return logits_.weight();
   }
+  /// That of the unshaped logits, to write.
   auto weight()
     requires requires(Logits& logits) { logits.weight(); }
   {
     return logits_.weight();
   }
+  /// That of the unshaped logits.
   const auto& bias() const
     requires requires(const Logits& logits) { logits.bias(); }
   {
     return logits_.bias();
   }
+  /// That of the unshaped logits, to write.
   auto bias()
     requires requires(Logits& logits) { logits.bias(); }
   {
     return logits_.bias();
   }
 
+  /// @throws std::invalid_argument as the part whose logits are shaped.
   void require_side(const SideInputs<Scalar>& side, const Routing<Scalar>& routing) const {
     if constexpr (requires { logits_.require_side(side, routing); }) logits_.require_side(side, routing);
   }
 
+  /// That of the unshaped logits.
   Index state_size() const
     requires requires(const Logits& logits) { logits.state_size(); }
   {

@@ -22,6 +22,7 @@
 
 namespace moe::inline MOE_TARGET {
 
+/// When sinkhorn() ends.
 struct SinkhornIteration {
   double tolerance = 1e-4;     // ends when the mean |change| of an expert's factor is at most this, …
   Index max_iterations = 100;  // … or after so many rounds
@@ -97,6 +98,7 @@ Index sinkhorn(const ConstMatrixRef<Scalar>& logits, MatrixRef<Scalar> balanced,
   return rounds;
 }
 
+/// What is chosen, and of what.
 struct SinkhornOptions {
   Index top_k = 1;
   std::optional<Score> score = {};  // of the weights; left open, Megatron's: sigmoid for one expert, softmax for more

@@ -17,6 +17,7 @@
 
 namespace moe::inline MOE_TARGET {
 
+/// How many experts a token takes, and what is near enough to the largest logit to weigh.
 struct SparseMixerOptions {
   Index top_k = 2;      // rounds
   double jitter = 0.1;  // half of the margin: checkpoints call it router_jitter_noise

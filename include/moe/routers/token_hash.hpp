@@ -55,7 +55,7 @@ class HashTableChoice {
   }
 
   Index top_k() const { return weigher_.top_k(); }
-  const TopKOptions& options() const { return weigher_.options(); }
+  const TopKOptions& options() const { return weigher_.options(); }  ///< Of the weights; which experts, the table says.
   const HashTable& table() const { return table_; }
   const TopKChoice<Scalar>& weigher() const { return weigher_; }
 

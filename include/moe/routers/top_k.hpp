@@ -131,7 +131,7 @@ class TopKChoice {
     visit.frozen("", bias);
   }
 
-  const TopKChoice& weigher() const { return *this; }  // as of any choice whose weights are those of one of these
+  const TopKChoice& weigher() const { return *this; }  ///< As of any choice whose weights are those of one of these.
 
   /// @throws std::invalid_argument unless they are as many as it has experts.
   Index experts_for(Index num_logits) const {
@@ -182,6 +182,7 @@ class TopKChoice {
   /// One worker's memory for choosing, token after token: read() a token's logits first.
   class Choice {
    public:
+    /// @param scratch  the worker's
     Choice(const TopKChoice& rule, Scratch& scratch)
         : rule_(rule),
           score_(scratch.array<Scalar>(rule.num_experts()), rule.num_experts()),
@@ -197,6 +198,7 @@ class TopKChoice {
       }
     }
 
+    /// Makes scores of one token's logits (num_experts).
     template <class Logits>
     void read(const Logits& logits) {
       score_logits(rule_.options_.score, vector_at(logits.data(), score_.size()), score_);

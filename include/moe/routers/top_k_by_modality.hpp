@@ -94,9 +94,10 @@ class LogitsByModality {
 
   Index d_model() const { return parts_[0].d_model(); }
   Index num_experts() const { return first_expert(num_modalities()); }
+  /// The values that SideInputs::modality may have: 0 … num_modalities() − 1.
   Index num_modalities() const { return std::ssize(parts_); }
-  const Part& operator[](Index modality) const { return parts_[std::size_t(modality)]; }
-  Part& operator[](Index modality) { return parts_[std::size_t(modality)]; }
+  const Part& operator[](Index modality) const { return parts_[std::size_t(modality)]; }  ///< The part of one modality.
+  Part& operator[](Index modality) { return parts_[std::size_t(modality)]; }              ///< The same, to write.
 
   /// How many experts those before this modality have.
   Index first_expert(Index modality) const {
@@ -150,10 +151,12 @@ class ChoiceByModality {
     }
   }
 
+  /// The values that SideInputs::modality may have: 0 … num_modalities() − 1.
   Index num_modalities() const { return std::ssize(choices_); }
   Index top_k() const { return choices_[0].top_k(); }  // routes of a token
+  /// The choice of one modality.
   const TopKChoice<Scalar>& operator[](Index modality) const { return choices_[std::size_t(modality)]; }
-  TopKChoice<Scalar>& operator[](Index modality) { return choices_[std::size_t(modality)]; }
+  TopKChoice<Scalar>& operator[](Index modality) { return choices_[std::size_t(modality)]; }  ///< The same, to write.
 
   /// @throws std::invalid_argument unless they are as many as all of them have experts.
   Index experts_for(Index num_logits) const {

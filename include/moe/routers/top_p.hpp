@@ -19,6 +19,7 @@
 
 namespace moe::inline MOE_TARGET {
 
+/// When there are enough experts.
 struct TopPOptions {
   double top_p = 0.4;                                     // how much probability the chosen must have together
   Index max_experts = std::numeric_limits<Index>::max();  // even if they have not

@@ -30,7 +30,7 @@ class Meanwhile {
   void work(Workers& workers) {
     if (!std::exchange(is_done_, true)) call_(work_, workers);
   }
-  bool is_done() const { return is_done_; }
+  bool is_done() const { return is_done_; }  ///< Has somebody done it?
 
  private:
   Meanwhile*& place_;

@@ -23,6 +23,7 @@ namespace moe::inline MOE_TARGET {
 /// Any executor, not owned: what a function takes that does not care which.
 class ExecutorRef {
  public:
+  /// @param executor  outlives it
   template <class X>
     requires(Executor<std::remove_reference_t<X>> && !std::same_as<std::remove_cvref_t<X>, ExecutorRef>)
   ExecutorRef(X&& executor)
@@ -40,6 +41,7 @@ class ExecutorRef {
   }
 
   Index workers() const { return workers_; }
+  /// Runs task(i, worker) for each i in [0, n), as the executor does.
   void for_each(Index n, const Task& task) const { for_each_(executor_, n, task); }
 
  private:
@@ -73,7 +75,7 @@ class Workers {
     make_room();
   }
 
-  Index count() const { return executor_.workers(); }
+  Index count() const { return executor_.workers(); }  ///< How many may run at once: tasks see workers 0 … count() − 1.
 
   /// What the caller has chosen for this call.
   const Numerics& numerics() const { return numerics_; }

@@ -59,11 +59,13 @@ FfnBank<W, Act> keep_experts(const FfnBank<W, Act>& bank, const std::vector<Inde
                              {columns(its.gate), columns(its.up), columns(its.down)});
 }
 
+/// The group within with these experts alone, between the same projections.
 template <class G, class In, class Out>
 auto keep_experts(const LatentExperts<G, In, Out>& group, const std::vector<Index>& kept) {
   return LatentExperts(group.in(), keep_experts(group.experts(), kept), group.out(), group.norm(), group.names());
 }
 
+/// The group within with these experts alone, under the same norm.
 template <class G>
 auto keep_experts(const NormedExperts<G>& group, const std::vector<Index>& kept) {
   return NormedExperts(keep_experts(group.experts(), kept), group.norm(), group.name());

@@ -105,6 +105,7 @@ WeightStack<Quantized> quantize_stack(const WeightStack<W>& stack, const std::ve
 
 }  // namespace detail
 
+/// What quantize() heeds.
 struct QuantizeOptions {
   std::vector<ExpertImportance> importance = {};  // of each expert, or none: record_importance()
 };

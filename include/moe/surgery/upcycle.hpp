@@ -17,6 +17,7 @@
 
 namespace moe::inline MOE_TARGET {
 
+/// What upcycle() makes of a dense FFN.
 struct UpcycleOptions {
   Index copies = 8;         // of the dense FFN
   Index active_copies = 2;  // that a token meets; of 1 in one shard the weight is 1, and y teaches the router nothing

@@ -31,6 +31,7 @@ struct RoutingDrift {
   Index first_changed = 0;   // whose largest weight is another expert's (of equal ones the lowest expert's), or is gone
   std::vector<Routes> experts;
 
+  /// Of all experts.
   Routes total() const {
     Routes sum;
     for (const Routes& of : experts) {

@@ -24,14 +24,15 @@ struct LayerStats {
 /// LayerStats, or a std::vector of them, that was made before.
 class StatsOfLayers {
  public:
+  /// One layer, under a label.
   StatsOfLayers(std::string label, const RoutingStats& stats, Index step = 0)
       : layers_{{std::move(label), stats, step}} {}
-  StatsOfLayers(const LayerStats& layer) : layers_{layer} {}
-  StatsOfLayers(std::initializer_list<LayerStats> layers) : layers_(layers) {}
-  StatsOfLayers(const std::vector<LayerStats>& layers) : layers_(layers) {}
+  StatsOfLayers(const LayerStats& layer) : layers_{layer} {}                    ///< One layer.
+  StatsOfLayers(std::initializer_list<LayerStats> layers) : layers_(layers) {}  ///< Several layers.
+  StatsOfLayers(const std::vector<LayerStats>& layers) : layers_(layers) {}     ///< Several layers.
 
-  auto begin() const { return layers_.begin(); }
-  auto end() const { return layers_.end(); }
+  auto begin() const { return layers_.begin(); }  ///< In the order given.
+  auto end() const { return layers_.end(); }      ///< Behind the last.
 
  private:
   std::vector<LayerStats> layers_;
@@ -40,6 +41,7 @@ class StatsOfLayers {
 /// A counter only grows while batches are added, a gauge goes up and down.
 enum class ReadingKind { counter, gauge };
 
+/// One number of a layer.
 struct LayerReading {
   std::string_view name;  // ends with the unit, if there is one
   std::string_view unit;
@@ -48,6 +50,7 @@ struct LayerReading {
   double (*of)(const RoutingStats&);
 };
 
+/// One number of an expert.
 struct ExpertReading {
   std::string_view name;
   std::string_view unit;

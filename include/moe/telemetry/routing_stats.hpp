@@ -17,6 +17,7 @@
 
 namespace moe::inline MOE_TARGET {
 
+/// What is counted.
 struct RoutingStatsOptions {
   /// How logits become the probabilities of a token: their softmax over all experts, before any choice (for
   /// softmax_of_chosen, too); sigmoid and sqrt_softplus scores are divided by their sum, as DeepSeek-V3's balance loss
@@ -79,27 +80,29 @@ class RoutingStats {
 
   /// All state, to be merged elsewhere (MPI_Allreduce in place): add these …
   std::span<double> sums() { return sums_; }
-  std::span<const double> sums() const { return sums_; }
+  std::span<const double> sums() const { return sums_; }  ///< The same, to read.
   /// … and keep the smaller of these. The order depends on num_experts and options alone; counts are exact below 2⁵³.
   std::span<double> minima() { return {&minimum_, 1}; }
-  std::span<const double> minima() const { return {&minimum_, 1}; }
+  std::span<const double> minima() const { return {&minimum_, 1}; }  ///< The same, to read.
 
   Index num_experts() const { return num_experts_; }
   const RoutingStatsOptions& options() const { return options_; }
-  bool counts_pairs() const { return num_experts_ <= options_.pairs_up_to; }
+  bool counts_pairs() const { return num_experts_ <= options_.pairs_up_to; }  ///< Are pairs of experts counted?
 
-  Index num_tokens() const { return Index(sums_[tokens]); }
-  Index num_nan_tokens() const { return Index(sums_[nan_tokens]); }
-  Index load(Index expert) const { return Index(of_expert(loads, expert)); }
+  Index num_tokens() const { return Index(sums_[tokens]); }                   ///< Tokens of all batches.
+  Index num_nan_tokens() const { return Index(sums_[nan_tokens]); }           ///< Tokens whose probabilities were NaN.
+  Index load(Index expert) const { return Index(of_expert(loads, expert)); }  ///< Routes that an expert kept.
+  /// Routes that an expert had no room for.
   Index dropped(Index expert) const { return Index(of_expert(drops, expert)); }
-  Index total_load() const { return Index(total(loads)); }
-  Index total_dropped() const { return Index(total(drops)); }
+  Index total_load() const { return Index(total(loads)); }     ///< Routes that were kept.
+  Index total_dropped() const { return Index(total(drops)); }  ///< Routes that were dropped.
 
   /// Σ loads / tokens.
   double routes_per_token() const { return total(loads) / sums_[tokens]; }
 
   /// Dropped routes / all routes, 0 to 1.
   double drop_rate() const { return total(drops) / (total(loads) + total(drops)); }
+  /// The same of one expert's routes.
   double drop_rate(Index expert) const {
     return of_expert(drops, expert) / (of_expert(loads, expert) + of_expert(drops, expert));
   }
@@ -126,12 +129,14 @@ class RoutingStats {
     }
     return dead;
   }
+  /// Experts that kept no route.
   Index num_dead_experts() const {
     const auto all = every(loads);
     return std::count(all.begin(), all.end(), 0.0);
   }
 
-  double mean_load() const { return total(loads) / double(num_experts_); }
+  double mean_load() const { return total(loads) / double(num_experts_); }  ///< Routes kept / experts.
+  /// Mean over tokens of an expert's probability.
   double mean_probability(Index expert) const { return of_expert(probability, expert) / sums_[logit_tokens]; }
 
   /// Mean over tokens of −Σ p ln p, in nats: 0 to ln num_experts.
@@ -144,6 +149,7 @@ class RoutingStats {
   /// How far the k-th largest logit of a token was above the next, where k is the number of its routes, dropped or not.
   /// Tokens of no route, of all experts, or with an infinite margin (the next is masked) have none.
   double mean_margin() const { return sums_[margins] / sums_[margin_tokens]; }
+  /// The smallest of these; NaN where there is none.
   double min_margin() const { return sums_[margin_tokens] > 0 ? minimum_ : std::numeric_limits<double>::quiet_NaN(); }
 
   /// How many tokens went to both experts. (One that goes to an expert twice counts twice.)

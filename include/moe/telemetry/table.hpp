@@ -15,6 +15,7 @@
 
 namespace moe::inline MOE_TARGET {
 
+/// How to_table() draws.
 struct TableOptions {
   Index width = 80;     // columns; bars take what the numbers leave
   bool sorted = false;  // by load, largest first; else by number

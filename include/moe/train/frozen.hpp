@@ -24,10 +24,11 @@ class Frozen {
  public:
   using Scalar = typename T::Scalar;
 
+  /// Moves the part in; copies of this share it.
   explicit Frozen(T part) : part_(std::make_shared<T>(std::move(part))) {}
 
-  const T& operator*() const { return *part_; }
-  const T* operator->() const { return part_.get(); }
+  const T& operator*() const { return *part_; }        ///< The part, to read.
+  const T* operator->() const { return part_.get(); }  ///< The part, to read.
   Index d_model() const { return part_->d_model(); }
   Index num_experts() const { return part_->num_experts(); }
 

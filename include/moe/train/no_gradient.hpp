@@ -9,6 +9,8 @@ namespace moe::inline MOE_TARGET {
 /// routes. Every part of it is one too, or empty; what else a gradient has is asked for only if it learns<Gradient>.
 template <class Scalar>
 struct NoGradient {
+  /// Empty, or this once more.
+  /// @{
   Eigen::Map<Weight<Scalar>> weight() const { return {nullptr, 0, 0}; }
   Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, 1>> bias() const { return {nullptr, 0}; }
   Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, 1>> gain() const { return {nullptr, 0}; }
@@ -21,6 +23,7 @@ struct NoGradient {
   NoGradient& logits() { return *this; }
   NoGradient& choice() { return *this; }
   NoGradient& unshaped() { return *this; }
+  /// @}
 };
 
 /// Whether gradients of parameters are wanted: Gradient is no NoGradient.

@@ -36,6 +36,7 @@ void for_each_piece(const std::vector<Parameter<Scalar>>& parameters, ExecutorRe
   executor.for_each(parameter_bands, Task(run));
 }
 
+/// Writes zeros, as all workers together.
 template <class Scalar>
 void set_to_zero(const std::vector<Parameter<Scalar>>& parameters, ExecutorRef executor = Serial{}) {
   for_each_piece(parameters, executor, [&](Index, std::size_t p, Index first, Index size) {

@@ -35,7 +35,7 @@ class TrainableExperts {
 
   template <Experts G>
     requires(!std::same_as<G, TrainableExperts> && std::same_as<typename G::Scalar, Scalar>)
-  TrainableExperts(G group) : held_(std::make_unique<Learns<G>>(std::move(group))) {}
+  TrainableExperts(G group) : held_(std::make_unique<Learns<G>>(std::move(group))) {}  ///< Moves the group in.
 
   Index d_model() const { return held_->d_model(); }
   Index num_experts() const { return held_->num_experts(); }
@@ -141,12 +141,14 @@ TrainableExpertsTape tape_of(const TrainableExperts<Scalar>&) {
   return {};
 }
 
+/// As the member.
 template <class Scalar>
 void apply(const TrainableExperts<Scalar>& group, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
            MatrixRef<Scalar> y, TrainableExpertsTape& tape, Workers& workers) {
   group.apply(x, plan, y, tape, workers);
 }
 
+/// As the member.
 template <class Scalar>
 void backward(const TrainableExperts<Scalar>& group, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
               const ConstMatrixRef<Scalar>& d_y, const TrainableExpertsTape& tape,

@@ -31,6 +31,7 @@ class TrainableLayer {
  public:
   using Scalar = Scalar_;
 
+  /// Moves the layer in, and makes gradients of zeros beside it.
   template <class L>
     requires std::same_as<typename L::Scalar, Scalar>
   explicit TrainableLayer(L layer) : held_(std::make_unique<Held<L>>(std::move(layer))) {}
@@ -55,6 +56,7 @@ class TrainableLayer {
     held_->follow_adapters();
     return held_->parameters;
   }
+  /// Zeros until backward(): one for each of parameters(), in their order. See there.
   const std::vector<Parameter<Scalar>>& gradients() const {
     held_->follow_adapters();
     return held_->gradients;

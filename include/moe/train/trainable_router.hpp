@@ -31,7 +31,7 @@ class TrainableRouter {
 
   template <Router R>
     requires(!std::same_as<R, TrainableRouter> && std::same_as<typename R::Scalar, Scalar>)
-  TrainableRouter(R router) : held_(std::make_unique<Learns<R>>(std::move(router))) {}
+  TrainableRouter(R router) : held_(std::make_unique<Learns<R>>(std::move(router))) {}  ///< Moves the router in.
 
   Index d_model() const { return held_->d_model(); }
   Index num_experts() const { return held_->num_experts(); }
@@ -110,6 +110,7 @@ class TrainableRouter {
   detail::Copied<Interface> held_;
 };
 
+/// As the member.
 template <class Scalar>
 void backward(const TrainableRouter<Scalar>& router, const Tokens<Scalar>& tokens, const Routing<Scalar>& routing,
               std::span<const std::type_identity_t<Scalar>> d_weight, MatrixRef<Scalar> d_logits, MatrixRef<Scalar> d_x,

@@ -70,6 +70,7 @@ enum class Priority {
   batch,        ///< as `choice`, but tokens in order of their largest probability: V-MoE, arXiv:2106.05974, §4
 };
 
+/// How many routes an expert takes, and which.
 struct CapacityOptions {
   CapacityRule capacity;
   Priority priority = Priority::choice;

@@ -24,6 +24,7 @@ enum class ReplayedWeights {
   anew,  ///< what the router says now of the experts that were chosen then: it learns, as reinforcement learning needs
 };
 
+/// What is taken of a recording.
 struct ReplayOptions {
   ReplayedWeights weights = ReplayedWeights::recorded;
 };

@@ -24,6 +24,7 @@ class EigenThreadPool {
 
   Index workers() const { return pool_.NumThreads() + 1; }
 
+  /// Runs task(i, worker) for each i in [0, n); the calling thread works as well.
   void for_each(Index n, const Task& task) const {
     FirstError error;
     std::atomic<Index> next{0};

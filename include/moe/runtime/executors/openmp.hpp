@@ -44,6 +44,7 @@ class OpenMp {
 #else
 namespace moe::inline MOE_TARGET::inline without_openmp {
 
+/// In a file that is compiled without OpenMP: one thread, which says so.
 class OpenMp : public Serial {
  public:
   [[deprecated("compiled without -fopenmp, this is one thread: add that flag, or say moe::Serial()")]]

@@ -32,7 +32,7 @@ namespace moe::inline MOE_TARGET::distributed {
 template <class Scalar, class LocalTape>
 struct ExpertParallelTape {
   /// Which copies of an expert learn from its tokens. With Copies::first a gradient has the bits of one process; with
-  /// Copies::all each copy has a part of it. Either way GradientsOfRanks::sum() gives the whole to all.
+  /// Copies::all each copy has a part of it. Either way GradientReducer::sum() gives the whole to all.
   Copies copies = Copies::first;
 
   std::unique_ptr<Scratch> memory =

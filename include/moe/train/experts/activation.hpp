@@ -152,6 +152,7 @@ template <class Array>
 [[gnu::noinline]] Array slope(const AnyActivation& f, const Array& x) {
   return std::visit([&](const auto& act) -> Array { return slope(act, x); }, f.held());
 }
+/// The slopes of the gated activation that it is, by gate and by up.
 template <class Array>
 [[gnu::noinline]] void slopes(const AnyGatedActivation& f, const Array& gate, const Array& up, Array& by_gate,
                               Array& by_up) {

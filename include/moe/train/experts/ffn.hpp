@@ -14,6 +14,7 @@
 
 namespace moe::inline MOE_TARGET {
 
+/// "wi" and "wo", as a dense FFN of T5 and Switch calls them.
 template <class Scalar, class Act>
 void visit_parameters(Ffn<Scalar, Act>& expert, ParameterVisitor<Scalar>& visit) {
   visit("wi.weight", expert.w_in);

@@ -42,7 +42,7 @@ FfnBankTape<ActivationScalar<W>> tape_of(const FfnBank<W, Act>&) {
 template <class W, class Act, class Scalar = ActivationScalar<W>>
 void apply(const FfnBank<W, Act>& bank, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
            MatrixRef<Scalar> y, FfnBankTape<Scalar>& tape, Workers& workers) {
-  bank.apply(x, plan, y, workers, tape.keep(bank, plan.num_slots()));
+  bank.apply(x, plan, y, workers, {.kept = tape.keep(bank, plan.num_slots())});
 }
 
 namespace detail {

@@ -10,19 +10,22 @@
 namespace moe::inline MOE_TARGET {
 
 template <class Scalar>
-void visit_parameters(ZeroExpert<Scalar>&, ParameterVisitor<Scalar>&) {}
+void visit_parameters(ZeroExpert<Scalar>&, ParameterVisitor<Scalar>&) {}  ///< Has none.
 template <class Scalar>
-void visit_parameters(CopyExpert<Scalar>&, ParameterVisitor<Scalar>&) {}
+void visit_parameters(CopyExpert<Scalar>&, ParameterVisitor<Scalar>&) {}  ///< Has none.
+/// v and W.
 template <class Scalar>
 void visit_parameters(ConstantExpert<Scalar>& expert, ParameterVisitor<Scalar>& visit) {
   visit("v", expert.v);
   visit("w_mix", expert.w_mix);
 }
 
+/// Of y = 0: nothing.
 template <class Scalar>
 void backward(const ZeroExpert<Scalar>&, const ConstMatrixRef<Scalar>&, const ConstMatrixRef<Scalar>&,
               MatrixRef<Scalar>, ZeroExpert<Scalar>&, Scratch&) {}
 
+/// Of y = x: d_x += d_y.
 template <class Scalar>
 void backward(const CopyExpert<Scalar>&, const ConstMatrixRef<Scalar>&, const ConstMatrixRef<Scalar>& d_y,
               MatrixRef<Scalar> d_x, CopyExpert<Scalar>&, Scratch&) {

@@ -22,6 +22,7 @@
 
 namespace moe::inline MOE_TARGET {
 
+/// They begin as those of PyTorch's AdamW.
 struct AdamWOptions {
   double learning_rate = 1e-3;
   double beta1 = 0.9;
@@ -96,7 +97,7 @@ template <class Scalar_>
 class AdamW {
  public:
   using Scalar = Scalar_;
-  using Array = Eigen::Array<Scalar, Eigen::Dynamic, 1>;
+  using Array = Eigen::Array<Scalar, Eigen::Dynamic, 1>;  ///< Numbers of one parameter.
 
   /// @param parameters  what is to learn; they stay where they are as long as this lives
   /// @param groups      those of them that learn at another rate, or decay otherwise
@@ -111,7 +112,7 @@ class AdamW {
   }
 
   AdamWOptions& options() { return options_; }
-  Index steps() const { return static_cast<Index>(steps_(0)); }
+  Index steps() const { return static_cast<Index>(steps_(0)); }  ///< Steps that were taken.
 
   /// All that step() remembers, by name, to be saved beside the parameters: with both read back, training goes on as if
   /// it had never stopped.

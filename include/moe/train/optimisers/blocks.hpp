@@ -11,7 +11,7 @@ namespace moe::inline MOE_TARGET {
 inline constexpr Index block_size = 16;  // a multiple of every register's
 
 template <class Scalar>
-using Block = Eigen::Array<Scalar, block_size, 1>;
+using Block = Eigen::Array<Scalar, block_size, 1>;  ///< So many numbers at a time, in registers.
 
 /// Calls f with one block of each of these lists, again and again until all numbers of all lists have had their turn,
 /// and writes back those that are not const. The last blocks are filled up with zeros: no number passes through other

@@ -17,6 +17,7 @@ struct WarmUpCosine {
   Index steps = 1;
   double lowest = 0;
 
+  /// The factor of a step, 0 … 1.
   double operator()(Index step) const {
     if (step < warm_up) return double(step + 1) / double(warm_up);
     const double done = std::min(1.0, double(step - warm_up) / double(std::max<Index>(1, steps - warm_up)));

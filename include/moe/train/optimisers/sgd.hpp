@@ -22,6 +22,7 @@
 
 namespace moe::inline MOE_TARGET {
 
+/// η, μ and λ of Sgd.
 struct SgdOptions {
   double learning_rate = 1e-2;
   double momentum = 0;
@@ -34,7 +35,7 @@ template <class Scalar_>
 class Sgd {
  public:
   using Scalar = Scalar_;
-  using Array = Eigen::Array<Scalar, Eigen::Dynamic, 1>;
+  using Array = Eigen::Array<Scalar, Eigen::Dynamic, 1>;  ///< Numbers of one parameter.
 
   /// As AdamW's.
   explicit Sgd(std::vector<Parameter<Scalar>> parameters, const SgdOptions& options = {},

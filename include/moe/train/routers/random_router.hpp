@@ -12,6 +12,7 @@
 
 namespace moe::inline MOE_TARGET {
 
+/// Nothing: its choice and its weights depend on no number.
 template <class Scalar, class Gradient>
 void backward(const RandomRouter<Scalar>&, const Tokens<Scalar>&, const Routing<Scalar>&,
               std::span<const std::type_identity_t<Scalar>>, MatrixRef<Scalar>, MatrixRef<Scalar>, Gradient&,

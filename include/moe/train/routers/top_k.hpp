@@ -49,6 +49,7 @@ void renormalize_backward(const Scores& s, Scalar p, Scalar epsilon, Scalar floo
 template <class Scalar>
 class TopKBackward {
  public:
+  /// @param scratch  the worker's
   TopKBackward(const TopKChoice<Scalar>& choice, Scratch& scratch)
       : choice_(choice),
         all_(scratch.array<Scalar>(choice.num_experts()), choice.num_experts()),

@@ -35,21 +35,21 @@ namespace moe::inline MOE_TARGET::distributed {
 /// on one or a few. Parameters of the same name are copies of one: each rank has the part of its gradient that comes
 /// from its own tokens, and sum() gives the whole to all of them. So they stay copies, as long as each rank then makes
 /// the same step.
-///   GradientsOfRanks gradients(parameters(gradient), MPI_COMM_WORLD);
+///   GradientReducer gradients(parameters(gradient), MPI_COMM_WORLD);
 ///   … forward, backward, and then
 ///   gradients.sum();
 ///   gradients.clip(1.0);
 ///   adam.step(gradients.parameters());
 template <class Scalar>
-class GradientsOfRanks {
+class GradientReducer {
  public:
   /// Collective.
   /// @param gradients  where they lie as long as this lives
   /// @param patience   as ExpertParallelOptions::patience
   /// @throws std::invalid_argument on all ranks, with the sizes and who claims them, if ranks disagree on a shape or on
   ///         Scalar, or one of them has two of a name; on this rank alone, if it has 2³¹ numbers that others have, too.
-  GradientsOfRanks(std::vector<Parameter<Scalar>> gradients, MPI_Comm comm,
-                   std::chrono::milliseconds patience = std::chrono::minutes(10))
+  GradientReducer(std::vector<Parameter<Scalar>> gradients, MPI_Comm comm,
+                  std::chrono::milliseconds patience = std::chrono::minutes(10))
       : gradients_(std::move(gradients)), comm_(comm, patience), outgoing_(comm_.size()), incoming_(comm_.size()) {
     std::map<std::string, Parameter<Scalar>> own;
     for (const auto& gradient : gradients_) own.emplace(gradient.name, gradient);
@@ -135,7 +135,7 @@ class GradientsOfRanks {
 
     void add(int rank, Index size) {
       total += size;
-      require_between(0, total, std::numeric_limits<int>::max(), "GradientsOfRanks: numbers that several ranks have");
+      require_between(0, total, std::numeric_limits<int>::max(), "GradientReducer: numbers that several ranks have");
       count[std::size_t(rank)] += int(size);
     }
     void place() {
@@ -150,7 +150,7 @@ class GradientsOfRanks {
 
   /// The ranks that have each parameter, by its name.
   std::map<std::string, std::vector<int>> find_holders(const std::map<std::string, Parameter<Scalar>>& own) const {
-    const std::string who = "GradientsOfRanks";
+    const std::string who = "GradientReducer";
     std::string names;
     for (const auto& gradient : gradients_) names += gradient.name + '\n';
     const auto names_of = gather_texts(comm_, names, "tell the names of their parameters");
