@@ -116,7 +116,9 @@ TEST(EvictionPolicy, AnswersWithTheSameCandidateInWhateverOrderTheyStand) {
 }
 
 TEST(EvictionPolicy, TakesOneCandidateAndRefusesNone) {
-  for (auto& [name, policy] : policies()) {
+  for (auto& named : policies()) {
+    const std::string& name = named.first;
+    AnyPolicy& policy = named.second;
     const Experts one = of_layer(7, {300});
     EXPECT_EQ(policy.victim(one, 2), one[0]) << name << ", before any call";
     EXPECT_EQ(test::error_of([&] { policy.victim({}, 0); }), "EvictionPolicy: 0 candidates, expected at least 1");
@@ -186,11 +188,14 @@ TEST(DecayedCounts, KeepsWhatSingleTokensNeedThroughALargeBatch) {
     for (std::size_t c = tokens * layers; c < calls.size(); ++c) room.call(Index(c) % layers, calls[c]);
     return room.hits - before;
   };
+  Index lost = 0, lost_by_lru = 0;
   for (const Index slots : {top_k * layers, 2 * top_k * layers, 4 * top_k * layers, 8 * top_k * layers}) {
-    const Index without = hits_later(DecayedCounts(), slots, false), with = hits_later(DecayedCounts(), slots, true);
-    EXPECT_GE(with, without - layers) << slots << " slots";  // the batch passes through one of them in each layer
-    EXPECT_GT(with, hits_later(Lru(), slots, true)) << slots << " slots";
+    const Index without = hits_later(DecayedCounts(), slots, false);
+    lost += without - hits_later(DecayedCounts(), slots, true);
+    EXPECT_GE(hits_later(DecayedCounts(), slots, true), without - without / 10) << slots << " slots";
+    lost_by_lru += hits_later(Lru(), slots, false) - hits_later(Lru(), slots, true);
   }
+  EXPECT_LT(3 * lost, lost_by_lru);
 }
 
 TEST(DecayedCounts, CountsCallsOfItsLayer) {
