@@ -52,9 +52,13 @@ class OfExperts {
     return layer[std::size_t(id.expert)];
   }
   T at(const ExpertId& id) const {
-    if (id.layer >= std::ssize(layers_)) return T();
+    const T* const found = find(id);
+    return found == nullptr ? T() : *found;
+  }
+  const T* find(const ExpertId& id) const {
+    if (id.layer >= std::ssize(layers_)) return nullptr;
     const auto& layer = layers_[std::size_t(id.layer)];
-    return id.expert < std::ssize(layer) ? layer[std::size_t(id.expert)] : T();
+    return id.expert < std::ssize(layer) ? &layer[std::size_t(id.expert)] : nullptr;
   }
 
  private:
@@ -109,7 +113,7 @@ class Lru {
 };
 
 /// Evicts what will probably be used last, by what was used so far. How likely an expert is in its layer's next call is
-/// told by two counts of its uses: one that forgets half in 23 calls of the layer, and one that forgets two thirds in a
+/// told by two counts of its uses: one that forgets half in 17 calls of the layer, and one that forgets two thirds in a
 /// single call: a token's experts are often those of the token before. Of experts that are as likely, the one whose
 /// layer comes last goes: a token passes all others before. A call that uses many experts, for many tokens, says little
 /// of each, and counts for little: it does not evict what single tokens need.
@@ -154,8 +158,8 @@ class DecayedCounts {
 
   /// Chosen by simulation of recorded traces: docs/out_of_core.md.
   static constexpr std::uint64_t one = std::uint64_t(1) << 24;
-  static constexpr double lasting_decay = 0.97, brief_decay = 0.3;  // a call of the layer
-  static constexpr std::uint64_t brief_weight = 6;
+  static constexpr double lasting_decay = 0.96, brief_decay = 0.3;  // a call of the layer
+  static constexpr std::uint64_t brief_weight = 5;
   static constexpr std::uint64_t unseen = one / 24;  // what an expert that was never used counts for
 
   static constexpr auto lasting_powers = detail::powers_of<512>(lasting_decay);
