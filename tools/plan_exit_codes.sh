@@ -59,7 +59,8 @@ fast="--disk 2.5GB/s --compute 20GB"
   expect 2 '--tokens is "0", expected a number from 1' "$routes" $model --tokens 0
   expect 2 'without MODEL there is no disk to measure' "$routes" --expert-bytes 1MB
   expect 2 'bytes are too few to measure a disk' "$routes" $model
-  expect 2 'has 2 layers, expected 4, the MoE layers of' "$routes" tests/real/mixtral $fast
+  printf 'token,layer,expert\n0,1,0\n' >"$folder/one.csv"
+  expect 2 'one.csv: has 1 layers, expected 2, the MoE layers of tests/real/mixtral' "$folder/one.csv" tests/real/mixtral $fast
   expect 2 'has counts alone, and top_k is 0' "$counts" --expert-bytes 1kB $fast
   expect 2 'no such file' "$folder/none.csv" $model
   expect 2 'no such file' "$routes" no_such_folder

@@ -232,13 +232,14 @@ inline Trace read_npy_trace(const std::filesystem::path& path) {
       for (Index k = 0; k < top_k; ++k) {
         const std::int64_t expert = at(t, l, k);
         if (expert == -1) continue;  // no expert
-        const std::string where = "[" + std::to_string(t) + ", " + std::to_string(l) + ", " + std::to_string(k) + "]";
+        const auto where = [&] { return to_string(std::vector<Index>{t, l, k}); };
         if (expert < 0 || expert >= most_traced_experts) {
-          fail(name, ": expert ", where, " is ", expert, ", expected 0 to ", most_traced_experts - 1,
+          fail(name, ": expert ", where(), " is ", expert, ", expected 0 to ", most_traced_experts - 1,
                ", or -1 for none");
         }
         for (Index other = 0; other < k; ++other) {
-          if (at(t, l, other) == expert) fail(name, ": expert ", where, " is ", expert, ", as is that of k = ", other);
+          if (at(t, l, other) == expert)
+            fail(name, ": expert ", where(), " is ", expert, ", as is that of k = ", other);
         }
         routes.push_back({t * most_traced_layers + l, t, l, Index(expert), 0});
       }
