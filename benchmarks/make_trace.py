@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """make_trace.py OUT.csv: a routing trace with the statistics of real ones, for bench_store and moe_plan.
 
-A token's experts are the top-k of scores: how popular an expert is (Zipf, ranks shuffled in each layer), what the text
-is about (a topic favours a quarter of the experts, and lasts some 150 tokens), what the tokens before were about (noise
-that decays by half a token), and chance (Gumbel). The defaults have, of the experts of a token, the shares that were among those
-1, 2, 4 and 8 tokens before, and the share of routes to a layer's 16 hottest experts, as recorded traces of Qwen3-30B-A3B
-do: --statistics prints them. Needs the standard library alone; the seed is written into the file.
+A token's experts are the top-k of scores: how popular an expert is (Zipf, ranks shuffled in each layer), what the
+text is about (a topic favours a quarter of the experts, and lasts some 150 tokens), noise that is like that of the
+token before (so that experts stay for a token or two), and chance (Gumbel). With --top-k 6 --layers 48 --tokens 130 a
+token shares 0.37, 0.30, 0.26 and 0.26 of its experts with those 1, 2, 4 and 8 before, and a layer's 16 hottest
+experts take 0.69 of the routes; a recorded trace of Qwen3-30B-A3B, as long and with as many, 0.37, 0.28, 0.27, 0.25
+and 0.65. --statistics prints these. Needs the standard library alone; the seed is written into the file.
 """
 import argparse
 import math
@@ -68,7 +69,8 @@ def statistics(tokens):
             for expert in token[layer]:
                 counts[expert] = counts.get(expert, 0) + 1
         hottest += sum(sorted(counts.values(), reverse=True)[:16])
-    return f"shared with the token {', '.join(words)}; the 16 hottest of a layer take {hottest / (len(tokens) * layers * k):.2f}"
+    share = hottest / (len(tokens) * layers * k)
+    return f"shared with the token {', '.join(words)}; the 16 hottest of a layer take {share:.2f}"
 
 
 def main():

@@ -297,7 +297,7 @@ std::string table_of(const std::vector<std::vector<PlannedRun>>& budgets, double
       const bool first = &run == &runs.front();
       table +=
           text("%10s %6s   %-14s %6.1f %% %14s %10.3g   %s\n", first ? bytes_text(double(run.memory)).c_str() : "",
-               first ? text("%.0f %%", 100 * double(run.memory) / all).c_str() : "", run.policy.c_str(),
+               first ? text("%.3g %%", 100 * double(run.memory) / all).c_str() : "", run.policy.c_str(),
                100 * run.sum.hit_rate(), bytes_text(run.bytes_a_token()).c_str(), run.tokens_a_second(), run.limit());
     }
   }

@@ -140,9 +140,9 @@ class DecayedCounts {
     return detail::least(candidates, [&](const ExpertId& id) {
       const Index calls = id.layer < std::ssize(layers_) ? layers_[std::size_t(id.layer)].calls : 0;
       const Counts now = at(counts_.at(id), calls);
-      Index ahead = (id.layer - layer) % num_layers;  // layers until it is its turn: 1 … num_layers
-      if (ahead <= 0) ahead += num_layers;
-      return (now.lasting + brief_weight * now.brief + unseen) * std::uint64_t(2 * num_layers - ahead);
+      const Index ahead = id.layer - layer + (id.layer > layer ? 0 : num_layers);   // layers until it is its turn, …
+      const Index near = 2 * num_layers - std::clamp<Index>(ahead, 1, num_layers);  // … if they are known
+      return (now.lasting + brief_weight * now.brief + unseen) * std::uint64_t(near);
     });
   }
 
