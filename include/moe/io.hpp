@@ -16,4 +16,6 @@
 #include "moe/io/save_model.hpp"
 #include "moe/io/save_upcycled.hpp"
 #include "moe/io/shards.hpp"
+#include "moe/io/store/plan.hpp"
+#include "moe/io/store/read_trace.hpp"
 #include "moe/io/weight_tensors.hpp"

@@ -270,6 +270,7 @@ model.layers.1.mlp, 3  (2 alike)
 
 2 MoE layers of 35.2 k parameters, 9.28 k of them active, in 141 kB
 2 dense FFNs of 5.76 k parameters in 23.0 kB
+experts of 138 kB, of which one token uses 34.6 kB; everything else is 121 kB
 )")) << table;
 }
 
@@ -330,6 +331,48 @@ TEST(InspectionText, JsonHasEveryBlockByItself) {
   EXPECT_EQ(said.at("moe_layers").at("parameters"), 2 * 17600);
   EXPECT_EQ(said.at("dense_ffns").at("number"), 2);
   EXPECT_EQ(said.at("refuses"), false);
+}
+
+/// Bytes that experts' weights would have in files, if there is one type of them.
+Index bytes_of_numbers(const BlockInspection& block, Index bytes) {
+  const MoeShape& shape = *block.shape;
+  const Index in = shape.d_latent > 0 ? shape.d_latent : shape.d_model;
+  return shape.num_experts * bytes *
+         (is_gated(shape.hidden) ? count_gated_ffn_params(in, shape.d_ff) : count_ffn_params(in, shape.d_ff));
+}
+
+TEST(Inspect, KnowsTheBytesOfExperts) {
+  Index blocks = 0, coded = 0;
+  for (const fs::path& root : {real, fs::path(MOE_SOURCE_DIR) / "tests/real_quant/folders"}) {
+    for (const fs::path& folder : folders_in(root)) {
+      const Inspection found = inspect_folder(folder);
+      Index experts = 0;
+      for (const BlockInspection& block : found.blocks) {
+        experts += block.expert_bytes;
+        if (!block.sparse || !block.refused.empty()) continue;
+        ++blocks;
+        const Index sum = io::detail::bytes_of(block);
+        EXPECT_EQ(block.bytes_of_token, block.expert_bytes * block.shape->top_k / block.shape->num_experts) << folder;
+        const bool all_f32 = block.formats.size() == 1 && block.formats.contains("F32");
+        if (all_f32) {
+          EXPECT_EQ(block.expert_bytes, bytes_of_numbers(block, 4)) << folder << ", " << block.name;
+        } else {
+          ++coded;
+          EXPECT_GT(block.expert_bytes, sum / 8) << folder << ", " << block.name;
+        }
+        Index smallest = block.expert_bytes, largest = 0;
+        for (const FileParts& parts : expert_parts(Model(folder), block.name)) {
+          smallest = std::min(smallest, bytes_of(parts)), largest = std::max(largest, bytes_of(parts));
+          EXPECT_GE(bytes_in_blocks(parts), bytes_of(parts));
+          EXPECT_EQ(bytes_in_blocks(parts) % 4096, 0);
+        }
+        EXPECT_EQ(smallest, largest) << folder << ", " << block.name;
+      }
+      EXPECT_TRUE(experts == 0 || experts < found.bytes) << folder << ": " << experts << " of " << found.bytes;
+    }
+  }
+  EXPECT_GT(blocks, 190);
+  EXPECT_GT(coded, 5);
 }
 
 }  // namespace

@@ -26,6 +26,7 @@
 #include "moe/io/impostors.hpp"
 #include "moe/io/model.hpp"
 #include "moe/io/safetensors.hpp"
+#include "moe/io/store/expert_bytes.hpp"
 #include "moe/io/tensor.hpp"
 #include "moe/io/weight_tensors.hpp"
 #include "moe/models/moe_shape.hpp"
@@ -80,10 +81,12 @@ struct BlockInspection {
   Index d_ff = 0;                   // of a dense FFN, …
   std::string activation;           // … and its
   Formats formats;
-  Holding unused = {};   // of those: what files hold and the model's own code does not read, either
-  Index parameters = 0;  // of all others
-  Index active = 0;      // of these, those that one token meets; of text, where there are experts for images
-  std::string refused;   // why it would be; or ""
+  Holding unused = {};       // of those: what files hold and the model's own code does not read, either
+  Index parameters = 0;      // of all others
+  Index active = 0;          // of these, those that one token meets; of text, where there are experts for images
+  Index expert_bytes = 0;    // of experts' weights, codes and scales: what ExpertStore leaves in the files …
+  Index bytes_of_token = 0;  // … and what of it one token uses, on average over experts
+  std::string refused;       // why it would be; or ""
 };
 
 /// A model's folder.
@@ -94,6 +97,7 @@ struct Inspection {
   std::vector<BlockInspection> blocks;       // in order
   std::map<std::string, Holding> elsewhere;  // tensors that belong to no block, by name with "#" for numbers
   std::vector<std::string> unread_keys;      // of config.json, which no block asked for
+  Index bytes = 0;                           // of all tensors, as files have them
 
   /// Would anything in the folder be refused?
   bool refuses() const {
@@ -298,6 +302,9 @@ void inspect_layer(const Model& model, BlockInspection& block) {
     block.parameters -= parameters_in(*tensor);
   }
   block.active = block.parameters - count_idle(model, block, tensors);
+  for (const FileParts& parts : expert_parts(model, block.name)) block.expert_bytes += io::bytes_of(parts);
+  block.bytes_of_token = Index(double(block.expert_bytes) / double(std::max<Index>(block.shape->num_experts, 1)) *
+                               double(std::min(block.shape->top_k, block.shape->num_experts)));
 }
 
 template <class BuiltAs>
@@ -355,6 +362,7 @@ Inspection inspect(const Model& model) {
     all.blocks.push_back(std::move(block));
   }
   model.tensors().for_each_below("", [&](const Tensor& tensor) {
+    all.bytes += std::ssize(tensor.bytes);
     if (!in_blocks.contains(tensor.name)) all.elsewhere[detail::without_numbers(tensor.name)].add(tensor);
   });
   if (model.moe_blocks().empty()) {

@@ -234,7 +234,7 @@ inline Index bytes_of(const BlockInspection& block) {
 
 /// All blocks of one kind together.
 struct Sum {
-  Index blocks = 0, bytes = 0, parameters = 0, active = 0;
+  Index blocks = 0, bytes = 0, parameters = 0, active = 0, expert_bytes = 0, bytes_of_token = 0;
   bool refused = false;  // is one: then it is not known how many are active
 };
 
@@ -246,6 +246,8 @@ inline Sum sum_of_blocks(const Inspection& inspection, bool sparse) {
     sum.bytes += bytes_of(block);
     sum.parameters += block.parameters;
     sum.active += block.active;
+    sum.expert_bytes += block.expert_bytes;
+    sum.bytes_of_token += block.bytes_of_token;
     sum.refused = sum.refused || !block.refused.empty();
   }
   return sum;
@@ -255,6 +257,14 @@ inline std::string sum_text(const Sum& sum, const std::string& noun) {
   return number_of(std::size_t(sum.blocks), noun) + " of " + count_text(sum.parameters) + " parameters" +
          (noun == "MoE layer" && !sum.refused ? ", " + count_text(sum.active) + " of them active," : "") + " in " +
          bytes_text(sum.bytes);
+}
+
+/// What must be in memory, and what need not.
+inline std::string experts_text(const Inspection& inspection) {
+  const Sum moe = sum_of_blocks(inspection, true);
+  if (moe.refused || moe.expert_bytes == 0) return "";
+  return "experts of " + bytes_text(moe.expert_bytes) + ", of which one token uses " + bytes_text(moe.bytes_of_token) +
+         "; everything else is " + bytes_text(inspection.bytes - moe.expert_bytes) + "\n";
 }
 
 inline std::string elsewhere_text(const Inspection& inspection) {
@@ -320,6 +330,7 @@ inline nlohmann::json to_json(const BlockInspection& block) {
                          {"bytes", bytes_of(block)},
                          {"parameters", block.parameters}};
   if (block.refused.empty()) {
+    if (block.sparse) json["expert_bytes"] = block.expert_bytes, json["expert_bytes_of_a_token"] = block.bytes_of_token;
     json["active_parameters"] = block.active;
   } else {
     json["refused"] = printable(block.refused);
@@ -355,6 +366,7 @@ inline std::string to_table(const Inspection& inspection) {
     text += "\n" + title_of(blocks) + "\n" + lines_of(*blocks.first);
   if (const Sum moe = sum_of_blocks(inspection, true); moe.blocks > 0) text += "\n" + sum_text(moe, "MoE layer") + "\n";
   if (const Sum dense = sum_of_blocks(inspection, false); dense.blocks > 0) text += sum_text(dense, "dense FFN") + "\n";
+  text += experts_text(inspection);
   text += elsewhere_text(inspection);
   if (!inspection.unread_keys.empty()) {
     text +=
@@ -374,6 +386,7 @@ inline nlohmann::json to_json(const Inspection& inspection) {
   nlohmann::json json = {{"folder", detail::printable(inspection.folder)},
                          {"model_type", detail::printable(inspection.model_type)},
                          {"refuses", inspection.refuses()},
+                         {"bytes", inspection.bytes},
                          {"blocks", nlohmann::json::array()},
                          {"elsewhere", detail::to_json(inspection.elsewhere)},
                          {"unread_keys", nlohmann::json::array()}};
@@ -384,7 +397,11 @@ inline nlohmann::json to_json(const Inspection& inspection) {
     const detail::Sum sum = detail::sum_of_blocks(inspection, sparse);
     json[sparse ? "moe_layers" : "dense_ffns"] = {
         {"number", sum.blocks}, {"bytes", sum.bytes}, {"parameters", sum.parameters}};
-    if (!sum.refused) json[sparse ? "moe_layers" : "dense_ffns"]["active_parameters"] = sum.active;
+    if (sum.refused) continue;
+    json[sparse ? "moe_layers" : "dense_ffns"]["active_parameters"] = sum.active;
+    if (!sparse) continue;
+    json["moe_layers"]["expert_bytes"] = sum.expert_bytes;
+    json["moe_layers"]["expert_bytes_of_a_token"] = sum.bytes_of_token;
   }
   return json;
 }
