@@ -5,7 +5,7 @@
 
 #include "moe/core/routing.hpp"
 #include "moe/core/types.hpp"
-#include "moe/losses/token_mask.hpp"
+#include "moe/core/token_mask.hpp"
 
 namespace moe::inline MOE_TARGET {
 

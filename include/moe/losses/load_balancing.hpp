@@ -16,7 +16,7 @@
 #include "moe/kernels/multiply_add.hpp"
 #include "moe/kernels/scores.hpp"
 #include "moe/kernels/vectors.hpp"
-#include "moe/losses/token_mask.hpp"
+#include "moe/core/token_mask.hpp"
 #include "moe/routers/detail/logits.hpp"
 #include "moe/routers/top_k.hpp"
 

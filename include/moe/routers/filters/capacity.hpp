@@ -118,7 +118,7 @@ struct Waiting {
 /// The routes that are not dropped yet, sequence by sequence, first those that find room first.
 template <class Scalar>
 std::span<Waiting<Scalar>> queue_up(const Routing<Scalar>& routing, Index num_tokens, Index num_experts,
-                                    Index sequence_length, Priority priority, Scratch& scratch) {
+                                    const Sequences& sequences, Priority priority, Scratch& scratch) {
   auto* const queue = scratch.array<Waiting<Scalar>>(routing.size());
   auto* const choices = scratch.array<Index>(num_tokens);
   auto* const probability = scratch.array<Scalar>(num_tokens);
@@ -130,7 +130,7 @@ std::span<Waiting<Scalar>> queue_up(const Routing<Scalar>& routing, Index num_to
     const Index t = routing.token[std::size_t(r)], choice = choices[t]++;
     if (routing.is_dropped(r)) continue;
     const Scalar weight = routing.weight[std::size_t(r)];
-    Waiting<Scalar>& one = queue[waiting++] = {t / sequence_length, 0, Scalar(0), t, r};
+    Waiting<Scalar>& one = queue[waiting++] = {sequences.of(t), 0, Scalar(0), t, r};
     if (priority == Priority::choice || priority == Priority::batch) one.choice = choice;
     if (priority == Priority::batch) one.rank = probability[t];
     if (priority == Priority::probability) {
@@ -159,26 +159,30 @@ void renormalize_kept(Routing<Scalar>& routing, Index num_tokens, Scalar floor, 
 
 /// Marks as dropped what is beyond an expert's capacity. What was dropped before takes no room. Of equals the lower
 /// token goes first, then the earlier route; a NaN weight ranks last.
-/// @param sequence_length  of SideInputs; read if options.per_sequence
+/// @param sequence_length,  sequence_starts  of SideInputs; read if options.per_sequence
 /// @throws std::invalid_argument if there is no capacity rule, if the tokens are not whole sequences, or if a route
 /// leads nowhere.
 template <class Scalar>
 void limit_capacity(Routing<Scalar>& routing, Index num_tokens, Index num_experts, Index sequence_length,
-                    const CapacityOptions& options, Scratch& scratch) {
+                    const CapacityOptions& options, Scratch& scratch, std::span<const Index> sequence_starts = {}) {
   require(bool(options.capacity), "limit_capacity: options.capacity is missing");
-  const Index length = tokens_per_sequence(num_tokens, options.per_sequence ? sequence_length : 0, "limit_capacity");
+  const auto sequences = options.per_sequence
+                             ? Sequences(num_tokens, sequence_length, sequence_starts, "limit_capacity")
+                             : Sequences(num_tokens, 0, {}, "limit_capacity");
   require_routes(routing, num_tokens, num_experts);
 
   require_between(0, options.unlimited, num_experts, "limit_capacity: options.unlimited");
   const Index num_limited = num_experts - options.unlimited;
 
-  const Index capacity = options.capacity(length, num_limited);
   auto* const taken = scratch.array<Index>(num_experts);
   routing.dropped.reserve(routing.token.size());  // so that a warm call may drop more than those before it
-  Index sequence = -1;
-  for (const auto& one : detail::queue_up(routing, num_tokens, num_experts, length, options.priority, scratch)) {
-    if (sequence != one.sequence) std::fill_n(taken, num_experts, Index(0));
-    sequence = one.sequence;
+  Index sequence = -1, capacity = 0;
+  for (const auto& one : detail::queue_up(routing, num_tokens, num_experts, sequences, options.priority, scratch)) {
+    if (sequence != one.sequence) {
+      sequence = one.sequence;
+      capacity = options.capacity(sequences.size(sequence), num_limited);
+      std::fill_n(taken, num_experts, Index(0));
+    }
     const Index expert = routing.expert[std::size_t(one.route)];
     Index& of_expert = taken[expert];
     if (of_expert < capacity || expert >= num_limited) {
