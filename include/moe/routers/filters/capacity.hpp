@@ -225,7 +225,8 @@ class WithCapacity {
 
   void route(const Tokens<Scalar>& tokens, Routing<Scalar>& routing, Workers& workers) const {
     router_.route(tokens, routing, workers);
-    limit_capacity(routing, tokens.count(), num_experts(), tokens.side.sequence_length, options_, workers.shared());
+    limit_capacity(routing, tokens.count(), num_experts(), tokens.side.sequence_length, options_, workers.shared(),
+                   tokens.side.sequence_starts);
   }
 
  private:
