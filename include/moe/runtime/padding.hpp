@@ -44,8 +44,7 @@ class RealTokens {
       real_[place_[t]] = t;
       place_[t + 1] = place_[t] + !is_masked(given_.mask, t);
     }
-    const SideInputs<Scalar> told = tell();
-    ws_.side = told;
+    ws_.side = tell();
   }
   RealTokens(const RealTokens&) = delete;
   RealTokens& operator=(const RealTokens&) = delete;
@@ -149,9 +148,10 @@ class RealTokens {
         told.recorded_tokens = count();
       }
       require_routes(*given_.recorded, num_tokens_, std::numeric_limits<Index>::max());
-      ws_.unpadded_record = *given_.recorded;
-      take(ws_.unpadded_record);
-      told.recorded = &ws_.unpadded_record;
+      auto& recorded = scratch().template kept<Routing<Scalar>>();
+      recorded = *given_.recorded;
+      take(recorded);
+      told.recorded = &recorded;
     }
     return told;
   }

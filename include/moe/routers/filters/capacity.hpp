@@ -11,14 +11,13 @@
 #include <utility>
 
 #include "moe/core/check.hpp"
-#include "moe/core/concepts.hpp"
-#include "moe/core/contracts.hpp"
 #include "moe/core/routing.hpp"
 #include "moe/core/scratch.hpp"
 #include "moe/core/sequences.hpp"
 #include "moe/core/tokens.hpp"
 #include "moe/core/types.hpp"
 #include "moe/kernels/scores.hpp"
+#include "moe/routers/filters/filtered_router.hpp"
 #include "moe/runtime/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
@@ -194,44 +193,26 @@ void limit_capacity(Routing<Scalar>& routing, Index num_tokens, Index num_expert
   if (options.renormalize) detail::renormalize_kept(routing, num_tokens, Scalar(options.floor), scratch);
 }
 
-/// A router whose experts have limited room.
-template <class R>
-class WithCapacity {
-  static_assert(is_router<R>());
+/// limit_capacity(), as a filter.
+struct CapacityFilter {
+  CapacityOptions options;
 
- public:
-  using Scalar = typename R::Scalar;
-
-  /// @throws std::invalid_argument if there is no capacity rule.
-  WithCapacity(R router, CapacityOptions options) : router_(std::move(router)), options_(std::move(options)) {
-    require(bool(options_.capacity), "WithCapacity: options.capacity is missing");
-  }
-
-  Index d_model() const { return router_.d_model(); }
-  Index num_experts() const { return router_.num_experts(); }
-  Index top_k() const
-    requires requires(const R& r) { r.top_k(); }
-  {
-    return router_.top_k();
-  }
-  const R& router() const { return router_; }
-  R& router() { return router_; }
-  const CapacityOptions& options() const { return options_; }
-
-  template <class Visit>
-  void visit_parameters(Visit& visit) {
-    visit.in("", router_);
-  }
-
-  void route(const Tokens<Scalar>& tokens, Routing<Scalar>& routing, Workers& workers) const {
-    router_.route(tokens, routing, workers);
-    limit_capacity(routing, tokens.count(), num_experts(), tokens.side.sequence_length, options_, workers.shared(),
+  template <class Scalar>
+  void apply(const Tokens<Scalar>& tokens, Index num_experts, Routing<Scalar>& routing, Workers& workers) const {
+    limit_capacity(routing, tokens.count(), num_experts, tokens.side.sequence_length, options, workers.shared(),
                    tokens.side.sequence_starts);
   }
+};
 
- private:
-  R router_;
-  CapacityOptions options_;
+/// A router whose experts have limited room.
+template <class R>
+class WithCapacity : public FilteredRouter<R, CapacityFilter> {
+ public:
+  /// @throws std::invalid_argument if there is no capacity rule.
+  WithCapacity(R router, CapacityOptions options)
+      : WithCapacity::FilteredRouter(std::move(router), {std::move(options)}) {
+    require(bool(this->options().capacity), "WithCapacity: options.capacity is missing");
+  }
 };
 
 }  // namespace moe::inline MOE_TARGET
