@@ -94,6 +94,21 @@ void expect_routes_to_be_seen(const Wrapped& layer, const Matrix<double>& x) {
   EXPECT_GT(ws.routing.size(), 0);
 }
 
+/// What is behind an AnyLayer.
+void expect_parts_to_be_found(Wrapped& layer) {
+  std::vector<std::string> found, there;
+  for (const auto& parameter : all_parameters(layer.used)) found.push_back(parameter.name);
+  for (const auto& parameter : layer.learning.parameters()) there.push_back(parameter.name);
+  for (const auto& parameter : layer.learning.frozen_parameters()) there.push_back(parameter.name);
+  std::sort(found.begin(), found.end()), std::sort(there.begin(), there.end());
+  EXPECT_EQ(found, there);
+  EXPECT_FALSE(parts<Adapter<double>>(layer.used).empty());
+  EXPECT_EQ(layer.used.router().has_value(), layer.has_routes);
+  if (!layer.has_routes) return;
+  EXPECT_EQ(layer.used.router()->d_model(), layer.used.d_model());
+  EXPECT_EQ(layer.used.experts()->num_experts(), layer.used.router()->num_experts());
+}
+
 /// Once buffers have grown.
 void expect_warm_steps_to_allocate_nothing(Wrapped& layer, const Matrix<double>& x) {
   Matrix<double> y(x.rows(), x.cols()), d_x = Matrix<double>::Zero(x.rows(), x.cols());
@@ -194,6 +209,7 @@ void expect_to_pass_everything_on(Wrapped layer) {
   expect_numerics_to_arrive(layer, x);
   expect_parameters_to_return_from_a_file(layer, x);
   expect_routes_to_be_seen(layer, x);
+  expect_parts_to_be_found(layer);
   expect_warm_steps_to_allocate_nothing(layer, x);
   expect_padding_to_change_no_bit(layer, x);
   expect_warm_padded_steps_to_allocate_nothing(layer, x);

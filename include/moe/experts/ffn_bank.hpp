@@ -12,7 +12,7 @@
 #include "moe/core/types.hpp"
 #include "moe/core/weight_stack.hpp"
 #include "moe/experts/activation.hpp"
-#include "moe/experts/detail/bank_kernels.hpp"
+#include "moe/experts/detail/run_bank.hpp"
 #include "moe/runtime/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
@@ -82,45 +82,9 @@ class FfnBank {
   const Act& activation() const { return act_; }
   const FfnBiases<Scalar>& biases() const { return biases_; }
 
-  /// @param kept  where each slot's gate and up are kept, if anywhere
-  void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y, Workers& workers,
-             const kernels::Kept<Scalar>& kept = {}) const {
-    apply(x, plan, y, workers, kept, nullptr, [] {});
-  }
-
-  /// The same, with products of low rank beside its own.
-  /// @param low_ranks  of each expert, or null
-  /// @param between    is called when kept.hidden has been written, and U of down has not been read
-  template <class Between>
-  void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y, Workers& workers,
-             const kernels::Kept<Scalar>& kept, const kernels::LowRanks<Scalar>* low_ranks,
-             const Between& between) const {
-    if (plan.num_slots() == 0) return;
-    kernels::with_arithmetic<W>(workers.numerics(), [&]<class A>(A) {
-      kernels::TokenBatches<A> batches(x, plan, y, d_ff(), workers, kept);
-      if (low_ranks != nullptr) {
-        for (auto& batch : batches) {
-          batch.low_ranks = low_ranks[batch.expert];
-          if (batch.low_ranks.down.rank == 0) batch.kept.hidden = nullptr;
-        }
-      }
-      const std::size_t bytes = kernels::scratch_bytes<A>(d_model(), d_ff(), plan.num_slots());
-
-      workers.for_each_band(d_ff(), A::step, [&](Index first, Index last, Scratch& scratch) {
-        for (const auto& batch : batches) {
-          scratch.reset(bytes);
-          kernels::gate_up<A>(first_stack()[batch.expert], w_up_[batch.expert], biases_of(batch.expert), first, last,
-                              batch, act_, scratch);
-        }
-      });
-      between();
-      workers.for_each_band(d_model(), A::step, [&](Index first, Index last, Scratch& scratch) {
-        for (const auto& batch : batches) {
-          scratch.reset(bytes);
-          kernels::down<A>(w_down_[batch.expert], biases_of(batch.expert), first, last, batch, scratch);
-        }
-      });
-    });
+  void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
+             Workers& workers) const {
+    detail::run_bank(*this, x, plan, y, workers);
   }
 
   /// One expert's parameters, to write; what is not there is empty.
@@ -186,11 +150,6 @@ class FfnBank {
     require_bias(biases_.gate, is_gated ? d_ff() : 0, "gate");
     require_bias(biases_.up, d_ff(), "up");
     require_bias(biases_.down, d_model(), "down");
-  }
-
-  kernels::Biases<Scalar> biases_of(Index expert) const {
-    const auto column = [&](const Matrix<Scalar>& bias) { return bias.size() > 0 ? bias.col(expert).data() : nullptr; };
-    return {column(biases_.gate), column(biases_.up), column(biases_.down)};
   }
 
   WeightStack<W> w_gate_, w_up_, w_down_;

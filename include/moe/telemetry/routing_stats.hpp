@@ -182,8 +182,8 @@ class RoutingStats {
   void add_routes(const Routing<Scalar>& routing, TokenMask mask) {
     const auto kept = every(loads), lost = every(drops);
     for (Index r = 0; r < routing.size(); ++r) {
-      if (is_masked(mask, routing.token[std::size_t(r)])) continue;
-      ++(routing.is_dropped(r) ? lost : kept)[std::size_t(routing.expert[std::size_t(r)])];
+      const auto its = routing[r];
+      if (!is_masked(mask, its.token)) ++(routing.is_dropped(r) ? lost : kept)[std::size_t(its.expert)];
     }
   }
 
@@ -201,8 +201,8 @@ class RoutingStats {
     std::copy_n(first, num_tokens, end);
     const auto together = every_pair();
     for (Index r = 0; r < routing.size(); ++r) {
-      if (routing.is_dropped(r) || is_masked(mask, routing.token[std::size_t(r)])) continue;
-      const Index t = routing.token[std::size_t(r)], e = routing.expert[std::size_t(r)];
+      const Index t = routing[r].token, e = routing[r].expert;
+      if (routing.is_dropped(r) || is_masked(mask, t)) continue;
       for (Index i = first[t]; i < end[t]; ++i) {
         if (met[i] != e) ++together[std::size_t(pair(std::min(met[i], e), std::max(met[i], e)))];
       }

@@ -94,9 +94,8 @@ void largest_probabilities(const Routing<Scalar>& routing, Index num_tokens, Ind
       if (!scores.hasNaN()) largest[t] = scores.maxCoeff();
     }
   } else {
-    for (std::size_t r = 0; r < routing.token.size(); ++r) {
-      Scalar& most = largest[routing.token[r]];
-      if (routing.weight[r] > most) most = routing.weight[r];
+    for (const auto& [token, expert, weight] : routing) {
+      if (weight > largest[token]) largest[token] = weight;
     }
   }
 }
@@ -126,9 +125,9 @@ std::span<Waiting<Scalar>> queue_up(const Routing<Scalar>& routing, Index num_to
 
   std::size_t waiting = 0;
   for (Index r = 0; r < routing.size(); ++r) {
-    const Index t = routing.token[std::size_t(r)], choice = choices[t]++;
+    const auto [t, expert, weight] = routing[r];
+    const Index choice = choices[t]++;
     if (routing.is_dropped(r)) continue;
-    const Scalar weight = routing.weight[std::size_t(r)];
     Waiting<Scalar>& one = queue[waiting++] = {sequences.of(t), 0, Scalar(0), t, r};
     if (priority == Priority::choice || priority == Priority::batch) one.choice = choice;
     if (priority == Priority::batch) one.rank = probability[t];
@@ -145,10 +144,10 @@ void renormalize_kept(Routing<Scalar>& routing, Index num_tokens, Scalar floor, 
   auto* const sum = scratch.array<Scalar>(num_tokens);
   std::fill_n(sum, num_tokens, Scalar(0));
   for (Index r = 0; r < routing.size(); ++r) {
-    if (!routing.is_dropped(r)) sum[routing.token[std::size_t(r)]] += routing.weight[std::size_t(r)];
+    if (!routing.is_dropped(r)) sum[routing[r].token] += routing[r].weight;
   }
   for (Index r = 0; r < routing.size(); ++r) {
-    const Scalar total = sum[routing.token[std::size_t(r)]];
+    const Scalar total = sum[routing[r].token];
     const Scalar divisor = total < floor ? floor : total;  // a NaN stays one
     if (!routing.is_dropped(r) && divisor != 0) routing.weight[std::size_t(r)] /= divisor;
   }
@@ -182,7 +181,7 @@ void limit_capacity(Routing<Scalar>& routing, Index num_tokens, Index num_expert
       capacity = options.capacity(sequences.size(sequence), num_limited);
       std::fill_n(taken, num_experts, Index(0));
     }
-    const Index expert = routing.expert[std::size_t(one.route)];
+    const Index expert = routing[one.route].expert;
     Index& of_expert = taken[expert];
     if (of_expert < capacity || expert >= num_limited) {
       ++of_expert;

@@ -82,9 +82,9 @@ struct ReplayFilter {
   static void require_order(const Routing<Scalar>& recorded, Index top_k) {
     for (Index r = 0; r < recorded.size(); ++r) {
       const auto first = recorded.expert.begin() + r / top_k * top_k, its = recorded.expert.begin() + r;
-      if (recorded.token[std::size_t(r)] == r / top_k && std::find(first, its, *its) == its) continue;
+      if (recorded[r].token == r / top_k && std::find(first, its, *its) == its) continue;
       require(false, "Replay: recorded route " + std::to_string(r) + " sends token " +
-                         std::to_string(recorded.token[std::size_t(r)]) + " to expert " + std::to_string(*its) +
+                         std::to_string(recorded[r].token) + " to expert " + std::to_string(*its) +
                          ", expected token " + std::to_string(r / top_k) + " to one that it is not sent to yet");
     }
   }

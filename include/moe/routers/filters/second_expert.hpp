@@ -70,9 +70,9 @@ void drop_second_experts(Routing<Scalar>& routing, Index num_tokens, Index num_e
   auto* const seen = scratch.array<bool>(num_tokens);
   std::fill_n(seen, num_tokens, false);
   for (Index r = 0; r < routing.size(); ++r) {
-    const Index t = routing.token[std::size_t(r)];
-    const bool is_first = !std::exchange(seen[t], true);
-    if (!is_first && !is_kept(t, routing.expert[std::size_t(r)], routing.weight[std::size_t(r)])) routing.drop(r);
+    const auto its = routing[r];
+    const bool is_first = !std::exchange(seen[its.token], true);
+    if (!is_first && !is_kept(its.token, its.expert, its.weight)) routing.drop(r);
   }
 }
 
