@@ -33,7 +33,7 @@ void run_bank(const Bank& bank, const ConstMatrixRef<Scalar>& x, const DispatchP
     const auto column = [&](const Matrix<Scalar>& bias) { return bias.size() > 0 ? bias.col(expert).data() : nullptr; };
     return kernels::Biases<Scalar>{column(bank.biases().gate), column(bank.biases().up), column(bank.biases().down)};
   };
-  kernels::with_arithmetic<typename Bank::WeightScalar>(workers.numerics(), [&]<class A>(A) {
+  kernels::with_arithmetic<typename Bank::WeightScalar>(workers.numerics(), [&]<kernels::Arithmetic A>(A) {
     kernels::TokenBatches<A> batches(x, plan, y, d_ff, workers, hooks.kept);
     if (hooks.low_ranks != nullptr) {
       for (auto& batch : batches) {
