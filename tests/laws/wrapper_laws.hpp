@@ -1,5 +1,5 @@
 /// @file  What whatever is wrapped around parts of a layer must pass on: seed, mode, numerics, adapters, parameters,
-/// routes.
+/// routes; and padding, which none of them meets.
 #pragma once
 
 #include "allocations.hpp"  // before Eigen

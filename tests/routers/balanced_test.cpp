@@ -3,11 +3,14 @@
 
 #include "moe/routers/base_layers.hpp"
 #include "moe/routers/expert_choice.hpp"
+#include "moe/routers/filters/capacity.hpp"
+#include "moe/routers/linear_top_k.hpp"
 #include "moe/routers/quantile_balancing.hpp"
 #include "moe/routers/sinkhorn.hpp"
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <functional>
 #include <numeric>
 #include <set>
@@ -17,6 +20,7 @@
 #include "errors.hpp"
 #include "moe/experts/any_expert.hpp"
 #include "moe/experts/function_expert.hpp"
+#include "moe/experts/zero_compute.hpp"
 #include "moe/layers/moe_layer.hpp"
 #include "naive.hpp"
 
@@ -864,6 +868,73 @@ TEST(QuantileBalancing, IsTheSelectionBiasOfATopKRouter) {
   EXPECT_EQ(got.expert, expected.expert);
   EXPECT_EQ(got.token, expected.token);
   EXPECT_TRUE(is_close(as_vector(got.weight), as_vector(expected.weight)));
+}
+
+// As if each were a batch: in sequences of 7, of which padding leaves 4, none, all, and 1.
+TEST(Padding, LeavesSequencesTheirOwnLengths) {
+  const CapacityOptions room{
+      .capacity = capacity_factor(0.75, 3), .priority = Priority::probability, .per_sequence = true};
+  const LinearTopK<double> linear(law_weight<double>(9), {.top_k = 3});
+  for (const AnyRouter<double>& router :
+       {AnyRouter<double>(ExpertChoicesPerSequence::make(9)), AnyRouter<double>(WithCapacity(linear, room))}) {
+    const MoeLayer layer(router, std::vector<CopyExpert<double>>(std::size_t(law_experts), CopyExpert<double>{9}));
+    const MatrixD x = random_matrix<MatrixD>(9, 28, 27);
+    std::vector<std::uint8_t> mask(28, 0);
+    for (const int t : {1, 2, 4, 5, 14, 15, 16, 17, 18, 19, 20, 27}) mask[std::size_t(t)] = 1;
+    Workspace<double> ws, its;
+    ws.numerics.batch_invariant = its.numerics.batch_invariant = true;
+    ws.side.mask = mask;
+    ws.side.sequence_length = 7;
+    const MatrixD y = layer.forward(x, ws);
+    const std::vector<Index> starts{0, 7, 14, 21, 28};
+    ws.side.sequence_length = 0;
+    ws.side.sequence_starts = starts;
+    EXPECT_TRUE(same_bits(layer.forward(x, ws), y));
+    Index dropped = 0;
+    for (Index first = 0; first < 28; first += 7) {
+      MatrixD alone(9, 0), expected = MatrixD::Zero(9, 7);
+      std::vector<Index> place;
+      for (Index t = 0; t < 7; ++t) {
+        if (mask[std::size_t(first + t)] != 0) place.push_back(t);
+      }
+      alone =
+          x(every,
+            (Eigen::Map<const Eigen::Array<Index, Eigen::Dynamic, 1>>(place.data(), std::ssize(place)) + first).eval());
+      const MatrixD answer = layer.forward(alone, its);
+      for (std::size_t i = 0; i < place.size(); ++i) expected.col(place[i]) = answer.col(Index(i));
+      EXPECT_TRUE(same_bits(y.middleCols(first, 7).eval(), expected)) << "sequence from " << first << " on";
+      dropped += its.routing.num_dropped();
+    }
+    EXPECT_EQ(ws.routing.num_dropped(), dropped);
+  }
+}
+
+TEST(Padding, IsRefusedWithTheNumbersWhereItDoesNotFit) {
+  const MoeLayer layer(LinearTopK<double>(law_weight<double>(9), {}),
+                       std::vector<CopyExpert<double>>(std::size_t(law_experts), CopyExpert<double>{9}));
+  const std::vector<std::uint8_t> mask(6, 1), modality(4);
+  const std::vector<Index> ids(13), starts{0, 3, 7};
+  const auto complaint = [&](const SideInputs<double>& side, Index num_tokens = 6) {
+    Workspace<double> ws;
+    ws.side = side;
+    MatrixD y = MatrixD::Zero(9, num_tokens);
+    const auto error = test::error_of([&] { layer.forward(MatrixD::Ones(9, num_tokens), y, ws); });
+    EXPECT_EQ(ws.side.mask.size(), side.mask.size());
+    return error;
+  };
+  EXPECT_EQ(complaint({.mask = mask}), "no error");
+  EXPECT_EQ(complaint({.mask = mask}, 7), "forward: mask.size() is 6, expected 7");
+  EXPECT_EQ(complaint({.mask = mask, .token_ids = ids}),
+            "forward: side.token_ids.size() is 13, expected as much for each of 6 tokens");
+  EXPECT_EQ(complaint({.mask = mask, .modality = modality}),
+            "forward: side.modality.size() is 4, expected as much for each of 6 tokens");
+  EXPECT_EQ(complaint({.mask = mask, .sequence_length = 4}), "forward: 6 tokens are not whole sequences of 4");
+  EXPECT_EQ(complaint({.mask = mask, .sequence_starts = starts}),
+            "forward: side.sequence_starts do not ascend from 0 to 6");
+  Workspace<double> ws;
+  ws.side.mask = mask;
+  MatrixD both = MatrixD::Ones(9, 6);
+  EXPECT_EQ(test::error_of([&] { layer.forward(both, both, ws); }), "forward: y overlaps x");
 }
 
 TEST(QuantileBalancing, ATokenThatIsNotFiniteTakesNoPart) {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <set>
 #include <string>
@@ -385,6 +386,34 @@ TEST(RoutingStats, PairsAreCountedWhereThereAreNotTooManyExperts) {
   EXPECT_FALSE(std::isnan(without.mean_margin()));
   EXPECT_EQ(test::error_of([&] { static_cast<void>(without.pairs(0, 1)); }),
             "RoutingStats: pairs are not counted for so many experts: see RoutingStatsOptions");
+}
+
+TEST(RoutingStats, WhatIsMaskedIsNotCounted) {
+  Random random(17);
+  const Index num_experts = 7, num_tokens = 23;
+  const auto all = random_routing<float>({num_experts, num_tokens, 3, true, true, true}, random);
+  std::vector<std::uint8_t> mask;
+  Routing<float> some;
+  for (Index t = 0; t < num_tokens; ++t) {
+    mask.push_back(std::uint8_t(t % 3 != 1));
+    if (t % 3 == 1) continue;
+    const auto* const logits = all.logits.data() + t * num_experts;
+    some.logits.insert(some.logits.end(), logits, logits + num_experts);
+    for (std::size_t r = 0; r < all.token.size(); ++r) {
+      if (all.token[r] != t) continue;
+      some.add(Index(some.logits.size()) / num_experts - 1, all.expert[r], all.weight[r]);
+      if (all.is_dropped(Index(r))) some.drop(some.size() - 1);
+    }
+  }
+  some.dropped.resize(some.token.size());
+  RoutingStats stats(num_experts), expected(num_experts);
+  stats.add(all, num_tokens, mask);
+  expected.add(some, Index(some.logits.size()) / num_experts);
+  EXPECT_TRUE(std::equal(stats.sums().begin(), stats.sums().end(), expected.sums().begin()));
+  EXPECT_EQ(stats.min_margin(), expected.min_margin());
+  EXPECT_EQ(stats.num_tokens(), 15);
+  EXPECT_EQ(test::error_of([&] { stats.add(all, num_tokens, TokenMask(mask).first(22)); }),
+            "RoutingStats: mask.size() is 22, expected 23");
 }
 
 TEST(RoutingStats, AWarmAddDoesNotAllocate) {

@@ -97,6 +97,8 @@ inline auto all_routers() {
                         {.weights = ReplayedWeights::anew}),
                  {.recorded = &recorded}},
       RouterCase{WithCapacity(renormalizing_router(32), {.capacity = fixed_capacity(9)})},
+      RouterCase{WithCapacity(renormalizing_router(32), {.capacity = fixed_capacity(9), .renormalize = true})},
+      RouterCase{WithMergedExperts(renormalizing_router(46), {1, 0, 1, 2, 3, 0})},
       RouterCase{LogitsRouter(cosine_logits(), SinkhornChoice<float>(6, {.top_k = 2}))},
       RouterCase{LogitsRouter(ShapedLogits(cosine_logits(), {.soft_cap = 2}), TopPChoice<float>({}))},
       RouterCase{

@@ -160,6 +160,21 @@ TEST(Gradients, OfRoutersWithLimitedRoom) {
   }
 }
 
+TEST(Gradients, OfMergedExpertsAreThoseOfWhatTheyWere) {
+  for (const auto weight_on : {WeightOn::output, WeightOn::input}) {
+    for (const Index top_k : {1, 2, 4}) {
+      const auto router = random_router(5, 6, {.top_k = top_k, .renormalize = top_k > 1, .weight_on = weight_on}, 48);
+      const MoeLayer layer(WithMergedExperts(router, {1, 0, 1, 1, 2}), random_bank(3, 6, 5, 49));
+      for (const Index tokens : {0, 1, 7}) expect_true_gradients(layer, tokens, 50);
+      const WithCapacity limited(WithMergedExperts(router, {1, 0, 1, 1, 2}),
+                                 {.capacity = fixed_capacity(3), .renormalize = true});
+      expect_true_gradients(MoeLayer(limited, random_bank(3, 6, 5, 49)), 7, 51);
+      const WithMergedExperts around(WithCapacity(router, {.capacity = fixed_capacity(3)}), {1, 0, 1, 1, 2});
+      expect_true_gradients(MoeLayer(around, random_bank(3, 6, 5, 49)), 7, 52);
+    }
+  }
+}
+
 TEST(Gradients, OfExpertsThatChoose) {
   expect_true_gradients(
       MoeLayer(ExpertChoice<double>(random_matrix<Weight<double>>(4, 6, 48)), random_bank(4, 6, 5, 49)), 12, 50);

@@ -26,6 +26,21 @@ TEST(WrappersOfRouters, Capacity) {
   expect_to_pass_everything_on(MoeLayer(WithCapacity(router(), options), bank()), {.tokens_see_each_other = true});
 }
 
+TEST(WrappersOfRouters, CapacityThatRenormalizes) {
+  const CapacityOptions options{.capacity = capacity_factor(1.1, 2), .renormalize = true};
+  expect_to_pass_everything_on(MoeLayer(WithCapacity(router(), options), bank()), {.tokens_see_each_other = true});
+}
+
+TEST(WrappersOfRouters, MergedExperts) {
+  expect_to_pass_everything_on(MoeLayer(WithMergedExperts(router(), {1, 0, 1, 2, 0}), bank(3)));
+}
+
+TEST(WrappersOfRouters, CapacityOfMergedExperts) {
+  const CapacityOptions options{.capacity = capacity_factor(0.8, 2), .renormalize = true};
+  expect_to_pass_everything_on(MoeLayer(WithCapacity(WithMergedExperts(router(), {1, 0, 1, 2, 0}), options), bank(3)),
+                               {.tokens_see_each_other = true});
+}
+
 TEST(WrappersOfRouters, SecondExpert) {
   const SecondExpertOptions options{.keep = KeepSecond::above_threshold, .threshold = 0.3};
   expect_to_pass_everything_on(MoeLayer(WithSecondExpert(router(), options), bank()));

@@ -61,12 +61,11 @@ struct PlanMemory {
 template <class Scalar>
 DispatchPlan<Scalar> plan_dispatch(const Routing<Scalar>& routing, Index num_tokens, Index num_experts,
                                    PlanMemory<Scalar>& memory) {
-  const auto num_routes = routing.token.size();
   require_routes(routing, num_tokens, num_experts);
   auto& [offset, token, route, weight, weight_on] = memory;
   offset.assign(std::size_t(num_experts) + 1, 0);
-  for (std::size_t r = 0; r < num_routes; ++r) {
-    if (!routing.is_dropped(Index(r))) ++offset[std::size_t(routing.expert[r]) + 1];
+  for (Index r = 0; r < routing.size(); ++r) {
+    if (!routing.is_dropped(r)) ++offset[std::size_t(routing[r].expert) + 1];
   }
   std::partial_sum(offset.begin(), offset.end(), offset.begin());
 
@@ -74,12 +73,11 @@ DispatchPlan<Scalar> plan_dispatch(const Routing<Scalar>& routing, Index num_tok
   token.resize(num_slots);
   weight.resize(num_slots);
   route.resize(num_slots);
-  for (std::size_t r = 0; r < num_routes; ++r) {  // offset[e] walks from first(e) to first(e + 1) …
-    if (routing.is_dropped(Index(r))) continue;
-    const auto slot = std::size_t(offset[std::size_t(routing.expert[r])]++);
-    token[slot] = routing.token[r];
-    weight[slot] = routing.weight[r];
-    route[slot] = Index(r);
+  for (Index r = 0; r < routing.size(); ++r) {  // offset[e] walks from first(e) to first(e + 1) …
+    if (routing.is_dropped(r)) continue;
+    const auto its = routing[r];
+    const auto slot = std::size_t(offset[std::size_t(its.expert)]++);
+    token[slot] = its.token, weight[slot] = its.weight, route[slot] = r;
   }
   for (auto e = std::size_t(num_experts); e > 0; --e) offset[e] = offset[e - 1];  // … and back
   offset[0] = 0;

@@ -16,7 +16,15 @@ namespace moe::inline MOE_TARGET {
 /// Where a route's weight is multiplied in: weight · expert(x), or expert(weight · x) as Llama 4 does.
 enum class WeightOn { output, input };
 
-/// A list of routes; route r sends token[r] to expert[r] and counts for weight[r].
+/// One of the routes of a Routing.
+template <class Scalar>
+struct Route {
+  Index token, expert;
+  Scalar weight;
+};
+
+/// A list of routes; route r sends token[r] to expert[r] and counts for weight[r]. It can be walked:
+///   for (const auto& [token, expert, weight] : routing)
 /// Token-choice routers write top_k routes a token, side by side and best first; expert-choice routers as many as an
 /// expert takes.
 template <class Scalar>
@@ -39,6 +47,29 @@ struct Routing {
   std::vector<Scalar> state;
 
   Index size() const { return static_cast<Index>(token.size()); }  ///< Routes, dropped or not.
+
+  Route<Scalar> operator[](Index route) const {
+    return {token[std::size_t(route)], expert[std::size_t(route)], weight[std::size_t(route)]};
+  }
+
+  /// Walks over all routes, dropped ones too.
+  struct Iterator {
+    using iterator_category = std::input_iterator_tag;
+    using value_type = Route<Scalar>;
+    using difference_type = Index;
+    using pointer = const value_type*;
+    using reference = value_type;
+
+    const Routing* routing = nullptr;
+    Index route = 0;
+
+    value_type operator*() const { return (*routing)[route]; }
+    Iterator& operator++() { return ++route, *this; }
+    Iterator operator++(int) { return {routing, route++}; }
+    bool operator==(const Iterator& other) const { return route == other.route; }
+  };
+  Iterator begin() const { return {this, 0}; }
+  Iterator end() const { return {this, size()}; }
 
   /// Forgets all but the memory.
   void clear() {
@@ -83,12 +114,14 @@ void require_routes(const Routing<Scalar>& routing, Index num_tokens, Index num_
   require_equal(std::ssize(routing.expert), routing.size(), "Routing: expert.size()");
   require_equal(std::ssize(routing.weight), routing.size(), "Routing: weight.size()");
   if (!routing.dropped.empty()) require_equal(std::ssize(routing.dropped), routing.size(), "Routing: dropped.size()");
-  for (std::size_t r = 0; r < routing.token.size(); ++r) {
-    const Index e = routing.expert[r], t = routing.token[r];
-    if (e >= 0 && e < num_experts && t >= 0 && t < num_tokens) continue;
-    throw std::invalid_argument("Routing: route " + std::to_string(r) + " sends token " + std::to_string(t) + " of " +
-                                std::to_string(num_tokens) + " to expert " + std::to_string(e) + " of " +
-                                std::to_string(num_experts));
+  Index route = 0;
+  for (const auto& [t, e, weight] : routing) {
+    if (e < 0 || e >= num_experts || t < 0 || t >= num_tokens) {
+      throw std::invalid_argument("Routing: route " + std::to_string(route) + " sends token " + std::to_string(t) +
+                                  " of " + std::to_string(num_tokens) + " to expert " + std::to_string(e) + " of " +
+                                  std::to_string(num_experts));
+    }
+    ++route;
   }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <any>
 #include <atomic>
 #include <cstddef>
 #include <stdexcept>
@@ -32,9 +33,20 @@ class Scratch {
     return reinterpret_cast<T*>(take(sizeof(T) * std::size_t(size)));
   }
 
+  /// An object that stays what it was at the last reset(), with the memory that it has: T{} at first. So what holds
+  /// vectors allocates nothing in a warm call.
+  template <class T>
+  T& kept() {
+    static_assert(sizeof(T) > 64, "it would lie in the std::any itself, which moves");
+    if (next_kept_ == kept_.size()) kept_.emplace_back();
+    std::any& any = kept_[next_kept_++];
+    T* const known = std::any_cast<T>(&any);
+    return known ? *known : any.emplace<T>();
+  }
+
   /// Everything handed out so far may be reused. Merges the blocks: a warm Scratch holds just one, of `at_least` bytes.
   void reset(std::size_t at_least = 0) {
-    used_ = 0;
+    used_ = next_kept_ = 0;
     if (blocks_.size() != 1 || room_ * alignment < at_least) merge(std::max(capacity(), at_least));
   }
 
@@ -82,6 +94,8 @@ class Scratch {
   std::vector<Block> blocks_;  // a block that moves leaves its lines where they are, for they may be in use
   std::size_t used_ = 0;       // lines taken from the last block …
   std::size_t room_ = 0;       // … of so many
+  std::vector<std::any> kept_;
+  std::size_t next_kept_ = 0;
 };
 
 /// The Scratch of a call: one that all workers share, then one of each. A call holds it as long as it lasts.

@@ -11,6 +11,7 @@
 
 #include "moe/core/check.hpp"
 #include "moe/core/routing.hpp"
+#include "moe/core/token_mask.hpp"
 #include "moe/core/types.hpp"
 
 namespace moe::inline MOE_TARGET {
@@ -18,6 +19,11 @@ namespace moe::inline MOE_TARGET {
 /// What the caller may say of the tokens beside x. Each router tells which of it it reads; all may stay empty.
 template <class Scalar>
 struct SideInputs {
+  /// (n_tokens) Which tokens are real, and which are padding. A layer leaves padding out before anything else sees it:
+  /// routers, filters and experts get the real tokens alone, side by side, with what is said of them here, and so give
+  /// them the very bits that they have without padding. y of padding is 0; so is its gradient, whatever its x and d_y.
+  TokenMask mask = {};
+
   /// (n_tokens) Each token's number in the vocabulary. TokenHash reads it.
   std::span<const Index> token_ids = {};
 
@@ -27,6 +33,9 @@ struct SideInputs {
 
   /// x is sequences of so many tokens, one after the other; 0: it is one. For what is counted per sequence.
   Index sequence_length = 0;
+
+  /// (num_sequences + 1) Where each sequence begins, then n_tokens, if they are not all of one length.
+  std::span<const Index> sequence_starts = {};
 
   /// (d_model × n_tokens), column by column: what the router of a MoeLayer reads in place of x, which then goes to the
   /// experts alone. Gemma 4 (the residual, before the norm of the experts' input), SmallThinker (the input of

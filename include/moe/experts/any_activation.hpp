@@ -11,23 +11,19 @@
 
 namespace moe::inline MOE_TARGET {
 
-/// One of the activations that published models name. Where speed counts, a type of its own is a little faster for tiny
-/// experts; for others there is no difference.
-class AnyActivation {
- public:
-  using Held = std::variant<Silu, Relu, ReluSquared, Gelu, GeluTanh>;  ///< All that it can be.
+namespace detail {
 
-  constexpr AnyActivation() = default;
+/// One of these.
+template <class... Acts>
+class OneActivation {
+ public:
+  using Held = std::variant<Acts...>;  ///< All that it can be.
+
+  constexpr OneActivation() = default;
 
   template <class Act>
-    requires(!std::same_as<Act, AnyActivation> && std::constructible_from<Held, Act>)
-  constexpr AnyActivation(Act act) : held_(std::move(act)) {}  ///< Any of Held.
-
-  /// Element by element.
-  template <class X>
-  [[gnu::noinline]] typename X::PlainObject operator()(const Eigen::ArrayBase<X>& x) const {
-    return std::visit([&](const auto& act) -> typename X::PlainObject { return act(x.derived()); }, held_);
-  }
+    requires(std::same_as<Act, Acts> || ...)
+  constexpr OneActivation(Act act) : held_(std::move(act)) {}  ///< Any of Held.
 
   const Held& held() const { return held_; }
 
@@ -41,37 +37,35 @@ class AnyActivation {
   Held held_;
 };
 
-/// One of the gated activations that published models name.
-class AnyGatedActivation {
+}  // namespace detail
+
+/// One of the activations that published models name. Where speed counts, a type of its own is a little faster for tiny
+/// experts; for others there is no difference.
+class AnyActivation : public detail::OneActivation<Silu, Relu, ReluSquared, Gelu, GeluTanh> {
  public:
-  /// All that it can be.
-  using Held = std::variant<SwiGlu, GeGlu, GeGluTanh, ReGlu, Glu<ReluSquared>, GptOssGlu, ClampedInputGlu<Silu>,
-                            ClampedOutputGlu<Silu>, SoftcappedSwiGlu>;
+  using OneActivation::OneActivation;
 
-  constexpr AnyGatedActivation() = default;
+  /// Element by element.
+  template <class X>
+  [[gnu::noinline]] typename X::PlainObject operator()(const Eigen::ArrayBase<X>& x) const {
+    return std::visit([&](const auto& act) -> typename X::PlainObject { return act(x.derived()); }, held());
+  }
+};
 
-  template <class Act>
-    requires(!std::same_as<Act, AnyGatedActivation> && std::constructible_from<Held, Act>)
-  constexpr AnyGatedActivation(Act act) : held_(std::move(act)) {}  ///< Any of Held.
+/// One of the gated activations that published models name.
+class AnyGatedActivation
+    : public detail::OneActivation<SwiGlu, GeGlu, GeGluTanh, ReGlu, Glu<ReluSquared>, GptOssGlu, ClampedInputGlu<Silu>,
+                                   ClampedOutputGlu<Silu>, SoftcappedSwiGlu> {
+ public:
+  using OneActivation::OneActivation;
 
   /// Element by element, of gate and up of one shape.
   template <class G, class U>
   [[gnu::noinline]] typename G::PlainObject operator()(const Eigen::ArrayBase<G>& gate,
                                                        const Eigen::ArrayBase<U>& up) const {
     return std::visit([&](const auto& act) -> typename G::PlainObject { return act(gate.derived(), up.derived()); },
-                      held_);
+                      held());
   }
-
-  const Held& held() const { return held_; }
-
-  /// Is it one of this type?
-  template <class Act>
-  bool is() const {
-    return std::holds_alternative<Act>(held_);
-  }
-
- private:
-  Held held_;
 };
 
 /// What an expert computes between its layers: gated, or not. SwiGLU, unless something else is said.

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "moe/core/concepts.hpp"
+#include "moe/core/detail/erased_call.hpp"
 #include "moe/core/scratch.hpp"
 #include "moe/core/types.hpp"
 
@@ -21,31 +22,21 @@ class AnyExpert {
   /// Moves the expert in; copies of this share it.
   template <Expert E>
     requires(!std::same_as<E, AnyExpert> && std::same_as<typename E::Scalar, Scalar>)
-  AnyExpert(E expert) : held_(std::make_shared<Held<E>>(std::move(expert))) {}
+  AnyExpert(E expert)
+      : d_model_(expert.d_model()),
+        forward_(std::make_shared<E>(std::move(expert)),
+                 [](const E& its, const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Scratch& scratch) {
+                   its.forward(x, y, scratch);
+                 }) {}
 
-  Index d_model() const { return held_->d_model(); }
+  Index d_model() const { return d_model_; }
   void forward(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Scratch& scratch) const {
-    held_->forward(x, y, scratch);
+    forward_(x, y, scratch);
   }
 
  private:
-  struct Interface {
-    virtual ~Interface() = default;
-    virtual Index d_model() const = 0;
-    virtual void forward(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Scratch& scratch) const = 0;
-  };
-
-  template <class E>
-  struct Held final : Interface {
-    explicit Held(E its_expert) : expert(std::move(its_expert)) {}
-    Index d_model() const override { return expert.d_model(); }
-    void forward(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Scratch& scratch) const override {
-      expert.forward(x, y, scratch);
-    }
-    E expert;
-  };
-
-  std::shared_ptr<const Interface> held_;
+  Index d_model_;
+  detail::ErasedCall<const ConstMatrixRef<Scalar>&, MatrixRef<Scalar>, Scratch&> forward_;
 };
 
 }  // namespace moe::inline MOE_TARGET

@@ -3,9 +3,11 @@
 
 #include <concepts>
 #include <memory>
+#include <type_traits>
 #include <utility>
 
 #include "moe/core/concepts.hpp"
+#include "moe/core/detail/erased_call.hpp"
 #include "moe/core/dispatch.hpp"
 #include "moe/core/types.hpp"
 
@@ -20,37 +22,27 @@ class AnyExperts {
   /// Moves the group in; copies of this share it.
   template <Experts G>
     requires(!std::same_as<G, AnyExperts> && std::same_as<typename G::Scalar, Scalar>)
-  AnyExperts(G group) : held_(std::make_shared<Held<G>>(std::move(group))) {}
+  AnyExperts(G group) : AnyExperts(std::make_shared<G>(std::move(group))) {}
 
-  Index d_model() const { return held_->d_model(); }
-  Index num_experts() const { return held_->num_experts(); }
+  /// One that others may hold as well.
+  template <class G>
+    requires Experts<std::remove_const_t<G>>
+  explicit AnyExperts(std::shared_ptr<G> group)
+      : d_model_(group->d_model()),
+        num_experts_(group->num_experts()),
+        apply_(std::move(group), [](const G& its, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
+                                    MatrixRef<Scalar> y, Workers& workers) { its.apply(x, plan, y, workers); }) {}
+
+  Index d_model() const { return d_model_; }
+  Index num_experts() const { return num_experts_; }
   void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
              Workers& workers) const {
-    held_->apply(x, plan, y, workers);
+    apply_(x, plan, y, workers);
   }
 
  private:
-  struct Interface {
-    virtual ~Interface() = default;
-    virtual Index d_model() const = 0;
-    virtual Index num_experts() const = 0;
-    virtual void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
-                       Workers& workers) const = 0;
-  };
-
-  template <class G>
-  struct Held final : Interface {
-    explicit Held(G its_group) : group(std::move(its_group)) {}
-    Index d_model() const override { return group.d_model(); }
-    Index num_experts() const override { return group.num_experts(); }
-    void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
-               Workers& workers) const override {
-      group.apply(x, plan, y, workers);
-    }
-    G group;
-  };
-
-  std::shared_ptr<const Interface> held_;
+  Index d_model_, num_experts_;
+  detail::ErasedCall<const ConstMatrixRef<Scalar>&, const DispatchPlan<Scalar>&, MatrixRef<Scalar>, Workers&> apply_;
 };
 
 }  // namespace moe::inline MOE_TARGET

@@ -9,11 +9,10 @@
 #include "moe/core/check.hpp"
 #include "moe/core/concepts.hpp"
 #include "moe/core/contracts.hpp"
-#include "moe/core/task.hpp"
 #include "moe/core/types.hpp"
 #include "moe/core/weight_stack.hpp"
 #include "moe/experts/activation.hpp"
-#include "moe/experts/detail/bank_kernels.hpp"
+#include "moe/experts/detail/run_bank.hpp"
 #include "moe/runtime/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
@@ -24,14 +23,6 @@ struct FfnBiases {
   Matrix<Scalar> gate{};  // (d_ff × num_experts), of gated experts alone
   Matrix<Scalar> up{};    // (d_ff × num_experts)
   Matrix<Scalar> down{};  // (d_model × num_experts)
-};
-
-/// What is done beside a bank's own products, for gradients and for adapters.
-template <class Scalar>
-struct BesideBank {
-  kernels::Kept<Scalar> kept{};                          // where each slot's gate and up are kept, if anywhere
-  const kernels::LowRanks<Scalar>* low_ranks = nullptr;  // of each expert, or null: what is added to its products
-  const Task* before_down = nullptr;  // is called once, when kept.hidden was written, and U of down was not read
 };
 
 /// For each of num_experts experts, as GatedFfn where act takes two arguments, and as Ffn where it takes one,
@@ -92,35 +83,9 @@ class FfnBank {
   const FfnBiases<Scalar>& biases() const { return biases_; }
 
   /// Adds weight · expert(x) to y for each slot of the plan, as Experts asks.
-  /// @param beside  what training and adapters do meanwhile
-  void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y, Workers& workers,
-             const BesideBank<Scalar>& beside = {}) const {
-    if (plan.num_slots() == 0) return;
-    kernels::with_arithmetic<W>(workers.numerics(), [&]<class A>(A) {
-      kernels::TokenBatches<A> batches(x, plan, y, d_ff(), workers, beside.kept);
-      if (beside.low_ranks != nullptr) {
-        for (auto& batch : batches) {
-          batch.low_ranks = beside.low_ranks[batch.expert];
-          if (batch.low_ranks.down.rank == 0) batch.kept.hidden = nullptr;
-        }
-      }
-      const std::size_t bytes = kernels::scratch_bytes<A>(d_model(), d_ff(), plan.num_slots());
-
-      workers.for_each_band(d_ff(), A::step, [&](Index first, Index last, Scratch& scratch) {
-        for (const auto& batch : batches) {
-          scratch.reset(bytes);
-          kernels::gate_up<A>(first_stack()[batch.expert], w_up_[batch.expert], biases_of(batch.expert), first, last,
-                              batch, act_, scratch);
-        }
-      });
-      if (beside.before_down != nullptr) (*beside.before_down)(0, 0);
-      workers.for_each_band(d_model(), A::step, [&](Index first, Index last, Scratch& scratch) {
-        for (const auto& batch : batches) {
-          scratch.reset(bytes);
-          kernels::down<A>(w_down_[batch.expert], biases_of(batch.expert), first, last, batch, scratch);
-        }
-      });
-    });
+  void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
+             Workers& workers) const {
+    detail::run_bank(*this, x, plan, y, workers);
   }
 
   /// One expert's parameters, to write; what is not there is empty.
@@ -186,11 +151,6 @@ class FfnBank {
     require_bias(biases_.gate, is_gated ? d_ff() : 0, "gate");
     require_bias(biases_.up, d_ff(), "up");
     require_bias(biases_.down, d_model(), "down");
-  }
-
-  kernels::Biases<Scalar> biases_of(Index expert) const {
-    const auto column = [&](const Matrix<Scalar>& bias) { return bias.size() > 0 ? bias.col(expert).data() : nullptr; };
-    return {column(biases_.gate), column(biases_.up), column(biases_.down)};
   }
 
   WeightStack<W> w_gate_, w_up_, w_down_;

@@ -23,6 +23,7 @@
 /// A type of weight joins by an arithmetic of its own: experts and layers never see it.
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -40,6 +41,15 @@
 namespace moe::inline MOE_TARGET::kernels {
 
 inline constexpr Index never = std::numeric_limits<Index>::max();
+
+/// What is asked of an arithmetic by whoever arranges activations for it; the tiles ask for the rest.
+template <class A>
+concept Arithmetic = requires(const typename A::Scalar* x, typename A::Register* to, Index depth) {
+  requires sizeof(typename A::Weight) > 0 && sizeof(typename A::Unit) == sizeof(typename A::Scalar);
+  requires A::parts >= 1 && A::step >= 1 && A::blocks_pay >= 1;
+  { A::arrange(x, to) } -> std::same_as<void>;
+  { A::num_units(depth) } -> std::same_as<Index>;
+};
 
 /// Products of float, or of double: narrower weights are widened.
 template <class W>

@@ -12,7 +12,7 @@
 namespace moe::inline MOE_TARGET::kernels {
 
 /// Rows [first, last) of y = W·x.  (rows × cols) · (cols × n_tokens)
-template <class A>
+template <Arithmetic A>
 void matmul_rows(const StoredWeight<typename A::Weight>& w, Index first, Index last, const Columns<A>& x,
                  MatrixRef<typename A::Scalar> y, Scratch& scratch) {
   products<A>(rows_of(w, first, last), x, make_room<A>(x.depth, scratch), y.data() + first, y.outerStride());
@@ -27,7 +27,7 @@ void matmul(const StoredWeight<W>& w, const Eigen::Ref<const Matrix<S>>& x, Matr
 }
 
 /// y = W·x by an arithmetic A, rows split over the workers, which are a Workers: who they are is not known down here.
-template <class A, class Workers>
+template <Arithmetic A, class Workers>
 void matmul_by(const StoredWeight<typename A::Weight>& w, const ConstMatrixRef<typename A::Scalar>& x,
                MatrixRef<typename A::Scalar> y, Workers& workers) {
   const auto columns =

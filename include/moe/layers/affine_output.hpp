@@ -7,6 +7,7 @@
 #include "moe/core/types.hpp"
 #include "moe/layers/any_layer.hpp"
 #include "moe/runtime/executors/serial.hpp"
+#include "moe/runtime/padding.hpp"
 #include "moe/runtime/workers.hpp"
 #include "moe/runtime/workspace.hpp"
 
@@ -38,6 +39,7 @@ class AffineOutput : public ShortForwards<AffineOutput<L>> {
   /// As the layer's own.
   void forward(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Workspace<Scalar>& ws,
                ExecutorRef executor = Serial{}) const {
+    if (is_padded(ws)) return forward_real_tokens(*this, x, y, ws, executor);
     layer_.forward(x, y, ws, executor);
     scale_and_shift(y);
   }

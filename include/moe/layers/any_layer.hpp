@@ -3,10 +3,16 @@
 
 #include <concepts>
 #include <memory>
+#include <optional>
 #include <utility>
 
+#include "moe/core/check.hpp"
 #include "moe/core/concepts.hpp"
+#include "moe/core/detail/erased_call.hpp"
+#include "moe/core/parameters.hpp"
 #include "moe/core/types.hpp"
+#include "moe/experts/any_experts.hpp"
+#include "moe/routers/any_router.hpp"
 #include "moe/runtime/executors/serial.hpp"
 #include "moe/runtime/workers.hpp"
 #include "moe/runtime/workspace.hpp"
@@ -21,8 +27,32 @@ concept Layer = requires(const L& layer, const ConstMatrixRef<typename L::Scalar
   { layer.forward(x, y, ws, executor) } -> std::same_as<void>;
 };
 
+namespace detail {
+
+/// What a layer is around, or itself.
+template <class L>
+auto& innermost(L& layer) {
+  if constexpr (requires { layer.layer(); }) {
+    return innermost(layer.layer());
+  } else {
+    return layer;
+  }
+}
+
+template <class L>
+concept HasParameters =
+    requires(L& layer, ParameterVisitor<typename L::Scalar>& visit) { visit_parameters(layer, visit); };
+
+/// An AnyRouter or AnyExperts of a part, whose owner it keeps.
+template <class Any, class Owner, class Part>
+Any share(const std::shared_ptr<Owner>& owner, Part& part) {
+  return Any(std::shared_ptr<Part>(owner, &part));
+}
+
+}  // namespace detail
+
 /// Any Layer of this Scalar behind one type, as a model with layers of several kinds holds them. Copies share the
-/// layer.
+/// layer. What it holds can be looked through as that of any other: all_parameters(layer), parts<T>(layer).
 template <class Scalar_>
 class AnyLayer : public ShortForwards<AnyLayer<Scalar_>> {
  public:
@@ -31,37 +61,47 @@ class AnyLayer : public ShortForwards<AnyLayer<Scalar_>> {
   /// Moves the layer in; copies of this share it.
   template <Layer L>
     requires(!std::same_as<L, AnyLayer> && std::same_as<typename L::Scalar, Scalar>)
-  AnyLayer(L layer) : held_(std::make_shared<Held<L>>(std::move(layer))) {}
+  AnyLayer(L layer) : AnyLayer(std::make_shared<L>(std::move(layer))) {}
 
-  Index d_model() const { return held_->d_model(); }
+  Index d_model() const { return d_model_; }
 
   /// As the layer's own.
   void forward(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Workspace<Scalar>& ws,
                ExecutorRef executor = Serial{}) const {
-    held_->forward(x, y, ws, executor);
+    forward_(x, y, ws, executor);
   }
   using ShortForwards<AnyLayer>::forward;
 
+  /// Its router and its routed experts, whatever stands around them; none of a layer that has none.
+  const std::optional<AnyRouter<Scalar>>& router() const { return router_; }
+  const std::optional<AnyExperts<Scalar>>& experts() const { return experts_; }
+
+  /// @throws std::invalid_argument if the layer has no visit_parameters().
+  void visit_parameters(ParameterVisitor<Scalar>& visit) const { visit_(visit); }
+
  private:
-  struct Interface {
-    virtual ~Interface() = default;
-    virtual Index d_model() const = 0;
-    virtual void forward(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Workspace<Scalar>& ws,
-                         ExecutorRef executor) const = 0;
-  };
-
   template <class L>
-  struct Held final : Interface {
-    explicit Held(L its_layer) : layer(std::move(its_layer)) {}
-    Index d_model() const override { return layer.d_model(); }
-    void forward(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Workspace<Scalar>& ws,
-                 ExecutorRef executor) const override {
-      layer.forward(x, y, ws, executor);
-    }
-    L layer;
-  };
+  explicit AnyLayer(std::shared_ptr<L> layer)
+      : d_model_(layer->d_model()),
+        forward_(layer, [](const L& its, const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Workspace<Scalar>& ws,
+                           ExecutorRef executor) { its.forward(x, y, ws, executor); }),
+        visit_(layer, [](L& its, ParameterVisitor<Scalar>& visit) {
+          if constexpr (detail::HasParameters<L>) {
+            visit.in("", its);
+          } else {
+            require(false, "AnyLayer: this layer has no visit_parameters()");
+          }
+        }) {
+    auto& inner = detail::innermost(*layer);
+    if constexpr (requires { inner.router(); }) router_ = detail::share<AnyRouter<Scalar>>(layer, inner.router());
+    if constexpr (requires { inner.experts(); }) experts_ = detail::share<AnyExperts<Scalar>>(layer, inner.experts());
+  }
 
-  std::shared_ptr<const Interface> held_;
+  Index d_model_;
+  detail::ErasedCall<const ConstMatrixRef<Scalar>&, MatrixRef<Scalar>, Workspace<Scalar>&, ExecutorRef> forward_;
+  detail::ErasedCall<ParameterVisitor<Scalar>&> visit_;
+  std::optional<AnyRouter<Scalar>> router_;
+  std::optional<AnyExperts<Scalar>> experts_;
 };
 
 }  // namespace moe::inline MOE_TARGET

@@ -9,6 +9,7 @@
 #include "moe/core/dispatch.hpp"
 #include "moe/core/types.hpp"
 #include "moe/runtime/executors/serial.hpp"
+#include "moe/runtime/padding.hpp"
 #include "moe/runtime/workers.hpp"
 #include "moe/runtime/workspace.hpp"
 
@@ -35,6 +36,7 @@ class DenseLayer : public ShortForwards<DenseLayer<G>> {
   /// @throws std::invalid_argument if a shape is wrong or y overlaps x.
   void forward(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Workspace<Scalar>& ws,
                ExecutorRef executor = Serial{}) const {
+    if (is_padded(ws)) return forward_real_tokens(*this, x, y, ws, executor);
     require_columns(x, y, d_model(), "DenseLayer");
     Workers workers = workers_of(ws, executor);
     y.setZero();

@@ -13,6 +13,7 @@
 #include "moe/core/types.hpp"
 #include "moe/experts/expert_list.hpp"
 #include "moe/runtime/executors/serial.hpp"
+#include "moe/runtime/padding.hpp"
 #include "moe/runtime/workers.hpp"
 #include "moe/runtime/workspace.hpp"
 
@@ -47,6 +48,7 @@ class MoeLayer : public ShortForwards<MoeLayer<R, G>> {
   /// @throws std::invalid_argument if a shape is wrong, or y overlaps x or what the router reads.
   void forward(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Workspace<Scalar>& ws,
                ExecutorRef executor = Serial{}) const {
+    if (is_padded(ws)) return forward_real_tokens(*this, x, y, ws, executor);
     require_columns(x, y, d_model(), "MoeLayer");
     const auto tokens = tokens_of_router(x, ws.side, y, "MoeLayer");
     Workers workers = workers_of(ws, executor);

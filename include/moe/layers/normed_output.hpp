@@ -9,6 +9,7 @@
 #include "moe/kernels/rms_norm.hpp"
 #include "moe/layers/any_layer.hpp"
 #include "moe/runtime/executors/serial.hpp"
+#include "moe/runtime/padding.hpp"
 #include "moe/runtime/workers.hpp"
 #include "moe/runtime/workspace.hpp"
 
@@ -40,6 +41,7 @@ class NormedOutput : public ShortForwards<NormedOutput<L>> {
   /// As the layer's own.
   void forward(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Workspace<Scalar>& ws,
                ExecutorRef executor = Serial{}) const {
+    if (is_padded(ws)) return forward_real_tokens(*this, x, y, ws, executor);
     layer_.forward(x, y, ws, executor);
     Workers workers = workers_of(ws, executor);
     norm_.apply(y, y, workers);

@@ -14,6 +14,7 @@
 #include "moe/kernels/vectors.hpp"
 #include "moe/layers/expert_beside.hpp"
 #include "moe/runtime/executors/serial.hpp"
+#include "moe/runtime/padding.hpp"
 #include "moe/runtime/workers.hpp"
 #include "moe/runtime/workspace.hpp"
 
@@ -51,6 +52,7 @@ class WithSharedExpert : public ShortForwards<WithSharedExpert<Layer, G>> {
   /// @throws std::invalid_argument if a shape is wrong or y overlaps x.
   void forward(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Workspace<Scalar>& ws,
                ExecutorRef executor = Serial{}) const {
+    if (is_padded(ws)) return forward_real_tokens(*this, x, y, ws, executor);
     detail::forward_beside<Scalar>(
         x, y, ws, ws.shared_plan, executor, Mode::infer, [&] { layer_.forward(x, y, ws, executor); },
         [&](const auto& plan, MatrixRef<Scalar> to, Workers& workers) { shared_.apply(x, plan, to, workers); },

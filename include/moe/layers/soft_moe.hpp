@@ -20,6 +20,7 @@
 #include "moe/routers/detail/logits.hpp"
 #include "moe/routers/detail/unit_length.hpp"
 #include "moe/runtime/executors/serial.hpp"
+#include "moe/runtime/padding.hpp"
 #include "moe/runtime/workers.hpp"
 #include "moe/runtime/workspace.hpp"
 
@@ -185,6 +186,7 @@ class SoftMoe : public ShortForwards<SoftMoe<G>> {
   /// @throws std::invalid_argument if a shape is wrong, y overlaps x, or the tokens are not whole sequences.
   void forward(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Workspace<Scalar>& ws,
                ExecutorRef executor = Serial{}) const {
+    if (is_padded(ws)) return forward_real_tokens(*this, x, y, ws, executor);
     require_columns(x, y, d_model(), "SoftMoe");
     const Index num_sequences = count_sequences(x.cols(), ws.side);
     Workers workers = workers_of(ws, executor);
@@ -208,9 +210,13 @@ class SoftMoe : public ShortForwards<SoftMoe<G>> {
     visit.in("experts", experts_);
   }
 
-  /// @throws std::invalid_argument if the tokens are not whole sequences.
+  /// @throws std::invalid_argument if the tokens are not whole sequences, all of one length.
   Index count_sequences(Index num_tokens, const SideInputs<Scalar>& side) const {
-    return num_tokens / tokens_per_sequence(num_tokens, side.sequence_length, "SoftMoe");
+    const Sequences all(num_tokens, side.sequence_length, side.sequence_starts, "SoftMoe");
+    for (Index s = 1; s < all.count(); ++s) {
+      if (all.size(s) != all.size(0)) require_equal(all.size(s), all.size(0), "SoftMoe: tokens of each sequence: one");
+    }
+    return num_tokens == 0 ? 0 : all.count();
   }
 
   /// The first half of forward(): tokens meet slots. Leaves the logits in `routing`.

@@ -15,6 +15,7 @@
 #include "moe/core/dispatch.hpp"
 #include "moe/core/task.hpp"
 #include "moe/core/types.hpp"
+#include "moe/experts/detail/run_bank.hpp"
 #include "moe/experts/detail/token_batch.hpp"
 #include "moe/experts/ffn_bank.hpp"
 #include "moe/kernels/low_rank.hpp"
@@ -118,6 +119,38 @@ class LoraProjections {
   Scalar* u_;
 };
 
+/// bank.apply(), of a LoraBank.
+/// @param kept     where each slot's gate and up are kept, if anywhere
+/// @param dropout  what adapters do not read
+template <class Bank, class Scalar = typename Bank::Scalar>
+void run_lora_bank(const Bank& bank, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
+                   MatrixRef<Scalar> y, Workers& workers, kernels::Kept<Scalar> kept = {},
+                   const Dropout& dropout = Dropout()) {
+  const Index slots = plan.num_slots();
+  Scratch& shared = workers.shared();
+  LoraProjections<Scalar> gate(bank.adapters(), 0, plan, workers), up(bank.adapters(), 1, plan, workers),
+      down(bank.adapters(), 2, plan, workers);
+  if (down.rank() > 0) {
+    kept.stride = kernels::kept_stride(bank.d_ff());
+    kept.hidden = shared.template array<Scalar>(kept.stride * slots);
+  }
+  auto* const low_ranks = shared.template array<kernels::LowRanks<Scalar>>(bank.num_experts());
+  for (Index e = 0; e < bank.num_experts(); ++e) low_ranks[e] = {gate[e], up[e], down[e]};
+
+  auto** const numbers = shared.template array<const Scalar*>(slots);
+  const TokensRead<Scalar> read{numbers, plan.token.data(),
+                                plan.weight_on == WeightOn::input ? plan.weight.data() : nullptr};
+  for (Index s = 0; s < slots; ++s) numbers[s] = x.data() + plan.token[std::size_t(s)] * x.outerStride();
+  gate.compute(read, dropout);
+  up.compute(read, dropout);
+  const auto compute_down = [&](Index, Index) {
+    for (Index s = 0; s < slots; ++s) numbers[s] = kept.hidden + s * kept.stride;
+    down.compute({numbers, read.token}, dropout);
+  };
+  const Task before_down(compute_down);
+  run_bank(bank.base(), x, plan, y, workers, BankHooks<Scalar>{kept, low_ranks, &before_down});
+}
+
 }  // namespace detail
 
 /// expert(x) = W_down·h + Δ_down·h, h = act(W_gate·x + Δ_gate·x, W_up·x + Δ_up·x) or act(W_up·x + Δ_up·x), and the
@@ -154,36 +187,7 @@ class LoraBank {
 
   void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
              Workers& workers) const {
-    apply(x, plan, y, workers, {}, Dropout());
-  }
-
-  /// @param kept     where each slot's gate and up are kept, if anywhere
-  /// @param dropout  what adapters do not read
-  void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y, Workers& workers,
-             kernels::Kept<Scalar> kept, const Dropout& dropout) const {
-    const Index slots = plan.num_slots();
-    Scratch& shared = workers.shared();
-    detail::LoraProjections<Scalar> gate(adapters_, 0, plan, workers), up(adapters_, 1, plan, workers),
-        down(adapters_, 2, plan, workers);
-    if (down.rank() > 0) {
-      kept.stride = kernels::kept_stride(d_ff());
-      kept.hidden = shared.array<Scalar>(kept.stride * slots);
-    }
-    auto* const low_ranks = shared.array<kernels::LowRanks<Scalar>>(num_experts());
-    for (Index e = 0; e < num_experts(); ++e) low_ranks[e] = {gate[e], up[e], down[e]};
-
-    auto** const numbers = shared.array<const Scalar*>(slots);
-    const TokensRead<Scalar> read{numbers, plan.token.data(),
-                                  plan.weight_on == WeightOn::input ? plan.weight.data() : nullptr};
-    for (Index s = 0; s < slots; ++s) numbers[s] = x.data() + plan.token[std::size_t(s)] * x.outerStride();
-    gate.compute(read, dropout);
-    up.compute(read, dropout);
-    const auto compute_down = [&](Index, Index) {
-      for (Index s = 0; s < slots; ++s) numbers[s] = kept.hidden + s * kept.stride;
-      down.compute({numbers, read.token}, dropout);
-    };
-    const Task before_down(compute_down);
-    base_->apply(x, plan, y, workers, {kept, low_ranks, &before_down});
+    detail::run_lora_bank(*this, x, plan, y, workers);
   }
 
   /// The adapters alone learn.

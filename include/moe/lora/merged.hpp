@@ -24,10 +24,7 @@
 #include "moe/lora/bank.hpp"
 #include "moe/lora/projection.hpp"
 #include "moe/lora/router.hpp"
-#include "moe/routers/filters/capacity.hpp"
-#include "moe/routers/filters/merged_experts.hpp"
-#include "moe/routers/filters/replay.hpp"
-#include "moe/routers/filters/second_expert.hpp"
+#include "moe/routers/filters/filtered_router.hpp"
 
 namespace moe::inline MOE_TARGET {
 
@@ -46,26 +43,10 @@ Part merged(const Part& part) {
   return copy;
 }
 
-// --- filters of routers
-
 template <class R>
-auto merged(const WithCapacity<R>& limited) {
-  return WithCapacity(merged(limited.router()), limited.options());
-}
-
-template <class R>
-auto merged(const WithSecondExpert<R>& filtered) {
-  return WithSecondExpert(merged(filtered.router()), filtered.options());
-}
-
-template <class R>
-auto merged(const WithMergedExperts<R>& renamed) {
-  return WithMergedExperts(merged(renamed.router()), renamed.merged());
-}
-
-template <class R>
-auto merged(const Replay<R>& replay) {
-  return Replay(merged(replay.router()), replay.options());
+  requires requires(const R& router) { router.filter(); }
+auto merged(const R& router) {
+  return FilteredRouter(merged(router.router()), router.filter());
 }
 
 // --- groups of experts

@@ -4,8 +4,8 @@
 #include <cstddef>
 
 #include "moe/core/routing.hpp"
+#include "moe/core/token_mask.hpp"
 #include "moe/core/types.hpp"
-#include "moe/losses/token_mask.hpp"
 
 namespace moe::inline MOE_TARGET {
 
@@ -21,9 +21,8 @@ void measure_importance(const Routing<Scalar>& routing, Index num_tokens, Index 
   require_mask(mask, num_tokens, "measure_importance");
   importance.setZero(num_experts);
   for (Index r = 0; r < routing.size(); ++r) {
-    const auto i = std::size_t(r);
-    if (is_masked(mask, routing.token[i]) || routing.is_dropped(r)) continue;
-    importance(routing.expert[i]) += double(routing.weight[i]);
+    const auto its = routing[r];
+    if (!is_masked(mask, its.token) && !routing.is_dropped(r)) importance(its.expert) += double(its.weight);
   }
 }
 

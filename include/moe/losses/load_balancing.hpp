@@ -12,11 +12,11 @@
 #include "moe/core/routing.hpp"
 #include "moe/core/scratch.hpp"
 #include "moe/core/sequences.hpp"
+#include "moe/core/token_mask.hpp"
 #include "moe/core/types.hpp"
 #include "moe/kernels/multiply_add.hpp"
 #include "moe/kernels/scores.hpp"
 #include "moe/kernels/vectors.hpp"
-#include "moe/losses/token_mask.hpp"
 #include "moe/routers/detail/logits.hpp"
 #include "moe/routers/top_k.hpp"
 
@@ -92,11 +92,11 @@ void count_routes(const Routing<Scalar>& routing, Index num_tokens, const LoadBa
   auto* const seen = scratch.array<Index>(num_tokens);
   std::fill_n(seen, num_tokens, Index(0));
   for (Index r = 0; r < routing.size(); ++r) {
-    const Index t = routing.token[std::size_t(r)], s = sequence_of(t, options);
+    const Index t = routing[r].token, s = sequence_of(t, options);
     if (is_masked(options.mask, t)) continue;
     if (options.choices > 0 && seen[t]++ >= options.choices) continue;
     if (options.divide_by_k) ++shares.out_of(s);
-    if (options.count_dropped || !routing.is_dropped(r)) ++shares.routes(routing.expert[std::size_t(r)], s);
+    if (options.count_dropped || !routing.is_dropped(r)) ++shares.routes(routing[r].expert, s);
   }
   if (!options.divide_by_k) shares.out_of = shares.tokens;
 }

@@ -5,7 +5,7 @@
 
 #include "moe/core/types.hpp"
 #include "moe/kernels/multiply_add.hpp"
-#include "moe/losses/token_mask.hpp"
+#include "moe/core/token_mask.hpp"
 
 namespace moe::inline MOE_TARGET {
 

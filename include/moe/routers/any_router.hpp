@@ -3,9 +3,11 @@
 
 #include <concepts>
 #include <memory>
+#include <type_traits>
 #include <utility>
 
 #include "moe/core/concepts.hpp"
+#include "moe/core/detail/erased_call.hpp"
 #include "moe/core/routing.hpp"
 #include "moe/core/tokens.hpp"
 #include "moe/core/types.hpp"
@@ -21,34 +23,26 @@ class AnyRouter {
   /// Moves the router in; copies of this share it.
   template <Router R>
     requires(!std::same_as<R, AnyRouter> && std::same_as<typename R::Scalar, Scalar>)
-  AnyRouter(R router) : held_(std::make_shared<Held<R>>(std::move(router))) {}
+  AnyRouter(R router) : AnyRouter(std::make_shared<R>(std::move(router))) {}
 
-  Index d_model() const { return held_->d_model(); }
-  Index num_experts() const { return held_->num_experts(); }
+  /// One that others may hold as well.
+  template <class R>
+    requires Router<std::remove_const_t<R>>
+  explicit AnyRouter(std::shared_ptr<R> router)
+      : d_model_(router->d_model()),
+        num_experts_(router->num_experts()),
+        route_(std::move(router), [](const R& its, const Tokens<Scalar>& tokens, Routing<Scalar>& routing,
+                                     Workers& workers) { its.route(tokens, routing, workers); }) {}
+
+  Index d_model() const { return d_model_; }
+  Index num_experts() const { return num_experts_; }
   void route(const Tokens<Scalar>& tokens, Routing<Scalar>& routing, Workers& workers) const {
-    held_->route(tokens, routing, workers);
+    route_(tokens, routing, workers);
   }
 
  private:
-  struct Interface {
-    virtual ~Interface() = default;
-    virtual Index d_model() const = 0;
-    virtual Index num_experts() const = 0;
-    virtual void route(const Tokens<Scalar>& tokens, Routing<Scalar>& routing, Workers& workers) const = 0;
-  };
-
-  template <class R>
-  struct Held final : Interface {
-    explicit Held(R its_router) : router(std::move(its_router)) {}
-    Index d_model() const override { return router.d_model(); }
-    Index num_experts() const override { return router.num_experts(); }
-    void route(const Tokens<Scalar>& tokens, Routing<Scalar>& routing, Workers& workers) const override {
-      router.route(tokens, routing, workers);
-    }
-    R router;
-  };
-
-  std::shared_ptr<const Interface> held_;
+  Index d_model_, num_experts_;
+  detail::ErasedCall<const Tokens<Scalar>&, Routing<Scalar>&, Workers&> route_;
 };
 
 }  // namespace moe::inline MOE_TARGET

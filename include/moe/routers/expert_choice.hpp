@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <span>
 #include <utility>
 
 #include "moe/core/check.hpp"
@@ -25,7 +26,7 @@ struct ExpertChoiceOptions {
   /// How many tokens an expert takes of so many; never more than there are. The default is the paper's: as many as if
   /// each token had two experts.
   CapacityRule capacity = capacity_factor(1, 2);
-  bool per_sequence = false;  // of each sequence of SideInputs::sequence_length; else of the batch as a whole
+  bool per_sequence = false;  // of each sequence of SideInputs; else of the batch as a whole
 };
 
 namespace detail {
@@ -58,16 +59,27 @@ void choose_tokens(const Scores& scores, Index first, Index count, Index* chosen
 /// token is taken where nothing else is left, and then the weight is NaN.
 /// Takes O(n_tokens · num_experts) time on average, and the time to sort what is chosen.
 ///
-/// @param logits           (num_experts × n_tokens)
-/// @param sequence_length  of SideInputs; read if options.per_sequence
+/// @param logits            (num_experts × n_tokens)
+/// @param sequence_length,  sequence_starts  of SideInputs; read if options.per_sequence
 /// @throws std::invalid_argument if there is no capacity rule, or if the tokens are not whole sequences.
 template <class Scalar>
 void let_experts_choose(const ConstMatrixRef<Scalar>& logits, Index sequence_length, const ExpertChoiceOptions& options,
-                        Routing<Scalar>& routing, Workers& workers) {
+                        Routing<Scalar>& routing, Workers& workers, std::span<const Index> sequence_starts = {}) {
   require(bool(options.capacity), "ExpertChoice: options.capacity is missing");
   const Index num_experts = logits.rows(), num_tokens = logits.cols();
-  const Index length = tokens_per_sequence(num_tokens, options.per_sequence ? sequence_length : 0, "ExpertChoice");
-  const Index count = std::clamp<Index>(options.capacity(length, num_experts), 0, length);
+  const auto sequences = options.per_sequence ? Sequences(num_tokens, sequence_length, sequence_starts, "ExpertChoice")
+                                              : Sequences(num_tokens, 0, {}, "ExpertChoice");
+  auto* const first_choice = workers.shared().template array<Index>(sequences.count() + 1);  // of an expert: its routes
+  first_choice[0] = 0;
+  Index longest = 0;
+  const auto tokens_of_expert = [&](Index sequence) {
+    const Index length = sequences.size(sequence);
+    return std::clamp<Index>(options.capacity(length, num_experts), 0, length);
+  };
+  for (Index s = 0; s < sequences.count(); ++s) {
+    first_choice[s + 1] = first_choice[s] + tokens_of_expert(s);
+    longest = std::max(longest, sequences.size(s));
+  }
 
   auto by_token = aligned_columns<Scalar>(num_experts, num_tokens, workers.shared());
   workers.for_each_band(num_tokens, items_a_task(num_experts), [&](Index first, Index last, Scratch&) {
@@ -76,20 +88,22 @@ void let_experts_choose(const ConstMatrixRef<Scalar>& logits, Index sequence_len
   const auto p = by_expert(by_token, workers);
 
   routing.weight_on = WeightOn::output;
-  routing.resize(num_tokens / length * num_experts * count);
-  const Index choices = num_tokens / length * num_experts;
-  workers.for_each_band(choices, items_a_task(length), [&](Index begin, Index end, Scratch& scratch) {
-    auto* const candidates = scratch.array<detail::Candidate<Scalar>>(length);
-    for (Index choice = begin; choice < end; ++choice) {
-      const Index sequence = choice / num_experts, e = choice % num_experts, first = sequence * length;
-      auto* const token = routing.token.data() + choice * count;
-      detail::choose_tokens<Scalar>(p.col(e).segment(first, length), first, count, token, candidates);
-      for (Index i = 0; i < count; ++i) {
-        routing.expert[std::size_t(choice * count + i)] = e;
-        routing.weight[std::size_t(choice * count + i)] = p(token[i], e);
-      }
-    }
-  });
+  routing.resize(num_experts * first_choice[sequences.count()]);
+  workers.for_each_band(
+      sequences.count() * num_experts, items_a_task(longest), [&](Index begin, Index end, Scratch& scratch) {
+        auto* const candidates = scratch.array<detail::Candidate<Scalar>>(longest);
+        for (Index choice = begin; choice < end; ++choice) {
+          const Index s = choice / num_experts, e = choice % num_experts, count = first_choice[s + 1] - first_choice[s];
+          const Index first_route = first_choice[s] * num_experts + e * count;
+          auto* const token = routing.token.data() + first_route;
+          detail::choose_tokens<Scalar>(p.col(e).segment(sequences.first(s), sequences.size(s)), sequences.first(s),
+                                        count, token, candidates);
+          for (Index i = 0; i < count; ++i) {
+            routing.expert[std::size_t(first_route + i)] = e;
+            routing.weight[std::size_t(first_route + i)] = p(token[i], e);
+          }
+        }
+      });
 }
 
 /// let_experts_choose(). Results do not depend on the number of workers. Who gets a token depends on the tokens beside
@@ -106,10 +120,11 @@ class ChoiceByExperts {
 
   const ExpertChoiceOptions& options() const { return options_; }
 
-  /// Reads SideInputs::sequence_length.
+  /// Reads SideInputs::sequence_length, or sequence_starts.
   /// @throws std::invalid_argument if the tokens are not whole sequences.
   void route(const Tokens<Scalar>& logits, Routing<Scalar>& routing, Workers& workers) const {
-    let_experts_choose<Scalar>(logits.x, logits.side.sequence_length, options_, routing, workers);
+    let_experts_choose<Scalar>(logits.x, logits.side.sequence_length, options_, routing, workers,
+                               logits.side.sequence_starts);
   }
 
  private:

@@ -28,6 +28,7 @@ struct Workspace {
   CallScratch scratch;                   // of the call that runs
   std::vector<Scalar> shared_answers;    // of the expert that every token sees, if it was run meanwhile
   Meanwhile* meanwhile = nullptr;        // what may be done while tokens travel, during a forward pass
+  CallScratch unpadded;                  // of a call that leaves padding out: its real tokens
 };
 
 /// Only while a layer learns does dropout leave out what SideInputs::seed says. (Routers that draw at random, such as

@@ -18,6 +18,7 @@
 #include "moe/core/routing.hpp"
 #include "moe/core/types.hpp"
 #include "moe/core/weight_stack.hpp"
+#include "moe/experts/detail/run_bank.hpp"
 #include "moe/experts/ffn_bank.hpp"
 #include "moe/formats/encode_matrix.hpp"
 #include "moe/layers/moe_layer.hpp"
@@ -59,7 +60,8 @@ void record_importance(const MoeLayer<R, FfnBank<W, Act>>& layer, const ConstMat
   layer.router().route(Tokens<Scalar>(x), ws.routing, workers);
   const auto plan = plan_dispatch(ws.routing, x.cols(), bank.num_experts(), ws.plan);
   std::vector<Scalar> hidden(std::size_t(plan.num_slots() * stride));
-  bank.apply(x, plan, y, workers, {.stride = stride, .hidden = hidden.data()});
+  detail::run_bank(bank, x, plan, y, workers,
+                   detail::BankHooks<Scalar>{.kept = {.stride = stride, .hidden = hidden.data()}});
   for (Index e = 0; e < bank.num_experts(); ++e) {
     ExpertImportance& its = seen[std::size_t(e)];
     require_equal(std::ssize(its.input), d, "record_importance: seen[" + std::to_string(e) + "].input.size()");
@@ -184,9 +186,7 @@ ChoiceChange changed_choices(const Routing<Scalar>& before, const Routing<Scalar
                              Index num_experts) {
   const auto chosen = [&](const Routing<Scalar>& routing) {
     std::vector<bool> is(std::size_t(num_tokens * num_experts));
-    for (std::size_t r = 0; r < routing.token.size(); ++r) {
-      is[std::size_t(routing.token[r] * num_experts + routing.expert[r])] = true;
-    }
+    for (const auto& route : routing) is[std::size_t(route.token * num_experts + route.expert)] = true;
     return is;
   };
   require_routes(before, num_tokens, num_experts);

@@ -60,9 +60,9 @@ struct RouteMatrix {
     weight.setZero(num_experts, num_tokens);
     for (Index r = 0; r < routing.size(); ++r) {
       if (routing.is_dropped(r)) continue;
-      const auto i = std::size_t(r);
-      goes(routing.expert[i], routing.token[i]) = true;
-      weight(routing.expert[i], routing.token[i]) += double(routing.weight[i]);
+      const auto its = routing[r];
+      goes(its.expert, its.token) = true;
+      weight(its.expert, its.token) += double(its.weight);
     }
   }
 

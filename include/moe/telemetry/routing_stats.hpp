@@ -11,6 +11,7 @@
 #include "moe/core/check.hpp"
 #include "moe/core/routing.hpp"
 #include "moe/core/scratch.hpp"
+#include "moe/core/token_mask.hpp"
 #include "moe/core/types.hpp"
 #include "moe/kernels/scores.hpp"
 #include "moe/telemetry/entropy.hpp"
@@ -45,20 +46,23 @@ class RoutingStats {
   }
 
   /// Adds a batch. A call with the sizes of the last one allocates nothing.
-  /// @throws std::invalid_argument if a route leads nowhere, or if there are logits but not num_experts for each token.
+  /// @param mask  SideInputs::mask: padding is not counted
+  /// @throws std::invalid_argument if a route leads nowhere, if there are logits but not num_experts for each token, or
+  /// if the mask has another length.
   template <class Scalar>
-  void add(const Routing<Scalar>& routing, Index num_tokens) {
+  void add(const Routing<Scalar>& routing, Index num_tokens, TokenMask mask = {}) {
     require_routes(routing, num_tokens, num_experts_);
+    require_mask(mask, num_tokens, "RoutingStats");
     if (!routing.logits.empty()) {
       require_equal(std::ssize(routing.logits), num_experts_ * num_tokens, "RoutingStats: logits.size()");
     }
     scratch_.reset();
     scratch_.reserve(sizeof(Index) * std::size_t(2 * num_tokens + 1 + routing.size()) +
                      2 * sizeof(Scalar) * std::size_t(num_experts_) + 5 * Scratch::alignment);
-    sums_[tokens] += double(num_tokens);
-    add_routes(routing);
-    const Index* const first = add_pairs(routing, num_tokens);
-    if (!routing.logits.empty()) add_logits(routing.logits.data(), num_tokens, first);
+    sums_[tokens] += double(num_tokens - std::count(mask.begin(), mask.end(), 0));
+    add_routes(routing, mask);
+    const Index* const first = add_pairs(routing, num_tokens, mask);
+    if (!routing.logits.empty()) add_logits(routing.logits.data(), num_tokens, mask, first);
   }
 
   /// Adds what another one has counted.
@@ -181,16 +185,17 @@ class RoutingStats {
   }
 
   template <class Scalar>
-  void add_routes(const Routing<Scalar>& routing) {
+  void add_routes(const Routing<Scalar>& routing, TokenMask mask) {
     const auto kept = every(loads), lost = every(drops);
     for (Index r = 0; r < routing.size(); ++r) {
-      ++(routing.is_dropped(r) ? lost : kept)[std::size_t(routing.expert[std::size_t(r)])];
+      const auto its = routing[r];
+      if (!is_masked(mask, its.token)) ++(routing.is_dropped(r) ? lost : kept)[std::size_t(its.expert)];
     }
   }
 
   /// Returns where the routes of each token begin once they are grouped by token; num_tokens + 1 of them.
   template <class Scalar>
-  const Index* add_pairs(const Routing<Scalar>& routing, Index num_tokens) {
+  const Index* add_pairs(const Routing<Scalar>& routing, Index num_tokens, TokenMask mask) {
     auto* const first = scratch_.array<Index>(num_tokens + 1);
     std::fill_n(first, num_tokens + 1, Index(0));
     for (const Index t : routing.token) ++first[t + 1];
@@ -202,8 +207,8 @@ class RoutingStats {
     std::copy_n(first, num_tokens, end);
     const auto together = every_pair();
     for (Index r = 0; r < routing.size(); ++r) {
-      if (routing.is_dropped(r)) continue;
-      const Index t = routing.token[std::size_t(r)], e = routing.expert[std::size_t(r)];
+      const Index t = routing[r].token, e = routing[r].expert;
+      if (routing.is_dropped(r) || is_masked(mask, t)) continue;
       for (Index i = first[t]; i < end[t]; ++i) {
         if (met[i] != e) ++together[std::size_t(pair(std::min(met[i], e), std::max(met[i], e)))];
       }
@@ -213,12 +218,13 @@ class RoutingStats {
   }
 
   template <class Scalar>
-  void add_logits(const Scalar* logits, Index num_tokens, const Index* first) {
+  void add_logits(const Scalar* logits, Index num_tokens, TokenMask mask, const Index* first) {
     using Column = Eigen::Array<Scalar, Eigen::Dynamic, 1>;
     Eigen::Map<Column, Eigen::Aligned64> p(scratch_.array<Scalar>(num_experts_), num_experts_);
     auto* const sorted = scratch_.array<Scalar>(num_experts_);
     Eigen::Map<Eigen::ArrayXd> probabilities_of_experts(every(probability).data(), num_experts_);
     for (Index t = 0; t < num_tokens; ++t) {
+      if (is_masked(mask, t)) continue;
       const Eigen::Map<const Column> of_token(logits + t * num_experts_, num_experts_);
       probabilities(options_.score, of_token, p);
       if (std::isnan(p(0))) {

@@ -34,7 +34,7 @@ struct Kept {
 constexpr Index kept_stride(Index rows) { return round_up(rows, 16) + 16; }
 
 /// What an expert reads (x), what it makes of it (hidden), and where its answers are added (y).
-template <class A>
+template <Arithmetic A>
 struct TokenBatch {
   using Scalar = typename A::Scalar;
 
@@ -50,7 +50,7 @@ struct TokenBatch {
 };
 
 /// Bytes that batch_of_all() takes for so many tokens, in either form: never more for fewer.
-template <class A>
+template <Arithmetic A>
 std::size_t batch_bytes(Index d_model, Index d_ff, Index tokens) {
   return columns_bytes<A>(d_model, tokens) + columns_bytes<A>(d_ff, tokens) + std::size_t(tokens) * sizeof(void*) +
          2 * Scratch::alignment;
@@ -71,7 +71,7 @@ TokenBatch<Exact<W>> batch_of_all(const ConstMatrixRef<S>& x, MatrixRef<S> y, In
 }
 
 /// A batch for each expert that has tokens, in the order of the experts.
-template <class A>
+template <Arithmetic A>
 class TokenBatches {
  public:
   using Scalar = typename A::Scalar;

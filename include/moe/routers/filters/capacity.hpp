@@ -11,14 +11,13 @@
 #include <utility>
 
 #include "moe/core/check.hpp"
-#include "moe/core/concepts.hpp"
-#include "moe/core/contracts.hpp"
 #include "moe/core/routing.hpp"
 #include "moe/core/scratch.hpp"
 #include "moe/core/sequences.hpp"
 #include "moe/core/tokens.hpp"
 #include "moe/core/types.hpp"
 #include "moe/kernels/scores.hpp"
+#include "moe/routers/filters/filtered_router.hpp"
 #include "moe/runtime/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
@@ -96,9 +95,8 @@ void largest_probabilities(const Routing<Scalar>& routing, Index num_tokens, Ind
       if (!scores.hasNaN()) largest[t] = scores.maxCoeff();
     }
   } else {
-    for (std::size_t r = 0; r < routing.token.size(); ++r) {
-      Scalar& most = largest[routing.token[r]];
-      if (routing.weight[r] > most) most = routing.weight[r];
+    for (const auto& [token, expert, weight] : routing) {
+      if (weight > largest[token]) largest[token] = weight;
     }
   }
 }
@@ -119,7 +117,7 @@ struct Waiting {
 /// The routes that are not dropped yet, sequence by sequence, first those that find room first.
 template <class Scalar>
 std::span<Waiting<Scalar>> queue_up(const Routing<Scalar>& routing, Index num_tokens, Index num_experts,
-                                    Index sequence_length, Priority priority, Scratch& scratch) {
+                                    const Sequences& sequences, Priority priority, Scratch& scratch) {
   auto* const queue = scratch.array<Waiting<Scalar>>(routing.size());
   auto* const choices = scratch.array<Index>(num_tokens);
   auto* const probability = scratch.array<Scalar>(num_tokens);
@@ -128,10 +126,10 @@ std::span<Waiting<Scalar>> queue_up(const Routing<Scalar>& routing, Index num_to
 
   std::size_t waiting = 0;
   for (Index r = 0; r < routing.size(); ++r) {
-    const Index t = routing.token[std::size_t(r)], choice = choices[t]++;
+    const auto [t, expert, weight] = routing[r];
+    const Index choice = choices[t]++;
     if (routing.is_dropped(r)) continue;
-    const Scalar weight = routing.weight[std::size_t(r)];
-    Waiting<Scalar>& one = queue[waiting++] = {t / sequence_length, 0, Scalar(0), t, r};
+    Waiting<Scalar>& one = queue[waiting++] = {sequences.of(t), 0, Scalar(0), t, r};
     if (priority == Priority::choice || priority == Priority::batch) one.choice = choice;
     if (priority == Priority::batch) one.rank = probability[t];
     if (priority == Priority::probability) {
@@ -147,10 +145,10 @@ void renormalize_kept(Routing<Scalar>& routing, Index num_tokens, Scalar floor, 
   auto* const sum = scratch.array<Scalar>(num_tokens);
   std::fill_n(sum, num_tokens, Scalar(0));
   for (Index r = 0; r < routing.size(); ++r) {
-    if (!routing.is_dropped(r)) sum[routing.token[std::size_t(r)]] += routing.weight[std::size_t(r)];
+    if (!routing.is_dropped(r)) sum[routing[r].token] += routing[r].weight;
   }
   for (Index r = 0; r < routing.size(); ++r) {
-    const Scalar total = sum[routing.token[std::size_t(r)]];
+    const Scalar total = sum[routing[r].token];
     const Scalar divisor = total < floor ? floor : total;  // a NaN stays one
     if (!routing.is_dropped(r) && divisor != 0) routing.weight[std::size_t(r)] /= divisor;
   }
@@ -160,27 +158,31 @@ void renormalize_kept(Routing<Scalar>& routing, Index num_tokens, Scalar floor, 
 
 /// Marks as dropped what is beyond an expert's capacity. What was dropped before takes no room. Of equals the lower
 /// token goes first, then the earlier route; a NaN weight ranks last.
-/// @param sequence_length  of SideInputs; read if options.per_sequence
+/// @param sequence_length,  sequence_starts  of SideInputs; read if options.per_sequence
 /// @throws std::invalid_argument if there is no capacity rule, if the tokens are not whole sequences, or if a route
 /// leads nowhere.
 template <class Scalar>
 void limit_capacity(Routing<Scalar>& routing, Index num_tokens, Index num_experts, Index sequence_length,
-                    const CapacityOptions& options, Scratch& scratch) {
+                    const CapacityOptions& options, Scratch& scratch, std::span<const Index> sequence_starts = {}) {
   require(bool(options.capacity), "limit_capacity: options.capacity is missing");
-  const Index length = tokens_per_sequence(num_tokens, options.per_sequence ? sequence_length : 0, "limit_capacity");
+  const auto sequences = options.per_sequence
+                             ? Sequences(num_tokens, sequence_length, sequence_starts, "limit_capacity")
+                             : Sequences(num_tokens, 0, {}, "limit_capacity");
   require_routes(routing, num_tokens, num_experts);
 
   require_between(0, options.unlimited, num_experts, "limit_capacity: options.unlimited");
   const Index num_limited = num_experts - options.unlimited;
 
-  const Index capacity = options.capacity(length, num_limited);
   auto* const taken = scratch.array<Index>(num_experts);
   routing.dropped.reserve(routing.token.size());  // so that a warm call may drop more than those before it
-  Index sequence = -1;
-  for (const auto& one : detail::queue_up(routing, num_tokens, num_experts, length, options.priority, scratch)) {
-    if (sequence != one.sequence) std::fill_n(taken, num_experts, Index(0));
-    sequence = one.sequence;
-    const Index expert = routing.expert[std::size_t(one.route)];
+  Index sequence = -1, capacity = 0;
+  for (const auto& one : detail::queue_up(routing, num_tokens, num_experts, sequences, options.priority, scratch)) {
+    if (sequence != one.sequence) {
+      sequence = one.sequence;
+      capacity = options.capacity(sequences.size(sequence), num_limited);
+      std::fill_n(taken, num_experts, Index(0));
+    }
+    const Index expert = routing[one.route].expert;
     Index& of_expert = taken[expert];
     if (of_expert < capacity || expert >= num_limited) {
       ++of_expert;
@@ -191,43 +193,26 @@ void limit_capacity(Routing<Scalar>& routing, Index num_tokens, Index num_expert
   if (options.renormalize) detail::renormalize_kept(routing, num_tokens, Scalar(options.floor), scratch);
 }
 
+/// limit_capacity(), as a filter.
+struct CapacityFilter {
+  CapacityOptions options;
+
+  template <class Scalar>
+  void apply(const Tokens<Scalar>& tokens, Index num_experts, Routing<Scalar>& routing, Workers& workers) const {
+    limit_capacity(routing, tokens.count(), num_experts, tokens.side.sequence_length, options, workers.shared(),
+                   tokens.side.sequence_starts);
+  }
+};
+
 /// A router whose experts have limited room.
 template <class R>
-class WithCapacity {
-  static_assert(is_router<R>());
-
+class WithCapacity : public FilteredRouter<R, CapacityFilter> {
  public:
-  using Scalar = typename R::Scalar;
-
   /// @throws std::invalid_argument if there is no capacity rule.
-  WithCapacity(R router, CapacityOptions options) : router_(std::move(router)), options_(std::move(options)) {
-    require(bool(options_.capacity), "WithCapacity: options.capacity is missing");
+  WithCapacity(R router, CapacityOptions options)
+      : WithCapacity::FilteredRouter(std::move(router), {std::move(options)}) {
+    require(bool(this->options().capacity), "WithCapacity: options.capacity is missing");
   }
-
-  Index d_model() const { return router_.d_model(); }
-  Index num_experts() const { return router_.num_experts(); }
-  Index top_k() const
-    requires requires(const R& r) { r.top_k(); }
-  {
-    return router_.top_k();
-  }
-  const R& router() const { return router_; }
-  R& router() { return router_; }
-  const CapacityOptions& options() const { return options_; }
-
-  template <class Visit>
-  void visit_parameters(Visit& visit) {
-    visit.in("", router_);
-  }
-
-  void route(const Tokens<Scalar>& tokens, Routing<Scalar>& routing, Workers& workers) const {
-    router_.route(tokens, routing, workers);
-    limit_capacity(routing, tokens.count(), num_experts(), tokens.side.sequence_length, options_, workers.shared());
-  }
-
- private:
-  R router_;
-  CapacityOptions options_;
 };
 
 }  // namespace moe::inline MOE_TARGET

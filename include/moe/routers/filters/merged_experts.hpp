@@ -4,18 +4,58 @@
 #include <algorithm>
 #include <cstddef>
 #include <iterator>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "moe/core/check.hpp"
-#include "moe/core/concepts.hpp"
-#include "moe/core/contracts.hpp"
 #include "moe/core/routing.hpp"
 #include "moe/core/tokens.hpp"
 #include "moe/core/types.hpp"
+#include "moe/routers/filters/filtered_router.hpp"
 #include "moe/runtime/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
+
+/// Names the experts that those of a routing have become.
+struct MergedExpertsFilter {
+  std::vector<Index> merged;  // what number each expert has now
+  Index num_experts;          // so many are left
+
+  template <class Scalar>
+  void apply(const Tokens<Scalar>&, Index, Routing<Scalar>& routing, Workers&) const {
+    routing.logits.clear();
+    const Index kept =
+        for_each_route(routing, routing, [&](std::size_t from, std::size_t to, Index expert, bool joins) {
+          routing.weight[to] = joins ? routing.weight[to] + routing.weight[from] : routing.weight[from];
+          routing.token[to] = routing.token[from];
+          routing.expert[to] = expert;
+          if (!joins && !routing.dropped.empty()) routing.dropped[to] = routing.dropped[from];
+        });
+    routing.resize(kept);
+    if (!routing.dropped.empty()) routing.dropped.resize(std::size_t(kept));
+  }
+
+  /// f(from, to, expert, joins) for each route of a routing: to which of the united ones it goes, the same or a lower
+  /// one, with its expert now, and whether it joins what is there. Those before must have been written: so that
+  /// `united` may be `routing`.
+  /// @return how many there are
+  template <class Scalar, class F>
+  Index for_each_route(const Routing<Scalar>& routing, const Routing<Scalar>& united, const F& f) const {
+    std::size_t kept = 0;
+    for (std::size_t r = 0; r < routing.token.size(); ++r) {
+      const Index expert = merged[std::size_t(routing.expert[r])];
+      std::size_t to = kept;  // or one of the routes before it, of this token to this expert
+      const bool may_join = routing.weight_on == WeightOn::output && !routing.is_dropped(Index(r));
+      for (std::size_t i = may_join ? kept : 0; i-- > 0 && united.token[i] == routing.token[r];) {
+        if (united.expert[i] == expert && !united.is_dropped(Index(i))) to = i;
+      }
+      f(r, to, expert, to < kept);
+      kept += to == kept;
+    }
+    return Index(kept);
+  }
+};
 
 /// Routes as before the experts were merged, then names the experts that they have become. Where a token's routes, side
 /// by side, lead to the same one, they become one route that counts for their sum: w₁·f(x) + w₂·f(x) = (w₁ + w₂)·f(x).
@@ -23,67 +63,30 @@ namespace moe::inline MOE_TARGET {
 ///
 /// Li et al. 2024, "Merge, Then Compress" (MC-SMoE), arXiv:2310.01334.
 template <class R>
-class WithMergedExperts {
-  static_assert(is_router<R>());
-
+class WithMergedExperts : public FilteredRouter<R, MergedExpertsFilter> {
  public:
-  using Scalar = typename R::Scalar;
-
   /// @param merged  (router.num_experts()) what number each expert has now
   /// @throws std::invalid_argument unless all numbers from 0 to the largest occur.
-  WithMergedExperts(R router, std::vector<Index> merged) : router_(std::move(router)), merged_(std::move(merged)) {
-    require_equal(std::ssize(merged_), router_.num_experts(), "WithMergedExperts: merged.size()");
-    num_experts_ = *std::max_element(merged_.begin(), merged_.end()) + 1;
-    for (const Index e : merged_) require_between(0, e, num_experts_ - 1, "WithMergedExperts: merged");
-    for (Index e = 0; e < num_experts_; ++e) {
-      require(
-          std::find(merged_.begin(), merged_.end(), e) != merged_.end(),
-          "WithMergedExperts: no expert is merged into " + std::to_string(e) + " of " + std::to_string(num_experts_));
+  WithMergedExperts(R router, std::vector<Index> merged)
+      : WithMergedExperts::FilteredRouter(std::move(router), count(std::move(merged))) {
+    const auto& numbers = this->merged();
+    require_equal(std::ssize(numbers), this->router().num_experts(), "WithMergedExperts: merged.size()");
+    for (const Index e : numbers) require_between(0, e, this->num_experts() - 1, "WithMergedExperts: merged");
+    for (Index e = 0; e < this->num_experts(); ++e) {
+      require(std::find(numbers.begin(), numbers.end(), e) != numbers.end(),
+              "WithMergedExperts: no expert is merged into " + std::to_string(e) + " of " +
+                  std::to_string(this->num_experts()));
     }
   }
 
-  Index d_model() const { return router_.d_model(); }
-  Index num_experts() const { return num_experts_; }
-  const R& router() const { return router_; }
-  const std::vector<Index>& merged() const { return merged_; }
-
-  void route(const Tokens<Scalar>& tokens, Routing<Scalar>& routing, Workers& workers) const {
-    router_.route(tokens, routing, workers);
-    routing.logits.clear();
-    for (Index& expert : routing.expert) expert = merged_[std::size_t(expert)];
-    if (routing.weight_on == WeightOn::output) unite(routing);
-  }
-
-  template <class Visit>
-  void visit_parameters(Visit& visit) {
-    visit.in("", router_);
-  }
+  const std::vector<Index>& merged() const { return this->filter().merged; }
 
  private:
-  static void unite(Routing<Scalar>& routing) {
-    std::size_t kept = 0;
-    for (std::size_t r = 0; r < routing.token.size(); ++r) {
-      std::size_t same = kept;  // one of the routes before it, of this token to this expert
-      for (std::size_t before = kept; before-- > 0 && routing.token[before] == routing.token[r];) {
-        if (routing.expert[before] == routing.expert[r] && !routing.is_dropped(Index(before))) same = before;
-      }
-      if (same < kept && !routing.is_dropped(Index(r))) {
-        routing.weight[same] += routing.weight[r];
-        continue;
-      }
-      routing.token[kept] = routing.token[r];
-      routing.expert[kept] = routing.expert[r];
-      routing.weight[kept] = routing.weight[r];
-      if (!routing.dropped.empty()) routing.dropped[kept] = routing.dropped[r];
-      ++kept;
-    }
-    routing.resize(Index(kept));
-    if (!routing.dropped.empty()) routing.dropped.resize(kept);
+  static MergedExpertsFilter count(std::vector<Index> merged) {
+    const auto last = std::max_element(merged.begin(), merged.end());
+    const Index num_experts = last == merged.end() ? 0 : *last + 1;
+    return {std::move(merged), num_experts};
   }
-
-  R router_;
-  std::vector<Index> merged_;
-  Index num_experts_ = 0;
 };
 
 }  // namespace moe::inline MOE_TARGET

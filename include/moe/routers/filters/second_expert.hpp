@@ -8,13 +8,12 @@
 #include <utility>
 
 #include "moe/core/check.hpp"
-#include "moe/core/concepts.hpp"
-#include "moe/core/contracts.hpp"
 #include "moe/core/random_number.hpp"
 #include "moe/core/routing.hpp"
 #include "moe/core/scratch.hpp"
 #include "moe/core/tokens.hpp"
 #include "moe/core/types.hpp"
+#include "moe/routers/filters/filtered_router.hpp"
 #include "moe/runtime/workers.hpp"
 
 namespace moe::inline MOE_TARGET {
@@ -71,50 +70,33 @@ void drop_second_experts(Routing<Scalar>& routing, Index num_tokens, Index num_e
   auto* const seen = scratch.array<bool>(num_tokens);
   std::fill_n(seen, num_tokens, false);
   for (Index r = 0; r < routing.size(); ++r) {
-    const Index t = routing.token[std::size_t(r)];
-    const bool is_first = !std::exchange(seen[t], true);
-    if (!is_first && !is_kept(t, routing.expert[std::size_t(r)], routing.weight[std::size_t(r)])) routing.drop(r);
+    const auto its = routing[r];
+    const bool is_first = !std::exchange(seen[its.token], true);
+    if (!is_first && !is_kept(its.token, its.expert, its.weight)) routing.drop(r);
   }
 }
 
-/// A router whose second experts may be dropped. Reads SideInputs::seed if that is left to chance.
+/// drop_second_experts(), as a filter.
+struct SecondExpertFilter {
+  SecondExpertOptions options;
+  static constexpr bool only_drops = true;
+
+  template <class Scalar>
+  void apply(const Tokens<Scalar>& tokens, Index num_experts, Routing<Scalar>& routing, Workers& workers) const {
+    drop_second_experts(routing, tokens.count(), num_experts, tokens.side.seed, options, workers.shared());
+  }
+};
+
+/// A router whose second experts may be dropped. Reads SideInputs::seed if that is left to chance; without one, it then
+/// throws std::invalid_argument.
 template <class R>
-class WithSecondExpert {
-  static_assert(is_router<R>());
-
+class WithSecondExpert : public FilteredRouter<R, SecondExpertFilter> {
  public:
-  using Scalar = typename R::Scalar;
-
   /// @throws std::invalid_argument if threshold < 0.
-  WithSecondExpert(R router, const SecondExpertOptions& options) : router_(std::move(router)), options_(options) {
+  WithSecondExpert(R router, const SecondExpertOptions& options)
+      : WithSecondExpert::FilteredRouter(std::move(router), {options}) {
     detail::require_threshold(options.threshold, "WithSecondExpert");
   }
-
-  Index d_model() const { return router_.d_model(); }
-  Index num_experts() const { return router_.num_experts(); }
-  Index top_k() const
-    requires requires(const R& r) { r.top_k(); }
-  {
-    return router_.top_k();
-  }
-  const R& router() const { return router_; }
-  R& router() { return router_; }
-  const SecondExpertOptions& options() const { return options_; }
-
-  /// @throws std::invalid_argument if there is no seed for random numbers.
-  void route(const Tokens<Scalar>& tokens, Routing<Scalar>& routing, Workers& workers) const {
-    router_.route(tokens, routing, workers);
-    drop_second_experts(routing, tokens.count(), num_experts(), tokens.side.seed, options_, workers.shared());
-  }
-
-  template <class Visit>
-  void visit_parameters(Visit& visit) {
-    visit.in("", router_);
-  }
-
- private:
-  R router_;
-  SecondExpertOptions options_;
 };
 
 }  // namespace moe::inline MOE_TARGET

@@ -7,6 +7,7 @@
 
 #include "moe/core/dispatch.hpp"
 #include "moe/core/types.hpp"
+#include "moe/experts/detail/run_bank.hpp"
 #include "moe/experts/ffn_bank.hpp"
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/vectors.hpp"
@@ -42,7 +43,7 @@ FfnBankTape<ActivationScalar<W>> tape_of(const FfnBank<W, Act>&) {
 template <class W, class Act, class Scalar = ActivationScalar<W>>
 void apply(const FfnBank<W, Act>& bank, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
            MatrixRef<Scalar> y, FfnBankTape<Scalar>& tape, Workers& workers) {
-  bank.apply(x, plan, y, workers, {.kept = tape.keep(bank, plan.num_slots())});
+  detail::run_bank(bank, x, plan, y, workers, detail::BankHooks<Scalar>{.kept = tape.keep(bank, plan.num_slots())});
 }
 
 namespace detail {

@@ -10,22 +10,14 @@
 #include "moe/runtime/workers.hpp"
 #include "moe/runtime/workspace.hpp"
 #include "moe/train/kernels/add_product.hpp"
+#include "moe/train/layer_tape.hpp"
 
 namespace moe::inline MOE_TARGET {
 
 /// What backward() needs of the forward() before.
-template <class Scalar, class LayerTape>
-struct AffineOutputTape {
-  LayerTape layer;
+template <class Scalar, class Its>
+struct AffineOutputTape : TapeAround<Its> {
   std::vector<Scalar> d_answer;  // (d_model × n_tokens) scale · ∂L/∂y
-
-  Workspace<Scalar>& workspace() { return layer.workspace(); }
-  Eigen::Map<Matrix<Scalar>> logit_gradient() { return layer.logit_gradient(); }
-  Eigen::Map<Matrix<Scalar>> router_input_gradient()
-    requires requires(LayerTape& its) { its.router_input_gradient(); }
-  {
-    return layer.router_input_gradient();
-  }
 };
 
 template <class L>
@@ -37,6 +29,7 @@ auto tape_of(const AffineOutput<L>& layer) {
 template <class L, class Tape, class Scalar = typename L::Scalar>
 void forward(const AffineOutput<L>& layer, const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Tape& tape,
              ExecutorRef executor = Serial{}) {
+  if (is_padded(tape.workspace())) return learn_real_tokens(layer, x, y, tape, executor);
   forward(layer.layer(), x, y, tape.layer, executor);
   layer.scale_and_shift(y);
 }
@@ -45,6 +38,7 @@ void forward(const AffineOutput<L>& layer, const ConstMatrixRef<Scalar>& x, Matr
 template <class L, class Tape, class GradientLayer, class Scalar = typename L::Scalar>
 void backward(const AffineOutput<L>& layer, const ConstMatrixRef<Scalar>& x, const ConstMatrixRef<Scalar>& d_y,
               Tape& tape, MatrixRef<Scalar> d_x, GradientLayer& gradient, ExecutorRef executor = Serial{}) {
+  if (is_padded(tape.workspace())) return backward_real_tokens(layer, x, d_y, tape, d_x, gradient, executor);
   require_columns(d_y, d_x, layer.d_model(), "backward: d_x beside d_y");
   tape.d_answer.resize(std::size_t(d_y.size()));
   Eigen::Map<Matrix<Scalar>> d_answer(tape.d_answer.data(), d_y.rows(), d_y.cols());

@@ -16,34 +16,15 @@
 #include "moe/runtime/executors/serial.hpp"
 #include "moe/runtime/workers.hpp"
 #include "moe/runtime/workspace.hpp"
+#include "moe/train/layer_tape.hpp"
 
 namespace moe::inline MOE_TARGET {
 
-/// What backward() of a layer needs of the forward() before. Reuse it, and a warm step allocates nothing.
+/// What backward() needs of the forward() before.
 template <class Scalar, class ExpertsTape>
-struct MoeLayerTape {
-  Workspace<Scalar> ws;  // ws.routing tells who went where: losses read it
-
-  // By other ways than y, to both of which losses may add between forward(), which sets them to 0, and backward():
-  std::vector<Scalar> d_weight;  // ∂L/∂weight of each route
-  std::vector<Scalar> d_logits;  // see logit_gradient()
-
-  std::vector<Scalar> d_router_input;  // see router_input_gradient()
-
-  Index num_tokens = 0, num_logits = 0;  // num_logits of each token
-  bool is_spent = false;                 // by backward()
+struct MoeLayerTape : LayerTape<Scalar> {
+  std::vector<Scalar> d_weight;  // ∂L/∂weight of each route by other ways than y: as logit_gradient()
   ExpertsTape experts;
-
-  Workspace<Scalar>& workspace() { return ws; }
-
-  /// (num_experts × n_tokens) ∂L/∂logits.
-  Eigen::Map<Matrix<Scalar>> logit_gradient() { return {d_logits.data(), num_logits, num_tokens}; }
-
-  /// (d_model × n_tokens) ∂L/∂ws.side.router_input, which backward() sets; empty where the router has read x.
-  Eigen::Map<Matrix<Scalar>> router_input_gradient() {
-    const Index n = d_router_input.empty() ? 0 : num_tokens;
-    return {d_router_input.data(), n > 0 ? std::ssize(d_router_input) / n : 0, n};
-  }
 };
 
 template <class R, class G>
@@ -56,6 +37,7 @@ auto tape_of(const MoeLayer<R, G>& layer) {
 template <class R, class G, class T, class Scalar = typename G::Scalar>
 void forward(const MoeLayer<R, G>& layer, const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y,
              MoeLayerTape<Scalar, T>& tape, ExecutorRef executor = Serial{}) {
+  if (is_padded(tape.workspace())) return learn_real_tokens(layer, x, y, tape, executor);
   require_columns(x, y, layer.d_model(), "forward");
   Workspace<Scalar>& ws = tape.ws;
   const auto tokens = tokens_of_router(x, ws.side, y, "forward");
@@ -66,10 +48,7 @@ void forward(const MoeLayer<R, G>& layer, const ConstMatrixRef<Scalar>& x, Matri
   const auto plan = plan_dispatch(ws.routing, x.cols(), layer.num_experts(), ws.plan);
   apply(layer.experts(), x, plan, y, tape.experts, workers);
   tape.d_weight.assign(ws.routing.weight.size(), Scalar(0));
-  tape.d_logits.assign(ws.routing.logits.size(), Scalar(0));
-  tape.is_spent = false;
-  tape.num_tokens = x.cols();
-  tape.num_logits = x.cols() > 0 ? Index(tape.d_logits.size()) / x.cols() : layer.num_experts();
+  tape.start(x, x.cols() > 0 ? Index(ws.routing.logits.size()) / x.cols() : layer.num_experts());
 }
 
 /// From ∂L/∂y back to all that y depends on, once for the last forward() on this tape, with the same x and side inputs.
@@ -84,10 +63,8 @@ template <class R, class G, class T, class GradientLayer, class Scalar = typenam
 void backward(const MoeLayer<R, G>& layer, const ConstMatrixRef<Scalar>& x, const ConstMatrixRef<Scalar>& d_y,
               MoeLayerTape<Scalar, T>& tape, MatrixRef<Scalar> d_x, GradientLayer& gradient,
               ExecutorRef executor = Serial{}) {
-  require_columns(x, d_x, layer.d_model(), "backward: d_x beside x");
-  require_columns(d_y, d_x, layer.d_model(), "backward: d_x beside d_y");
-  require_equal(x.cols(), tape.num_tokens, "backward: x.cols(), against that of forward(),");
-  require(!tape.is_spent, "backward: was called twice on this tape, expected a forward() between");
+  if (is_padded(tape.workspace())) return backward_real_tokens(layer, x, d_y, tape, d_x, gradient, executor);
+  tape.require_start(x, d_y, d_x, layer.d_model());
   Workspace<Scalar>& ws = tape.ws;
   const auto tokens = tokens_of_router(x, ws.side, d_x, "backward");
   const bool reads_x = ws.side.router_input.empty();

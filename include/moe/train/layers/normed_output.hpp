@@ -12,23 +12,15 @@
 #include "moe/runtime/workers.hpp"
 #include "moe/runtime/workspace.hpp"
 #include "moe/train/kernels/rms_norm.hpp"
+#include "moe/train/layer_tape.hpp"
 
 namespace moe::inline MOE_TARGET {
 
 /// What backward() needs of the forward() before.
-template <class Scalar, class LayerTape>
-struct NormedOutputTape {
-  LayerTape layer;
+template <class Scalar, class Its>
+struct NormedOutputTape : TapeAround<Its> {
   std::vector<Scalar> answer, d_answer;  // (d_model × n_tokens) of the layer
   bool is_spent = false;                 // by backward()
-
-  Workspace<Scalar>& workspace() { return layer.workspace(); }
-  Eigen::Map<Matrix<Scalar>> logit_gradient() { return layer.logit_gradient(); }
-  Eigen::Map<Matrix<Scalar>> router_input_gradient()
-    requires requires(LayerTape& its) { its.router_input_gradient(); }
-  {
-    return layer.router_input_gradient();
-  }
 };
 
 template <class L>
@@ -40,6 +32,7 @@ auto tape_of(const NormedOutput<L>& layer) {
 template <class L, class Tape, class Scalar = typename L::Scalar>
 void forward(const NormedOutput<L>& layer, const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Tape& tape,
              ExecutorRef executor = Serial{}) {
+  if (is_padded(tape.workspace())) return learn_real_tokens(layer, x, y, tape, executor);
   forward(layer.layer(), x, y, tape.layer, executor);
   tape.answer.resize(std::size_t(y.size()));
   Eigen::Map<Matrix<Scalar>> answer(tape.answer.data(), y.rows(), y.cols());
@@ -53,6 +46,7 @@ void forward(const NormedOutput<L>& layer, const ConstMatrixRef<Scalar>& x, Matr
 template <class L, class Tape, class GradientLayer, class Scalar = typename L::Scalar>
 void backward(const NormedOutput<L>& layer, const ConstMatrixRef<Scalar>& x, const ConstMatrixRef<Scalar>& d_y,
               Tape& tape, MatrixRef<Scalar> d_x, GradientLayer& gradient, ExecutorRef executor = Serial{}) {
+  if (is_padded(tape.workspace())) return backward_real_tokens(layer, x, d_y, tape, d_x, gradient, executor);
   require_columns(d_y, d_x, layer.d_model(), "backward: d_x beside d_y");
   require_equal(d_y.size(), std::ssize(tape.answer), "backward: d_y.size(), against that of forward(),");
   require(!tape.is_spent, "backward: was called twice on this tape, expected a forward() between");

@@ -15,26 +15,18 @@
 #include "moe/runtime/executors/serial.hpp"
 #include "moe/runtime/workers.hpp"
 #include "moe/runtime/workspace.hpp"
+#include "moe/train/layer_tape.hpp"
 #include "moe/train/routers/detail/scores.hpp"
 
 namespace moe::inline MOE_TARGET {
 
 /// What backward() needs of the forward() before.
-template <class Scalar, class LayerTape, class ExpertsTape>
-struct ResidualMoeTape {
-  LayerTape layer;
+template <class Scalar, class Its, class ExpertsTape>
+struct ResidualMoeTape : TapeAround<Its> {
   ExpertsTape shared;
   PlanMemory<Scalar> shared_plan;
   std::vector<Scalar> answer, d_answer;  // (d_model × n_tokens) of the sparse layer
   std::vector<Scalar> d_weight;          // ∂L/∂c_1 of each token
-
-  Workspace<Scalar>& workspace() { return layer.workspace(); }
-  Eigen::Map<Matrix<Scalar>> logit_gradient() { return layer.logit_gradient(); }
-  Eigen::Map<Matrix<Scalar>> router_input_gradient()
-    requires requires(LayerTape& its) { its.router_input_gradient(); }
-  {
-    return layer.router_input_gradient();
-  }
 };
 
 template <class Layer, class G>
@@ -46,6 +38,7 @@ auto tape_of(const ResidualMoe<Layer, G>& layer) {
 template <class Layer, class G, class Tape, class Scalar = typename G::Scalar>
 void forward(const ResidualMoe<Layer, G>& layer, const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Tape& tape,
              ExecutorRef executor = Serial{}) {
+  if (is_padded(tape.workspace())) return learn_real_tokens(layer, x, y, tape, executor);
   detail::forward_beside<Scalar>(
       x, y, tape.workspace(), tape.shared_plan, executor, Mode::learn,
       [&] { forward(layer.layer(), x, y, tape.layer, executor); },
@@ -62,6 +55,7 @@ void forward(const ResidualMoe<Layer, G>& layer, const ConstMatrixRef<Scalar>& x
 template <class Layer, class G, class Tape, class GradientLayer, class Scalar = typename G::Scalar>
 void backward(const ResidualMoe<Layer, G>& layer, const ConstMatrixRef<Scalar>& x, const ConstMatrixRef<Scalar>& d_y,
               Tape& tape, MatrixRef<Scalar> d_x, GradientLayer& gradient, ExecutorRef executor = Serial{}) {
+  if (is_padded(tape.workspace())) return backward_real_tokens(layer, x, d_y, tape, d_x, gradient, executor);
   require_columns(x, d_x, layer.d_model(), "backward: d_x beside x");
   require_columns(d_y, d_x, layer.d_model(), "backward: d_x beside d_y");
   require_equal(x.cols(), std::ssize(tape.shared_plan.token), "backward: x.cols(), against that of forward(),");

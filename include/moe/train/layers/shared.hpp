@@ -14,24 +14,16 @@
 #include "moe/runtime/executors/serial.hpp"
 #include "moe/runtime/workers.hpp"
 #include "moe/runtime/workspace.hpp"
+#include "moe/train/layer_tape.hpp"
 
 namespace moe::inline MOE_TARGET {
 
 /// What backward() needs of the forward() before.
-template <class Scalar, class LayerTape, class ExpertsTape>
-struct WithSharedExpertTape {
-  LayerTape layer;
+template <class Scalar, class Its, class ExpertsTape>
+struct WithSharedExpertTape : TapeAround<Its> {
   ExpertsTape shared;
   PlanMemory<Scalar> shared_plan;
   std::vector<Scalar> d_weight;  // ∂L/∂ what each token's shared answer is multiplied by
-
-  Workspace<Scalar>& workspace() { return layer.workspace(); }
-  Eigen::Map<Matrix<Scalar>> logit_gradient() { return layer.logit_gradient(); }
-  Eigen::Map<Matrix<Scalar>> router_input_gradient()
-    requires requires(LayerTape& its) { its.router_input_gradient(); }
-  {
-    return layer.router_input_gradient();
-  }
 };
 
 template <class Layer, class G>
@@ -44,6 +36,7 @@ auto tape_of(const WithSharedExpert<Layer, G>& layer) {
 template <class Layer, class G, class Tape, class Scalar = typename G::Scalar>
 void forward(const WithSharedExpert<Layer, G>& layer, const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Tape& tape,
              ExecutorRef executor = Serial{}) {
+  if (is_padded(tape.workspace())) return learn_real_tokens(layer, x, y, tape, executor);
   detail::forward_beside<Scalar>(
       x, y, tape.workspace(), tape.shared_plan, executor, Mode::learn,
       [&] { forward(layer.layer(), x, y, tape.layer, executor); },
@@ -58,6 +51,7 @@ template <class Layer, class G, class Tape, class GradientLayer, class Scalar = 
 void backward(const WithSharedExpert<Layer, G>& layer, const ConstMatrixRef<Scalar>& x,
               const ConstMatrixRef<Scalar>& d_y, Tape& tape, MatrixRef<Scalar> d_x, GradientLayer& gradient,
               ExecutorRef executor = Serial{}) {
+  if (is_padded(tape.workspace())) return backward_real_tokens(layer, x, d_y, tape, d_x, gradient, executor);
   backward(layer.layer(), x, d_y, tape.layer, d_x, gradient.layer(), executor);
   Workers workers = workers_of(tape.workspace(), executor, Mode::learn);
   tape.d_weight.assign(std::size_t(x.cols()), Scalar(0));

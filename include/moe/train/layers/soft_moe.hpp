@@ -17,6 +17,7 @@
 #include "moe/runtime/workspace.hpp"
 #include "moe/train/dispatch.hpp"
 #include "moe/train/kernels/add_product.hpp"
+#include "moe/train/layer_tape.hpp"
 #include "moe/train/routers/detail/scores.hpp"
 #include "moe/train/routers/detail/unit_length.hpp"
 #include "moe/train/routers/linear_logits.hpp"
@@ -25,19 +26,9 @@ namespace moe::inline MOE_TARGET {
 
 /// What backward() needs of the forward() before.
 template <class Scalar, class ExpertsTape>
-struct SoftMoeTape {
-  Workspace<Scalar> ws;          // whose routing has the logits of slots and tokens
-  std::vector<Scalar> in, out;   // (d_model × num_sequences · num_slots) what slots averaged, what experts answered
-  std::vector<Scalar> d_logits;  // see logit_gradient()
-  Index num_tokens = 0, num_slots = 0;
-  bool is_spent = false;  // by backward()
+struct SoftMoeTape : LayerTape<Scalar> {  // whose routing has the logits of slots and tokens
+  std::vector<Scalar> in, out;  // (d_model × num_sequences · num_slots) what slots averaged, what was answered
   ExpertsTape experts;
-
-  Workspace<Scalar>& workspace() { return ws; }
-
-  /// (num_slots × n_tokens) ∂L/∂logits by other ways than y.
-  Eigen::Map<Matrix<Scalar>> logit_gradient() { return {d_logits.data(), num_slots, num_tokens}; }
-  Eigen::Map<Matrix<Scalar>> router_input_gradient() { return {nullptr, 0, 0}; }
 };
 
 template <class G>
@@ -137,6 +128,7 @@ void slots_backward(const Layer& layer, MatrixRef<Scalar> d, GradientLayer& grad
 template <class G, class T, class Scalar = typename G::Scalar>
 void forward(const SoftMoe<G>& layer, const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y,
              SoftMoeTape<Scalar, T>& tape, ExecutorRef executor = Serial{}) {
+  if (is_padded(tape.workspace())) return learn_real_tokens(layer, x, y, tape, executor);
   require_columns(x, y, layer.d_model(), "forward");
   Workspace<Scalar>& ws = tape.ws;
   const Index num_sequences = layer.count_sequences(x.cols(), ws.side), slots = num_sequences * layer.num_slots();
@@ -149,10 +141,7 @@ void forward(const SoftMoe<G>& layer, const ConstMatrixRef<Scalar>& x, MatrixRef
   const auto plan = plan_slots(num_sequences, layer.slots_per_expert(), layer.num_experts(), ws.plan);
   apply(layer.experts(), in, plan, out, tape.experts, workers);
   detail::average<Scalar>(out, combine, y, num_sequences, workers);
-  tape.d_logits.assign(ws.routing.logits.size(), Scalar(0));
-  tape.is_spent = false;
-  tape.num_tokens = x.cols();
-  tape.num_slots = layer.num_slots();
+  tape.start(x, layer.num_slots());
 }
 
 /// As backward() of a MoeLayer.
@@ -160,10 +149,8 @@ template <class G, class T, class GradientLayer, class Scalar = typename G::Scal
 void backward(const SoftMoe<G>& layer, const ConstMatrixRef<Scalar>& x, const ConstMatrixRef<Scalar>& d_y,
               SoftMoeTape<Scalar, T>& tape, MatrixRef<Scalar> d_x, GradientLayer& gradient,
               ExecutorRef executor = Serial{}) {
-  require_columns(x, d_x, layer.d_model(), "backward: d_x beside x");
-  require_columns(d_y, d_x, layer.d_model(), "backward: d_x beside d_y");
-  require_equal(x.cols(), tape.num_tokens, "backward: x.cols(), against that of forward(),");
-  require(!tape.is_spent, "backward: was called twice on this tape, expected a forward() between");
+  if (is_padded(tape.workspace())) return backward_real_tokens(layer, x, d_y, tape, d_x, gradient, executor);
+  tape.require_start(x, d_y, d_x, layer.d_model());
   Workspace<Scalar>& ws = tape.ws;
   Workers workers = workers_of(ws, executor, Mode::learn);
   Scratch& shared = workers.shared();

@@ -25,8 +25,8 @@ FfnBankTape<ActivationScalar<W>> tape_of(const LoraBank<W, Act>&) {
 template <class W, class Act, class Scalar = ActivationScalar<W>>
 void apply(const LoraBank<W, Act>& bank, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
            MatrixRef<Scalar> y, FfnBankTape<Scalar>& tape, Workers& workers) {
-  bank.apply(x, plan, y, workers, tape.keep(bank, plan.num_slots()),
-             Dropout(bank.dropout(), bank.seed(), workers.seed()));
+  detail::run_lora_bank(bank, x, plan, y, workers, tape.keep(bank, plan.num_slots()),
+                        Dropout(bank.dropout(), bank.seed(), workers.seed()));
 }
 
 namespace detail {

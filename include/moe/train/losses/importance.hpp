@@ -7,8 +7,8 @@
 
 #include "moe/core/check.hpp"
 #include "moe/core/routing.hpp"
+#include "moe/core/token_mask.hpp"
 #include "moe/core/types.hpp"
-#include "moe/losses/token_mask.hpp"
 
 namespace moe::inline MOE_TARGET {
 
@@ -21,9 +21,8 @@ void add_importance_gradient(const Routing<Scalar>& routing, const Eigen::ArrayX
                              std::span<std::type_identity_t<Scalar>> d_weight, TokenMask mask = {}) {
   require_equal(std::ssize(d_weight), routing.size(), "add_importance_gradient: d_weight.size()");
   for (Index r = 0; r < routing.size(); ++r) {
-    const auto i = std::size_t(r);
-    if (is_masked(mask, routing.token[i]) || routing.is_dropped(r)) continue;
-    d_weight[i] += Scalar(d_importance(routing.expert[i]));
+    if (is_masked(mask, routing[r].token) || routing.is_dropped(r)) continue;
+    d_weight[std::size_t(r)] += Scalar(d_importance(routing[r].expert));
   }
 }
 

@@ -3,7 +3,7 @@
 
 #include "moe/core/check.hpp"
 #include "moe/core/types.hpp"
-#include "moe/losses/token_mask.hpp"
+#include "moe/core/token_mask.hpp"
 #include "moe/losses/z_loss.hpp"
 
 namespace moe::inline MOE_TARGET {
