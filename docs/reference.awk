@@ -67,6 +67,13 @@ NR == 2 && ($0 == "///" || $0 == "#pragma once") { next }  # in its place was a 
 
 /^  (\[\[.*\]\] )?[a-zA-Z:]+( [a-zA-Z:]+)? operator\(\)\(const Eigen::ArrayBase</ { is("", "Number by number.") }
 
+# Of every filter: routers/filters/filtered_router.hpp.
+/^  void apply\(const Tokens</ { is("", "Changes the routes that a router wrote, to num_experts experts.") }
+
+# Of every EvictionPolicy: io/store/policies.hpp.
+/^  void used\(std::span</ { is("", "Hears which experts a call of a layer reads.") }
+/^  ExpertId victim\(std::span</ { is("", "One of the candidates: whose room is to be given away.") }
+
 # What a constructor was given, by its name.
 /^  [^ ].* [a-z_]+\(\) const \{ return [a-z_]+_; \}/ { is("", "What the constructor was given, as it is now.") }
 /^  [^ ].* [a-z_]+\(\) \{ return ([a-z_]+_|to_write\([a-z_]+_\)|\{[a-z_]+_\.data\(\), .*\}); \}/ { is("", "The same, to write.") }

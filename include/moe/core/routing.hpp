@@ -48,28 +48,35 @@ struct Routing {
 
   Index size() const { return static_cast<Index>(token.size()); }  ///< Routes, dropped or not.
 
+  /// The parts of one route.
   Route<Scalar> operator[](Index route) const {
     return {token[std::size_t(route)], expert[std::size_t(route)], weight[std::size_t(route)]};
   }
 
   /// Walks over all routes, dropped ones too.
   struct Iterator {
+    /// As std::input_iterator asks.
+    /// @{
     using iterator_category = std::input_iterator_tag;
     using value_type = Route<Scalar>;
     using difference_type = Index;
     using pointer = const value_type*;
     using reference = value_type;
+    /// @}
 
     const Routing* routing = nullptr;
     Index route = 0;
 
+    /// As std::input_iterator asks.
+    /// @{
     value_type operator*() const { return (*routing)[route]; }
     Iterator& operator++() { return ++route, *this; }
     Iterator operator++(int) { return {routing, route++}; }
     bool operator==(const Iterator& other) const { return route == other.route; }
+    /// @}
   };
-  Iterator begin() const { return {this, 0}; }
-  Iterator end() const { return {this, size()}; }
+  Iterator begin() const { return {this, 0}; }     ///< For `for (const auto& route : routing)`.
+  Iterator end() const { return {this, size()}; }  ///< Behind the last.
 
   /// Forgets all but the memory.
   void clear() {

@@ -40,9 +40,11 @@ class Sequences {
     }
   }
 
+  /// How many sequences there are.
   Index count() const { return starts_.empty() ? num_tokens_ / length_ : std::ssize(starts_) - 1; }
+  /// Its first token.
   Index first(Index sequence) const { return starts_.empty() ? sequence * length_ : starts_[std::size_t(sequence)]; }
-  Index size(Index sequence) const { return first(sequence + 1) - first(sequence); }
+  Index size(Index sequence) const { return first(sequence + 1) - first(sequence); }  ///< Its tokens.
 
   /// Which one a token is of.
   Index of(Index token) const {

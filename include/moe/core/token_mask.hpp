@@ -11,8 +11,8 @@
 
 namespace moe::inline MOE_TARGET {
 
-/// (n_tokens) 0 for a token that does not count, such as padding, 1 for one that does, as in an attention mask; empty if
-/// all of them count.
+/// (n_tokens) 0 for a token that does not count, such as padding, 1 for one that does, as in an attention mask; empty
+/// if all of them count.
 using TokenMask = std::span<const std::uint8_t>;
 
 /// Does this token not count?

@@ -24,6 +24,7 @@
 
 namespace moe::inline MOE_TARGET::io {
 
+/// An array of whole numbers, of any number of dimensions.
 struct IntegerArray {
   std::vector<Index> shape = {};           // outermost first
   std::vector<std::int64_t> numbers = {};  // row-major

@@ -43,6 +43,7 @@ Part merged(const Part& part) {
   return copy;
 }
 
+/// A router under the same filter, without adapters.
 template <class R>
   requires requires(const R& router) { router.filter(); }
 auto merged(const R& router) {

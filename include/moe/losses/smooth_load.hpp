@@ -7,8 +7,8 @@
 
 #include "moe/core/check.hpp"
 #include "moe/core/scratch.hpp"
-#include "moe/core/types.hpp"
 #include "moe/core/token_mask.hpp"
+#include "moe/core/types.hpp"
 #include "moe/routers/detail/best_k.hpp"
 
 namespace moe::inline MOE_TARGET {

@@ -3,9 +3,9 @@
 
 #include <cmath>
 
+#include "moe/core/token_mask.hpp"
 #include "moe/core/types.hpp"
 #include "moe/kernels/multiply_add.hpp"
-#include "moe/core/token_mask.hpp"
 
 namespace moe::inline MOE_TARGET {
 

@@ -27,7 +27,7 @@ namespace moe::inline MOE_TARGET {
 template <class Scalar>
 class RealTokens {
  public:
-  using Columns = Eigen::Map<Matrix<Scalar>, Eigen::Aligned64>;
+  using Columns = Eigen::Map<Matrix<Scalar>, Eigen::Aligned64>;  ///< Something of each real token.
 
   /// @param who  what errors begin with
   /// @throws std::invalid_argument unless all side inputs are of so many tokens; std::logic_error if another call holds
@@ -57,7 +57,7 @@ class RealTokens {
     ws_.side = given_;
   }
 
-  Index count() const { return place_[num_tokens_]; }
+  Index count() const { return place_[num_tokens_]; }  ///< Tokens that are no padding.
 
   /// Room for a column of each.
   Columns columns(Index rows) { return scratch().template matrix<Scalar>(rows, count()); }
@@ -115,6 +115,8 @@ class RealTokens {
     take(routing.logits);
     take(routing.state);
   }
+  /// Routes name tokens of the batch again; logits and state of padding are 0.
+  /// @param logits_of_none  as many a token, where no token was real
   void give_back(Routing<Scalar>& routing, Index logits_of_none = 0) const {
     for (Index& t : routing.token) t = real_[t];
     give_back(routing.logits, logits_of_none);

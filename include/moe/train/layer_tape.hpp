@@ -22,8 +22,8 @@ struct LayerTape {
   Index d_model = 0, num_tokens = 0, num_logits = 0;  // of the last forward(), without padding; logits of a token
   bool is_spent = false;                              // by backward()
 
-  LayerTape& root() { return *this; }
-  Workspace<Scalar>& workspace() { return ws; }
+  LayerTape& root() { return *this; }            ///< The tape of the layer that has the router.
+  Workspace<Scalar>& workspace() { return ws; }  ///< Where forward() left its routing, and found its side inputs.
 
   /// (num_experts × n_tokens) ∂L/∂logits by other ways than y: losses may add to it between forward(), which sets it to
   /// 0, and backward().
@@ -52,6 +52,7 @@ struct LayerTape {
     require(!is_spent, "backward: was called twice on this tape, expected a forward() between");
   }
 
+  /// (rows × n) of n · rows numbers; of no rows, no columns.
   static Eigen::Map<Matrix<Scalar>> columns(std::vector<Scalar>& numbers, Index rows) {
     return {numbers.data(), rows, rows == 0 ? 0 : Index(numbers.size()) / rows};
   }
@@ -62,16 +63,19 @@ template <class Its>
 struct TapeAround {
   Its layer;
 
+  /// That of the layer within: LayerTape.
+  /// @{
   auto& root() { return layer.root(); }
   auto& workspace() { return layer.workspace(); }
   auto logit_gradient() { return layer.logit_gradient(); }
   auto router_input_gradient() { return root().router_input_gradient(); }
+  /// @}
 };
 
 /// forward() of the real tokens; y of padding is 0.
 template <class Layer, class Tape, class Scalar = typename Layer::Scalar>
 void learn_real_tokens(const Layer& layer, const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Tape& tape,
-                         ExecutorRef executor) {
+                       ExecutorRef executor) {
   require_columns(x, y, layer.d_model(), "forward");
   LayerTape<Scalar>& root = tape.root();
   RealTokens<Scalar> real(root.ws, x.cols(), "forward");

@@ -78,6 +78,7 @@ inline std::vector<FileParts> expert_parts(const Model& model, const std::string
   return parts;
 }
 
+/// Of all parts together.
 inline Index bytes_of(const FileParts& parts) {
   Index bytes = 0;
   for (const auto part : parts) bytes += std::ssize(part);

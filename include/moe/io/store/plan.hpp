@@ -37,8 +37,8 @@ struct PlannedRun {
   PlannedTime time = {};
   double tokens = 0;  // that count
 
-  double tokens_a_second() const { return tokens / time.total; }
-  double bytes_a_token() const { return double(sum.bytes_read) / tokens; }
+  double tokens_a_second() const { return tokens / time.total; }            ///< Of those that count.
+  double bytes_a_token() const { return double(sum.bytes_read) / tokens; }  ///< That were read from the disk.
 
   /// "disk" or "compute", whichever alone would take longer.
   const char* limit() const { return time.reading > time.computing ? "disk" : "compute"; }

@@ -24,7 +24,7 @@ struct ExpertId {
   Index layer = 0;
   Index expert = 0;
 
-  friend auto operator<=>(const ExpertId&, const ExpertId&) = default;
+  friend auto operator<=>(const ExpertId&, const ExpertId&) = default;  ///< By layers, then by experts.
 };
 
 /// Chooses who goes. A call of a layer first says used(), once, with all experts that it will read, ascending, whether
@@ -183,12 +183,14 @@ class AnyPolicy {
  public:
   AnyPolicy() : AnyPolicy(DecayedCounts()) {}
 
+  /// Moves or copies the policy in.
   template <class P>
     requires(!std::same_as<std::remove_cvref_t<P>, AnyPolicy> && EvictionPolicy<std::remove_cvref_t<P>>)
   AnyPolicy(P&& policy) : held_(std::make_unique<Held<std::remove_cvref_t<P>>>(std::forward<P>(policy))) {}
 
-  AnyPolicy(const AnyPolicy& other) : held_(other.held_->copy()) {}
-  AnyPolicy(AnyPolicy&&) noexcept = default;
+  AnyPolicy(const AnyPolicy& other) : held_(other.held_->copy()) {}  ///< A policy of its own.
+  AnyPolicy(AnyPolicy&&) noexcept = default;                         ///< The other is then to be assigned or destroyed.
+  /// Takes the place of the policy that was there.
   AnyPolicy& operator=(AnyPolicy other) noexcept {
     held_ = std::move(other.held_);
     return *this;
@@ -226,6 +228,7 @@ class AnyPolicy {
 /// the others go as another policy says.
 class Pinned {
  public:
+  /// @param others  of those that are not kept
   explicit Pinned(std::span<const ExpertId> kept, AnyPolicy others = {}) : others_(std::move(others)) {
     for (const ExpertId& id : kept) kept_[id] = true;
   }

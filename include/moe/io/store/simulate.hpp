@@ -24,6 +24,7 @@ using ExpertBytes = std::vector<std::vector<Index>>;
 /// more hits. Belady 1966, "A study of replacement algorithms for a virtual-storage computer", IBM Systems Journal 5.
 class BeladyMin {
  public:
+  /// @param trace  of the run whose calls will follow, all of them
   explicit BeladyMin(const Trace& trace) {
     auto calls = std::make_shared<detail::OfExperts<std::vector<Index>>>();
     std::vector<ExpertId> experts;
@@ -56,6 +57,7 @@ struct SimulatedCall {
   Index bytes_used = 0, bytes_read = 0;  // the latter of those that missed
   Index evictions = 0;
 
+  /// Another call, or the sum of several.
   SimulatedCall& operator+=(const SimulatedCall& other) {
     hits += other.hits, misses += other.misses;
     bytes_used += other.bytes_used, bytes_read += other.bytes_read;
@@ -63,6 +65,7 @@ struct SimulatedCall {
     return *this;
   }
 
+  /// Experts found in memory, of all that were used; 1 where none was.
   double hit_rate() const { return hits + misses == 0 ? 1 : double(hits) / double(hits + misses); }
 };
 

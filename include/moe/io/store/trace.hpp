@@ -20,6 +20,7 @@ namespace moe::inline MOE_TARGET::io {
 
 /// Layers are 0, 1, … here, in the order of their numbers in the model, of which some may be dense.
 struct Trace {
+  /// One call of a layer.
   struct Call {
     Index layer;
     Index begin, end;  // of its routes

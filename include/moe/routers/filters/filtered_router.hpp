@@ -24,6 +24,7 @@ class FilteredRouter {
  public:
   using Scalar = typename R::Scalar;
 
+  /// @param filter  as above
   FilteredRouter(R router, Filter filter) : router_(std::move(router)), filter_(std::move(filter)) {}
 
   Index d_model() const { return router_.d_model(); }
@@ -39,6 +40,7 @@ class FilteredRouter {
   const R& router() const { return router_; }
   R& router() { return router_; }
   const Filter& filter() const { return filter_; }
+  /// The filter's.
   const auto& options() const
     requires requires(const Filter& f) { f.options; }
   {

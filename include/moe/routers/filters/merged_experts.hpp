@@ -79,6 +79,7 @@ class WithMergedExperts : public FilteredRouter<R, MergedExpertsFilter> {
     }
   }
 
+  /// What number each of the router's experts has now.
   const std::vector<Index>& merged() const { return this->filter().merged; }
 
  private:

@@ -2,8 +2,8 @@
 #pragma once
 
 #include "moe/core/check.hpp"
-#include "moe/core/types.hpp"
 #include "moe/core/token_mask.hpp"
+#include "moe/core/types.hpp"
 #include "moe/losses/z_loss.hpp"
 
 namespace moe::inline MOE_TARGET {

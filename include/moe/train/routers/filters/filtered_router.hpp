@@ -31,6 +31,7 @@ void filter_backward(const Filter&, const R&, const Tokens<Scalar>&, const Routi
   pass_on(routing, d_weight, d_logits);
 }
 
+/// As backward() of the router, through what its filter has done: filter_backward().
 template <class R, class Filter, class Gradient, class Scalar = typename R::Scalar>
 void backward(const FilteredRouter<R, Filter>& filtered, const Tokens<Scalar>& tokens, const Routing<Scalar>& routing,
               std::span<const std::type_identity_t<Scalar>> d_weight, MatrixRef<Scalar> d_logits, MatrixRef<Scalar> d_x,
