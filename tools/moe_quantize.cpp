@@ -47,7 +47,8 @@ constexpr const char* usage =
     "  --overwrite     OUT may be a model's folder, which is replaced with all that is in it, or a .gguf file\n"
     "  --json          the report as JSON: every matrix and every block with its error\n"
     "  --help          this\n"
-    "Exit code: 0; 2 if nothing was written.\n";
+    "What is written is loaded and compared before it appears: what could not be used is not there.\n"
+    "Exit code: 0; 2 if nothing was written, or the report could not be.\n";
 
 int complain(const std::string& what) {
   std::fprintf(stderr, "moe_quantize: %s\n", what.c_str());
@@ -111,11 +112,8 @@ std::string name_of(const moe::io::MatrixQuantization& matrix) {
   return matrix.tensor + (matrix.expert < 0 ? "" : ", expert " + std::to_string(matrix.expert));
 }
 
-/// What the written model's blocks answer, or why nobody knows.
-struct Comparison {
-  std::vector<moe::io::BlockChange> blocks;
-  std::string why_not;
-};
+/// What the written model's blocks answer.
+using Comparison = std::vector<moe::io::BlockChange>;
 
 nlohmann::ordered_json json_of(const moe::io::ModelQuantization& done, const Comparison& comparison, double mean,
                                const std::string& out, const std::string& type) {
@@ -138,7 +136,12 @@ nlohmann::ordered_json json_of(const moe::io::ModelQuantization& done, const Com
     all["quantized"].push_back(std::move(entry));
   }
   for (const auto& [name, reason] : done.kept) all["kept"].push_back({{"tensor", name}, {"reason", reason}});
-  for (const auto& block : comparison.blocks) {
+  for (const auto& block : comparison) {
+    if (!block.why_not.empty()) {
+      all["blocks"].push_back({{"block", block.other}, {"not_compared", block.why_not}});
+      continue;
+    }
+    if (block.tokens == 0) continue;
     all["blocks"].push_back({{"block", block.other},
                              {"tokens", block.tokens},
                              {"recorded", block.recorded},
@@ -148,7 +151,6 @@ nlohmann::ordered_json json_of(const moe::io::ModelQuantization& done, const Com
                              {"changed_choices", block.choices.changed_routes},
                              {"tokens_of_changed_choices", block.choices.changed_tokens}});
   }
-  if (!comparison.why_not.empty()) all["not_compared"] = comparison.why_not;
   return all;
 }
 
@@ -163,12 +165,14 @@ std::string line_of(const moe::io::BlockChange& block, const moe::io::ModelQuant
     if (worst == nullptr || matrix.error > worst->error) worst = &matrix;
   }
   char text[400];
-  std::string line = block.other + ": ";
+  std::string line = "  " + block.other + ": ";
   if (worst != nullptr) {
     std::snprintf(text, sizeof text, "weights are off by %.2g (%.2g at worst: %s), ", sum / count, worst->error,
                   name_of(*worst).substr(block.other.size() + 1).c_str());
     line += text;
   }
+  if (!block.why_not.empty()) return line + "answers are not compared: " + block.why_not + "\n";
+  if (block.tokens == 0) return {};
   std::snprintf(text, sizeof text, "answers by %.2g (%.2g at the worst of %td %stokens), %td of %td choices change\n",
                 block.answers.relative, block.answers.worst_token, block.tokens, block.recorded ? "given " : "",
                 block.choices.changed_routes, block.choices.routes);
@@ -194,8 +198,7 @@ std::string report_of(const moe::io::ModelQuantization& done, const Comparison& 
   std::string report = text + ("  worst: " + worst_name + "\n");
   for (const auto& [name, reason] : done.kept) report += "  stays: " + name + ": " + reason + "\n";
   for (const auto& name : done.unweighed) report += "  not in the imatrix: " + name + "\n";
-  for (const auto& block : comparison.blocks) report += "  " + line_of(block, done);
-  if (!comparison.why_not.empty()) report += "  answers were not compared: " + comparison.why_not + "\n";
+  for (const auto& block : comparison) report += line_of(block, done);
   return report;
 }
 
@@ -213,12 +216,16 @@ moe::io::ModelQuantization quantize(const Command& command) {
                               : moe::io::quantize_model(command.in, command.out, command.folder, moe::OpenMp());
 }
 
-/// The file is there, whatever comes of this.
-Comparison compare(const Command& command) try {
-  if (command.compare.num_tokens == 0 && !command.compare.recorded) return {};
-  return {moe::io::compare_models(command.in, command.out, command.compare, moe::OpenMp()), {}};
-} catch (const std::exception& error) {
-  return {{}, error.what()};
+/// @throws moe::io::Error that speaks of OUT, if what was written cannot be used as IN can.
+Comparison compare(const Command& command, const std::filesystem::path& written) try {
+  return moe::io::compare_models(command.in, written, command.compare, moe::OpenMp());
+} catch (const moe::io::Error& error) {
+  std::string what = error.what();
+  const std::string its = written.string();
+  for (std::size_t at = 0; (at = what.find(its, at)) != what.npos; at += command.out.size()) {
+    what.replace(at, its.size(), command.out);
+  }
+  throw moe::io::Error("what was written is gone again, since it cannot be used: " + what);
 }
 
 /// A whole number; nothing if it is none.
@@ -296,8 +303,8 @@ int main(int argc, char** argv) try {
     return complain(std::string(imatrix.empty() ? "--type-of" : "--imatrix") +
                     " is of GGUF files, and OUT is a folder: expected an OUT that ends in .gguf");
   }
-  if (!to_gguf && is_gguf(command.in)) {
-    return complain("IN is a GGUF file, and OUT is a folder: expected an OUT that ends in .gguf");
+  if (!to_gguf && std::filesystem::is_regular_file(command.in)) {
+    return complain("IN is a file, and OUT is a folder: expected an OUT that ends in .gguf");
   }
   if (!imatrix.empty()) command.gguf.importance = moe::io::ImportanceMatrix::open(imatrix);
   if (!inputs.empty()) command.compare.recorded = moe::io::Tensors::open(inputs);
@@ -311,9 +318,14 @@ int main(int argc, char** argv) try {
   command.folder.overwrite = command.gguf.overwrite = overwrite;
   command.gguf.progress = command.folder.progress;
   command.compare.progress = comparing;
+  if (command.compare.recorded) moe::io::check_recorded(command.in, *command.compare.recorded);
+  Comparison comparison;
+  command.folder.check = [&](const std::filesystem::path& written) {
+    comparison = compare(command, written);
+    comparing(1, 1, "");
+  };
+  command.gguf.check = command.folder.check;
   const moe::io::ModelQuantization done = quantize(command);
-  const Comparison comparison = compare(command);
-  comparing(1, 1, "");
   const std::string report = report_of(done, comparison, command.out, type, command.json);
   if (std::fputs(report.c_str(), stdout) < 0 || std::fflush(stdout) != 0) {
     return complain("standard output cannot be written");

@@ -21,7 +21,7 @@ expect() {
   fi
 }
 
-expect 0 'Exit code: 0; 2 if nothing was written' --help
+expect 0 'Exit code: 0; 2 if nothing was written, or' --help
 expect 0 'weights are off by' $model "$folder/a" --type nvfp4 --keep gate_proj --keep up_proj
 grep -qF '100 %' "$err"  # a line for each tenth, where no terminal is
 [ -f "$folder/a/config.json" ]
@@ -57,6 +57,9 @@ grep -qF '"type": "q5_1"' "$out"
 expect 0 'given tokens), ' $oss "$folder/given.gguf" --type q8_0 --inputs $oss/blocks.safetensors --tokens 0
 expect 0 'weights are off by' $oss "$folder/given.gguf" --type q8_0 --tokens 0 --overwrite
 grep -qF 'choices change' "$out" && exit 1
+expect 0 'answers by 0.0' "$folder/b.gguf" "$folder/b.gguf" --type q5_0 --overwrite  # IN is compared while it is there
+expect 2 'none is called as what a block of' $oss "$folder/c.gguf" --type q8_0 --inputs tests/real/zaya/blocks.safetensors
+expect 0 '  blk.0: ' tests/real/zaya "$folder/zaya.gguf" --type q8_0 --type-of ffn=f32  # one of whose choices is to skip
 expect 2 '--type-of is followed by "ffn_down_exps", expected PART=TYPE' $oss "$folder/c.gguf" --type q8_0 --type-of ffn_down_exps
 expect 2 '--type-of is of GGUF files' $oss "$folder/c" --type fp8 --type-of down=fp8
 expect 2 '--tokens is followed by "-1"' $oss "$folder/c.gguf" --type q8_0 --tokens -1
@@ -66,6 +69,6 @@ expect 2 'no type is called "q9" that GGUF' $oss "$folder/c.gguf" --type q9
 expect 2 'no --type, expected one of q8_0' $oss "$folder/c.gguf"
 expect 2 '--all-linears is of folders' $oss "$folder/c.gguf" --type q8_0 --all-linears
 expect 2 '"down_proj" was asked to stay, and is in no name' $oss "$folder/c.gguf" --type q8_0 --keep down_proj
-expect 2 'IN is a GGUF file, and OUT is a folder' "$folder/a.gguf" "$folder/c" --type fp8
+expect 2 'IN is a file, and OUT is a folder' "$folder/a.gguf" "$folder/c" --type fp8
 expect 2 'no such file' no_such_folder "$folder/c.gguf" --type q8_0
 [ ! -e "$folder/c.gguf" ]

@@ -1,6 +1,7 @@
 /// @file  The door to telemetry: watch where tokens go.
 #pragma once
 
+#include "moe/telemetry/change.hpp"
 #include "moe/telemetry/csv.hpp"
 #include "moe/telemetry/drift.hpp"
 #include "moe/telemetry/json_lines.hpp"

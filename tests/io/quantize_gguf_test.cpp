@@ -483,6 +483,32 @@ TEST(CompareModels, AnswersAndChoicesOfBlocksOneAfterTheOther) {
                       is = io::load_layer(out, "blk.1").layer.forward(tokens);
   EXPECT_NEAR(recorded[1].answers.relative, double((is - was).norm() / was.norm()), 1e-6);
 
+  // What does not fit is told before anything is loaded.
+  const auto error_of_recorded = [&](const std::string& name, std::vector<Index> shape) {
+    io::write_safetensors(temporary.path / "inputs.safetensors",
+                          {{.name = name,
+                            .dtype = "F32",
+                            .shape = std::move(shape),
+                            .bytes = std::as_bytes(std::span(given.data(), std::size_t(given.size())))}});
+    return test::error_of<io::Error>(
+        [&] { io::compare_models(in, out, {.recorded = Tensors::open(temporary.path / "inputs.safetensors")}); });
+  };
+  const std::string narrow = error_of_recorded("model.layers.1.mlp.input", {14, 128}),
+                    elsewhere = error_of_recorded("model.layers.7.mlp.input", {7, 256});
+  EXPECT_NE(narrow.find("\"model.layers.1.mlp.input\" has shape [14, 128], expected [tokens, 256] of"),
+            std::string::npos)
+      << narrow;
+  EXPECT_NE(elsewhere.find("none is called as what a block of"), std::string::npos) << elsewhere;
+
+  // One of whose choices is to skip, and which hands a state on.
+  const fs::path zaya = fs::path(MOE_SOURCE_DIR) / "tests/real/zaya";
+  for (const auto& block : io::compare_models(zaya, zaya)) {
+    EXPECT_EQ(block.why_not, "");
+    EXPECT_EQ(block.answers.relative, 0);
+    EXPECT_GT(block.choices.routes, 0);
+    EXPECT_EQ(block.choices.changed_routes, 0);
+  }
+
   SmallModel{.num_experts = 8, .num_layers = 2}.write(temporary.path / "short");
   const std::string error = test::error_of<io::Error>([&] { io::compare_models(in, temporary.path / "short"); });
   EXPECT_NE(error.find("has 2 MoE blocks, and "), std::string::npos) << error;

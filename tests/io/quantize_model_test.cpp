@@ -234,6 +234,40 @@ TEST(QuantizeModel, ExpertsThatNoReaderWouldTakeInFp8AreRefused) {
   EXPECT_FALSE(fs::exists(temporary.path / "out"));
 }
 
+TEST(QuantizeModel, ExpertsAreThoseThatALoaderReadsWhateverTheyAreCalled) {
+  const fs::path real = fs::path(MOE_SOURCE_DIR) / "tests/real";
+  const TemporaryFolder temporary("quantize_names");
+  const auto expect_error = [&](const char* model, const std::string& part) {
+    const std::string error =
+        test::error_of<io::Error>([&] { quantize_model(real / model, temporary.path / "out", {.type = "fp8"}); });
+    EXPECT_NE(error.find(part), std::string::npos) << error;
+  };
+  // Too narrow for blocks of 128, and found.
+  expect_error("granitemoe", "block_sparse_moe.input_linear.weight\" the length of a row is");
+  expect_error("step3p7", "gate_proj.weight\" the ");
+  expect_error("llama4", "(experts × in × out), and numbers are coded along what a row multiplies");
+  expect_error("dbrx", "rows that are multiplied from behind");
+}
+
+TEST(QuantizeModel, WhatIsCheckedAndRefusedIsNotThere) {
+  const TemporaryFolder temporary("quantize_check");
+  SmallModel{}.write(temporary.path / "in");
+  bool was_there = false;
+  const std::string error = test::error_of<io::Error>([&] {
+    quantize_model(temporary.path / "in", temporary.path / "out", {.check = [&](const fs::path& written) {
+                     was_there = fs::exists(written / "config.json") && fs::exists(written / "model.safetensors");
+                     io::fail("no");
+                   }});
+  });
+  EXPECT_EQ(error, "no");
+  EXPECT_TRUE(was_there);
+  EXPECT_EQ(std::distance(fs::directory_iterator(temporary.path), {}), 1) << "the model alone";
+  EXPECT_NE(test::error_of<io::Error>([&] {
+              quantize_model(temporary.path / "in", temporary.path / "out", {.keep = {"experts.1.", "up_prj"}});
+            }).find("\"up_prj\" was asked to stay, and is in no name"),
+            std::string::npos);
+}
+
 TEST(QuantizeModel, WhatBlocksDoNotDivideStaysInFp8AndIsRefusedOtherwise) {
   const TemporaryFolder temporary("quantize_ragged");
   SmallModel{.ff = 136}.write(temporary.path / "in");

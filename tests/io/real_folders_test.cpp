@@ -133,6 +133,7 @@ TEST_P(RealFolder, ComputesWhatItsClassComputed) {
   ASSERT_FALSE(blocks.empty());
   const io::Model model(folder);
   for (const auto& [prefix, module] : blocks.items()) check_block(model, {all, prefix});
+  for (const std::string& block : model.moe_blocks()) EXPECT_NO_THROW(model.layer(block)) << block;
 }
 
 INSTANTIATE_TEST_SUITE_P(Folders, RealFolder,

@@ -609,6 +609,14 @@ inline MoeShape moe_shape(const Config& config, const Architecture& architecture
           .hidden_shared = detail::hidden_of(config, architecture, layer, true),
           .router = options};
 }
+/// The same of the block of this name: "model.layers.3.mlp".
+inline MoeShape moe_shape(const Config& config, const Architecture& architecture, const std::string& block) {
+  MoeShape shape = moe_shape(config, architecture, detail::layer_number(block));
+  const bool of_images = architecture.router_kind == RouterKind::by_modality && block.ends_with("vision_moe");
+  if (of_images && config.is_list(architecture.d_ff)) shape.d_ff = config.integer_in_list(architecture.d_ff, 1);
+  return shape;
+}
+
 /// The same of the architecture that the config names.
 inline MoeShape moe_shape(const Config& config) { return moe_shape(config, architecture_of(config)); }
 

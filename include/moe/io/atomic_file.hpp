@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdio>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -89,9 +90,11 @@ inline void flush_folder_to_disk([[maybe_unused]] const std::filesystem::path& f
 /// Calls write(append), whose append(bytes) adds to a temporary file beside `path`, which then takes its place. Whoever
 /// opens `path` sees the old file or the whole new one; mappings of the old one stay valid (on Windows they prevent
 /// it).
-/// @throws Error if that fails, or whatever write() throws; a file that was at `path` is then as it was.
+/// @param check  check(path) is called of the temporary file, when all is in it
+/// @throws Error if that fails, or whatever write() or check() throws; a file that was at `path` is then as it was.
 template <class F>
-void write_file_atomically(const std::filesystem::path& path, const F& write) {
+void write_file_atomically(const std::filesystem::path& path, const F& write,
+                           const std::function<void(const std::filesystem::path&)>& check = {}) {
   detail::TemporaryFile temporary = detail::create_beside(path);
   const auto complain = [&](const std::error_code& error) {
     fail(utf8(path), ": cannot be written: ", error.message());
@@ -106,6 +109,7 @@ void write_file_atomically(const std::filesystem::path& path, const F& write) {
     if (!detail::flush_to_disk(temporary.stream.get()) || std::fclose(temporary.stream.release()) != 0) {
       complain(detail::last_error());
     }
+    if (check) check(temporary.path);
     std::error_code error;
     std::filesystem::rename(temporary.path, path, error);
     if (error) complain(error);

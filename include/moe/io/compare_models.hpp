@@ -8,7 +8,10 @@
 #include <functional>
 #include <optional>
 #include <span>
+#include <stdexcept>
 #include <string>
+#include <string_view>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -24,8 +27,7 @@
 #include "moe/runtime/executors/serial.hpp"
 #include "moe/runtime/workers.hpp"
 #include "moe/runtime/workspace.hpp"
-#include "moe/surgery/change_report.hpp"
-#include "moe/surgery/quantize.hpp"
+#include "moe/telemetry/change.hpp"
 
 namespace moe::inline MOE_TARGET::io {
 
@@ -36,11 +38,11 @@ struct BlockChange {
   Index tokens = 0;           // that it was asked about
   bool recorded = false;      // were they given? Else they were made, as compare_models() says
   OutputChange answers = {};  // of this block alone, on the same tokens
-  ChoiceChange choices =
-      {};  // of its router, where all blocks before it are of one model, and where they are of the other
+  /// Of its router, where all blocks before it are of one model, and where they are of the other.
+  ChoiceChange choices = {};
+  std::string why_not = {};  // why the first model's block does not run by itself: nothing is compared
 };
 
-/// What compare_models() feeds to both.
 struct CompareOptions {
   Index num_tokens = 64;   // where none are given
   std::uint64_t seed = 1;  // of these
@@ -89,6 +91,15 @@ inline Matrix<float> normed(const Matrix<float>& x) {
   return unit;
 }
 
+/// Experts, and what else is chosen: those that compute nothing, a sink, to skip the layer.
+inline Index num_choices(const Routing<float>& a, const Routing<float>& b) {
+  Index most = -1;
+  for (const Routing<float>* const routing : {&a, &b}) {
+    for (const Index expert : routing->expert) most = std::max(most, expert);
+  }
+  return most + 1;
+}
+
 /// What was recorded of a block; nothing if nothing was.
 inline std::optional<BlockInput> recorded_input(const Tensors& recorded, const std::string& block) {
   const std::string stem = block.empty() ? "" : block + ".";
@@ -112,6 +123,28 @@ inline std::optional<BlockInput> recorded_input(const Tensors& recorded, const s
 
 }  // namespace detail
 
+/// @throws Error naming the tensor, if recordings are of none of the blocks, or do not fit the one that they are of.
+inline void check_recorded(const Model& model, const Tensors& recorded) {
+  const std::vector<std::string>& blocks = model.moe_blocks();
+  constexpr std::string_view end = ".input";
+  bool any = false;
+  for (const std::string& name : recorded.names()) {
+    const bool is_input = name == end.substr(1) || name.ends_with(end);
+    const std::string block = is_input ? name.substr(0, name.size() - std::min(name.size(), end.size())) : "";
+    if (!is_input || std::ranges::count(blocks, block) == 0) continue;
+    any = true;
+    const Tensor& tensor = *recorded.find(name);
+    const Index d_model = model.shape().d_model;
+    if (tensor.shape.size() == 2 && tensor.shape[1] == d_model) continue;
+    fail(to_string(tensor), " has shape ", to_string(tensor.shape), ", expected [tokens, ", d_model, "] of \"", block,
+         "\" of ", model.place());
+  }
+  if (!any) {
+    fail("of what was recorded (", recorded.names().size(), " tensors) none is called as what a block of ",
+         model.place(), " reads: \"", blocks.empty() ? "" : blocks.front(), ".input\"");
+  }
+}
+
 /// Of each MoE block: how far its answers are, and how many choices of its router change.
 ///
 /// Answers are those of the block alone, on tokens that were recorded, or else on what the walk brings there. The walk:
@@ -119,20 +152,32 @@ inline std::optional<BlockInput> recorded_input(const Tensors& recorded, const s
 /// x ← x + block(x / rms(x)); the same tokens go through the second. Choices are compared where both walks come to a
 /// block. (Routers are float in both: a block's choices change with the answers before it alone, so those of the first
 /// never do.)
-/// @throws Error naming both models, if they have not as many blocks, or a block another width; if a recording does
-///         not fit; as load_layer() does. std::invalid_argument as a layer's forward().
+/// A block of the first model that cannot be loaded, or run by what is said here, is passed over, and said.
+/// @throws Error naming both models, if they have not as many blocks, or a block another width; if recordings do not
+///         fit; if a block of the second model cannot be loaded or run, and that of the first can.
 inline std::vector<BlockChange> compare_models(const Model& before, const Model& after,
                                                const CompareOptions& options = {}, ExecutorRef executor = Serial{}) {
   const std::vector<std::string>&names = before.moe_blocks(), &others = after.moe_blocks();
   if (names.size() != others.size()) {
     fail(after.place(), ": has ", others.size(), " MoE blocks, and ", before.place(), " has ", names.size());
   }
+  if (options.recorded) check_recorded(before, *options.recorded);
   std::vector<BlockChange> changes;
   detail::BlockInput walk, other_walk;  // what has become of the tokens in either model
   for (std::size_t i = 0; i < names.size(); ++i) {
     if (options.progress) options.progress(i, names.size(), names[i]);
-    const auto first = load_layer(before, names[i]), second = load_layer(after, others[i]);
-    const Index d_model = first.layer.d_model(), num_experts = first.shape.num_experts + first.shape.num_zero_experts;
+    BlockChange change{.block = names[i], .other = others[i], .tokens = options.num_tokens};
+    std::optional<LoadedLayer<float>> its;
+    try {
+      its = load_layer(before, names[i]);
+    } catch (const Error& error) {
+      change.tokens = 0;
+      change.why_not = error.what();
+      changes.push_back(std::move(change));
+      continue;
+    }
+    const LoadedLayer<float>&first = *its, second = load_layer(after, others[i]);
+    const Index d_model = first.layer.d_model();
     if (second.layer.d_model() != d_model) {
       fail(after.place(), ": \"", others[i], "\" has tokens of ", second.layer.d_model(), " numbers, and \"", names[i],
            "\" of ", before.place(), " of ", d_model);
@@ -157,16 +202,25 @@ inline std::vector<BlockChange> compare_models(const Model& before, const Model&
       return std::pair(std::move(input), std::move(answer));
     };
     const bool is_same_state = walk.x == other_walk.x && walk.state == other_walk.state;
-    const auto [input, answer] = step(first, walk);
-    const auto [other_input, other_answer] = step(second, other_walk);
-    BlockChange change{.block = names[i], .other = others[i], .tokens = options.num_tokens};
-    change.choices = changed_choices(answer.routing, other_answer.routing, options.num_tokens, num_experts);
     const auto recorded = options.recorded ? detail::recorded_input(*options.recorded, names[i]) : std::nullopt;
+    detail::BlockInput input;
+    detail::BlockAnswer answer, given;
+    try {
+      std::tie(input, answer) = step(first, walk);
+      if (recorded) given = detail::answer_of(first, *recorded, executor);
+    } catch (const std::invalid_argument& error) {
+      change.tokens = 0;
+      change.why_not = error.what();
+      changes.push_back(std::move(change));
+      continue;
+    }
+    const auto [other_input, other_answer] = step(second, other_walk);
+    change.choices = changed_choices(answer.routing, other_answer.routing, options.num_tokens,
+                                     detail::num_choices(answer.routing, other_answer.routing));
     if (recorded) {
       change.tokens = recorded->x.cols();
       change.recorded = true;
-      change.answers = change_of<float>(detail::answer_of(first, *recorded, executor).y,
-                                        detail::answer_of(second, *recorded, executor).y);
+      change.answers = change_of<float>(given.y, detail::answer_of(second, *recorded, executor).y);
     } else {
       change.answers =
           change_of<float>(answer.y, is_same_state ? other_answer.y : detail::answer_of(second, input, executor).y);

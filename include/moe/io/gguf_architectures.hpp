@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstddef>
 #include <filesystem>
+#include <fstream>
 #include <optional>
 #include <set>
 #include <string>
@@ -575,9 +576,14 @@ inline Metadata texts_of(const GgufMetadata& metadata) {
   return texts;
 }
 
+/// By its name, or its first letters: files are called otherwise, too ("sha256-…").
 inline bool is_gguf(const std::filesystem::path& path) {
   std::error_code ignored;
-  return path.extension() == ".gguf" && !std::filesystem::is_directory(path, ignored);
+  if (path.extension() == ".gguf") return !std::filesystem::is_directory(path, ignored);
+  if (!std::filesystem::is_regular_file(path, ignored)) return false;
+  std::array<char, 4> magic{};
+  std::ifstream(path, std::ios::binary).read(magic.data(), magic.size());
+  return std::string_view(magic.data(), magic.size()) == "GGUF";
 }
 
 }  // namespace detail

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <set>
 #include <span>
 #include <string>
@@ -122,33 +123,37 @@ inline void check_header(std::span<const std::byte> header, std::size_t num_keys
 /// bytes, which need not be there yet, as these have them.
 /// @param metadata     the key general.alignment, 32 if it is not there, is that of the tensors
 /// @param write_bytes  write_bytes(i, append) gives those of tensor i, in calls of append(bytes)
+/// @param check        as of write_file_atomically()
 /// @throws Error if the file cannot be written, a name or key is given twice or is none, or bytes are not as many as
 ///         shape and type say; or whatever write_bytes() throws. A file that was there is then as it was.
 template <class F>
 void write_gguf(const std::filesystem::path& path, const GgufMetadata& metadata, const std::vector<Tensor>& tensors,
-                const F& write_bytes) {
+                const F& write_bytes, const std::function<void(const std::filesystem::path&)>& check = {}) {
   const std::string file = utf8(path);
   const std::uint32_t alignment = detail::alignment_of(metadata, file);
   const std::vector<std::byte> header = detail::gguf_header(metadata, tensors, alignment, file);
   detail::check_header(header, metadata.size(), tensors.size(), file);
   const std::vector<std::byte> zeros(alignment);
-  write_file_atomically(path, [&](const auto& append) {
-    append(header);
-    for (std::size_t i = 0; i < tensors.size(); ++i) {
-      std::size_t size = 0;
-      write_bytes(i, [&](std::span<const std::byte> bytes) {
-        append(bytes);
-        size += bytes.size();
-      });
-      Tensor tensor = tensors[i];
-      tensor.file = file;
-      if (const std::size_t expected = ggml_bytes(tensor, *find_ggml_type(tensor.dtype)); size != expected) {
-        fail(to_string(tensor), " has ", size, " bytes, expected ", expected, " for shape ", to_string(tensor.shape),
-             " of ", tensor.dtype);
-      }
-      append(std::span(zeros).first(std::size_t(detail::align_up(size, alignment) - size)));
-    }
-  });
+  write_file_atomically(
+      path,
+      [&](const auto& append) {
+        append(header);
+        for (std::size_t i = 0; i < tensors.size(); ++i) {
+          std::size_t size = 0;
+          write_bytes(i, [&](std::span<const std::byte> bytes) {
+            append(bytes);
+            size += bytes.size();
+          });
+          Tensor tensor = tensors[i];
+          tensor.file = file;
+          if (const std::size_t expected = ggml_bytes(tensor, *find_ggml_type(tensor.dtype)); size != expected) {
+            fail(to_string(tensor), " has ", size, " bytes, expected ", expected, " for shape ",
+                 to_string(tensor.shape), " of ", tensor.dtype);
+          }
+          append(std::span(zeros).first(std::size_t(detail::align_up(size, alignment) - size)));
+        }
+      },
+      check);
 }
 
 /// The same of tensors whose bytes are there; they may even be those of the file that is replaced.

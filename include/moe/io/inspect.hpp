@@ -273,7 +273,7 @@ MoeShape loaded_shape(const Model& model, const std::string& name, bool in_place
 template <class BuiltAs>
 void inspect_layer(const Model& model, BlockInspection& block) {
   const Architecture& its = model.architecture();
-  const MoeShape shape = moe_shape(model.config(), its, layer_number(block.name));
+  const MoeShape shape = moe_shape(model.config(), its, block.name);
   const auto weights = model.weights(block.name);
   const WeightTensors tensors(*weights, block.name, shape.num_experts);
   const Names names = find_names(tensors, expert_spellings, its.experts, its.gated);

@@ -664,7 +664,7 @@ class LayerLoader {
 
   /// One part of a block may lie by itself: ERNIE 4.5 VL's "text_moe", beside which the shared expert is.
   static MoeShape shape_of(const WeightTensors& tensors, const Config& config, const Architecture& architecture) {
-    MoeShape shape = moe_shape(config, architecture, layer_number(tensors.block()));
+    MoeShape shape = moe_shape(config, architecture, tensors.block());
     if (is_part_of_block(tensors, architecture)) shape.d_ff_shared = 0;
     return shape;
   }

@@ -49,6 +49,7 @@ inline std::string in_order_of_numbers(std::string_view name) {
 /// Is it the end of the name of experts' weights, as files spell it? "3.w1.weight" is, and "gate_proj.weight" of three
 /// dimensions.
 inline bool names_an_expert(std::string_view end, const std::string& name, const Tensors& tensors) {
+  if (constexpr std::string_view coded = "_packed"; end.ends_with(coded)) end.remove_suffix(coded.size());
   const auto dimensions = [&] { return tensors.find(name)->shape.size(); };
   for (const auto& [layout, gated, gate, up, down, interleaved] : expert_spellings) {
     for (const std::string_view spelt : {gate, up, down}) {
@@ -66,6 +67,12 @@ inline bool names_an_expert(std::string_view end, const std::string& name, const
     }
   }
   return false;
+}
+
+/// Attention may have experts of its own (JetMoE), which are no FFNs: no block of ours.
+inline bool is_attention(std::string_view block) {
+  const std::string_view last = block.substr(block.rfind('.') + 1);
+  return last == "self_attention" || last == "self_attn" || last == "attention" || last == "attn";
 }
 
 /// What stands before the experts' weights of this name; of several readings, that of the first alternative.
@@ -88,7 +95,7 @@ inline std::optional<std::string> block_of(const std::string& name, const Tensor
 inline std::vector<std::string> blocks_in(const Tensors& tensors, const Architecture& architecture) {
   std::set<std::string> blocks;
   for (const std::string& name : tensors.names()) {
-    if (const auto block = block_of(name, tensors, architecture)) blocks.insert(*block);
+    if (const auto block = block_of(name, tensors, architecture); block && !is_attention(*block)) blocks.insert(*block);
   }
   std::vector<std::string> in_order(blocks.begin(), blocks.end());
   std::ranges::sort(in_order, {}, in_order_of_numbers);
@@ -238,7 +245,7 @@ class Model {
         tensors_(std::make_shared<const Tensors>(open())),
         quantization_(detail::quantization_of(*config_, folder_)),
         moe_blocks_(detail::blocks_in(*tensors_, *architecture_)),
-        shape_(moe_shape(*config_, *architecture_, moe_blocks_.empty() ? 0 : detail::layer_number(moe_blocks_[0]))) {}
+        shape_(moe_shape(*config_, *architecture_, moe_blocks_.empty() ? "" : moe_blocks_[0])) {}
 
   static Model of_folder(const std::filesystem::path& folder, const ReadOptions& options) {
     Config config = Config::open(detail::config_file_in(folder));

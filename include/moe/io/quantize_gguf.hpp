@@ -52,6 +52,8 @@ struct QuantizeGgufOptions {
   std::optional<ImportanceMatrix> importance = {};  // what the types that are searched for minimise; of ggml's types
                                                     // Q8_0, MXFP4, NVFP4, TQ1_0, TQ2_0 look at none
   std::function<void(const QuantizeProgress&)> progress = {};
+  std::function<void(const std::filesystem::path&)> check = {};  // what is written, before it appears; what this throws
+                                                                 // is thrown, and all is as it was
 };
 
 namespace detail {
@@ -385,8 +387,10 @@ inline ModelQuantization quantize_gguf(const Model& model, const std::filesystem
     }
     if (i + 1 == plan.size()) detail::replaceable_file(out, options.overwrite);  // still
   };
-  write_gguf(path, file.metadata, file.tensors, write_bytes);
-  if (options.progress) options.progress({done, report.bytes_before, {}});
+  write_gguf(path, file.metadata, file.tensors, write_bytes, [&](const std::filesystem::path& written) {
+    if (options.progress) options.progress({done, report.bytes_before, {}});
+    if (options.check) options.check(written);
+  });
   return report;
 }
 

@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <set>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -25,6 +26,8 @@
 #include "moe/io/architectures.hpp"
 #include "moe/io/atomic_file.hpp"
 #include "moe/io/atomic_folder.hpp"
+#include "moe/io/block_form.hpp"
+#include "moe/io/config.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/expert_tensors.hpp"
 #include "moe/io/impostors.hpp"
@@ -49,6 +52,8 @@ struct QuantizeModelOptions {
   std::vector<std::string> keep = {};  // of which one is part of a module's name: it stays as it is
   bool overwrite = false;              // a model's folder of this name, with all that is in it
   std::function<void(const QuantizeProgress&)> progress = {};
+  std::function<void(const std::filesystem::path&)> check = {};  // what is written, before it appears; what this throws
+                                                                 // is thrown, and all is as it was
 };
 
 namespace detail {
@@ -209,6 +214,34 @@ inline bool is_of_experts(std::string_view name) {
   });
 }
 
+/// Weights of experts, all or shared ones, of a model whose type is known, by the names of their tensors: what a loader
+/// reads as such.
+/// @throws Error naming the tensor and its shape, if it is one that no reader would take once its numbers are coded.
+inline std::set<std::string> expert_weights(const Model& model) {
+  std::set<std::string> found;
+  for (const std::string& block : model.moe_blocks()) {
+    const Architecture& its = model.architecture();
+    const MoeShape shape = moe_shape(model.config(), its, block);
+    const WeightTensors tensors(model.tensors(), block, shape.num_experts);
+    const Names names = find_names(tensors, expert_spellings, its.experts, its.gated);
+    const Index in = shape.d_latent > 0 ? shape.d_latent : shape.d_model;
+    const bool turned = names.layout == Layout::fused && is_turned(tensors, names, in, shape.d_ff);
+    if (turned || names.layout == Layout::rows) {
+      const Tensor& tensor = model.tensors().at(tensors.full_name(names.down));
+      fail(to_string(tensor), " has shape ", to_string(tensor.shape), ", ",
+           turned ? "(experts × in × out)" : "rows that are multiplied from behind",
+           ", and numbers are coded along what a row multiplies: take an OUT that ends in .gguf");
+    }
+    for (const StoredParameter& stored :
+         BlockForm(tensors, model.config(), its, names, shape).list(shape.num_experts, shape.d_ff)) {
+      const std::string& parameter = stored.parameter;
+      const bool is_of_one = parameter.starts_with("experts.") || parameter.starts_with("shared_expert.");
+      if (is_of_one && parameter.ends_with("_proj.weight")) found.insert(stored.tensor);
+    }
+  }
+  return found;
+}
+
 /// The weight of a linear module, as far as names tell: no embedding, head, norm, router or convolution.
 inline bool is_linear(std::string_view name) {
   const auto parts = parts_of(name);
@@ -297,24 +330,30 @@ inline const FolderCoding& folder_coding(const std::string& type) {
   fail("no type is called \"", type, "\", expected one of ", list);
 }
 
-inline QuantizePlan plan_quantization(const Tensors& tensors, const QuantizeModelOptions& options,
-                                      ModelQuantization& report) {
+/// @param experts  names of experts' weights; null: of a model whose type is not known, so names alone tell
+inline QuantizePlan plan_quantization(const Tensors& tensors, const std::set<std::string>* experts,
+                                      const QuantizeModelOptions& options, ModelQuantization& report) {
   QuantizePlan plan{&folder_coding(options.type), {}, {}, {}};
   const FolderCoding& coding = *plan.coding;
+  std::vector<bool> is_found(options.keep.size());
   tensors.for_each_below("", [&](const Tensor& tensor) {
     if (dtype_bits(tensor.dtype) == 0) fail(to_string(tensor), " has unknown dtype ", tensor.dtype);
     plan.tensors_of[tensor.file].push_back(tensor.name);
     report.bytes_before += tensor.bytes.size();
     const bool is_float = tensor.dtype == "F32" || tensor.dtype == "BF16" || tensor.dtype == "F16";
     const bool linear = is_linear(tensor.name) && tensor.shape.size() == 2;
-    const bool of_experts = is_of_experts(tensor.name);
+    const bool of_experts = experts != nullptr ? experts->contains(tensor.name) : is_of_experts(tensor.name);
     const bool fused = of_experts && tensor.shape.size() == 3;
     const std::string module =
         tensor.name.ends_with(".weight") ? tensor.name.substr(0, tensor.name.size() - 7) : tensor.name;
     const bool wanted = fused || (linear && (of_experts || options.all_linears));
+    bool is_asked = false;
+    for (std::size_t k = 0; wanted && k < options.keep.size(); ++k) {
+      if (module.find(options.keep[k]) == module.npos) continue;
+      is_asked = is_found[k] = true;
+    }
     std::string reason;
-    if (wanted &&
-        std::ranges::any_of(options.keep, [&](const auto& part) { return module.find(part) != module.npos; })) {
+    if (is_asked) {
       reason = "asked to stay";
     } else if (wanted) {
       if (!is_float) {
@@ -324,7 +363,7 @@ inline QuantizePlan plan_quantization(const Tensors& tensors, const QuantizeMode
       if (fused && coding.refuses) {
         fail(to_string(tensor), " has shape ", to_string(tensor.shape),
              ", all experts at once, expected a tensor for each: ", coding.type,
-             " has no form for them; save the model with names of the hub first");
+             " has no form for them; take fp8, or an OUT that ends in .gguf");
       }
       const Index rows = tensor.shape[tensor.shape.size() - 2], cols = tensor.shape.back();
       if (tensor.bytes.empty()) {
@@ -348,6 +387,11 @@ inline QuantizePlan plan_quantization(const Tensors& tensors, const QuantizeMode
     if (!reason.empty()) report.kept.emplace_back(tensor.name, reason);
     if (tensor.shape.size() >= 2 && (tensor.name.ends_with(".weight") || fused)) plan.kept_modules.push_back(module);
   });
+  for (std::size_t k = 0; k < is_found.size(); ++k) {
+    if (is_found[k]) continue;
+    fail("\"", options.keep[k], "\" was asked to stay, and is in no name of a weight that would not: as \"",
+         plan.become.empty() ? "" : plan.become.begin()->first, "\"");
+  }
   if (plan.become.empty()) {
     fail("no tensor is a weight of experts", options.all_linears ? " or of another linear module" : "",
          " that could be ", options.type,
@@ -356,24 +400,10 @@ inline QuantizePlan plan_quantization(const Tensors& tensors, const QuantizeMode
   return plan;
 }
 
-/// transformers multiplies fused weights in blocks of fp8 as (experts × out × in), and so do we.
-/// @throws Error naming the tensor and its shape, if one that shall be so is stored (in × out).
-inline void refuse_turned(const Model& model, const QuantizePlan& plan) {
-  for (const std::string& block : model.moe_blocks()) {
-    const Architecture& its = model.architecture();
-    const MoeShape shape = moe_shape(model.config(), its, layer_number(block));
-    const WeightTensors tensors(model.tensors(), block, shape.num_experts);
-    const Names names = find_names(tensors, expert_spellings, its.experts, its.gated);
-    const Index in = shape.d_latent > 0 ? shape.d_latent : shape.d_model;
-    if (names.layout != Layout::fused || !is_turned(tensors, names, in, shape.d_ff)) continue;
-    for (const std::string& name : {names.up, names.down}) {
-      const Tensor* const tensor = model.tensors().find(block.empty() ? name : block + "." + name);
-      if (tensor == nullptr || !plan.become.contains(tensor->name)) continue;
-      fail(to_string(*tensor), " has shape ", to_string(tensor->shape), ", (experts × in × out), and ",
-           plan.coding->type, " is read (experts × out × in) alone: a .gguf takes this model, or a type of folders ",
-           "whose experts are apart");
-    }
-  }
+/// Is the model of a type that can be loaded?
+inline bool is_known_model(const std::filesystem::path& folder) {
+  const Config config = Config::open(config_file_in(folder));
+  return config.has("model_type") && find_architecture(config.text("model_type")) != nullptr;
 }
 
 /// FolderCoding::encode().
@@ -437,11 +467,10 @@ inline ModelQuantization quantize_model(const std::filesystem::path& in, const s
          "), expected a model that is not quantised");
   }
   const Tensors tensors = Tensors::open(in);
-  const detail::QuantizePlan plan = detail::plan_quantization(tensors, options, report);
-  if (std::ranges::any_of(plan.become, [](const auto& its) { return its.second.front().shape.size() == 3; })) {
-    const auto* const known = find_architecture(settings.settings.value("model_type", ""));
-    if (known != nullptr) detail::refuse_turned(Model(in), plan);
-  }
+  std::set<std::string> experts;
+  const bool is_known = detail::is_known_model(in);
+  if (is_known) experts = detail::expert_weights(Model(in));
+  const detail::QuantizePlan plan = detail::plan_quantization(tensors, is_known ? &experts : nullptr, options, report);
   settings.settings["quantization_config"] = plan.coding->config(plan.kept_modules);
   std::size_t done = 0;
   const auto write_file = [&](const std::filesystem::path& to, const std::vector<std::string>& names,
@@ -495,8 +524,9 @@ inline ModelQuantization quantize_model(const std::filesystem::path& in, const s
                  shard_of);
     }
     if (plan.tensors_of.size() > 1) write_index(folder, shard_of, report.bytes_after);
+    if (options.progress) options.progress({done, report.bytes_before, {}});
+    if (options.check) options.check(folder);
   });
-  if (options.progress) options.progress({done, report.bytes_before, {}});
   std::ranges::stable_sort(report.matrices, {}, &MatrixQuantization::tensor);
   return report;
 }

@@ -253,7 +253,7 @@ inline std::vector<GgufSource> gguf_sources(const Model& model, const std::strin
   const std::string stem = "blk." + std::to_string(number) + '.';
   if (is_gguf(model.folder())) return sources_in_gguf(model, block, stem);
   gguf_row_for(model.config());  // complains if there is none
-  const MoeShape shape = moe_shape(model.config(), architecture, layer_number(block));
+  const MoeShape shape = moe_shape(model.config(), architecture, block);
   const std::shared_ptr<const Tensors> weights = model.weights(block);
   const WeightTensors tensors(*weights, block, shape.num_experts);
   const BlockForm form(tensors, model.config(), architecture,

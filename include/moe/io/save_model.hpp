@@ -353,7 +353,7 @@ class BlockSaver {
 
   bool is_sparse() const { return std::ranges::count(model_.moe_blocks(), block_.name) > 0; }
 
-  MoeShape shape() const { return moe_shape(model_.config(), model_.architecture(), layer_number(block_.name)); }
+  MoeShape shape() const { return moe_shape(model_.config(), model_.architecture(), block_.name); }
 
   /// The sizes that the layer has.
   BlockSizes sizes() const {

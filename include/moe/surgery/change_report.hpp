@@ -3,32 +3,13 @@
 
 #include <string>
 
-#include "moe/core/check.hpp"
 #include "moe/core/types.hpp"
 #include "moe/runtime/executors/serial.hpp"
 #include "moe/runtime/workers.hpp"
+#include "moe/telemetry/change.hpp"
 #include "moe/telemetry/text.hpp"
 
 namespace moe::inline MOE_TARGET {
-
-/// How far outputs y are from those of the original, y₀, on the same tokens.
-struct OutputChange {
-  double relative = 0;     // ‖y − y₀‖ / ‖y₀‖; both are NaN if a number of y or y₀ is
-  double worst_token = 0;  // the largest ‖y − y₀‖ / ‖y₀‖ of a token
-};
-
-/// @param was, is  (d_model × n_tokens) the original's outputs, and those that are asked about
-template <class Scalar>
-OutputChange change_of(const Matrix<Scalar>& was, const Matrix<Scalar>& is) {
-  require_equal(is.cols(), was.cols(), "change_of: is.cols()");
-  require_equal(is.rows(), was.rows(), "change_of: is.rows()");
-  if (was.cols() == 0) return {};
-  const Matrix<double> wide = was.template cast<double>();
-  const Eigen::ArrayXd off = (is.template cast<double>() - wide).colwise().norm(), norm = wide.colwise().norm();
-  const auto ratio = [](double change, double of) { return change == 0 ? 0 : change / of; };
-  return {ratio(off.matrix().norm(), norm.matrix().norm()),
-          off.binaryExpr(norm, ratio).template maxCoeff<Eigen::PropagateNaN>()};
-}
 
 /// @param x  (d_model × n_tokens) a batch that matters
 /// @throws std::invalid_argument as the layers' forward().

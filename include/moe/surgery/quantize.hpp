@@ -25,6 +25,7 @@
 #include "moe/runtime/executors/serial.hpp"
 #include "moe/runtime/workers.hpp"
 #include "moe/runtime/workspace.hpp"
+#include "moe/telemetry/change.hpp"
 #include "moe/telemetry/text.hpp"
 
 namespace moe::inline MOE_TARGET {
@@ -172,37 +173,6 @@ std::vector<WeightError> measure_weight_errors(const FfnBank<W, Act>& bank, cons
   measure(bank.w_up(), coded.w_up(), &WeightError::up);
   measure(bank.w_down(), coded.w_down(), &WeightError::down);
   return errors;
-}
-
-/// Of two routings of the same tokens.
-struct ChoiceChange {
-  Index tokens = 0, changed_tokens = 0;  // tokens of which a choice changed
-  Index routes = 0, changed_routes = 0;  // routes of the first whose token and expert the second has no route of
-};
-
-/// How many choices of experts differ, of two routings of the same tokens.
-template <class Scalar>
-ChoiceChange changed_choices(const Routing<Scalar>& before, const Routing<Scalar>& after, Index num_tokens,
-                             Index num_experts) {
-  const auto chosen = [&](const Routing<Scalar>& routing) {
-    std::vector<bool> is(std::size_t(num_tokens * num_experts));
-    for (const auto& route : routing) is[std::size_t(route.token * num_experts + route.expert)] = true;
-    return is;
-  };
-  require_routes(before, num_tokens, num_experts);
-  require_routes(after, num_tokens, num_experts);
-  const std::vector<bool> was = chosen(before), is = chosen(after);
-  ChoiceChange change{.tokens = num_tokens};
-  for (Index t = 0; t < num_tokens; ++t) {
-    bool differs = false;
-    for (std::size_t i = std::size_t(t * num_experts); i < std::size_t((t + 1) * num_experts); ++i) {
-      differs = differs || was[i] != is[i];
-      change.routes += was[i] ? 1 : 0;
-      change.changed_routes += was[i] && !is[i] ? 1 : 0;
-    }
-    change.changed_tokens += differs ? 1 : 0;
-  }
-  return change;
 }
 
 /// How many choices of experts changed. Routers stay float: the choices of a layer change only with what it reads, that
