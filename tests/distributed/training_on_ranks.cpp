@@ -87,7 +87,7 @@ TYPED_TEST(TrainOnRanks, PaddingStaysAtHome) {
                        this->shared_out(d_model, place_in_blocks(num_experts, num_ranks())));
   for (const Index most : {0, 1, 20}) {
     const Matrix<S> x = Batch<S>(d_model, most, 11).own(), d_y = Batch<S>(d_model, most, 12).own();
-    std::vector<std::uint8_t> mask(std::size_t(my_rank()));
+    std::vector<std::uint8_t> mask(static_cast<std::size_t>(my_rank()));
     for (Index t = 0; t < x.cols(); ++t) mask.insert(mask.end(), {std::uint8_t(1), std::uint8_t(0)});
     mask.push_back(0);
     const auto padded = [&](const Matrix<S>& real, S filling) {
