@@ -2,6 +2,8 @@
 
 #include "moe/train/distributed/expert_parallel.hpp"
 
+#include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -75,6 +77,32 @@ class TrainOnRanks : public testing::Test, public test::GroupsOf<Factory> {
 using Factories = testing::Types<test::GatedFfnBanks<float, GptOssGlu, true>, test::GatedFfnBanks<double>,
                                  laws::ListOf<test::Ffns<float, Gelu>>>;
 TYPED_TEST_SUITE(TrainOnRanks, Factories);
+
+/// Each rank has padding of its own, which is not a number.
+TYPED_TEST(TrainOnRanks, PaddingStaysAtHome) {
+  using S = typename TestFixture::Scalar;
+  constexpr S nan = std::numeric_limits<S>::quiet_NaN();
+  const Index d_model = 9, num_experts = 5;
+  const MoeLayer layer(router_for<S>(d_model, num_experts, 2),
+                       this->shared_out(d_model, place_in_blocks(num_experts, num_ranks())));
+  for (const Index most : {0, 1, 20}) {
+    const Matrix<S> x = Batch<S>(d_model, most, 11).own(), d_y = Batch<S>(d_model, most, 12).own();
+    std::vector<std::uint8_t> mask(static_cast<std::size_t>(my_rank()));
+    for (Index t = 0; t < x.cols(); ++t) mask.insert(mask.end(), {std::uint8_t(1), std::uint8_t(0)});
+    mask.push_back(0);
+    const auto padded = [&](const Matrix<S>& real, S filling) {
+      Matrix<S> all = Matrix<S>::Constant(d_model, std::ssize(mask), filling);
+      for (Index t = 0; t < real.cols(); ++t) all.col(my_rank() + 2 * t) = real.col(t);
+      return all;
+    };
+    auto expected = learn(layer, x, d_y);
+    auto got = learn(layer, padded(x, nan), padded(d_y, nan), Serial{}, Copies::first, {.mask = mask});
+    EXPECT_TRUE(same_bits(got.y, padded(expected.y, 0)));
+    EXPECT_TRUE(same_bits(got.d_x, padded(expected.d_x, 0)));
+    EXPECT_TRUE(same_bits(got.d_weight, expected.d_weight));
+    expect_same_bits<S>(named(got.gradient), named(expected.gradient), "", "padding");
+  }
+}
 
 TYPED_TEST(TrainOnRanks, AnyPlacementGivesTheGradientsOfOneProcess) {
   for (const Index d_model : {1, 17}) {

@@ -39,8 +39,9 @@ void expect_to_pass_everything_on(Layer layer, const WrapperSays& says = {}) {
   }
   auto without = merged(layer);
   auto left = named_adapters("", without);
-  expect_to_pass_everything_on(Wrapped{layer, without, TrainableLayer<double>(layer), TrainableLayer<double>(layer),
-                                       std::move(left), says.tokens_see_each_other, says.has_routes});
+  expect_to_pass_everything_on(Wrapped{AnyLayer<double>::with_parameters(layer), without, TrainableLayer<double>(layer),
+                                       TrainableLayer<double>(layer), std::move(left), says.tokens_see_each_other,
+                                       says.has_routes});
 }
 
 }  // namespace moe::laws

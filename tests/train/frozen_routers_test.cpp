@@ -164,19 +164,20 @@ void expect_what_is_measured_to_pass_over_padding(const Routing<float>& real, co
 
 TYPED_TEST(FrozenRouters, DoNotSeePadding) {
   constexpr float nan = std::numeric_limits<float>::quiet_NaN();
-  const auto [router, side] = std::get<TypeParam::value>(test::all_routers());
+  const auto its = std::get<TypeParam::value>(test::all_routers());
+  const auto& router = its.router;
+  const SideInputs<float>& side = its.side;
   const auto mask = mask_of_70();
   const auto x = random_matrix<Matrix<float>>(40, 70, 60), d_y = random_matrix<Matrix<float>>(40, 70, 61);
   std::vector<std::vector<std::byte>> gradients[2];
   const auto step = [&](int i, const SideInputs<float>& its_side, const Matrix<float>& its_x,
                         const Matrix<float>& its_d_y, const auto& pad) {
-    auto& router_ = router;
-    auto gradient = zeros_like(router_);
+    auto gradient = zeros_like(router);
     const Erased erased{
-        router_.num_experts(),
-        [&router_](const auto& tokens, auto& routing, auto& workers) { router_.route(tokens, routing, workers); },
+        router.num_experts(),
+        [&](const auto& tokens, auto& routing, auto& workers) { router.route(tokens, routing, workers); },
         [&](const auto& tokens, const auto& routing, auto d_weight, auto d_logits, auto d_x, auto& workers) {
-          backward(router_, tokens, routing, d_weight, d_logits, d_x, gradient, workers);
+          backward(router, tokens, routing, d_weight, d_logits, d_x, gradient, workers);
         }};
     const auto made = step_of(erased, its_side, its_x, its_d_y, pad);
     gradients[i] = bytes_of(all_parameters(gradient));

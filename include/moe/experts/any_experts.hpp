@@ -26,7 +26,7 @@ class AnyExperts {
 
   /// One that others may hold as well.
   template <class G>
-    requires Experts<std::remove_const_t<G>>
+    requires(Experts<std::remove_const_t<G>> && std::same_as<typename G::Scalar, Scalar>)
   explicit AnyExperts(std::shared_ptr<G> group)
       : d_model_(group->d_model()),
         num_experts_(group->num_experts()),

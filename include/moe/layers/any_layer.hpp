@@ -4,6 +4,7 @@
 #include <concepts>
 #include <memory>
 #include <optional>
+#include <type_traits>
 #include <utility>
 
 #include "moe/core/check.hpp"
@@ -32,27 +33,33 @@ namespace detail {
 /// What a layer is around, or itself.
 template <class L>
 auto& innermost(L& layer) {
-  if constexpr (requires { layer.layer(); }) {
+  if constexpr (requires {
+                  { layer.layer().d_model() } -> std::convertible_to<Index>;
+                  requires std::is_lvalue_reference_v<decltype(layer.layer())>;
+                }) {
     return innermost(layer.layer());
   } else {
     return layer;
   }
 }
 
-template <class L>
-concept HasParameters =
-    requires(L& layer, ParameterVisitor<typename L::Scalar>& visit) { visit_parameters(layer, visit); };
-
-/// An AnyRouter or AnyExperts of a part, whose owner it keeps.
+/// An AnyRouter or AnyExperts of a part, whose owner it keeps; that of an AnyLayer; none of what is neither.
 template <class Any, class Owner, class Part>
-Any share(const std::shared_ptr<Owner>& owner, Part& part) {
-  return Any(std::shared_ptr<Part>(owner, &part));
+std::optional<Any> share(const std::shared_ptr<Owner>& owner, Part&& part) {
+  using Its = std::remove_reference_t<Part>;
+  if constexpr (std::is_same_v<std::remove_cv_t<Its>, std::optional<Any>>) {
+    return part;
+  } else if constexpr (std::is_lvalue_reference_v<Part> && std::constructible_from<Any, std::shared_ptr<Its>>) {
+    return Any(std::shared_ptr<Its>(owner, &part));
+  } else {
+    return std::nullopt;
+  }
 }
 
 }  // namespace detail
 
 /// Any Layer of this Scalar behind one type, as a model with layers of several kinds holds them. Copies share the
-/// layer. What it holds can be looked through as that of any other: all_parameters(layer), parts<T>(layer).
+/// layer.
 template <class Scalar_>
 class AnyLayer : public ShortForwards<AnyLayer<Scalar_>> {
  public:
@@ -62,6 +69,15 @@ class AnyLayer : public ShortForwards<AnyLayer<Scalar_>> {
   template <Layer L>
     requires(!std::same_as<L, AnyLayer> && std::same_as<typename L::Scalar, Scalar>)
   AnyLayer(L layer) : AnyLayer(std::make_shared<L>(std::move(layer))) {}
+
+  /// The same, of a layer all of whose parts have visit_parameters(): all_parameters(layer), parts<T>(layer).
+  template <Layer L>
+  static AnyLayer with_parameters(L layer) {
+    const auto held = std::make_shared<L>(std::move(layer));
+    AnyLayer any(held);
+    any.visit_.emplace(held, [](L& its, ParameterVisitor<Scalar>& visit) { visit.in("", its); });
+    return any;
+  }
 
   Index d_model() const { return d_model_; }
 
@@ -76,22 +92,18 @@ class AnyLayer : public ShortForwards<AnyLayer<Scalar_>> {
   const std::optional<AnyRouter<Scalar>>& router() const { return router_; }
   const std::optional<AnyExperts<Scalar>>& experts() const { return experts_; }
 
-  /// @throws std::invalid_argument if the layer has no visit_parameters().
-  void visit_parameters(ParameterVisitor<Scalar>& visit) const { visit_(visit); }
+  /// @throws std::invalid_argument unless it was made with_parameters().
+  void visit_parameters(ParameterVisitor<Scalar>& visit) const {
+    require(visit_.has_value(), "AnyLayer: was made without its parameters, expected AnyLayer::with_parameters(layer)");
+    (*visit_)(visit);
+  }
 
  private:
   template <class L>
   explicit AnyLayer(std::shared_ptr<L> layer)
       : d_model_(layer->d_model()),
         forward_(layer, [](const L& its, const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Workspace<Scalar>& ws,
-                           ExecutorRef executor) { its.forward(x, y, ws, executor); }),
-        visit_(layer, [](L& its, ParameterVisitor<Scalar>& visit) {
-          if constexpr (detail::HasParameters<L>) {
-            visit.in("", its);
-          } else {
-            require(false, "AnyLayer: this layer has no visit_parameters()");
-          }
-        }) {
+                           ExecutorRef executor) { its.forward(x, y, ws, executor); }) {
     auto& inner = detail::innermost(*layer);
     if constexpr (requires { inner.router(); }) router_ = detail::share<AnyRouter<Scalar>>(layer, inner.router());
     if constexpr (requires { inner.experts(); }) experts_ = detail::share<AnyExperts<Scalar>>(layer, inner.experts());
@@ -99,7 +111,7 @@ class AnyLayer : public ShortForwards<AnyLayer<Scalar_>> {
 
   Index d_model_;
   detail::ErasedCall<const ConstMatrixRef<Scalar>&, MatrixRef<Scalar>, Workspace<Scalar>&, ExecutorRef> forward_;
-  detail::ErasedCall<ParameterVisitor<Scalar>&> visit_;
+  std::optional<detail::ErasedCall<ParameterVisitor<Scalar>&>> visit_;
   std::optional<AnyRouter<Scalar>> router_;
   std::optional<AnyExperts<Scalar>> experts_;
 };

@@ -27,7 +27,7 @@ class AnyRouter {
 
   /// One that others may hold as well.
   template <class R>
-    requires Router<std::remove_const_t<R>>
+    requires(Router<std::remove_const_t<R>> && std::same_as<typename R::Scalar, Scalar>)
   explicit AnyRouter(std::shared_ptr<R> router)
       : d_model_(router->d_model()),
         num_experts_(router->num_experts()),

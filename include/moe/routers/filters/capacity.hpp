@@ -173,18 +173,17 @@ void limit_capacity(Routing<Scalar>& routing, Index num_tokens, Index num_expert
   require_between(0, options.unlimited, num_experts, "limit_capacity: options.unlimited");
   const Index num_limited = num_experts - options.unlimited;
 
+  auto* const capacity = scratch.array<Index>(sequences.count());
+  for (Index s = 0; s < sequences.count(); ++s) capacity[s] = options.capacity(sequences.size(s), num_limited);
   auto* const taken = scratch.array<Index>(num_experts);
   routing.dropped.reserve(routing.token.size());  // so that a warm call may drop more than those before it
-  Index sequence = -1, capacity = 0;
+  Index sequence = -1;
   for (const auto& one : detail::queue_up(routing, num_tokens, num_experts, sequences, options.priority, scratch)) {
-    if (sequence != one.sequence) {
-      sequence = one.sequence;
-      capacity = options.capacity(sequences.size(sequence), num_limited);
-      std::fill_n(taken, num_experts, Index(0));
-    }
+    if (sequence != one.sequence) std::fill_n(taken, num_experts, Index(0));
+    sequence = one.sequence;
     const Index expert = routing[one.route].expert;
     Index& of_expert = taken[expert];
-    if (of_expert < capacity || expert >= num_limited) {
+    if (of_expert < capacity[sequence] || expert >= num_limited) {
       ++of_expert;
     } else {
       routing.drop(one.route);
