@@ -232,7 +232,7 @@ double measure_memory() {
 
 /// The experts of a model, as a trace meets them.
 struct Experts {
-  ExpertBytes bytes;  // of each layer's, in whole blocks of the disk
+  ExpertBytes bytes;  // of each layer: the room that they take
   Index all = 0, number = 0;
   std::string file = {};  // that holds the first
 };
@@ -252,7 +252,7 @@ Experts experts_of(const Model& model, const Trace& trace, const std::string& tr
   });
   for (const std::string& block : model.moe_blocks()) {
     std::vector<Index> bytes;
-    for (const FileParts& parts : expert_parts(model, block)) bytes.push_back(bytes_in_blocks(parts));
+    for (const FileParts& parts : expert_parts(model, block)) bytes.push_back(room_of(parts));
     experts.bytes.push_back(std::move(bytes));
   }
   return experts;

@@ -363,8 +363,8 @@ TEST(Inspect, KnowsTheBytesOfExperts) {
         Index smallest = block.expert_bytes, largest = 0;
         for (const FileParts& parts : expert_parts(Model(folder), block.name)) {
           smallest = std::min(smallest, bytes_of(parts)), largest = std::max(largest, bytes_of(parts));
-          EXPECT_GE(bytes_in_blocks(parts), bytes_of(parts));
-          EXPECT_EQ(bytes_in_blocks(parts) % 4096, 0);
+          EXPECT_GE(room_of(parts), bytes_of(parts));
+          EXPECT_EQ(room_of(parts) % 4096, 0);
         }
         EXPECT_EQ(smallest, largest) << folder << ", " << block.name;
       }

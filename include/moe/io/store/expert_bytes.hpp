@@ -85,20 +85,21 @@ inline Index bytes_of(const FileParts& parts) {
   return bytes;
 }
 
-/// What is read of a file that is read past the system's cache, in whole blocks of 4096: neighbours together, and what
-/// lies between them.
-inline Index bytes_in_blocks(FileParts parts) {
+/// The room that they take in memory when they are read past the system's cache, in whole blocks of 4096, wherever in a
+/// block they begin: so experts that are alike take the same room, and leave no gaps that others do not fit in.
+/// Neighbours are read together, with what lies between them.
+inline Index room_of(FileParts parts) {
   constexpr std::uintptr_t block = 4096, gap = std::uintptr_t(16) << 10;
   std::ranges::sort(parts, std::less<>(), [](const auto part) { return part.data(); });
-  std::uintptr_t begin = 0, end = 0, bytes = 0;
-  const auto add_last = [&] { bytes += end == begin ? 0 : (end + block - 1) / block * block - begin / block * block; };
+  std::uintptr_t begin = 0, end = 0, room = 0;
+  const auto add_last = [&] { room += end == begin ? 0 : (end - begin + block + block - 1) / block * block; };
   for (const auto part : parts) {
     const auto first = reinterpret_cast<std::uintptr_t>(part.data()), after = first + part.size();
     if (end == begin || first > end + gap) add_last(), begin = first, end = after;
     end = std::max(end, after);
   }
   add_last();
-  return Index(bytes);
+  return Index(room);
 }
 
 }  // namespace moe::inline MOE_TARGET::io

@@ -52,7 +52,7 @@ inline PlannedTime time_of(const SimulatedCall& call, const PlannedMachine& mach
   return {std::max(reading, computing - last) + last, reading, computing};
 }
 
-/// The tokens before this one fill the memory, and do not count: a fifth of them.
+/// Calls before this one fill the memory, and do not count: those of the first fifth of the tokens.
 inline Index first_counted_call(const Trace& trace) {
   std::vector<Index> tokens = trace.token;
   std::ranges::sort(tokens);
@@ -89,7 +89,7 @@ PlannedRun plan_run(const Trace& trace, const ExpertBytes& bytes, Index memory, 
   return run;
 }
 
-/// Bytes that one token uses in all layers, if each call of the trace that is of one token is such a walk: the mean.
+/// Bytes of experts that a token uses in all layers, on average.
 inline double bytes_of_walk(const Trace& trace, const ExpertBytes& bytes) {
   double all = 0;
   for (const Trace::Call& call : trace.calls) {

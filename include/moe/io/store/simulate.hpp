@@ -17,7 +17,8 @@
 
 namespace moe::inline MOE_TARGET::io {
 
-/// Bytes of each expert of each layer. Those of none, or beyond the end (experts that compute nothing), are never read.
+/// Bytes of each expert of each layer: the room that it takes (room_of()), which is what is read. Those of none, or
+/// beyond the end (experts that compute nothing), are never read.
 using ExpertBytes = std::vector<std::vector<Index>>;
 
 /// Belady's MIN: evicts what will be used last, as only who knows the run can. With experts of one size no policy has
