@@ -67,6 +67,10 @@ MOE_ONCE_FOR_A_WEIGHT(MOE_ONCE_NARROW, bfloat16, float)
 MOE_ONCE_FOR_A_WEIGHT(MOE_ONCE_NARROW, float16, float)
 MOE_ONCE_FOR_A_WEIGHT(MOE_ONCE_NARROW, Quantized, float)
 
+namespace kernels {
+MOE_ONCE_FOR_AN_ARITHMETIC(MOE_ONCE_NARROW, Fast, Quantized, float)
+}  // namespace kernels
+
 #if defined(__AVX512BF16__) || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
 namespace kernels {
 MOE_ONCE_FOR_AN_ARITHMETIC(MOE_ONCE_NARROW, Fast, bfloat16, float)

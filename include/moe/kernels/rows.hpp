@@ -1,6 +1,8 @@
 /// @file  The rows of weights that a product reads, in place.
 #pragma once
 
+#include <cstdint>
+
 #include "moe/core/quantized.hpp"
 #include "moe/core/types.hpp"
 
@@ -32,6 +34,11 @@ struct Rows<Quantized> {
   /// Writes numbers [begin, begin + size) of a row.
   void decode(Index row, Index begin, Index size, float* to) const {
     matrix_of(row).decode(row_in_matrix(row), begin, size, to);
+  }
+
+  /// Writes the same numbers as integers: QuantizedMatrix::take.
+  void take(Index row, Index begin, Index size, std::int8_t* codes, float* scales, float* minima) const {
+    matrix_of(row).take(row_in_matrix(row), begin, size, codes, scales, minima);
   }
 
   /// Asks for their codes before they are decoded.
