@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 
 #include "moe/core/types.hpp"
@@ -63,6 +64,33 @@ inline void code_activations(const float* x, ActivationCodes& to) {
       const std::int8_t* const four = to.codes + 4 * i;
       to.starts[i] = -128 * (four[0] + four[1] + four[2] + four[3]);
     }
+  }
+}
+
+/// The same of as many tokens as a register has lanes, side by side.
+struct alignas(64) ManyActivationCodes {
+  static constexpr int L = lanes<float>;
+
+  std::int8_t codes[16][L][4];
+  float scales[2][L];         // of 32 neighbours each
+  float sums[6][L];           // Σ x as coded, of 16 neighbours each, then of 32 each
+  std::int32_t starts[6][L];  // -128 · the sums of so many codes; written where has_starts
+};
+
+/// Writes what a token has, in lane `lane`; if it is the last one, in those behind as well, so that nothing there is
+/// anything else than a number.
+inline void put_in_lane(const ActivationCodes& codes, int lane, bool is_last, ManyActivationCodes& to) {
+  constexpr int L = ManyActivationCodes::L;
+  for (int i = 0; i < 16; ++i) std::memcpy(to.codes[i][lane], codes.codes + 4 * i, 4);
+  const int end = is_last ? L : lane + 1;
+  for (int half = 0; half < 2; ++half) std::fill(to.scales[half] + lane, to.scales[half] + end, codes.scales[8 * half]);
+  for (int i = 0; i < 6; ++i) std::fill(to.sums[i] + lane, to.sums[i] + end, codes.sums[i]);
+  if constexpr (has_starts) {
+    for (int i = 0; i < 4; ++i) {
+      const std::int32_t* const four = codes.starts + 4 * i;
+      to.starts[i][lane] = four[0] + four[1] + four[2] + four[3];
+    }
+    for (int i = 0; i < 2; ++i) to.starts[4 + i][lane] = to.starts[2 * i][lane] + to.starts[2 * i + 1][lane];
   }
 }
 

@@ -6,17 +6,8 @@
 #include <cstdint>
 
 #include "moe/core/types.hpp"
+#include "moe/kernels/byte_registers.hpp"
 #include "moe/kernels/lanes.hpp"
-
-namespace moe::inline MOE_TARGET::kernels {
-
-/// Codes in a register, four to each lane of integers; a register of 32 bytes at most is half of one.
-template <std::size_t bytes>
-using BytesOf = typename detail::VectorOf<std::int8_t, bytes>::type;
-template <std::size_t bytes>
-using IntegersOf = typename detail::VectorOf<std::int32_t, bytes>::type;
-
-}  // namespace moe::inline MOE_TARGET::kernels
 
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #include "moe/kernels/x86/byte_products_vnni.hpp"
@@ -53,6 +44,14 @@ MOE_INLINE IntegersOf<bytes> byte_products(const ByteWeights<nonnegative, bytes>
     sum += ((IntegersOf<bytes>)(a << unsigned(8 * i)) >> 24) * ((IntegersOf<bytes>)(b << unsigned(8 * i)) >> 24);
   });
   return sum;
+}
+
+/// sum + w · x of four bytes each, lane by lane.
+template <bool nonnegative>
+MOE_INLINE IntegersOf<register_bytes> added_byte_products(const IntegersOf<register_bytes>& sum,
+                                                          const BytesOf<register_bytes>& w,
+                                                          const BytesOf<register_bytes>& x) {
+  return sum + byte_products(ByteWeights<nonnegative, register_bytes>(w), x, nullptr);
 }
 
 }  // namespace moe::inline MOE_TARGET::kernels

@@ -35,23 +35,26 @@ inline constexpr int integer_rows = 4;
 inline constexpr Index integer_columns = 32;
 static_assert(integers_at_once % NumberFormat::max_block == 0);
 
-/// A piece of some rows, as integers; zeros fill up the last step.
+/// A piece of a row as integers; zeros fill up the last step.
+inline void take_integers(const Rows<Quantized>& rows, Index row, Index first, Index count, std::int8_t* codes,
+                          float* scales, float* minima) {
+  const IntegerForm& form = *rows.even->format().integers;
+  rows.take(row, first, count, codes, scales, minima);
+  const Index whole = round_up(count, ActivationCodes::size);
+  if (count == whole) return;
+  const Index filled = (count + form.group - 1) / form.group, all = whole / form.group;
+  std::fill(codes + count, codes + whole, std::int8_t(0));
+  std::fill(scales + filled, scales + all, 0.F);
+  if (form.has_minima) std::fill(minima + filled, minima + all, 0.F);
+}
+
+/// A piece of some rows.
 struct IntegerPiece {
   static constexpr Index groups = integers_at_once / 16;
 
   alignas(64) std::int8_t codes[integer_rows][integers_at_once + 64];  // 64: rows that are 2 KB apart would collide
   alignas(64) float scales[integer_rows][groups + 16];                 // 16: registers are read where two are used
   alignas(64) float minima[integer_rows][groups];
-
-  void take(const Rows<Quantized>& rows, Index row, Index first, Index count, const IntegerForm& form, int r) {
-    rows.take(row, first, count, codes[r], scales[r], minima[r]);
-    const Index whole = round_up(count, ActivationCodes::size);
-    if (count == whole) return;
-    const Index filled = (count + form.group - 1) / form.group, all = whole / form.group;
-    std::fill(codes[r] + count, codes[r] + whole, std::int8_t(0));
-    std::fill(scales[r] + filled, scales[r] + all, 0.F);
-    if (form.has_minima) std::fill(minima[r] + filled, minima[r] + all, 0.F);
-  }
 };
 
 /// The scale of each lane of a register of codes, four in a lane.
@@ -151,7 +154,6 @@ void integer_dot_products(const Rows<Quantized>& rows, const Columns<Fast<Quanti
                           Index stride) {
   constexpr int R = integer_rows;
   constexpr Index some = ActivationCodes::size / group;
-  const IntegerForm& form = *rows.even->integers();
   float* const sums = reinterpret_cast<float*>(&room + 1);
   const Index groups = x.steps() * some;
   for (Index left = 0; left < x.count; left += integer_columns) {
@@ -172,7 +174,7 @@ void integer_dot_products(const Rows<Quantized>& rows, const Columns<Fast<Quanti
         for (Index c = 0; c < columns; ++c) from[c] = column[c] + first / ActivationCodes::size;
         for (Index r = 0; r < height; ++r) {
           rows.fetch(row + R + r, first, count);
-          room.piece.take(rows, row + r, first, count, form, int(r));
+          take_integers(rows, row + r, first, count, room.piece.codes[r], room.piece.scales[r], room.piece.minima[r]);
         }
         add_integer_products_of<group, has_minima>(room.piece, steps, from, columns, room.acc[0]);
         if constexpr (has_minima) {
@@ -198,26 +200,172 @@ void integer_dot_products(const Rows<Quantized>& rows, const Columns<Fast<Quanti
   }
 }
 
+/// Rows of a tile of integers, which meets so many registers of columns.
+#if defined(__OPTIMIZE__)
+inline constexpr int integer_panel = num_registers == 32 ? 12 : 4;
+#else
+inline constexpr int integer_panel = 4;
+#endif
+inline constexpr int widest_integer_tile = num_registers == 32 ? 2 : 1;
+/// Columns that a panel of rows meets before the next one: their blocks stay in L2.
+inline constexpr Index columns_of_panel = 128;
+inline constexpr Index panel_numbers = num_registers == 32 ? 2048 : 1024;
+
+/// Some rows as integers, as a tile reads them.
+struct IntegerPanel {
+  alignas(64) std::int8_t codes[integer_panel][panel_numbers];
+  alignas(64) float scales[integer_panel][panel_numbers / 16];
+  alignas(64) float minima[integer_panel][panel_numbers / 16];
+};
+
+/// tile[R][V registers] (+)= rows · so many blocks of columns, each `stride` behind the other.
+template <int R, int V, Index group, bool has_minima>
+MOE_KERNEL void integer_tile(const std::int8_t* codes, const float* scales, const float* minima, Index steps,
+                             const ManyActivationCodes* x, Index stride, bool add, float* tile, Index tile_stride) {
+  constexpr int L = lanes<float>, units = int(group / 4);
+  constexpr bool starts = has_starts && !has_minima;
+  constexpr Index row_of_scales = panel_numbers / 16;
+  using Ints = IntegersOf<register_bytes>;
+  Lanes<float> sum[R][V] = {};
+  if (add) {
+    unroll<R>(
+        [&](auto r) { unroll<V>([&](auto v) { sum[r][v] = load_as<Lanes<float>>(tile + v * tile_stride + r * L); }); });
+  }
+  for (Index step = 0; step < steps; ++step, codes += ActivationCodes::size) {
+    for (int g = 0; g < int(ActivationCodes::size / group); ++g) {
+      constexpr int first = group == 16 ? 0 : 4;  // of the sums
+      const ManyActivationCodes* const its = x + step;
+      Ints products[R][V] = {};
+      if constexpr (starts) {
+        unroll<V>([&](auto v) {
+          const auto start = load_as<Ints>(its[v * stride].starts[first + g]);
+          unroll<R>([&](auto r) { products[r][v] = start; });
+        });
+      }
+      unroll<units>([&](auto u) __attribute__((always_inline)) {
+        ByteRegister column[V];
+        unroll<V>([&](auto v) { column[v] = load_as<ByteRegister>(its[v * stride].codes[g * units + u]); });
+        unroll<R>([&](auto r) __attribute__((always_inline)) {
+          const Ints four = load_as<std::int32_t>(codes + r * panel_numbers + g * group + 4 * u) - Ints{};
+          unroll<V>([&](auto v) __attribute__((always_inline)) {
+            products[r][v] = added_byte_products<has_minima>(products[r][v], (ByteRegister)four, column[v]);
+          });
+        });
+      });
+      unroll<V>([&](auto v) __attribute__((always_inline)) {
+        const auto scale = load_as<Lanes<float>>(its[v * stride].scales[g * group / 32]);
+        unroll<R>([&](auto r) __attribute__((always_inline)) {
+          sum[r][v] = multiply_add(__builtin_convertvector(products[r][v], Lanes<float>),
+                                   scales[r * row_of_scales + g] * scale, sum[r][v]);
+        });
+        if constexpr (has_minima) {
+          const auto total = load_as<Lanes<float>>(its[v * stride].sums[first + g]);
+          unroll<R>([&](auto r) __attribute__((always_inline)) {
+            sum[r][v] = multiply_add(minima[r * row_of_scales + g] - Lanes<float>{}, total, sum[r][v]);
+          });
+        }
+      });
+    }
+    scales += ActivationCodes::size / group;
+    minima += ActivationCodes::size / group;
+  }
+  unroll<R>([&](auto r) { unroll<V>([&](auto v) { store(tile + v * tile_stride + r * L, sum[r][v]); }); });
+}
+
+/// What the products of blocks work in.
+struct PanelRoom {
+  IntegerPanel panel;
+  alignas(64) float tiles[columns_of_panel / lanes<float>][integer_panel * lanes<float>];
+};
+
+/// out[r][c] = tile[r][c] of so many rows and columns, turned around.
+inline void put_turned(const float* tile, Index rows, Index columns, float* out, Index stride) {
+  constexpr int L = lanes<float>;
+  for (Index first = 0; first < rows; first += L) {
+    const Index height = std::min<Index>(L, rows - first);
+    Lanes<float> square[L] = {};
+    for (Index r = 0; r < height; ++r) square[r] = load_as<Lanes<float>>(tile + (first + r) * L);
+    transpose<float>(square);
+    float numbers[L][L];
+    store(numbers, square);
+    for (Index c = 0; c < columns; ++c) std::copy_n(numbers[c], height, out + first + c * stride);
+  }
+}
+
+/// integer_products() of columns in blocks.
+template <Index group, bool has_minima>
+void integer_panel_products(const Rows<Quantized>& rows, const Columns<Fast<Quantized>>& x, PanelRoom& room, float* out,
+                            Index stride) {
+  constexpr int R = integer_panel, V = widest_integer_tile, L = lanes<float>;
+  IntegerPanel& panel = room.panel;
+  const auto* const blocks = reinterpret_cast<const ManyActivationCodes*>(x.registers);
+  for (Index left = 0; left < x.count; left += columns_of_panel) {
+    const Index columns = std::min(columns_of_panel, x.count - left), num_blocks = (columns + L - 1) / L;
+    for (Index row = 0; row < rows.count; row += R) {
+      const Index height = std::min<Index>(R, rows.count - row);  // what has no row is computed, and not used
+      for (Index first = 0; first < x.depth; first += panel_numbers) {
+        const Index count = std::min(panel_numbers, x.depth - first);
+        const Index steps = (count + ActivationCodes::size - 1) / ActivationCodes::size;
+        for (Index r = 0; r < height; ++r) {
+          take_integers(rows, row + r, first, count, panel.codes[r], panel.scales[r], panel.minima[r]);
+          if constexpr (has_starts && !has_minima) {
+            for (Index i = 0; i < steps * ActivationCodes::size; ++i) panel.codes[r][i] ^= std::int8_t(-128);
+          }
+          rows.fetch(row + R + r, first, count);
+        }
+        for (Index block = 0; block < num_blocks;) {
+          const auto* const its = blocks + (left / L + block) * x.steps() + first / ActivationCodes::size;
+          const auto tile = [&]<int some, int wide>() {
+            for (int r = 0; r < R; r += some) {
+              integer_tile<some, wide, group, has_minima>(panel.codes[r], panel.scales[r], panel.minima[r], steps, its,
+                                                          x.steps(), first > 0, room.tiles[block] + r * L, R * L);
+            }
+            block += wide;
+          };
+          if (V == 2 && block + 2 <= num_blocks) {
+            tile.template operator()<R / V, V>();
+          } else {
+            tile.template operator()<R, 1>();
+          }
+        }
+      }
+      for (Index block = 0; block < num_blocks; ++block) {
+        put_turned(room.tiles[block], height, std::min<Index>(L, columns - block * L),
+                   out + row + (left + block * L) * stride, stride);
+      }
+    }
+  }
+}
+
+/// Calls f with a group's size and whether there are minima as constants.
+template <class F>
+void with_form(const IntegerForm& form, const F& f) {
+  if (form.group == 32) return form.has_minima ? f.template operator()<32, true>() : f.template operator()<32, false>();
+  form.has_minima ? f.template operator()<16, true>() : f.template operator()<16, false>();
+}
+
 }  // namespace detail
 
-/// Registers that integer_dot_products() works in.
+/// Registers that integer_products() works in.
 inline Index integer_room(Index depth) {
   const Index sums = round_up(depth, ActivationCodes::size) / 16 * detail::integer_columns;
-  return (Index(sizeof(detail::IntegerRoom)) + sums * Index(sizeof(float))) / Index(register_bytes) + 1;
+  const std::size_t few = sizeof(detail::IntegerRoom) + std::size_t(sums) * sizeof(float);
+  return Index(std::max(few, sizeof(detail::PanelRoom)) / register_bytes) + 1;
 }
 
 /// out[r + c · stride] = row r of weights · column c of x.
-inline void integer_dot_products(const Rows<Quantized>& rows, const Columns<Fast<Quantized>>& x, Lanes<float>* room_at,
-                                 float* out, Index stride) {
+inline void integer_products(const Rows<Quantized>& rows, const Columns<Fast<Quantized>>& x, Lanes<float>* room,
+                             float* out, Index stride) {
   eigen_assert(rows.odd == nullptr);
-  auto& room = *reinterpret_cast<detail::IntegerRoom*>(room_at);
-  const IntegerForm& form = *rows.even->integers();
-  if (form.group == 32) {
-    if (form.has_minima) return detail::integer_dot_products<32, true>(rows, x, room, out, stride);
-    return detail::integer_dot_products<32, false>(rows, x, room, out, stride);
-  }
-  if (form.has_minima) return detail::integer_dot_products<16, true>(rows, x, room, out, stride);
-  detail::integer_dot_products<16, false>(rows, x, room, out, stride);
+  detail::with_form(*rows.even->integers(), [&]<Index group, bool has_minima>() {
+    if (x.in_blocks) {
+      auto& its = *reinterpret_cast<detail::PanelRoom*>(room);
+      detail::integer_panel_products<group, has_minima>(rows, x, its, out, stride);
+    } else {
+      auto& its = *reinterpret_cast<detail::IntegerRoom*>(room);
+      detail::integer_dot_products<group, has_minima>(rows, x, its, out, stride);
+    }
+  });
 }
 
 }  // namespace moe::inline MOE_TARGET::kernels

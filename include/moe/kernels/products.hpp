@@ -156,7 +156,7 @@ void products(const Rows<Quantized>& rows, const Columns<A>& x, Lanes<float>* ro
   });
 }
 
-/// out[r + c · stride] = row r of weights · column c of x, which are not in blocks.
+/// out[r + c · stride] = row r of weights · column c of x, which are not in blocks of units.
 template <class A>
 MOE_INLINE void dot_products(const Rows<typename A::Weight>& rows, const Columns<A>& x,
                              [[maybe_unused]] typename A::Register* room, typename A::Scalar* out, Index stride) {
@@ -170,7 +170,7 @@ MOE_INLINE void dot_products(const Rows<typename A::Weight>& rows, const Columns
       dot_products<Exact<float>>(some, floats, out + top, stride);
     });
   } else if constexpr (std::is_same_v<A, Fast<Quantized>>) {
-    integer_dot_products(rows, x, room, out, stride);
+    integer_products(rows, x, room, out, stride);
   } else {
     dot_products<A>(rows, x, out, stride);
   }
@@ -182,7 +182,7 @@ template <class A>
 void products(const Rows<typename A::Weight>& rows, const Columns<A>& x, typename A::Register* room,
               typename A::Scalar* out, Index stride) {
   using S = typename A::Scalar;
-  if constexpr (A::blocks_pay != never) {
+  if constexpr (HasUnits<A>) {
     if (x.in_blocks) {
       return products<A>(rows, x, room, [&](const Tile<S>& tile) {
         for (Index c = 0; c < tile.num_columns; ++c) {

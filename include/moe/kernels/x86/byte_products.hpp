@@ -5,6 +5,7 @@
 
 #include <immintrin.h>
 
+#include "moe/kernels/byte_registers.hpp"
 #include "moe/kernels/lanes.hpp"
 
 namespace moe::inline MOE_TARGET::kernels {
@@ -81,6 +82,14 @@ MOE_INLINE IntegersOf<bytes> byte_products(const ByteWeights<nonnegative, bytes>
 }
 
 #endif
+
+/// sum + w · x of four bytes each, lane by lane.
+template <bool nonnegative>
+MOE_INLINE IntegersOf<register_bytes> added_byte_products(const IntegersOf<register_bytes>& sum,
+                                                          const BytesOf<register_bytes>& w,
+                                                          const BytesOf<register_bytes>& x) {
+  return sum + byte_products(ByteWeights<nonnegative, register_bytes>(w), x, nullptr);
+}
 
 }  // namespace moe::inline MOE_TARGET::kernels
 

@@ -8,6 +8,7 @@
 
 #include <immintrin.h>
 
+#include "moe/kernels/byte_registers.hpp"
 #include "moe/kernels/lanes.hpp"
 
 namespace moe::inline MOE_TARGET::kernels {
@@ -45,6 +46,14 @@ MOE_INLINE IntegersOf<bytes> byte_products(const ByteWeights<nonnegative, bytes>
                                            const std::int32_t* starts) {
   if constexpr (nonnegative) return detail::added_products<bytes>(IntegersOf<bytes>{}, w.codes, x);
   return detail::added_products<bytes>(load_as<IntegersOf<bytes>>(starts), w.codes, x);
+}
+
+/// sum + w · x of four bytes each, lane by lane; w has 128 added if it may be negative.
+template <bool nonnegative>
+MOE_INLINE IntegersOf<register_bytes> added_byte_products(const IntegersOf<register_bytes>& sum,
+                                                          const BytesOf<register_bytes>& w,
+                                                          const BytesOf<register_bytes>& x) {
+  return detail::added_products<register_bytes>(sum, w, x);
 }
 
 }  // namespace moe::inline MOE_TARGET::kernels
