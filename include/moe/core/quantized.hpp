@@ -147,12 +147,16 @@ class QuantizedMatrix {
   /// What a row has of the codes, from its first column as it lies.
   const std::byte* row_of_codes(Index row) const { return codes.row(first_row_ + row * row_step_); }
 
+  /// Where the codes of (row, first) lie.
+  const std::byte* codes_at(Index row, Index first) const {
+    return row_of_codes(row) + Index(double(first_col_ + first) * (format_->bits / 8));
+  }
+
   /// Asks for the codes of such numbers, which are decoded soon. (g++ takes a function that does nothing but fetch for
   /// one that does nothing, unless it is inlined.)
   [[gnu::always_inline]] void fetch(Index row, Index first, Index count) const {
-    const double bytes = format_->bits / 8;
-    const std::byte* const at = row_of_codes(row) + Index(double(first_col_ + first) * bytes);
-    for (Index i = 0; i < Index(double(count) * bytes); i += 64) __builtin_prefetch(at + i);
+    const std::byte* const at = codes_at(row, first);
+    for (Index i = 0; i < Index(double(count) * (format_->bits / 8)); i += 64) __builtin_prefetch(at + i);
   }
 
   BytePlane codes, scales, zeros;          // as the format reads them

@@ -223,7 +223,7 @@ struct Fast<Quantized> {
   static void arrange_in_block(const float* x, Index lane, bool is_last, Register* to) {
     ActivationCodes codes;
     code_activations(x, codes);
-    put_in_lane(codes, int(lane), is_last, *reinterpret_cast<Block*>(to));
+    put_in_lane(codes, lane, is_last, *reinterpret_cast<Block*>(to));
   }
 
   static Index num_units(Index) { return 0; }  // blocks take less than columns do

@@ -111,17 +111,25 @@ MOE_INLINE void put_step(const typename A::Scalar* numbers, const Columns<A>& to
   A::arrange(numbers, to.registers + c * to.stride() + step * A::parts);
 }
 
-/// Writes column c of `to`: factor · x[0, to.depth).
+/// Writes steps [first, last) of column c of `to`: factor · x[0, to.depth).
 template <class A>
-MOE_KERNEL void put_column(const typename A::Scalar* x, typename A::Scalar factor, const Columns<A>& to, Index c) {
+MOE_INLINE void put_steps(const typename A::Scalar* x, typename A::Scalar factor, const Columns<A>& to, Index c,
+                          Index first, Index last) {
   using S = typename A::Scalar;
-  Index k = 0;
-  for (; factor == 1 && k + A::step <= to.depth; k += A::step) put_step<A>(x + k, to, c, k);
-  for (; k < to.depth; k += A::step) {
+  Index k = first * A::step;
+  const Index end = last * A::step;
+  for (; factor == 1 && k < end && k + A::step <= to.depth; k += A::step) put_step<A>(x + k, to, c, k);
+  for (; k < end; k += A::step) {
     S numbers[A::step];
     detail::scaled_step<A>(x, k, to.depth, factor, numbers);
     put_step<A>(numbers, to, c, k);
   }
+}
+
+/// Writes column c of `to`: factor · x[0, to.depth).
+template <class A>
+MOE_KERNEL void put_column(const typename A::Scalar* x, typename A::Scalar factor, const Columns<A>& to, Index c) {
+  put_steps<A>(x, factor, to, c, 0, to.steps());
 }
 
 /// Writes the block of `to` that starts at column `first`: factor[i] · x[i][0, to.depth) for each of its columns.
@@ -166,8 +174,16 @@ void put_some(const typename A::Scalar* const* x, const typename A::Scalar* fact
   if constexpr (HasUnits<A>) {
     if (to.in_blocks) return put_block<A>(x, factor, to, first);
   }
-  for (Index i = 0; i < std::min(some<A>, to.count - first); ++i)
-    put_column<A>(x[i], factor ? factor[i] : 1, to, first + i);
+  const Index count = std::min(some<A>, to.count - first);
+  if constexpr (requires { &A::arrange_in_block; }) {
+    if (to.in_blocks) {  // step by step, for a block is larger than L1
+      for (Index step = 0; step < to.steps(); ++step) {
+        for (Index i = 0; i < count; ++i) put_steps<A>(x[i], factor ? factor[i] : 1, to, first + i, step, step + 1);
+      }
+      return;
+    }
+  }
+  for (Index i = 0; i < count; ++i) put_column<A>(x[i], factor ? factor[i] : 1, to, first + i);
 }
 
 /// All columns of x. Memory comes from `scratch`; for_each(n, task) runs task(i).

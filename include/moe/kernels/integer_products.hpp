@@ -71,16 +71,29 @@ MOE_INLINE Lanes<float> scales_of_lanes(const float* scales, Index chunk) {
   }
 }
 
+/// Codes of the rows below, of which a little is fetched with each step.
+struct RowsBelow {
+  const std::byte* from[integer_rows];
+  Index bytes_of_step;
+
+  MOE_INLINE void fetch(Index step) const {
+    // always_inline: g++ takes a function that does nothing but fetch for one that does nothing
+    unroll<integer_rows>([&](auto r)
+                             __attribute__((always_inline)) { __builtin_prefetch(from[r] + step * bytes_of_step); });
+  }
+};
+
 /// acc[r][c] += the products of a piece, as far as its steps go.
 template <int C, Index group, bool has_minima>
 MOE_KERNEL void add_integer_products(const IntegerPiece& piece, Index steps, const ActivationCodes* const* x,
-                                     Lanes<float>* acc) {
+                                     Lanes<float>* acc, const RowsBelow& below) {
   constexpr int R = integer_rows, chunks = int(ActivationCodes::size / register_bytes);
   Lanes<float> sum[R][C];
   unroll<R>([&](auto r) { unroll<C>([&](auto c) { sum[r][c] = acc[r * integer_columns + c]; }); });
   const ActivationCodes* column[C];
   unroll<C>([&](auto c) { column[c] = x[c]; });
   for (Index step = 0; step < steps; ++step) {
+    below.fetch(step);
     unroll<chunks>([&](auto k) __attribute__((always_inline)) {
       unroll<R>([&](auto r) __attribute__((always_inline)) {
         const Index chunk = step * chunks + k;
@@ -108,14 +121,14 @@ inline constexpr int integer_tile_columns = 1;
 
 template <Index group, bool has_minima>
 void add_integer_products_of(const IntegerPiece& piece, Index steps, const ActivationCodes* const* x, Index columns,
-                             Lanes<float>* acc) {
+                             Lanes<float>* acc, const RowsBelow& below) {
   constexpr int most = integer_tile_columns;
   const Index tiles = (columns + most - 1) / most;
   for (Index tile = 0; tile < tiles; ++tile) {
     const Index first = columns * tile / tiles, some = columns * (tile + 1) / tiles - first;
     unroll<most>([&](auto before) {
       constexpr int C = before + 1;
-      if (some == C) add_integer_products<C, group, has_minima>(piece, steps, x + first, acc + first);
+      if (some == C) add_integer_products<C, group, has_minima>(piece, steps, x + first, acc + first, below);
     });
   }
 }
@@ -173,10 +186,15 @@ void integer_dot_products(const Rows<Quantized>& rows, const Columns<Fast<Quanti
         const ActivationCodes* from[integer_columns];
         for (Index c = 0; c < columns; ++c) from[c] = column[c] + first / ActivationCodes::size;
         for (Index r = 0; r < height; ++r) {
-          rows.fetch(row + R + r, first, count);
+          rows.fetch(row + R + r, first, count / 2);  // the rest is fetched step by step
           take_integers(rows, row + r, first, count, room.piece.codes[r], room.piece.scales[r], room.piece.minima[r]);
         }
-        add_integer_products_of<group, has_minima>(room.piece, steps, from, columns, room.acc[0]);
+        RowsBelow below;
+        for (Index r = 0; r < R; ++r) {
+          below.from[r] = rows.codes_at(std::min(row + R + r, rows.count - 1), first + count / 2);
+        }
+        below.bytes_of_step = Index(double(count / 2) * rows.even->format().bits / 8) / steps;
+        add_integer_products_of<group, has_minima>(room.piece, steps, from, columns, room.acc[0], below);
         if constexpr (has_minima) {
           for (Index r = 0; r < height; ++r) {
             for (Index c = 0; c < columns; ++c) {
@@ -278,18 +296,24 @@ struct PanelRoom {
   alignas(64) float tiles[columns_of_panel / lanes<float>][integer_panel * lanes<float>];
 };
 
-/// out[r][c] = tile[r][c] of so many rows and columns, turned around.
-inline void put_turned(const float* tile, Index rows, Index columns, float* out, Index stride) {
-  constexpr int L = lanes<float>;
-  for (Index first = 0; first < rows; first += L) {
-    const Index height = std::min<Index>(L, rows - first);
+/// out[r + c · stride] = tile[r][c] of so many rows and columns, turned around.
+MOE_INLINE void put_turned(const float* tile, Index rows, Index columns, float* out, Index stride) {
+  constexpr int L = lanes<float>, R = integer_panel;
+  unroll<(R + L - 1) / L>([&](auto q) __attribute__((always_inline)) {
+    constexpr int first = q * L, height = std::min(L, R - first);
     Lanes<float> square[L] = {};
-    for (Index r = 0; r < height; ++r) square[r] = load_as<Lanes<float>>(tile + (first + r) * L);
+    unroll<height>([&](auto r) { square[r] = load_as<Lanes<float>>(tile + (first + r) * L); });
     transpose<float>(square);
-    float numbers[L][L];
-    store(numbers, square);
-    for (Index c = 0; c < columns; ++c) std::copy_n(numbers[c], height, out + first + c * stride);
-  }
+    const Index some = std::clamp<Index>(rows - first, 0, height);
+    for (Index c = 0; c < columns; ++c) {
+      float* const to = out + first + c * stride;
+      if (some == height) {
+        std::memcpy(to, &square[c], height * sizeof(float));
+      } else {
+        std::memcpy(to, &square[c], std::size_t(some) * sizeof(float));
+      }
+    }
+  });
 }
 
 /// integer_products() of columns in blocks.

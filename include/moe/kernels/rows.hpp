@@ -1,6 +1,7 @@
 /// @file  The rows of weights that a product reads, in place.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "moe/core/quantized.hpp"
@@ -45,6 +46,9 @@ struct Rows<Quantized> {
   [[gnu::always_inline]] void fetch(Index row, Index begin, Index size) const {
     if (row < count) matrix_of(row).fetch(row_in_matrix(row), begin, size);
   }
+
+  /// Where their codes lie.
+  const std::byte* codes_at(Index row, Index begin) const { return matrix_of(row).codes_at(row_in_matrix(row), begin); }
 
  private:
   const QuantizedMatrix& matrix_of(Index row) const { return odd != nullptr && (row & 1) ? *odd : *even; }
