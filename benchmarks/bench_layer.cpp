@@ -2,11 +2,11 @@
 ///
 ///   layer/<shape>/<weights>/<kind>/tokens:<T>/threads:<N>
 ///
-/// moe_fast permits products of bfloat16 pairs, and of bytes where weights are coded, moe_invariant sums in one order at
-/// any number of tokens. Of the median call: GFLOP/s, GB/s (bytes of the experts in use), limit_share (the time that the machine's limits allow, by the
-/// time taken), bits of a weight, and the error of the sparse layer's answers, by those of float weights. Weights may
-/// be coded (q4_k, fp8, …). Weights of several layers are cycled, so that no cache holds them; tokens differ from call
-/// to call. All cases take hours: select with --benchmark_filter.
+/// moe_fast permits products of bfloat16 pairs, and of bytes where weights are coded, moe_invariant sums in one order
+/// at any number of tokens. Of the median call: GFLOP/s, GB/s (bytes of the experts in use), limit_share (the time that
+/// the machine's limits allow, by the time taken), bits of a weight, and the error of the sparse layer's answers, by
+/// those of float weights. Weights may be coded (q4_k, fp8, …). Weights of several layers are cycled, so that no cache
+/// holds them; tokens differ from call to call. All cases take hours: select with --benchmark_filter.
 ///
 ///   layer/tiny/<d_model>,<d_ff>,<experts>,<top_k>/<weights>/tokens:1/threads:1
 ///

@@ -77,8 +77,8 @@
 
 namespace moe::inline MOE_TARGET {
 
-/// The name of the processor that this file is compiled for: "avx512_bf16", "avx512_vnni", "avx512", "avx2_vnni", "avx2", "sse2",
-/// "neon", …
+/// The name of the processor that this file is compiled for: "avx512_bf16", "avx512_vnni", "avx512", "avx2_vnni",
+/// "avx2", "sse2", "neon", …
 inline constexpr const char* target_name = MOE_NAME_OF(MOE_PROCESSOR);
 
 }  // namespace moe::inline MOE_TARGET
