@@ -2,11 +2,11 @@
 ///
 ///   layer/<shape>/<weights>/<kind>/tokens:<T>/threads:<N>
 ///
-/// moe_fast permits products of bfloat16 pairs, moe_invariant sums in one order at any number of tokens. Of the median
-/// call: GFLOP/s, GB/s (bytes of the experts in use), limit_share (the time that the machine's limits allow, by the
-/// time taken), bits of a weight, and the error of the sparse layer's answers, by those of float weights. Weights may
-/// be coded (q4_k, fp8, …). Weights of several layers are cycled, so that no cache holds them; tokens differ from call
-/// to call. All cases take hours: select with --benchmark_filter.
+/// moe_fast permits products of bfloat16 pairs, and of bytes where weights are coded, moe_invariant sums in one order
+/// at any number of tokens. Of the median call: GFLOP/s, GB/s (bytes of the experts in use), limit_share (the time that
+/// the machine's limits allow, by the time taken), bits of a weight, and the error of the sparse layer's answers, by
+/// those of float weights. Weights may be coded (q4_k, fp8, …). Weights of several layers are cycled, so that no cache
+/// holds them; tokens differ from call to call. All cases take hours: select with --benchmark_filter.
 ///
 ///   layer/tiny/<d_model>,<d_ff>,<experts>,<top_k>/<weights>/tokens:1/threads:1
 ///
@@ -116,6 +116,7 @@ const Limits& limits_for(Index threads) {
 void run(benchmark::State& state, const Case& wanted, Stage& stage) try {
   Limits limits = limits_for(wanted.threads);
   if (wanted.kind == Kind::moe_fast && bytes_of(wanted.weights) == 2) limits.fma_gflops = limits.pairs_gflops;
+  if (wanted.kind == Kind::moe_fast && is_coded(wanted.weights)) limits.fma_gflops = limits.bytes_gflops;
   Contender& contender = stage.contender_for(wanted);
   const Index d_model = moe::layer_shape(wanted.shape).d_model;
   Tokens tokens(d_model, max_tokens);

@@ -38,8 +38,8 @@ inline const char* name_of(Kind kind) {
 /// Whether it is written by hand on Eigen.
 constexpr bool is_by_hand(Kind kind) { return kind == Kind::eigen_per_token || kind == Kind::eigen_grouped; }
 
-/// Whether it computes with weights that are coded: Eigen has no products of these, and we no faster ones.
-constexpr bool takes_coded(Kind kind) { return !is_by_hand(kind) && kind != Kind::moe_fast; }
+/// Whether it computes with weights that are coded: Eigen has no products of these.
+constexpr bool takes_coded(Kind kind) { return !is_by_hand(kind); }
 
 /// How the kind sums its products.
 inline Numerics numerics_of(Kind kind) {

@@ -21,6 +21,7 @@
 #include "memory.hpp"
 #include "moe/core/types.hpp"
 #include "moe/kernels/bfloat16_pairs.hpp"
+#include "moe/kernels/byte_products.hpp"
 #include "moe/kernels/lanes.hpp"
 
 namespace moe::bench {
@@ -30,6 +31,7 @@ struct Limits {
   double fma_gflops = 0;    // float multiply-adds, two operations each, that touch nothing but registers
   double read_gbs = 0;      // 1e9 bytes a second, from memory that no cache holds
   double pairs_gflops = 0;  // the same as fma_gflops with pairs of bfloat16, where the processor multiplies these
+  double bytes_gflops = 0;  // the same with four bytes, added up in an integer
 };
 
 namespace detail {
@@ -87,6 +89,19 @@ inline constexpr int num_sums = kernels::num_registers == 32 ? 24 : 12;
     kernels::unroll<num_sums>([&](auto i) { kernels::add_pair_products(sum[i], a, a); });
   kernels::unroll<num_sums - 1>([&](auto i) { sum[0] += sum[i + 1]; });
   return sum_of(sum[0]);
+}
+
+/// The same with four bytes in each lane, in integers, which may overflow.
+[[gnu::noinline]] inline float multiply_add_bytes(Index steps, float factor) {
+  using kernels::register_bytes;
+  using Integers = kernels::IntegersOf<register_bytes>;
+  const auto a = kernels::BytesOf<register_bytes>{} + std::int8_t(factor);
+  Integers sum[num_sums] = {};
+  for (Index s = 0; s < steps; ++s) {
+    kernels::unroll<num_sums>([&](auto i) { sum[i] = kernels::added_byte_products<true>(sum[i], a, a); });
+  }
+  kernels::unroll<num_sums - 1>([&](auto i) { sum[0] += sum[i + 1]; });
+  return float(sum_of(sum[0]));
 }
 
 /// The best rate of a function that makes steps · num_sums registers of so many products and sums.
@@ -186,6 +201,7 @@ inline Limits measure_limits(Index threads) {
   if (kernels::has_fast_pairs) {
     limits.pairs_gflops = detail::measure_gflops(threads, 2 * lanes, detail::multiply_add_pairs);
   }
+  limits.bytes_gflops = detail::measure_gflops(threads, 4 * lanes, detail::multiply_add_bytes);
   return limits;
 }
 

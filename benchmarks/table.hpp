@@ -17,7 +17,7 @@ inline const char* title_of(Kind kind) {
     case Kind::moe:
       return "sparse: moe::MoeLayer";
     case Kind::moe_fast:
-      return "sparse, products of bfloat16";
+      return "sparse, fast products";
     case Kind::moe_invariant:
       return "sparse, batch-invariant";
     case Kind::dense_active:

@@ -20,9 +20,13 @@ inline bool runs(std::string_view name) {
                       __builtin_cpu_supports("avx512vl");
   if (name == "avx2") return avx2;
   if (name == "avx512") return avx512;
-  if (name == "avx512_bf16") return avx512 && __builtin_cpu_supports("avx512bf16");
+  const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+  if (name == "avx512_vnni") return vnni;
+  if (name == "avx512_bf16") return vnni && __builtin_cpu_supports("avx512bf16");
 #elif defined(__aarch64__) && defined(__linux__)
-  if (name == "neon_bf16") return (getauxval(AT_HWCAP2) & (1ul << 14)) != 0;  // HWCAP2_BF16
+  const bool dot = (getauxval(AT_HWCAP) & (1ul << 20)) != 0;  // HWCAP_ASIMDDP
+  if (name == "neon_dot") return dot;
+  if (name == "neon_bf16") return dot && (getauxval(AT_HWCAP2) & (1ul << 14)) != 0;  // HWCAP2_BF16
 #endif
   return name == "sse2" || name == "neon" || name == "portable";
 }

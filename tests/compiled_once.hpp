@@ -28,8 +28,11 @@
 
 namespace moe::inline MOE_TARGET {
 
+#define MOE_ONCE_FOR_UNITS(once, A, W, S)                                                                      \
+  once template void products<A<W>>(const Rows<W>&, const Columns<A<W>>&, A<W>::Register*, const TileUse<S>&); \
+  MOE_ONCE_FOR_AN_ARITHMETIC(once, A, W, S)
+
 #define MOE_ONCE_FOR_AN_ARITHMETIC(once, A, W, S)                                                                  \
-  once template void products<A<W>>(const Rows<W>&, const Columns<A<W>>&, A<W>::Register*, const TileUse<S>&);     \
   once template void products<A<W>>(const Rows<W>&, const Columns<A<W>>&, A<W>::Register*, S*, Index);             \
   once template void put_some<A<W>>(const S* const*, const S*, const Columns<A<W>>&, Index);                       \
   once template void gate_up<A<W>>(const StoredWeight<W>&, const StoredWeight<W>&, const Biases<S>&, Index, Index, \
@@ -41,7 +44,7 @@ namespace moe::inline MOE_TARGET {
 
 #define MOE_ONCE_FOR_A_WEIGHT(once, W, S)                                                                         \
   namespace kernels {                                                                                             \
-  MOE_ONCE_FOR_AN_ARITHMETIC(once, Exact, W, S)                                                                   \
+  MOE_ONCE_FOR_UNITS(once, Exact, W, S)                                                                           \
   once template void matmul<W, S>(const StoredWeight<W>&, const ConstMatrixRef<S>&, MatrixRef<S>, Scratch&,       \
                                   const Numerics&);                                                               \
   once template void matmul<W, S>(const StoredWeight<W>&, const ConstMatrixRef<S>&, MatrixRef<S>, Workers&);      \
@@ -67,10 +70,14 @@ MOE_ONCE_FOR_A_WEIGHT(MOE_ONCE_NARROW, bfloat16, float)
 MOE_ONCE_FOR_A_WEIGHT(MOE_ONCE_NARROW, float16, float)
 MOE_ONCE_FOR_A_WEIGHT(MOE_ONCE_NARROW, Quantized, float)
 
+namespace kernels {
+MOE_ONCE_FOR_AN_ARITHMETIC(MOE_ONCE_NARROW, Fast, Quantized, float)
+}  // namespace kernels
+
 #if defined(__AVX512BF16__) || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
 namespace kernels {
-MOE_ONCE_FOR_AN_ARITHMETIC(MOE_ONCE_NARROW, Fast, bfloat16, float)
-MOE_ONCE_FOR_AN_ARITHMETIC(MOE_ONCE_NARROW, Fast, float16, float)
+MOE_ONCE_FOR_UNITS(MOE_ONCE_NARROW, Fast, bfloat16, float)
+MOE_ONCE_FOR_UNITS(MOE_ONCE_NARROW, Fast, float16, float)
 }  // namespace kernels
 #endif
 

@@ -9,6 +9,7 @@
 #include "moe/core/quantized.hpp"
 #include "moe/core/weight_stack.hpp"
 #include "moe/experts/ffn_bank.hpp"
+#include "moe/formats/ggml.hpp"
 #include "random.hpp"
 
 namespace moe::test {
@@ -49,6 +50,29 @@ inline constexpr NumberFormat triplets = {
         to[i] = matrix.factor * float(std::to_integer<int>(scale[i / 3])) * float(std::int8_t(code[i]));
       }
     }};
+
+/// Random codes of a type of GGUF, with scales of order `size`, and memory of its own.
+struct RandomBlocks {
+  std::shared_ptr<std::vector<std::byte>> bytes;
+  QuantizedMatrix matrix;
+
+  RandomBlocks(const GgmlType& type, Index rows, Index cols, unsigned seed, float size = 0.01F)
+      : bytes(std::make_shared<std::vector<std::byte>>(std::size_t(rows * cols / type.numbers * type.bytes))),
+        matrix(*type.format, rows, cols, BytePlane{bytes->data(), cols / type.numbers * type.bytes}) {
+    Random random(seed);
+    for (std::byte& byte : *bytes) byte = std::byte(random.below(256));
+    for (std::size_t block = 0; block < bytes->size(); block += std::size_t(type.bytes)) {
+      std::byte* const its = bytes->data() + block;
+      for (const Index at : type.halves) {
+        const float16 half(size * float(1 + random()));
+        if (at >= 0) std::memcpy(static_cast<void*>(its + at), &half, sizeof half);
+      }
+      if (type.format == &block_format<GgmlMxfp4>) its[0] = std::byte(118 + random.below(4));
+      if (type.format != &block_format<GgmlNvfp4>) continue;
+      for (int i = 0; i < 4; ++i) its[i] = std::byte(random.below(64));
+    }
+  }
+};
 
 /// Random codes of a format, which `memory` keeps, of numbers that keep those of order one at order one.
 inline QuantizedMatrix random_codes(const NumberFormat& format, Index rows, Index cols, Random& random,

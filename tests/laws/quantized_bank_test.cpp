@@ -84,6 +84,93 @@ TEST(QuantizedBank, HasTheBitsOfTheFloatBankOfItsNumbersWhereRowsAreMany) {
   expect_the_bits_of_the_decoded_bank<SwiGlu>(1040, 48, 300, true);
 }
 
+/// Experts whose matrices are of one type of GGUF after the other, all of which are multiplied as integers.
+template <class Act>
+FfnBank<Quantized, Act> bank_of_integers(Index num_experts, Index d_model, Index d_ff, unsigned seed) {
+  auto memory = std::make_shared<std::vector<std::shared_ptr<std::vector<std::byte>>>>();
+  std::size_t next = seed;
+  const auto stack = [&](Index rows, Index cols) {
+    std::vector<QuantizedMatrix> matrices;
+    while (Index(matrices.size()) < num_experts) {
+      const GgmlType& type = ggml_types[next++ % std::size(ggml_types)];
+      if (type.format == nullptr || type.format->integers == nullptr || cols % type.numbers != 0) continue;
+      const test::RandomBlocks blocks(type, rows, cols, unsigned(next), 1e-4F);
+      matrices.push_back(blocks.matrix);
+      memory->push_back(blocks.bytes);
+    }
+    return WeightStack<Quantized>(std::move(matrices), memory);
+  };
+  const bool is_gated = FfnBank<Quantized, Act>::is_gated;
+  auto gate = is_gated ? stack(d_ff, d_model) : WeightStack<Quantized>(0, 0, 0);
+  auto up = stack(d_ff, d_model), down = stack(d_model, d_ff);
+  return FfnBank<Quantized, Act>::of(std::move(gate), std::move(up), std::move(down), {}, {});
+}
+
+template <class Act>
+void expect_fast_integers(Index d_model, Index d_ff, unsigned seed) {
+  const Index num_experts = 5;
+  const auto coded = bank_of_integers<Act>(num_experts, d_model, d_ff, seed);
+  ASSERT_TRUE(coded.w_up().are_integers() && coded.w_down().are_integers());
+  for (const Index num_tokens : {0, 1, 3, 30, 130}) {
+    const auto x = random_matrix<Matrix<float>>(d_model, num_tokens, 2);
+    const auto routing =
+        num_tokens > 0 ? random_routing<float>(num_tokens, num_experts, 2 * num_tokens, 3) : Routing<float>();
+    const auto exact = answers(coded, x, routing, {}, Serial{});
+    for (const bool batch_invariant : {false, true}) {
+      const Numerics numerics{Products::fast, batch_invariant};
+      const auto fast = answers(coded, x, routing, numerics, Serial{});
+      if (num_tokens > 0) {
+        const float difference = (fast - exact).norm(), size = (exact.array() - 0.25F).matrix().norm();
+        EXPECT_GT(difference, 0) << "as if exact";
+        const float of_sums = 0.25F * 0x1p-23F * std::sqrt(float(exact.size()));  // answers are added to 0.25
+        EXPECT_LT(difference, 2e-2F * size + of_sums) << num_tokens << " tokens";
+      }
+      for (const Index threads : {2, 3}) {
+        EXPECT_TRUE(same_bits(answers(coded, x, routing, numerics, test::OwnThreads{threads}), fast))
+            << num_tokens << " tokens, " << threads << " threads";
+      }
+      if (!batch_invariant || num_tokens == 0) continue;
+      const Index last = num_tokens - 1;
+      Routing<float> alone;
+      for (std::size_t r = 0; r < routing.token.size(); ++r) {
+        if (routing.token[r] != last) continue;
+        alone.token.push_back(0);
+        alone.expert.push_back(routing.expert[r]);
+        alone.weight.push_back(routing.weight[r]);
+      }
+      const Matrix<float> y = answers(coded, x.col(last), alone, numerics, Serial{});
+      EXPECT_TRUE(same_bits(y, Matrix<float>(fast.col(last)))) << num_tokens << " tokens";
+      Matrix<float> other = x;
+      if (num_tokens == 1) continue;
+      other(7, 0) = NAN;
+      const auto with_nan = answers(coded, other, routing, numerics, Serial{});
+      EXPECT_TRUE(same_bits(Matrix<float>(with_nan.rightCols(last)), Matrix<float>(fast.rightCols(last))));
+      const bool has_route = std::count(routing.token.begin(), routing.token.end(), 0) > 0;
+      EXPECT_EQ(with_nan.col(0).array().isNaN().all(), has_route);
+    }
+  }
+}
+
+TEST(QuantizedBank, MultipliesIntegersWhereThatIsPermitted) {
+  expect_fast_integers<SwiGlu>(256, 512, 0);
+  expect_fast_integers<Relu>(512, 288, 10);
+  expect_fast_integers<SwiGlu>(96, 32, 20);
+}
+
+/// An expert whose codes are none leaves all to be decoded.
+TEST(QuantizedBank, MultipliesNoIntegersWhereOneHasNone) {
+  const auto integers = bank_of_integers<Relu>(1, 64, 32, 1);
+  const auto none = test::random_stack(1, 32, 64, 1, 1);
+  const WeightStack<Quantized> up({integers.w_up()[0], none[0]});
+  const WeightStack<Quantized> down({integers.w_down()[0], integers.w_down()[0]});
+  const FfnBank<Quantized, Relu> bank(up, down);
+  EXPECT_FALSE(up.are_integers());
+  const auto x = random_matrix<Matrix<float>>(64, 9, 2);
+  const auto routing = random_routing<float>(9, 2, 18, 3);
+  EXPECT_TRUE(same_bits(answers(bank, x, routing, {.products = Products::fast}, Serial{}),
+                        answers(bank, x, routing, {}, Serial{})));
+}
+
 TEST(QuantizedBank, IsDequantizedToTheTypeThatIsAskedFor) {
   const auto coded = test::coded_bank<Relu>(3, 16, 32, 1, true);
   const auto as_floats = dequantized<float>(coded);

@@ -10,7 +10,9 @@ enum class Products {
   /// Weights are widened; products and sums are float (double beside double weights).
   exact,
   /// Weights of 16 bits and their activations may both be rounded to bfloat16 (half an ulp, 2^-9 of each), where the
-  /// processor multiplies pairs of these; sums are float. Elsewhere, and for wider weights, the same as exact.
+  /// processor multiplies pairs of these; sums are float. Activations that meet coded weights may be rounded to 8 bits,
+  /// each 32 neighbours of a token by the largest of them, where all formats of a bank have an IntegerForm; products
+  /// are then exact integers, scaled and summed in float. Elsewhere, and for wider weights, the same as exact.
   fast,
 };
 

@@ -27,6 +27,17 @@ consteval bool are_written_in_place() {
 
 class QuantizedMatrix;
 
+/// What a format tells of itself so that Products::fast multiplies it as integers: number = scale · code + minimum,
+/// where `group` neighbours have the same scale and minimum.
+struct IntegerForm {
+  Index group;      // 16 or 32
+  bool has_minima;  // then codes are not negative; or else minima are 0, and not written
+  /// Writes the codes of the numbers [first, first + count) of a row, and the scale and minimum of each of their
+  /// groups; `first` and `count` as for NumberFormat::decode, `first` a multiple of the group as well.
+  void (*take)(const QuantizedMatrix& matrix, Index row, Index first, Index count, std::int8_t* codes, float* scales,
+               float* minima);
+};
+
 /// How numbers are coded. A format joins, from outside too, by being one of these (docs/formats.md).
 struct NumberFormat {
   static constexpr Index max_block = 256;
@@ -38,7 +49,8 @@ struct NumberFormat {
   /// them. `first` is a multiple of the block; `count` is one as well, or reaches to the end of the row. Any bytes mean
   /// something: nothing is thrown.
   void (*decode)(const QuantizedMatrix& matrix, Index row, Index first, Index count, float* to);
-  bool in_whole_blocks = false;  // rows have no other length
+  bool in_whole_blocks = false;           // rows have no other length
+  const IntegerForm* integers = nullptr;  // if it has one
 };
 
 /// Bytes of one kind: the codes of a matrix, its scales, its zero points.
@@ -118,15 +130,33 @@ class QuantizedMatrix {
     if (at < end) part(end);
   }
 
+  /// How its numbers are integers; null where they are none, or begin or end within a block or group.
+  const IntegerForm* integers() const {
+    const IntegerForm* const form = format_->integers;
+    if (form == nullptr || first_col_ % std::max(form->group, format_->block) != 0 || group_of != nullptr)
+      return nullptr;
+    if (cols_ % format_->block != 0 && first_col_ + cols_ != stored_cols_) return nullptr;
+    return scales.data == nullptr || scales.cols_together == form->group ? form : nullptr;
+  }
+
+  /// The integers of (row, first + i), for count of them: IntegerForm::take.
+  void take(Index row, Index first, Index count, std::int8_t* to, float* its_scales, float* its_minima) const {
+    format_->integers->take(*this, first_row_ + row * row_step_, first_col_ + first, count, to, its_scales, its_minima);
+  }
+
   /// What a row has of the codes, from its first column as it lies.
   const std::byte* row_of_codes(Index row) const { return codes.row(first_row_ + row * row_step_); }
+
+  /// Where the codes of (row, first) lie.
+  const std::byte* codes_at(Index row, Index first) const {
+    return row_of_codes(row) + Index(double(first_col_ + first) * (format_->bits / 8));
+  }
 
   /// Asks for the codes of such numbers, which are decoded soon. (g++ takes a function that does nothing but fetch for
   /// one that does nothing, unless it is inlined.)
   [[gnu::always_inline]] void fetch(Index row, Index first, Index count) const {
-    const double bytes = format_->bits / 8;
-    const std::byte* const at = row_of_codes(row) + Index(double(first_col_ + first) * bytes);
-    for (Index i = 0; i < Index(double(count) * bytes); i += 64) __builtin_prefetch(at + i);
+    const std::byte* const at = codes_at(row, first);
+    for (Index i = 0; i < Index(double(count) * (format_->bits / 8)); i += 64) __builtin_prefetch(at + i);
   }
 
   BytePlane codes, scales, zeros;          // as the format reads them
@@ -153,21 +183,55 @@ struct WeightType<QuantizedMatrix> {
   using type = Quantized;  ///< See there.
 };
 
+namespace detail {
+
+/// The IntegerForm of blocks that have one.
+template <class Block>
+inline constexpr IntegerForm form_of_blocks = {
+    Block::group, Block::has_minima,
+    [](const QuantizedMatrix& matrix, Index row, Index first, Index count, std::int8_t* codes, float* scales,
+       float* minima) {
+      constexpr Index groups = Block::numbers / Block::group;
+      static_assert((Block::group == 16 || Block::group == 32) && Block::numbers % Block::group == 0);
+      const std::byte* block = matrix.codes.row(row) + first / Block::numbers * Block::bytes;
+      for (Index i = 0, g = 0; i < count; i += Block::numbers, g += groups, block += Block::bytes) {
+        Block::integers(block, codes + i, scales + g, minima + (Block::has_minima ? g : 0));
+      }
+    }};
+
+template <class Block>
+constexpr const IntegerForm* integers_of_blocks() {
+  if constexpr (requires { Block::group; }) {
+    return &form_of_blocks<Block>;
+  } else {
+    return nullptr;
+  }
+}
+
+}  // namespace detail
+
 /// The NumberFormat of blocks that hold everything that their numbers need, one after the other in a row:
 ///
 ///   struct Block {
 ///     static constexpr const char* name = "Q8_0";
 ///     static constexpr Index numbers = 32, bytes = 34;
 ///     static void decode(const std::byte* block, float* to);
+///
+///     static constexpr Index group = 32;           // optional: its IntegerForm
+///     static constexpr bool has_minima = false;
+///     static void integers(const std::byte* block, std::int8_t* codes, float* scales, float* minima);
 ///   };
 template <class Block>
 inline constexpr NumberFormat block_format = {
-    Block::name, Block::numbers, 8.0 * double(Block::bytes) / double(Block::numbers),
+    Block::name,
+    Block::numbers,
+    8.0 * double(Block::bytes) / double(Block::numbers),
     [](const QuantizedMatrix& matrix, Index row, Index first, Index count, float* to) {
       const std::byte* block = matrix.codes.row(row) + first / Block::numbers * Block::bytes;
       static_assert(Block::numbers <= NumberFormat::max_block);
       for (Index i = 0; i < count; i += Block::numbers, block += Block::bytes) Block::decode(block, to + i);
     },
-    true};
+    true,
+    detail::integers_of_blocks<Block>()};
 
 }  // namespace moe::inline MOE_TARGET

@@ -23,12 +23,24 @@
 
 /// @def MOE_PROCESSOR
 /// The processor that this file is compiled for, by what its kernels use of it.
+///
+/// Every one that multiplies pairs of bfloat16 (AVX512_BF16) multiplies bytes as well (AVX512_VNNI).
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512BF16__)
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
 #define MOE_PROCESSOR avx512_bf16
+#else
+#define MOE_PROCESSOR avx512_bf16_alone
+#endif
 #elif defined(__AVX512F__) && defined(__AVX512BW__)
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
+#define MOE_PROCESSOR avx512_vnni
+#else
 #define MOE_PROCESSOR avx512
+#endif
 #elif defined(__AVX512F__)
 #define MOE_PROCESSOR avx512f
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__) && defined(__AVXVNNI__)
+#define MOE_PROCESSOR avx2_vnni
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #define MOE_PROCESSOR avx2
 #elif defined(__AVX__) && defined(__FMA__) && defined(__F16C__)
@@ -41,8 +53,12 @@
 #define MOE_PROCESSOR avx
 #elif defined(__SSE2__)
 #define MOE_PROCESSOR sse2
-#elif defined(__aarch64__) && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#elif defined(__aarch64__) && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC) && defined(__ARM_FEATURE_DOTPROD)
 #define MOE_PROCESSOR neon_bf16
+#elif defined(__aarch64__) && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#define MOE_PROCESSOR neon_bf16_alone
+#elif defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)
+#define MOE_PROCESSOR neon_dot
 #elif defined(__aarch64__)
 #define MOE_PROCESSOR neon
 #else
@@ -61,7 +77,8 @@
 
 namespace moe::inline MOE_TARGET {
 
-/// The name of the processor that this file is compiled for: "avx512_bf16", "avx512", "avx2", "sse2", "neon", …
+/// The name of the processor that this file is compiled for: "avx512_bf16", "avx512_vnni", "avx512", "avx2_vnni",
+/// "avx2", "sse2", "neon", …
 inline constexpr const char* target_name = MOE_NAME_OF(MOE_PROCESSOR);
 
 }  // namespace moe::inline MOE_TARGET

@@ -102,6 +102,7 @@ class WeightStack<Quantized> {
     for (std::size_t e = 0; e < experts_.size(); ++e) {
       require_equal(experts_[e].rows(), rows_, "WeightStack: experts[" + std::to_string(e) + "].rows()");
       require_equal(experts_[e].cols(), cols_, "WeightStack: experts[" + std::to_string(e) + "].cols()");
+      are_integers_ = are_integers_ && experts_[e].integers() != nullptr;
     }
   }
 
@@ -114,10 +115,16 @@ class WeightStack<Quantized> {
   /// One expert's matrix, coded.
   const QuantizedMatrix& operator[](Index expert) const { return experts_[std::size_t(expert)]; }
 
+  /// Whether all have numbers that are multiplied as integers: QuantizedMatrix::integers().
+  bool are_integers() const { return are_integers_; }
+
   /// Those of these experts, where they lie.
   WeightStack only(const std::vector<Index>& experts) const {
     WeightStack some(0, rows_, cols_);
-    for (const Index e : experts) some.experts_.push_back((*this)[e]);
+    for (const Index e : experts) {
+      some.experts_.push_back((*this)[e]);
+      some.are_integers_ = some.are_integers_ && (*this)[e].integers() != nullptr;
+    }
     some.memory_ = memory_;
     return some;
   }
@@ -139,6 +146,7 @@ class WeightStack<Quantized> {
   Index rows_, cols_;
   std::vector<QuantizedMatrix> experts_;
   std::shared_ptr<const void> memory_;
+  bool are_integers_ = true;
 };
 
 /// The numbers that a coded matrix stands for.

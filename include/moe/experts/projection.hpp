@@ -48,8 +48,8 @@ class Projection {
 
   /// x (in × n_tokens), y (out × n_tokens).
   void compute(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Workers& workers) const {
-    kernels::with_arithmetic<W>(workers.numerics(),
-                                [&]<class A>(A) { kernels::matmul_by<A>(weight(), x, y, workers); });
+    kernels::with_arithmetic<W>(
+        workers.numerics(), [&]<class A>(A) { kernels::matmul_by<A>(weight(), x, y, workers); }, weight_);
     if (bias_.size() == 0) return;
     workers.for_each_band(y.cols(), 16, [&](Index first, Index last, Scratch&) {
       for (Index t = first; t < last; ++t) y.col(t) += bias_;

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "moe/core/quantized.hpp"
 #include "moe/formats/spread.hpp"
@@ -26,20 +27,33 @@ MOE_INLINE void unpack_scales_and_minima(const std::byte* from, Codes<16>& to) {
   store_sixteen(eight(a, c), eight(b, c >> 4), to);
 }
 
-/// What Q4_K and Q5_K make of codes: groups of 32.
-MOE_INLINE void spread_eight_groups(const std::byte* block, Codes<256>& its_codes, float* to) {
+/// Of Q4_K and Q5_K, the scales of 8 groups, and, from 8 on, their minima.
+MOE_INLINE void eight_scales_and_minima(const std::byte* block, GroupScales& scales, GroupScales& minima) {
   const auto [d, dmin] = first_halves(block);
   Codes<16> both;
   unpack_scales_and_minima(block + 4, both);
-  GroupScales scales, minima;
   multiply_scales(both.at, d, scales);
   multiply_scales(both.at, -dmin, minima);
+}
+
+/// What Q4_K and Q5_K make of codes: groups of 32.
+MOE_INLINE void spread_eight_groups(const std::byte* block, Codes<256>& its_codes, float* to) {
+  GroupScales scales, minima;
+  eight_scales_and_minima(block, scales, minima);
   keep_in_memory(its_codes);
   for (int g = 0; g < 8; ++g) {
     const auto scale = all(scales.at[g]), minimum = all(minima.at[8 + g]);
     spread<32>(its_codes.at + 32 * g, to + 32 * g,
                [&](const auto& x) { return kernels::multiply_add(scale, x, minimum); });
   }
+}
+
+/// The integers of Q4_K and Q5_K but for codes.
+MOE_INLINE void put_eight_groups(const std::byte* block, float* to, float* its_minima) {
+  GroupScales scales, minima;
+  eight_scales_and_minima(block, scales, minima);
+  std::memcpy(to, scales.at, 8 * sizeof(float));
+  std::memcpy(its_minima, minima.at + 8, 8 * sizeof(float));
 }
 
 /// What Q3_K and Q6_K make of codes: groups of 16.
@@ -58,25 +72,41 @@ struct Q2_K {
   static constexpr const char* name = "Q2_K";
   static constexpr Index numbers = 256, bytes = 84;
 
+  static constexpr Index group = 16;
+  static constexpr bool has_minima = true;
+
   MOE_INLINE static void decode(const std::byte* block, float* to) {
-    const std::byte *const groups = block, *const quarters = block + 16;
-    const float d = codes::half_at(block + 80), dmin = codes::half_at(block + 82);
-    codes::Codes<16> low, high;
-    codes::recode<16>(low.at, [](const auto& both) { return both & 15; }, groups);
-    codes::recode<16>(high.at, [](const auto& both) { return both >> 4; }, groups);
-    codes::keep_in_memory(low);
-    codes::keep_in_memory(high);
     codes::GroupScales scales, minima;
-    codes::multiply_scales(low.at, d, scales);
-    codes::multiply_scales(high.at, -dmin, minima);
+    multiply_scales(block, scales, minima);
     codes::Codes<256> its_codes;
-    codes::recode_quarters(quarters, its_codes.at);
+    codes::recode_quarters(block + 16, its_codes.at);
     codes::keep_in_memory(its_codes);
     for (int g = 0; g < 16; ++g) {
       const auto scale = codes::all(scales.at[g]), minimum = codes::all(minima.at[g]);
       codes::spread<16>(its_codes.at + 16 * g, to + 16 * g,
                         [&](const auto& x) { return kernels::multiply_add(scale, x, minimum); });
     }
+  }
+
+  MOE_INLINE static void integers(const std::byte* block, std::int8_t* its_codes, float* scales, float* minima) {
+    codes::GroupScales all, all_minima;
+    multiply_scales(block, all, all_minima);
+    kernels::store(scales, all);
+    kernels::store(minima, all_minima);
+    codes::recode_quarters(block + 16, its_codes);
+  }
+
+ private:
+  MOE_INLINE static void multiply_scales(const std::byte* groups, codes::GroupScales& scales,
+                                         codes::GroupScales& minima) {
+    const float d = codes::half_at(groups + 80), dmin = codes::half_at(groups + 82);
+    codes::Codes<16> low, high;
+    codes::recode<16>(low.at, [](const auto& both) { return both & 15; }, groups);
+    codes::recode<16>(high.at, [](const auto& both) { return both >> 4; }, groups);
+    codes::keep_in_memory(low);
+    codes::keep_in_memory(high);
+    codes::multiply_scales(low.at, d, scales);
+    codes::multiply_scales(high.at, -dmin, minima);
   }
 };
 
@@ -85,8 +115,27 @@ struct Q3_K {
   static constexpr const char* name = "Q3_K";
   static constexpr Index numbers = 256, bytes = 110;
 
+  static constexpr Index group = 16;
+  static constexpr bool has_minima = false;
+
   MOE_INLINE static void decode(const std::byte* block, float* to) {
-    const std::byte *const third_bits = block, *const quarters = block + 32, *const groups = block + 96;
+    codes::GroupScales scales;
+    multiply_scales(block, scales);
+    codes::Codes<256> its_codes;
+    recode(block, its_codes.at);
+    codes::spread_sixteen_groups(scales, its_codes, to);
+  }
+
+  MOE_INLINE static void integers(const std::byte* block, std::int8_t* its_codes, float* scales, float*) {
+    codes::GroupScales all;
+    multiply_scales(block, all);
+    kernels::store(scales, all);
+    recode(block, its_codes);
+  }
+
+ private:
+  MOE_INLINE static void multiply_scales(const std::byte* block, codes::GroupScales& scales) {
+    const std::byte* const groups = block + 96;
     // 16 of 6 bits: in 8 bytes the low four of 0 to 7 and of 8 to 15, in 4 bytes the high two, each of every fourth
     const auto fours = kernels::load_as<std::uint64_t>(groups);
     const std::uint64_t some = kernels::load_as<std::uint32_t>(groups + 8), twos = some | some >> 2 << 32;
@@ -94,16 +143,17 @@ struct Q3_K {
     codes::Codes<16> its_scales;
     codes::store_sixteen(codes::less_32((fours & four) | (twos << 4 & two)),
                          codes::less_32((fours >> 4 & four) | (twos & two)), its_scales);
-    codes::GroupScales scales;
     codes::multiply_scales(its_scales.at, codes::half_at(block + 108), scales);
-    codes::Codes<256> its_codes;
+  }
+
+  MOE_INLINE static void recode(const std::byte* block, std::int8_t* its_codes) {
+    const std::byte *const third_bits = block, *const quarters = block + 32;
     kernels::repeat<8>([&](int n) __attribute__((always_inline)) {  // 32 numbers each
       const auto code_of = [=](const auto& low, const auto& high) __attribute__((always_inline)) {
         return (codes::moved(low, n % 4 * 2, 3) | codes::moved(high, n - 2, 4)) - 4;
       };
-      codes::recode<32>(its_codes.at + 32 * n, code_of, quarters + n / 4 * 32, third_bits);
+      codes::recode<32>(its_codes + 32 * n, code_of, quarters + n / 4 * 32, third_bits);
     });
-    codes::spread_sixteen_groups(scales, its_codes, to);
   }
 };
 
@@ -112,14 +162,27 @@ struct Q4_K {
   static constexpr const char* name = "Q4_K";
   static constexpr Index numbers = 256, bytes = 144;
 
+  static constexpr Index group = 32;
+  static constexpr bool has_minima = true;
+
   MOE_INLINE static void decode(const std::byte* block, float* to) {
     codes::Codes<256> its_codes;
+    recode(block, its_codes.at);
+    codes::spread_eight_groups(block, its_codes, to);
+  }
+
+  MOE_INLINE static void integers(const std::byte* block, std::int8_t* its_codes, float* scales, float* minima) {
+    recode(block, its_codes);
+    codes::put_eight_groups(block, scales, minima);
+  }
+
+ private:
+  MOE_INLINE static void recode(const std::byte* block, std::int8_t* its_codes) {
     kernels::repeat<8>([&](int n) __attribute__((always_inline)) {  // 32 numbers each
       const auto code_of = [=](const auto& four)
                                __attribute__((always_inline)) { return codes::moved(four, n % 2 * 4, 15); };
-      codes::recode<32>(its_codes.at + 32 * n, code_of, block + 16 + n / 2 * 32);
+      codes::recode<32>(its_codes + 32 * n, code_of, block + 16 + n / 2 * 32);
     });
-    codes::spread_eight_groups(block, its_codes, to);
   }
 };
 
@@ -128,15 +191,28 @@ struct Q5_K {
   static constexpr const char* name = "Q5_K";
   static constexpr Index numbers = 256, bytes = 176;
 
+  static constexpr Index group = 32;
+  static constexpr bool has_minima = true;
+
   MOE_INLINE static void decode(const std::byte* block, float* to) {
     codes::Codes<256> its_codes;
+    recode(block, its_codes.at);
+    codes::spread_eight_groups(block, its_codes, to);
+  }
+
+  MOE_INLINE static void integers(const std::byte* block, std::int8_t* its_codes, float* scales, float* minima) {
+    recode(block, its_codes);
+    codes::put_eight_groups(block, scales, minima);
+  }
+
+ private:
+  MOE_INLINE static void recode(const std::byte* block, std::int8_t* its_codes) {
     kernels::repeat<8>([&](int n) __attribute__((always_inline)) {  // 32 numbers each
       const auto code_of = [=](const auto& four, const auto& fifth) __attribute__((always_inline)) {
         return codes::moved(four, n % 2 * 4, 15) | codes::moved(fifth, n - 4, 16);
       };
-      codes::recode<32>(its_codes.at + 32 * n, code_of, block + 48 + n / 2 * 32, block + 16);
+      codes::recode<32>(its_codes + 32 * n, code_of, block + 48 + n / 2 * 32, block + 16);
     });
-    codes::spread_eight_groups(block, its_codes, to);
   }
 };
 
@@ -145,19 +221,38 @@ struct Q6_K {
   static constexpr const char* name = "Q6_K";
   static constexpr Index numbers = 256, bytes = 210;
 
+  static constexpr Index group = 16;
+  static constexpr bool has_minima = false;
+
   MOE_INLINE static void decode(const std::byte* block, float* to) {
     codes::GroupScales scales;
-    codes::multiply_scales(reinterpret_cast<const std::int8_t*>(block + 192), codes::half_at(block + 208), scales);
+    multiply_scales(block, scales);
     codes::Codes<256> its_codes;
+    recode(block, its_codes.at);
+    codes::spread_sixteen_groups(scales, its_codes, to);
+  }
+
+  MOE_INLINE static void integers(const std::byte* block, std::int8_t* its_codes, float* scales, float*) {
+    codes::GroupScales all;
+    multiply_scales(block, all);
+    kernels::store(scales, all);
+    recode(block, its_codes);
+  }
+
+ private:
+  MOE_INLINE static void multiply_scales(const std::byte* block, codes::GroupScales& scales) {
+    codes::multiply_scales(reinterpret_cast<const std::int8_t*>(block + 192), codes::half_at(block + 208), scales);
+  }
+
+  MOE_INLINE static void recode(const std::byte* block, std::int8_t* its_codes) {
     kernels::repeat<8>([&](int n) __attribute__((always_inline)) {  // 32 numbers each
       const int half = n / 4, part = n % 4;
       const auto code_of = [=](const auto& four, const auto& two) __attribute__((always_inline)) {
         return (codes::moved(four, part / 2 * 4, 15) | codes::moved(two, part * 2 - 4, 48)) - 32;
       };
       const std::byte *const fours = block + half * 64 + part % 2 * 32, *const twos = block + 128 + half * 32;
-      codes::recode<32>(its_codes.at + 32 * n, code_of, fours, twos);
+      codes::recode<32>(its_codes + 32 * n, code_of, fours, twos);
     });
-    codes::spread_sixteen_groups(scales, its_codes, to);
   }
 };
 

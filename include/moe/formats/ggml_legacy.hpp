@@ -5,6 +5,9 @@
 /// half.
 #pragma once
 
+#include <cstdint>
+#include <cstring>
+
 #include "moe/core/quantized.hpp"
 #include "moe/formats/spread.hpp"
 #include "moe/kernels/multiply_add.hpp"
@@ -24,6 +27,14 @@ struct Q4_0 {
     const auto d = codes::all(codes::first_halves(block).first);
     codes::spread_nibbles<codes::from_minus_8>(block + 2, to, [&](const auto& x) { return d * x; });
   }
+
+  static constexpr Index group = 32;
+  static constexpr bool has_minima = false;
+
+  MOE_INLINE static void integers(const std::byte* block, std::int8_t* its_codes, float* scales, float*) {
+    scales[0] = codes::first_halves(block).first;
+    codes::recode_nibbles<codes::from_minus_8>(block + 2, its_codes);
+  }
 };
 
 /// d · code + m
@@ -37,6 +48,16 @@ struct Q4_1 {
     const auto value_of = [&](const auto& x) { return kernels::multiply_add(d, x, m); };  // d · x is exact
     codes::spread_nibbles<codes::from_0>(block + 4, to, value_of);
   }
+
+  static constexpr Index group = 32;
+  static constexpr bool has_minima = true;
+
+  MOE_INLINE static void integers(const std::byte* block, std::int8_t* its_codes, float* scales, float* minima) {
+    const auto [scale, minimum] = codes::first_halves(block);
+    scales[0] = scale;
+    minima[0] = minimum;
+    codes::recode_nibbles<codes::from_0>(block + 4, its_codes);
+  }
 };
 
 /// d · (code − 16)
@@ -47,6 +68,14 @@ struct Q5_0 {
   MOE_INLINE static void decode(const std::byte* block, float* to) {
     const auto d = codes::all(codes::first_halves(block).first);
     codes::spread_five_bits<-16>(block + 6, block + 2, to, [&](const auto& x) { return d * x; });
+  }
+
+  static constexpr Index group = 32;
+  static constexpr bool has_minima = false;
+
+  MOE_INLINE static void integers(const std::byte* block, std::int8_t* its_codes, float* scales, float*) {
+    scales[0] = codes::first_halves(block).first;
+    codes::recode_five_bits<-16>(block + 6, block + 2, its_codes);
   }
 };
 
@@ -61,6 +90,16 @@ struct Q5_1 {
     const auto value_of = [&](const auto& x) { return kernels::multiply_add(d, x, m); };  // d · x is exact
     codes::spread_five_bits<0>(block + 8, block + 4, to, value_of);
   }
+
+  static constexpr Index group = 32;
+  static constexpr bool has_minima = true;
+
+  MOE_INLINE static void integers(const std::byte* block, std::int8_t* its_codes, float* scales, float* minima) {
+    const auto [scale, minimum] = codes::first_halves(block);
+    scales[0] = scale;
+    minima[0] = minimum;
+    codes::recode_five_bits<0>(block + 8, block + 4, its_codes);
+  }
 };
 
 /// d · code, a byte with a sign
@@ -72,6 +111,14 @@ struct Q8_0 {
     const auto d = codes::all(codes::first_halves(block).first);
     const auto* const its_codes = reinterpret_cast<const std::int8_t*>(block + 2);
     codes::spread<32>(its_codes, to, [&](const auto& x) { return d * x; });
+  }
+
+  static constexpr Index group = 32;
+  static constexpr bool has_minima = false;
+
+  MOE_INLINE static void integers(const std::byte* block, std::int8_t* its_codes, float* scales, float*) {
+    scales[0] = codes::first_halves(block).first;
+    std::memcpy(its_codes, block + 2, 32);
   }
 };
 

@@ -4,6 +4,7 @@
 #include <array>
 #include <bit>
 #include <cstdint>
+#include <cstring>
 
 #include "moe/core/quantized.hpp"
 #include "moe/formats/spread.hpp"
@@ -46,6 +47,14 @@ struct IQ4_NL {
     const auto d = codes::all(codes::first_halves(block).first);
     codes::spread_nibbles<codes::iq4_values>(block + 2, to, [&](const auto& x) { return d * x; });
   }
+
+  static constexpr Index group = 32;
+  static constexpr bool has_minima = false;
+
+  MOE_INLINE static void integers(const std::byte* block, std::int8_t* its_codes, float* scales, float*) {
+    scales[0] = codes::first_halves(block).first;
+    codes::recode_nibbles<codes::iq4_values>(block + 2, its_codes);
+  }
 };
 
 /// d · scale · a number of IQ4's table, in groups of 32; scales have 6 bits, less 32.
@@ -53,13 +62,11 @@ struct IQ4_XS {
   static constexpr const char* name = "IQ4_XS";
   static constexpr Index numbers = 256, bytes = 136;
 
+  static constexpr Index group = 32;
+  static constexpr bool has_minima = false;
+
   MOE_INLINE static void decode(const std::byte* block, float* to) {
-    codes::Codes<16> its_scales;
-    codes::store_sixteen(
-        eight_scales(kernels::load_as<std::uint32_t>(block + 4), kernels::load_as<std::uint16_t>(block + 2)), 0,
-        its_scales);
-    codes::GroupScales scales;
-    codes::multiply_scales(its_scales.at, codes::first_halves(block).first, scales);
+    const codes::GroupScales scales = its_scales(block);
     for (int g = 0; g < 8; ++g) {
       const auto scale = codes::all(scales.at[g]);
       codes::spread_nibbles<codes::iq4_values>(block + 8 + 16 * g, to + 32 * g,
@@ -67,7 +74,23 @@ struct IQ4_XS {
     }
   }
 
+  MOE_INLINE static void integers(const std::byte* block, std::int8_t* its_codes, float* scales, float*) {
+    const codes::GroupScales all = its_scales(block);
+    std::memcpy(scales, all.at, 8 * sizeof(float));
+    for (int g = 0; g < 8; ++g) codes::recode_nibbles<codes::iq4_values>(block + 8 + 16 * g, its_codes + 32 * g);
+  }
+
  private:
+  MOE_INLINE static codes::GroupScales its_scales(const std::byte* block) {
+    codes::Codes<16> of_groups;
+    codes::store_sixteen(
+        eight_scales(kernels::load_as<std::uint32_t>(block + 4), kernels::load_as<std::uint16_t>(block + 2)), 0,
+        of_groups);
+    codes::GroupScales scales;
+    codes::multiply_scales(of_groups.at, codes::first_halves(block).first, scales);
+    return scales;
+  }
+
   /// A byte each, of eight times four low bits and eight times two high ones.
   static constexpr std::uint64_t eight_scales(std::uint64_t low, std::uint64_t high) {
     low = (low | low << 16) & 0x0000ffff0000ffffU;
@@ -89,6 +112,14 @@ struct GgmlMxfp4 {
     const auto scale = codes::all(codes::half_e8m0(std::uint8_t(*block)));
     codes::spread_nibbles<codes::doubled_e2m1>(block + 1, to, [&](const auto& x) { return scale * x; });
   }
+
+  static constexpr Index group = 32;
+  static constexpr bool has_minima = false;
+
+  MOE_INLINE static void integers(const std::byte* block, std::int8_t* its_codes, float* scales, float*) {
+    scales[0] = codes::half_e8m0(std::uint8_t(*block));
+    codes::recode_nibbles<codes::doubled_e2m1>(block + 1, its_codes);
+  }
 };
 
 /// E4M3 without a sign · E2M1, in groups of 16. There is no scale of the whole matrix in it.
@@ -105,6 +136,15 @@ struct GgmlNvfp4 {
       const auto scale = codes::all(codes::half_ue4m3[std::size_t(block[g])]);
       codes::spread<16>(its_codes.at + 16 * g, to + 16 * g, [&](const auto& x) { return scale * x; });
     }
+  }
+
+  static constexpr Index group = 16;
+  static constexpr bool has_minima = false;
+
+  MOE_INLINE static void integers(const std::byte* block, std::int8_t* its_codes, float* scales, float*) {
+    codes::recode_nibbles<codes::doubled_e2m1, 8>(block + 4, its_codes);
+    codes::recode_nibbles<codes::doubled_e2m1, 8>(block + 20, its_codes + 32);
+    for (int g = 0; g < 4; ++g) scales[g] = codes::half_ue4m3[std::size_t(block[g])];
   }
 };
 

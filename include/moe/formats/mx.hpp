@@ -8,9 +8,12 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "moe/core/quantized.hpp"
 #include "moe/formats/detail/rows.hpp"
+#include "moe/formats/ggml_lookup.hpp"
+#include "moe/formats/spread.hpp"
 #include "moe/kernels/lookup.hpp"
 #include "moe/kernels/rounding.hpp"
 
@@ -37,6 +40,35 @@ inline void decode_mxfp4(const QuantizedMatrix& matrix, Index row, Index first, 
     decode_nibbles(codes + std::size_t(at) / 2, size, scaled, to + (at - first));
   });
 }
+
+/// The codes of 32 numbers at a time, of which the last few of a row are fewer.
+inline void take_mxfp4(const QuantizedMatrix& matrix, Index row, Index first, Index count, std::int8_t* to,
+                       float* its_scales, float*) {
+  const std::byte *bytes = matrix.codes.row(row) + first / 2, *scales = matrix.scales.row(row) + first / 32;
+  for (Index i = 0; i < count; i += 32, bytes += 16) {
+    *its_scales++ = half_scale(*scales++);
+    const auto put = [](const std::byte* from, std::int8_t* numbers) __attribute__((always_inline)) {
+      std::int8_t halves[32];  // the lower halves of bytes, then the upper ones
+      codes::recode_nibbles<codes::doubled_e2m1>(from, halves);
+      const auto low = kernels::load_as<codes::Bytes<16>>(halves),
+                 high = kernels::load_as<codes::Bytes<16>>(halves + 16);
+      kernels::store(numbers,
+                     __builtin_shufflevector(low, high, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23));
+      kernels::store(numbers + 16,
+                     __builtin_shufflevector(low, high, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31));
+    };
+    if (i + 32 <= count) {
+      put(bytes, to + i);
+    } else {
+      std::byte rest[16] = {};
+      std::int8_t numbers[32];
+      std::memcpy(rest, bytes, std::size_t(count - i) / 2);
+      put(rest, numbers);
+      std::memcpy(to + i, numbers, std::size_t(count - i));
+    }
+  }
+}
+inline constexpr IntegerForm mxfp4_integers = {32, false, take_mxfp4};
 
 /// E2M3: a sign, 2 bits of exponent, 3 of mantissa; twice, as of E2M1.
 inline void decode_mxfp6(const QuantizedMatrix& matrix, Index row, Index first, Index count, float* to) {
@@ -65,7 +97,7 @@ inline void decode_mxfp6(const QuantizedMatrix& matrix, Index row, Index first, 
 }  // namespace detail
 
 /// `codes` have the low four bits of a byte first: gpt-oss, compressed-tensors, DeepSeek-V4, MLX.
-inline constexpr NumberFormat mxfp4 = {"MXFP4", 2, 4, detail::decode_mxfp4};
+inline constexpr NumberFormat mxfp4 = {"MXFP4", 2, 4, detail::decode_mxfp4, false, &detail::mxfp4_integers};
 
 /// `codes` of six bits lie one after the other, low bits first; rounded to bfloat16: compressed-tensors'.
 inline constexpr NumberFormat mxfp6 = {"MXFP6 E2M3", 8, 6, detail::decode_mxfp6};

@@ -31,6 +31,7 @@
 
 #include "moe/core/quantized.hpp"
 #include "moe/core/types.hpp"
+#include "moe/kernels/activation_codes.hpp"
 #include "moe/kernels/bfloat16_pairs.hpp"
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/load_padded.hpp"
@@ -196,8 +197,47 @@ struct Fast {
   }
 };
 
-/// Whether Products::fast means more than Products::exact here.
+/// Products of integers, of weights that have an IntegerForm and activations that are coded in 8 bits, exact by
+/// themselves, scaled and summed in float: integer_products.hpp. A block holds the codes of as many columns as a
+/// register has lanes.
+template <>
+struct Fast<Quantized> {
+  using Weight = Quantized;
+  using Scalar = float;
+  using Register = Lanes<float>;
+  using Unit = float;
+  using Block = ManyActivationCodes;
+
+  static constexpr Index L = lanes<float>;
+  static constexpr int parts = int(sizeof(ActivationCodes) / register_bytes);
+  static constexpr Index step = ActivationCodes::size;
+  static constexpr Index blocks_pay = 8;
+
+  MOE_INLINE static void arrange(const float* x, Register* to) {
+    ActivationCodes codes;
+    code_activations(x, codes);
+    store(to, codes);
+  }
+
+  /// The step of a column in a block, which begins at `to`.
+  static void arrange_in_block(const float* x, Index lane, bool is_last, Register* to) {
+    ActivationCodes codes;
+    code_activations(x, codes);
+    put_in_lane(codes, lane, is_last, *reinterpret_cast<Block*>(to));
+  }
+
+  static Index num_units(Index) { return 0; }  // blocks take less than columns do
+};
+static_assert(sizeof(ManyActivationCodes) <= std::size_t(Fast<Quantized>::blocks_pay) * sizeof(ActivationCodes));
+
+/// Whether columns in blocks are units, put there as hidden rows come.
+template <class A>
+concept HasUnits = requires { &A::put_rows; };
+
+/// Whether Products::fast means more than Products::exact here. Of coded weights it depends on their formats.
 template <class W>
 inline constexpr bool has_fast = has_fast_pairs && sizeof(W) == 2;
+template <>
+inline constexpr bool has_fast<Quantized> = false;
 
 }  // namespace moe::inline MOE_TARGET::kernels

@@ -1,4 +1,4 @@
-/// @file  Loads bytes as registers of wider integers.
+/// @file  Bytes to wider integers, and back.
 #pragma once
 
 #include <cstddef>
@@ -26,6 +26,11 @@ MOE_INLINE IntLanes<std::int32_t> integers_of(const std::byte* from) {
   using Half = std::conditional_t<std::is_signed_v<Byte>, std::int16_t, std::uint16_t>;  // g++ 12 goes by halves well
   const auto halves = __builtin_convertvector(load_as<IntLanes<Byte>>(from), IntLanes<Half>);
   return __builtin_convertvector(halves, IntLanes<std::int32_t>);
+}
+
+/// The lowest byte of each integer.
+MOE_INLINE void store_low_bytes(const IntLanes<std::int32_t>& v, std::int8_t* to) {
+  store(to, __builtin_convertvector(v, IntLanes<std::int8_t>));
 }
 
 }  // namespace moe::inline MOE_TARGET::kernels

@@ -20,7 +20,8 @@ constexpr Index round_up(Index size, Index whole) { return (size + whole - 1) / 
 ///
 /// Column by column: column c is steps() · A::parts registers from `registers + c · stride` on, 0 beyond the depth.
 /// In blocks: full_block<A> columns, or half as many at the end, make a block [A::num_units(depth)][width] of units, so
-/// that a row of it is one or two registers; what is missing in the last block is 0.
+/// that a row of it is one or two registers; what is missing in the last block is 0. (An A without units has blocks of
+/// its own, A::Block for each step of A::L columns.)
 template <class A>
 struct Columns {
   using Register = typename A::Register;
@@ -39,6 +40,10 @@ struct Columns {
   }
 
   const Register* column(Index c) const { return registers + c * stride(); }
+  /// Where blocks are not of units: the step of block b, which has A::L columns.
+  Register* block_step(Index b, Index step) const {
+    return registers + (b * steps() + step) * Index(sizeof(typename A::Block) / sizeof(Register));
+  }
   Unit* block(Index first) const { return reinterpret_cast<Unit*>(registers) + first * A::num_units(depth); }
 };
 
@@ -64,18 +69,18 @@ std::size_t columns_bytes(Index depth, Index count) {
 template <class A>
 Columns<A> make_columns(Index depth, Index count, bool in_blocks, Scratch& scratch) {
   Columns<A> columns{depth, count, in_blocks, nullptr};
-  const Index size = in_blocks ? A::num_units(depth) * round_up(count, A::L) / A::L : columns.stride() * count;
+  const bool are_units = in_blocks && HasUnits<A>;
+  const Index size = are_units ? A::num_units(depth) * round_up(count, A::L) / A::L : columns.stride() * count;
   columns.registers = scratch.array<typename A::Register>(size);
   return columns;
 }
 
 namespace detail {
 
-/// The step of x that starts at number k, as registers; numbers beyond the depth are 0.
+/// factor · the step of x that starts at number k; numbers beyond the depth are 0.
 template <class A>
-MOE_INLINE void arrange_step(const typename A::Scalar* x, Index k, Index depth, typename A::Scalar factor,
-                             typename A::Register* to) {
-  typename A::Scalar numbers[A::step];
+MOE_INLINE void scaled_step(const typename A::Scalar* x, Index k, Index depth, typename A::Scalar factor,
+                            typename A::Scalar* numbers) {
   if (k + A::step <= depth) {
     for (Index i = 0; i < A::step; ++i) numbers[i] = factor * x[k + i];
   } else {
@@ -83,18 +88,48 @@ MOE_INLINE void arrange_step(const typename A::Scalar* x, Index k, Index depth, 
       store(numbers + p, factor * load_padded<Lanes<typename A::Scalar>>(x + k + p, depth - k - p));
     }
   }
+}
+
+/// The same, as registers.
+template <class A>
+MOE_INLINE void arrange_step(const typename A::Scalar* x, Index k, Index depth, typename A::Scalar factor,
+                             typename A::Register* to) {
+  typename A::Scalar numbers[A::step];
+  scaled_step<A>(x, k, depth, factor, numbers);
   A::arrange(numbers, to);
 }
 
 }  // namespace detail
 
+/// Writes the step of column c that begins at number k.
+template <class A>
+MOE_INLINE void put_step(const typename A::Scalar* numbers, const Columns<A>& to, Index c, Index k) {
+  const Index step = k / A::step;
+  if constexpr (requires { &A::arrange_in_block; }) {
+    if (to.in_blocks) return A::arrange_in_block(numbers, c % A::L, c + 1 == to.count, to.block_step(c / A::L, step));
+  }
+  A::arrange(numbers, to.registers + c * to.stride() + step * A::parts);
+}
+
+/// Writes steps [first, last) of column c of `to`: factor · x[0, to.depth).
+template <class A>
+MOE_INLINE void put_steps(const typename A::Scalar* x, typename A::Scalar factor, const Columns<A>& to, Index c,
+                          Index first, Index last) {
+  using S = typename A::Scalar;
+  Index k = first * A::step;
+  const Index end = last * A::step;
+  for (; factor == 1 && k < end && k + A::step <= to.depth; k += A::step) put_step<A>(x + k, to, c, k);
+  for (; k < end; k += A::step) {
+    S numbers[A::step];
+    detail::scaled_step<A>(x, k, to.depth, factor, numbers);
+    put_step<A>(numbers, to, c, k);
+  }
+}
+
 /// Writes column c of `to`: factor · x[0, to.depth).
 template <class A>
 MOE_KERNEL void put_column(const typename A::Scalar* x, typename A::Scalar factor, const Columns<A>& to, Index c) {
-  auto* out = to.registers + c * to.stride();
-  Index k = 0;
-  for (; factor == 1 && k + A::step <= to.depth; k += A::step, out += A::parts) A::arrange(x + k, out);
-  for (; k < to.depth; k += A::step, out += A::parts) detail::arrange_step<A>(x, k, to.depth, factor, out);
+  put_steps<A>(x, factor, to, c, 0, to.steps());
 }
 
 /// Writes the block of `to` that starts at column `first`: factor[i] · x[i][0, to.depth) for each of its columns.
@@ -136,11 +171,19 @@ inline constexpr Index some = full_block<A>;
 /// factors are all 1.
 template <class A>
 void put_some(const typename A::Scalar* const* x, const typename A::Scalar* factor, const Columns<A>& to, Index first) {
-  if constexpr (A::blocks_pay != never) {
+  if constexpr (HasUnits<A>) {
     if (to.in_blocks) return put_block<A>(x, factor, to, first);
   }
-  for (Index i = 0; i < std::min(some<A>, to.count - first); ++i)
-    put_column<A>(x[i], factor ? factor[i] : 1, to, first + i);
+  const Index count = std::min(some<A>, to.count - first);
+  if constexpr (requires { &A::arrange_in_block; }) {
+    if (to.in_blocks) {  // step by step, for a block is larger than L1
+      for (Index step = 0; step < to.steps(); ++step) {
+        for (Index i = 0; i < count; ++i) put_steps<A>(x[i], factor ? factor[i] : 1, to, first + i, step, step + 1);
+      }
+      return;
+    }
+  }
+  for (Index i = 0; i < count; ++i) put_column<A>(x[i], factor ? factor[i] : 1, to, first + i);
 }
 
 /// All columns of x. Memory comes from `scratch`; for_each(n, task) runs task(i).

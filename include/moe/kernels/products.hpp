@@ -12,6 +12,7 @@
 #include "moe/kernels/broadcast_tile.hpp"
 #include "moe/kernels/columns.hpp"
 #include "moe/kernels/dot_tile.hpp"
+#include "moe/kernels/integer_products.hpp"
 #include "moe/kernels/rows.hpp"
 #include "moe/kernels/tile_use.hpp"
 
@@ -23,20 +24,23 @@ bool in_blocks(Index columns, const Numerics& numerics) {
   return columns >= A::blocks_pay && !numerics.batch_invariant;
 }
 
-/// Calls f with the arithmetic that computes products with weights of type W as asked for.
-template <class W, class F>
-decltype(auto) with_arithmetic(const Numerics& numerics, const F& f) {
-  if constexpr (has_fast<W>) {
-    if (numerics.products == Products::fast) return f(Fast<W>{});
+/// Calls f with the arithmetic that computes products with weights of type W as asked for, of these stacks or matrices.
+template <class W, class F, class... Weights>
+decltype(auto) with_arithmetic(const Numerics& numerics, const F& f, const Weights&... weights) {
+  if (numerics.products == Products::fast) {
+    if constexpr (has_fast<W>) return f(Fast<W>{});
+    if constexpr (std::is_same_v<W, Quantized>) {
+      if ((weights.are_integers() && ...)) return f(Fast<W>{});
+    }
   }
   return f(Exact<W>{});
 }
 
 namespace detail {
 
-/// Whether rows are decoded before they are multiplied.
+/// Whether rows are decoded to floats before they are multiplied.
 template <class A>
-inline constexpr bool decodes = std::is_same_v<typename A::Weight, Quantized>;
+inline constexpr bool decodes = std::is_same_v<A, Exact<Quantized>>;
 
 /// Numbers that are decoded before they are multiplied, where that is a panel of rows at least.
 inline constexpr Index decoded_numbers = 24 << 10;
@@ -124,6 +128,8 @@ template <class A>
 Index room_registers([[maybe_unused]] Index depth) {
   if constexpr (detail::decodes<A>) {
     return detail::decoded_registers(depth) + room_registers<Exact<float>>(depth);
+  } else if constexpr (std::is_same_v<A, Fast<Quantized>>) {
+    return integer_room(depth);
   } else if constexpr (A::blocks_pay == never) {
     return 0;
   } else {
@@ -150,7 +156,7 @@ void products(const Rows<Quantized>& rows, const Columns<A>& x, Lanes<float>* ro
   });
 }
 
-/// out[r + c · stride] = row r of weights · column c of x, which are not in blocks.
+/// out[r + c · stride] = row r of weights · column c of x, which are not in blocks of units.
 template <class A>
 MOE_INLINE void dot_products(const Rows<typename A::Weight>& rows, const Columns<A>& x,
                              [[maybe_unused]] typename A::Register* room, typename A::Scalar* out, Index stride) {
@@ -163,6 +169,8 @@ MOE_INLINE void dot_products(const Rows<typename A::Weight>& rows, const Columns
     detail::decode_in_turn(rows, x.depth, room, [&](const Rows<float>& some, Index top, Lanes<float>*) {
       dot_products<Exact<float>>(some, floats, out + top, stride);
     });
+  } else if constexpr (std::is_same_v<A, Fast<Quantized>>) {
+    integer_products(rows, x, room, out, stride);
   } else {
     dot_products<A>(rows, x, out, stride);
   }
@@ -174,7 +182,7 @@ template <class A>
 void products(const Rows<typename A::Weight>& rows, const Columns<A>& x, typename A::Register* room,
               typename A::Scalar* out, Index stride) {
   using S = typename A::Scalar;
-  if constexpr (A::blocks_pay != never) {
+  if constexpr (HasUnits<A>) {
     if (x.in_blocks) {
       return products<A>(rows, x, room, [&](const Tile<S>& tile) {
         for (Index c = 0; c < tile.num_columns; ++c) {

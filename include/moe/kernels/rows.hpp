@@ -1,6 +1,9 @@
 /// @file  The rows of weights that a product reads, in place.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+
 #include "moe/core/quantized.hpp"
 #include "moe/core/types.hpp"
 
@@ -34,10 +37,18 @@ struct Rows<Quantized> {
     matrix_of(row).decode(row_in_matrix(row), begin, size, to);
   }
 
+  /// Writes the same numbers as integers: QuantizedMatrix::take.
+  void take(Index row, Index begin, Index size, std::int8_t* codes, float* scales, float* minima) const {
+    matrix_of(row).take(row_in_matrix(row), begin, size, codes, scales, minima);
+  }
+
   /// Asks for their codes before they are decoded.
   [[gnu::always_inline]] void fetch(Index row, Index begin, Index size) const {
     if (row < count) matrix_of(row).fetch(row_in_matrix(row), begin, size);
   }
+
+  /// Where their codes lie.
+  const std::byte* codes_at(Index row, Index begin) const { return matrix_of(row).codes_at(row_in_matrix(row), begin); }
 
  private:
   const QuantizedMatrix& matrix_of(Index row) const { return odd != nullptr && (row & 1) ? *odd : *even; }

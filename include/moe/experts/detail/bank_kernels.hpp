@@ -43,9 +43,13 @@ MOE_INLINE void activate([[maybe_unused]] const S* gate, const S* up, S* hidden,
 /// Numbers that are computed, column by column, before they are used: those of few tokens make long streams of rows.
 inline constexpr Index numbers_at_once = 8192;
 
+/// Rows that are computed before they are used, at least: whole panels.
+template <class A>
+inline constexpr Index least_rows = std::is_same_v<A, Fast<Quantized>> ? 2 * rows_in_group : rows_in_group;
+
 template <class A>
 Index rows_at_once(Index tokens) {
-  return round_up(std::max(rows_in_group, numbers_at_once / std::max<Index>(1, tokens)), A::step);
+  return round_up(std::max(least_rows<A>, numbers_at_once / std::max<Index>(1, tokens)), A::step);
 }
 
 }  // namespace detail
@@ -53,7 +57,7 @@ Index rows_at_once(Index tokens) {
 /// Bytes that gate_up() and down() take from a scratch for so many tokens or fewer.
 template <class A>
 std::size_t scratch_bytes(Index d_model, Index d_ff, Index tokens) {
-  const Index numbers = std::max(rows_in_group * tokens, detail::numbers_at_once) + A::step * tokens;
+  const Index numbers = std::max(detail::least_rows<A> * tokens, detail::numbers_at_once) + A::step * tokens;
   return std::size_t(room_registers<A>(std::max(d_model, d_ff))) * sizeof(typename A::Register) +
          std::size_t(2 * numbers) * sizeof(typename A::Scalar) + 4 * Scratch::alignment;
 }
@@ -125,7 +129,7 @@ void gate_up_blocks(const StoredWeight<typename A::Weight>& w_gate, const Stored
   }
 }
 
-/// out = rows [first, last) of W · x + B·U + bias, for columns that are not in blocks.
+/// out = rows [first, last) of W · x + B·U + bias, for columns that are not in blocks of units.
 /// @param bias  of all rows, or null
 template <class A, class S>
 void affine_rows(const StoredWeight<typename A::Weight>& w, const LowRank<S>& low_rank, const S* bias, Index first,
@@ -138,7 +142,7 @@ void affine_rows(const StoredWeight<typename A::Weight>& w, const LowRank<S>& lo
   }
 }
 
-/// gate_up() column by column.
+/// gate_up() of columns that are not in blocks of units.
 template <class A, class S, class Act>
 MOE_KERNEL void gate_up_columns(const StoredWeight<typename A::Weight>& w_gate,
                                 const StoredWeight<typename A::Weight>& w_up, const Biases<S>& bias, Index first,
@@ -162,11 +166,10 @@ MOE_KERNEL void gate_up_columns(const StoredWeight<typename A::Weight>& w_gate,
         std::copy_n(up, rows, batch.kept.from(c).up + top);
       }
       S* const hidden = gate;
-      auto* to = batch.hidden.registers + c * batch.hidden.stride() + top / A::step * A::parts;
-      for (Index k = 0; k < rows; k += A::step, to += A::parts) {
+      for (Index k = 0; k < rows; k += A::step) {
         activate(gate + k, up + k, hidden + k, A::step, act);
         for (Index i = rows; i < k + A::step; ++i) hidden[i] = 0;
-        A::arrange(hidden + k, to);
+        put_step<A>(hidden + k, batch.hidden, c, top + k);
       }
       if (batch.kept.hidden) std::copy_n(hidden, rows, batch.kept.from(c).hidden + top);
     }
@@ -182,7 +185,7 @@ void gate_up(const StoredWeight<typename A::Weight>& w_gate, const StoredWeight<
              const Biases<S>& bias, Index first, Index last, const TokenBatch<A>& batch, const Act& act,
              Scratch& scratch) {
   if (first == last) return;
-  if constexpr (A::blocks_pay != never) {
+  if constexpr (HasUnits<A>) {
     if (batch.x.in_blocks) return detail::gate_up_blocks(w_gate, w_up, bias, first, last, batch, act, scratch);
   }
   detail::gate_up_columns(w_gate, w_up, bias, first, last, batch, act, scratch);
@@ -235,7 +238,7 @@ void down_blocks(const StoredWeight<typename A::Weight>& w_down, const Biases<S>
               });
 }
 
-/// down() column by column.
+/// down() of columns that are not in blocks of units.
 template <class A, class S>
 void down_columns(const StoredWeight<typename A::Weight>& w_down, const Biases<S>& bias, Index first, Index last,
                   const TokenBatch<A>& batch, Scratch& scratch) {
@@ -257,7 +260,7 @@ void down_columns(const StoredWeight<typename A::Weight>& w_down, const Biases<S
 template <class A, class S>
 void down(const StoredWeight<typename A::Weight>& w_down, const Biases<S>& bias, Index first, Index last,
           const TokenBatch<A>& batch, Scratch& scratch) {
-  if constexpr (A::blocks_pay != never) {
+  if constexpr (HasUnits<A>) {
     if (batch.hidden.in_blocks) return detail::down_blocks(w_down, bias, first, last, batch, scratch);
   }
   detail::down_columns(w_down, bias, first, last, batch, scratch);

@@ -30,7 +30,7 @@ void run_bank(const Bank& bank, const ConstMatrixRef<Scalar>& x, const DispatchP
     const auto column = [&](const Matrix<Scalar>& bias) { return bias.size() > 0 ? bias.col(expert).data() : nullptr; };
     return kernels::Biases<Scalar>{column(bank.biases().gate), column(bank.biases().up), column(bank.biases().down)};
   };
-  kernels::with_arithmetic<typename Bank::WeightScalar>(workers.numerics(), [&]<kernels::Arithmetic A>(A) {
+  const auto run = [&]<kernels::Arithmetic A>(A) {
     kernels::TokenBatches<A> batches(x, plan, y, d_ff, workers, hooks.kept);
     if (hooks.low_ranks != nullptr) {
       for (auto& batch : batches) {
@@ -55,7 +55,9 @@ void run_bank(const Bank& bank, const ConstMatrixRef<Scalar>& x, const DispatchP
         kernels::down<A>(bank.w_down()[batch.expert], biases_of(batch.expert), first, last, batch, scratch);
       }
     });
-  });
+  };
+  kernels::with_arithmetic<typename Bank::WeightScalar>(workers.numerics(), run, bank.w_gate(), bank.w_up(),
+                                                        bank.w_down());
 }
 
 }  // namespace moe::inline MOE_TARGET::detail

@@ -1,0 +1,286 @@
+#include "moe/kernels/integer_products.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "moe/core/weight_stack.hpp"
+#include "moe/formats/ggml.hpp"
+#include "moe/formats/mx.hpp"
+#include "moe/kernels/matmul.hpp"
+#include "quantized_blocks.hpp"
+#include "random.hpp"
+
+namespace moe::test {
+namespace {
+
+using kernels::ActivationCodes;
+using Fast = kernels::Fast<Quantized>;
+
+template <class F>
+void for_each_type_with_integers(const F& f) {
+  int types = 0;
+  for (const GgmlType& type : ggml_types) {
+    if (type.format == nullptr || type.format->integers == nullptr) continue;
+    SCOPED_TRACE(std::string(type.name));
+    f(type);
+    ++types;
+  }
+  EXPECT_EQ(types, 14);
+}
+
+Matrix<float> products(const QuantizedMatrix& w, const Matrix<float>& x, Index first, Index last) {
+  Scratch scratch;
+  const auto columns =
+      kernels::columns_of<Fast>(x, kernels::in_blocks<Fast>(x.cols(), {}), scratch, kernels::run_in_order);
+  Matrix<float> y = Matrix<float>::Constant(w.rows(), x.cols(), 7);
+  kernels::matmul_rows<Fast>(w, first, last, columns, y, scratch);
+  return y;
+}
+Matrix<float> products(const QuantizedMatrix& w, const Matrix<float>& x) { return products(w, x, 0, w.rows()); }
+
+/// What Products::fast promises: scale · code of weights and activations, in double.
+Eigen::MatrixXd twin(const QuantizedMatrix& w, const Matrix<float>& x) {
+  Eigen::MatrixXd coded = Eigen::MatrixXd::Zero(x.rows(), x.cols());
+  for (Index c = 0; c < x.cols(); ++c) {
+    for (Index first = 0; first < x.rows(); first += 32) {
+      const Index size = std::min<Index>(32, x.rows() - first);
+      const float largest = x.col(c).segment(first, size).cwiseAbs().maxCoeff();
+      for (Index i = first; i < first + size && largest > 0; ++i) {
+        coded(i, c) = double(largest) / 127 * std::nearbyint(double(x(i, c)) * 127 / double(largest));
+      }
+    }
+  }
+  return dequantized(w).cast<double>() * coded;
+}
+
+double relative(const Eigen::MatrixXd& difference, const Eigen::MatrixXd& of) { return difference.norm() / of.norm(); }
+
+TEST(ByteProducts, AreThoseOfIntegers) {
+  Random random(1);
+  const auto expect_sums = [&]<bool nonnegative>(std::bool_constant<nonnegative>) {
+    for (int round = 0; round < 200; ++round) {
+      constexpr int size = int(kernels::register_bytes);
+      std::int8_t w[size], x[size];
+      std::int32_t starts[size / 4] = {}, sums[size / 4] = {}, got[size / 4];
+      for (int i = 0; i < size; ++i) {
+        w[i] = std::int8_t(nonnegative ? random.below(128) : random.below(256) - 128);
+        x[i] = std::int8_t(random.below(255) - 127);
+        if (round < 2) w[i] = nonnegative ? 127 : -128;  // the largest sums
+        if (round < 2) x[i] = round == 0 ? 127 : -127;
+        starts[i / 4] -= 128 * x[i];
+        sums[i / 4] += w[i] * x[i];
+      }
+      const kernels::ByteWeights<nonnegative, kernels::register_bytes> weights(
+          kernels::load_as<kernels::ByteRegister>(w));
+      kernels::store(got, kernels::byte_products(weights, kernels::load_as<kernels::ByteRegister>(x), starts));
+      for (int i = 0; i < size / 4; ++i) EXPECT_EQ(got[i], sums[i]) << "lane " << i << ", round " << round;
+    }
+  };
+  expect_sums(std::true_type());
+  expect_sums(std::false_type());
+}
+
+TEST(ActivationCodes, AreWithinHalfAStep) {
+  Random random(2);
+  for (const float scale : {1.F, 3e38F, 1e-30F, 1e-38F, 1e-41F, 1e-44F}) {
+    float x[64];
+    for (float& number : x) number = scale * float(random());
+    x[40] = scale;
+    ActivationCodes codes;
+    kernels::code_activations(x, codes);
+    for (int i = 0; i < 64; ++i) {
+      const double step = double(codes.scales[i / 4]);
+      EXPECT_LE(std::abs(double(x[i]) - step * codes.codes[i]), step * 0.5001 + 127 * 0x1p-149) << i << " of " << scale;
+    }
+    EXPECT_EQ(codes.codes[40], 127);
+    for (int h = 0; h < 4; ++h) {
+      int sum = 0;
+      for (int i = 16 * h; i < 16 * h + 16; ++i) sum += codes.codes[i];
+      EXPECT_EQ(codes.sums[h], codes.scales[4 * h] * float(sum));
+    }
+    for (int half = 0; half < 2; ++half) {
+      int sum = 0;
+      for (int i = 32 * half; i < 32 * half + 32; ++i) sum += codes.codes[i];
+      EXPECT_EQ(codes.sums[4 + half], codes.scales[8 * half] * float(sum));
+    }
+  }
+}
+
+TEST(ActivationCodes, OfZerosAreZerosAndOfNoNumberNone) {
+  for (const float number : {0.F, -0.F, NAN, -NAN, INFINITY, -INFINITY}) {
+    float x[64] = {};
+    x[35] = number;
+    x[36] = x[1] = std::isfinite(number) ? number : 1;
+    ActivationCodes codes;
+    kernels::code_activations(x, codes);
+    const bool finite = std::isfinite(number);
+    EXPECT_EQ(std::isnan(codes.scales[8]), !finite);
+    EXPECT_EQ(std::isnan(codes.sums[5]), !finite);
+    EXPECT_EQ(codes.codes[36], 0);
+    EXPECT_EQ(codes.scales[0], finite ? 0.F : 1.F / 127);
+    EXPECT_EQ(codes.codes[1], finite ? 0 : 127);
+  }
+}
+
+/// The integers of every format are its numbers, to the bit, of any piece.
+TEST(IntegerForm, IsTheNumbers) {
+  for_each_type_with_integers([](const GgmlType& type) {
+    const RandomBlocks blocks(type, 3, 1024, 3);
+    const IntegerForm& form = *blocks.matrix.integers();
+    for (const auto& [first, count] : {std::pair<Index, Index>{0, 1024}, {256, 512}, {768, 256}}) {
+      std::vector<std::int8_t> codes(1024);
+      std::vector<float> scales(64), minima(64), numbers(1024);
+      blocks.matrix.take(2, first, count, codes.data(), scales.data(), minima.data());
+      blocks.matrix.decode(2, first, count, numbers.data());
+      for (Index i = 0; i < count; ++i) {
+        const std::size_t at = std::size_t(i), group = std::size_t(i / form.group);
+        const float number = form.has_minima ? std::fma(scales[group], float(codes[at]), minima[group])
+                                             : scales[group] * float(codes[at]);
+        ASSERT_EQ(number, numbers[at]) << i;
+        if (form.has_minima) {
+          ASSERT_GE(codes[at], 0);
+        }
+      }
+    }
+  });
+}
+
+TEST(IntegerProducts, EqualTheirNaiveTwin) {
+  for_each_type_with_integers([](const GgmlType& type) {
+    for (const Index cols : {type.numbers, 3 * type.numbers, kernels::round_up(2304, type.numbers)}) {
+      for (const Index rows : {1, 3, 4, 21}) {
+        const RandomBlocks blocks(type, rows, cols, 4);
+        for (const Index tokens : {1, 2, 3, 4, 5, 8, 9, 17, 33, 70, 131}) {
+          const auto x = random_matrix<Matrix<float>>(cols, tokens, 5);
+          const Eigen::MatrixXd expected = twin(blocks.matrix, x);
+          // codes of the twin are rounded in double: a tie may go the other way
+          EXPECT_LT(relative(products(blocks.matrix, x).cast<double>() - expected, expected), 2e-3)
+              << rows << " rows, " << cols << " columns, " << tokens << " tokens";
+        }
+      }
+    }
+  });
+}
+
+/// Σ |w · x|, which bounds what sums in float may err by.
+Eigen::MatrixXd sizes(const QuantizedMatrix& w, const Matrix<float>& x) {
+  return dequantized(w).cwiseAbs().cast<double>() * x.cwiseAbs().cast<double>();
+}
+
+/// Rows and columns computed together change no bit, and nothing but these rows is written.
+TEST(IntegerProducts, NoCutChangesABit) {
+  for_each_type_with_integers([](const GgmlType& type) {
+    const Index cols = 2 * type.numbers, rows = 11;
+    const RandomBlocks blocks(type, rows, cols, 6);
+    const auto x = random_matrix<Matrix<float>>(cols, 7, 7);
+    const Matrix<float> all = products(blocks.matrix, x);
+    for (Index first = 0; first < rows; ++first) {
+      const Matrix<float> some = products(blocks.matrix, x, first, std::min(first + 5, rows));
+      for (Index r = 0; r < rows; ++r) {
+        const bool asked_for = r >= first && r < first + 5;
+        for (Index c = 0; c < 7; ++c) ASSERT_EQ(some(r, c), asked_for ? all(r, c) : 7.F) << r << ' ' << c;
+      }
+    }
+    for (Index c = 0; c < 7; ++c) {
+      const Matrix<float> alone = products(blocks.matrix, x.col(c));
+      for (Index r = 0; r < rows; ++r) ASSERT_EQ(alone(r, 0), all(r, c)) << r << ' ' << c;
+    }
+  });
+}
+
+TEST(IntegerProducts, NaNAndInfinityStayInTheirToken) {
+  for_each_type_with_integers([](const GgmlType& type) {
+    const Index cols = 2 * type.numbers;
+    const RandomBlocks blocks(type, 6, cols, 8);
+    for (const Index tokens : {2, 5, 8, 40}) {
+      for (const float bad : {NAN, INFINITY, -INFINITY}) {
+        auto x = random_matrix<Matrix<float>>(cols, tokens, 9);
+        const Matrix<float> good = products(blocks.matrix, x);
+        x(cols - 1, 1) = bad;
+        const Matrix<float> y = products(blocks.matrix, x);
+        for (Index r = 0; r < 6; ++r) {
+          EXPECT_TRUE(std::isnan(y(r, 1)));
+          for (Index c = 0; c < tokens; ++c) {
+            if (c == 1) continue;
+            EXPECT_EQ(y(r, c), good(r, c));
+          }
+        }
+      }
+    }
+  });
+}
+
+TEST(IntegerProducts, OfTinyHugeAndNoNumbersAreTheirs) {
+  for_each_type_with_integers([](const GgmlType& type) {
+    const Index cols = 2 * type.numbers;
+    const RandomBlocks blocks(type, 5, cols, 10);
+    const Matrix<float> zeros = products(blocks.matrix, Matrix<float>::Zero(cols, 3));
+    EXPECT_EQ(zeros.cwiseAbs().maxCoeff(), 0.F);
+    EXPECT_EQ(products(blocks.matrix, Matrix<float>(cols, 0)).cols(), 0);
+    for (const float scale : {0x1p-100F, 0x1p-120F, 0x1p-130F, 0x1p100F}) {
+      const Matrix<float> x = random_matrix<Matrix<float>>(cols, 3, 11, double(scale));
+      const Eigen::MatrixXd expected = dequantized(blocks.matrix).cast<double>() * x.cast<double>();
+      const double smallest = double(cols) * 127 * 0x1p-149;  // what products of scales may lose
+      const Eigen::MatrixXd error = products(blocks.matrix, x).cast<double>() - expected;
+      const Eigen::MatrixXd bound = (sizes(blocks.matrix, x) * 0.02).array() + smallest;
+      EXPECT_LE((error.cwiseAbs() - bound).maxCoeff(), 0) << scale;
+    }
+  });
+}
+
+/// Of the depth, a multiple of nothing but what the format asks for: MXFP4 of safetensors, in planes.
+TEST(IntegerProducts, TakeScalesOfPlanes) {
+  Random random(12);
+  for (const Index cols : {2, 30, 32, 34, 62, 64, 66, 100, 2050}) {
+    const Index groups = (cols + 31) / 32, rows = 5;
+    std::vector<std::byte> codes(std::size_t(rows * cols / 2)), scales(std::size_t(rows * groups));
+    for (std::byte& byte : codes) byte = std::byte(random.below(256));
+    for (std::byte& byte : scales) byte = std::byte(118 + random.below(6));
+    const QuantizedMatrix matrix(mxfp4, rows, cols, {codes.data(), cols / 2}, {scales.data(), groups, 1, 32});
+    ASSERT_NE(matrix.integers(), nullptr);
+    for (const Index tokens : {1, 3, 20}) {
+      const auto x = random_matrix<Matrix<float>>(cols, tokens, 13);
+      const Eigen::MatrixXd expected = twin(matrix, x);
+      EXPECT_LT(relative(products(matrix, x).cast<double>() - expected, expected), 2e-3) << cols;
+    }
+    if (cols < 66) continue;
+    EXPECT_NE(matrix.middle_cols(32, cols - 32).integers(), nullptr);
+    EXPECT_EQ(matrix.middle_cols(2, 64).integers(), nullptr);
+    const auto x = random_matrix<Matrix<float>>(cols - 32, 2, 14);
+    const Eigen::MatrixXd expected = twin(matrix.middle_cols(32, cols - 32), x);
+    EXPECT_LT(relative(products(matrix.middle_cols(32, cols - 32), x).cast<double>() - expected, expected), 2e-3);
+  }
+}
+
+/// How far from the products of the same weights in double: ‖Δy‖ ÷ ‖y‖.
+TEST(IntegerProducts, ErrAsLittleAsTheySay) {
+  for_each_type_with_integers([](const GgmlType& type) {
+    const Index cols = 2048;
+    const RandomBlocks blocks(type, 64, cols, 15);
+    const auto error_of = [&](const Matrix<float>& x) {
+      const Eigen::MatrixXd expected = dequantized(blocks.matrix).cast<double>() * x.cast<double>();
+      return relative(products(blocks.matrix, x).cast<double>() - expected, expected);
+    };
+    Random random(16);
+    Matrix<float> normal(cols, 9), heavy(cols, 9);
+    for (Index i = 0; i < normal.size(); ++i) {
+      double sum = 0;
+      for (int k = 0; k < 12; ++k) sum += random();
+      normal.data()[i] = float(sum / 2);
+      heavy.data()[i] = float(sum / 2 / std::sqrt(std::abs(random()) + 1e-4));  // a tail of the power -2
+    }
+    const double of_normal = error_of(normal), of_heavy = error_of(heavy);
+    RecordProperty("normal", std::to_string(of_normal));
+    RecordProperty("heavy", std::to_string(of_heavy));
+    EXPECT_LT(of_normal, 8e-3);
+    EXPECT_LT(of_heavy, 2e-2);
+  });
+}
+
+}  // namespace
+}  // namespace moe::test
