@@ -178,8 +178,8 @@ class ExpertCache final : public ExpertLender {
     std::unique_lock lock(mutex_);
     const auto is_here = [&](Index e) { return at(e).state == State::ready; };
     for (;;) {
-      const auto end =
-          order.by_number ? std::ranges::find_if_not(leased, is_here) : std::ranges::partition(leased, is_here).begin();
+      const auto end = order.by_number ? std::find_if_not(leased.begin(), leased.end(), is_here)
+                                       : std::partition(leased.begin(), leased.end(), is_here);
       if (end != leased.begin()) return end - leased.begin();
       for (const Index e : order.by_number ? leased.first(1) : leased) {
         if (at(e).state == State::failed) throw Error(at(e).error);
