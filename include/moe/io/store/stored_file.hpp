@@ -10,6 +10,7 @@
 #include <stdexcept>
 #include <string>
 #include <system_error>
+#include <utility>
 
 #include "moe/io/error.hpp"
 
@@ -81,7 +82,7 @@ class PosixFile final : public StoredFile {
 #endif
     struct stat now = {};
     if (::fstat(file_, &now) != 0) throw std::system_error(errno, std::generic_category());
-    if (now.st_size != opened_.st_size || now.st_mtime != opened_.st_mtime) {
+    if (now.st_size != opened_.st_size || changed_at(now) != changed_at(opened_)) {
       throw std::runtime_error("the file was written to while it was open: it has " + std::to_string(now.st_size) +
                                " bytes, expected " + std::to_string(opened_.st_size) + " of the same time");
     }
@@ -102,6 +103,14 @@ class PosixFile final : public StoredFile {
 #else
   static constexpr int direct_flag = 0;
 #endif
+
+  static std::pair<std::int64_t, std::int64_t> changed_at(const struct stat& info) {
+#if defined(__linux__)
+    return {info.st_mtim.tv_sec, info.st_mtim.tv_nsec};
+#else
+    return {info.st_mtime, 0};
+#endif
+  }
 
   void open_as(const std::filesystem::path& path, int flag) {
     file_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | flag);
