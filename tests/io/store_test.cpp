@@ -454,6 +454,55 @@ constexpr bool child_may_have_threads = !__has_feature(thread_sanitizer);
 constexpr bool child_may_have_threads = true;
 #endif
 
+/// An expert that is no bank: a view of three matrices, with a clip of its own.
+struct ClippedExpert {
+  using Scalar = float;
+  WeightMap<bfloat16> gate, up, down;
+
+  Index d_model() const { return gate.cols(); }
+  void forward(const ConstMatrixRef<float>& x, MatrixRef<float> y, Scratch&) const {
+    const Matrix<float> hidden =
+        ((gate.cast<float>() * x).cwiseMin(0.5F).array() * (up.cast<float>() * x).array()).matrix();
+    y = down.cast<float>() * hidden;
+  }
+};
+
+TEST_F(SmallStore, ExpertsOfAnyTypeAreViewsOfWhatIsLeased) {
+  const Model model(folder_.path);
+  const std::string block = "model.layers.1.mlp";
+  std::vector<ClippedExpert> here;
+  const auto matrix = [&](const std::string& name, Index rows, Index cols) {
+    const Tensor* const tensor = model.tensors().find(name);
+    return WeightMap<bfloat16>(as<bfloat16>(*tensor).data(), rows, cols, Eigen::OuterStride<>(cols));
+  };
+  for (Index e = 0; e < num_experts; ++e) {
+    const std::string its = block + ".experts." + std::to_string(e);
+    here.push_back({matrix(its + ".gate_proj.weight", d_ff, d_model), matrix(its + ".up_proj.weight", d_ff, d_model),
+                    matrix(its + ".down_proj.weight", d_model, d_ff)});
+  }
+  trouble_->late_percent = 30;
+  const ExpertStore store = open(walk);
+  const auto group = store.group<ClippedExpert>(block, [](const ExpertBytes& its) {
+    return ClippedExpert{its.matrix<bfloat16>("gate_proj.weight"), its.matrix<bfloat16>("up_proj.weight"),
+                         its.matrix<bfloat16>("down_proj.weight")};
+  });
+  test::Random random(3);
+  for (const Index count : {1, 2, 30, 1, 5, 200, 1}) {
+    const Routing<float> routing = some_routes(count, num_experts, top_k, random);
+    EXPECT_TRUE(
+        test::same_bits(answers(group, routing, count, Serial{}), answers(ExpertList(here), routing, count, Serial{})));
+  }
+  EXPECT_GT(store.stats().evictions, 10U);
+  const auto wrong = store.group<ClippedExpert>(block, [](const ExpertBytes& its) {
+    const auto gate = its.matrix<bfloat16>("w_in");
+    return ClippedExpert{gate, gate, gate};
+  });
+  const std::string error =
+      test::error_of<Error>([&] { answers(wrong, some_routes(1, num_experts, 1, random), 1, Serial{}); });
+  EXPECT_NE(error.find("an expert has no tensor \"w_in\", but \"down_proj.weight\", \"gate_proj.weight\""), error.npos)
+      << error;
+}
+
 TEST_F(SmallStore, AChildProcessIsToldToOpenItsOwn) {
   const ExpertStore store = open(walk);
   const auto layers = layers_of(store);

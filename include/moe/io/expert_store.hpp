@@ -11,11 +11,13 @@
 #include <utility>
 #include <vector>
 
+#include "moe/core/concepts.hpp"
 #include "moe/core/types.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/load_layer.hpp"
 #include "moe/io/model.hpp"
 #include "moe/io/store/expert_cache.hpp"
+#include "moe/io/store/leased_experts.hpp"
 #include "moe/io/store/policies.hpp"
 #include "moe/io/store/stats.hpp"
 #include "moe/io/store/stored_file.hpp"
@@ -96,6 +98,19 @@ class ExpertStore : public Model {
   }
 
   StoreStats stats() const { return cache_->stats(); }
+
+  /// The experts of a block as a group of your own type, each a view of its tensors where they lie for now:
+  ///
+  ///   store.group<MyExpert>(block, [](const ExpertBytes& its) { return MyExpert{its.matrix<bfloat16>("w_in.weight")};
+  ///   })
+  ///
+  /// @param make  make(its) is called by a thread that reads, each time that an expert has been read; what it throws is
+  ///              an Error of who waits for the expert
+  template <Expert E, class Make>
+  LeasedExperts<E> group(const std::string& block, Make make) const {
+    detail::check_block(*this, block);
+    return {*this, block, std::move(make)};
+  }
 
  private:
   void require_a_walk(std::size_t memory) const {

@@ -218,7 +218,8 @@ class ExpertCache final : public ExpertLender {
 
   struct Expert {
     ExpertId id;
-    Index number = 0;  // among all
+    Index number = 0;        // among all
+    bool is_shared = false;  // by groups of the same weights
     std::vector<Piece> pieces{};
     std::size_t room = 0;
     std::vector<std::function<bool(const Moved&)>> settle{};
@@ -252,7 +253,8 @@ class ExpertCache final : public ExpertLender {
 
   Expert lay_out(Index layer, BorrowedExpert borrowed) {
     Expert expert{.id = {layer, borrowed.number}};
-    expert.settle.push_back(std::move(borrowed.settle));
+    expert.is_shared = borrowed.settle != nullptr;
+    if (borrowed.settle) expert.settle.push_back(std::move(borrowed.settle));
     expert.check = std::move(borrowed.check);
     std::ranges::sort(borrowed.weights, std::less<>(), &Bytes::data);
     for (const Bytes bytes : borrowed.weights) {
@@ -314,7 +316,7 @@ class ExpertCache final : public ExpertLender {
         return p.promised == nullptr && q.promised == nullptr && p.mapped.data() == q.mapped.data() &&
                p.mapped.size() == q.mapped.size();
       };
-      return a.id == b.id && std::ranges::equal(a.pieces, b.pieces, same_piece);
+      return a.is_shared && b.is_shared && a.id == b.id && std::ranges::equal(a.pieces, b.pieces, same_piece);
     };
     for (const auto& [first, count] : groups_) {
       if (count != std::ssize(group)) continue;
@@ -345,10 +347,15 @@ class ExpertCache final : public ExpertLender {
       const auto place = make_room(expert, held, order);
       if (!place) return false;
       expert.at = *place;
+      try {
+        settle(expert);
+      } catch (...) {  // no memory
+        arena_.give_back(*place);
+        throw;
+      }
       expert.is_streamed = order.streams;
       stats_.most_used = std::max(stats_.most_used, arena_.used());
       ++stats_.misses;
-      settle(expert);
       send_for(expert);
     } else {
       ++(expert.state == State::ready ? stats_.hits : stats_.shared);

@@ -53,7 +53,8 @@ struct PromisedWeights {
 struct BorrowedExpert {
   Index number = 0;              // in its block
   std::vector<Bytes> weights{};  // at the addresses where their files are mapped, or promised ones
-  /// Called when it lies elsewhere, and nobody uses it. false: its group is gone.
+  /// Called when it lies elsewhere, and nobody uses it. false: its group is gone. Groups of the same weights, all of
+  /// whose experts have it, share them.
   std::function<bool(const Moved&)> settle{};
   /// Called when it has been read: throws an Error if that cannot be right.
   std::function<void(const Moved&)> check{};
