@@ -30,6 +30,9 @@
 #include "errors.hpp"
 #include "load_layer.hpp"
 #include "moe/io/expert_store.hpp"
+#include "moe/io/store/expert_bytes.hpp"
+#include "moe/io/store/simulate.hpp"
+#include "moe/io/store/trace.hpp"
 #include "moe/moe.hpp"
 #include "pools.hpp"
 #include "random.hpp"
@@ -274,6 +277,48 @@ TEST_F(SmallStore, BitsDependOnNoBudgetPolicyThreadsOrArrival) {
   EXPECT_GT(evictions, 1000U);
 }
 
+TEST_F(SmallStore, ARunIsWhatItsPlanSays) {
+  const Model model(folder_.path);
+  const Trace trace = [&] {
+    TraceRecorder recorder;
+    const auto layers = layers_of(model);
+    Workspace<float> ws;
+    Matrix<float> y(d_model, 1);
+    for (unsigned token = 0; token < 200; ++token) {
+      for (Index l = 0; l < num_layers; ++l) {
+        layers[std::size_t(l)].forward(tokens(1, token), y, ws);
+        recorder.add(l, ws.routing, 1);
+      }
+    }
+    return recorder.trace();
+  }();
+  const ExpertBytes bytes = [&] {
+    ExpertBytes each;
+    for (const std::string& block : model.moe_blocks()) {
+      each.emplace_back();
+      for (const FileParts& parts : expert_parts(model, block)) each.back().push_back(room_of(parts));
+    }
+    return each;
+  }();
+  EXPECT_EQ(bytes[0][0], Index(expert_bytes));
+  for (std::size_t budget = walk; budget <= all; budget += 2 * expert_bytes) {
+    for (const AnyPolicy& policy : {AnyPolicy(DecayedCounts()), AnyPolicy(Lru()), AnyPolicy(BeladyMin(trace))}) {
+      SimulatedCall plan;
+      for (const SimulatedCall& call : simulate(trace, bytes, Index(budget), policy)) plan += call;
+      const ExpertStore store = open(budget, policy);
+      const auto layers = layers_of(store);
+      Workspace<float> ws;
+      Matrix<float> y(d_model, 1);
+      for (unsigned token = 0; token < 200; ++token) {
+        for (const auto& layer : layers) layer.forward(tokens(1, token), y, ws);
+      }
+      EXPECT_EQ(Index(store.stats().hits), plan.hits) << budget;
+      EXPECT_EQ(Index(store.stats().misses), plan.misses) << budget;
+      EXPECT_EQ(Index(store.stats().evictions), plan.evictions) << budget;
+    }
+  }
+}
+
 TEST_F(SmallStore, ManyCallsAtOnceWantMoreThanThereIsRoomFor) {
   const auto whole = layers_of(Model(folder_.path));
   trouble_->late_percent = 20;
@@ -482,7 +527,7 @@ TEST_F(SmallStore, ExpertsOfAnyTypeAreViewsOfWhatIsLeased) {
   }
   trouble_->late_percent = 30;
   const ExpertStore store = open(walk);
-  const auto group = store.group<ClippedExpert>(block, [](const ExpertBytes& its) {
+  const auto group = store.group<ClippedExpert>(block, [](const ExpertTensors& its) {
     return ClippedExpert{its.matrix<bfloat16>("gate_proj.weight"), its.matrix<bfloat16>("up_proj.weight"),
                          its.matrix<bfloat16>("down_proj.weight")};
   });
@@ -493,7 +538,7 @@ TEST_F(SmallStore, ExpertsOfAnyTypeAreViewsOfWhatIsLeased) {
         test::same_bits(answers(group, routing, count, Serial{}), answers(ExpertList(here), routing, count, Serial{})));
   }
   EXPECT_GT(store.stats().evictions, 10U);
-  const auto wrong = store.group<ClippedExpert>(block, [](const ExpertBytes& its) {
+  const auto wrong = store.group<ClippedExpert>(block, [](const ExpertTensors& its) {
     const auto gate = its.matrix<bfloat16>("w_in");
     return ClippedExpert{gate, gate, gate};
   });
@@ -571,7 +616,7 @@ TEST_F(SmallStore, FilesThatAreNotReadDirectlyGiveTheSameAndTheTableSaysSo) {
   const ExpertStore store(
       folder_.path, {.memory = walk, .open = [](const fs::path& path) { return std::make_unique<CachedFile>(path); }});
   EXPECT_TRUE(test::same_bits(forward(layers_of(store), tokens(9, 1)), forward(whole, tokens(9, 1))));
-  const std::string table = to_table(store.stats(), 1e9);
+  const std::string table = moe::to_table(store.stats(), 1e9);
   EXPECT_NE(table.find("files      1, 1 of them through the system's cache"), table.npos) << table;
   EXPECT_NE(table.find(" of the disk"), table.npos) << table;
 }

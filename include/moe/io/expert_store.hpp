@@ -101,7 +101,8 @@ class ExpertStore : public Model {
 
   /// The experts of a block as a group of your own type, each a view of its tensors where they lie for now:
   ///
-  ///   store.group<MyExpert>(block, [](const ExpertBytes& its) { return MyExpert{its.matrix<bfloat16>("w_in.weight")};
+  ///   store.group<MyExpert>(block, [](const ExpertTensors& its) { return
+  ///   MyExpert{its.matrix<bfloat16>("w_in.weight")};
   ///   })
   ///
   /// @param make  make(its) is called by a thread that reads, each time that an expert has been read; what it throws is

@@ -276,8 +276,10 @@ class ExpertCache final : public ExpertLender {
     }
     for (Piece& piece : expert.pieces) {
       piece.at = expert.room;
-      const std::size_t size = piece.promised != nullptr ? piece.promised->size : piece.needed;
-      expert.room += (size + Arena::alignment - 1) / Arena::alignment * Arena::alignment;
+      // Wherever in a block it begins, as room_of() has it: experts that are alike leave no gaps.
+      const std::size_t size =
+          piece.promised != nullptr ? piece.promised->size : piece.mapped.size() + StoredFile::block - 1;
+      expert.room += whole_blocks(size);
     }
     return expert;
   }

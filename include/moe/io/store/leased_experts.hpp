@@ -30,9 +30,9 @@ namespace moe::inline MOE_TARGET::io {
 
 /// The tensors of one expert, where they lie for now, by what stands behind its number in their names: "w_in.weight" of
 /// "model.layers.3.mlp.experts.7.w_in.weight"; of a tensor of all experts it is what stands behind their prefix.
-class ExpertBytes {
+class ExpertTensors {
  public:
-  explicit ExpertBytes(std::map<std::string, Tensor, std::less<>> tensors) : tensors_(std::move(tensors)) {}
+  explicit ExpertTensors(std::map<std::string, Tensor, std::less<>> tensors) : tensors_(std::move(tensors)) {}
 
   /// A view, for as long as the expert is used.
   /// @throws Error naming what there is, if this is not.
@@ -98,15 +98,15 @@ inline std::vector<std::map<std::string, Tensor, std::less<>>> tensors_of_expert
 
 }  // namespace detail
 
-/// A group whose experts are made anew, by make(ExpertBytes), each time that their weights have been read: as views of
-/// them, which last as long as they are used. Copies share the experts.
+/// A group whose experts are made anew, by make(ExpertTensors), each time that their weights have been read: as views
+/// of them, which last as long as they are used. Copies share the experts.
 template <Expert E>
 class LeasedExperts {
   static_assert(is_expert<E>());
 
  public:
   using Scalar = typename E::Scalar;
-  using Make = std::function<E(const ExpertBytes&)>;
+  using Make = std::function<E(const ExpertTensors&)>;
 
   /// @throws Error if an expert of the block has no tensors.
   LeasedExperts(const Model& model, const std::string& block, Make make)
@@ -127,7 +127,7 @@ class LeasedExperts {
           tensor.owner = nullptr;
         }
         auto& made = here->experts[Index(e)].expert;
-        made.emplace(make(ExpertBytes(std::move(moved))));
+        made.emplace(make(ExpertTensors(std::move(moved))));
         require_equal(made->d_model(), here->experts.d_model(), "ExpertStore: expert.d_model()");
       };
       experts.push_back(std::move(expert));

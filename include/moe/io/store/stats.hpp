@@ -11,7 +11,9 @@
 #include "moe/core/types.hpp"
 #include "moe/telemetry/text.hpp"
 
-namespace moe::inline MOE_TARGET::io {
+namespace moe::inline MOE_TARGET {
+
+namespace io {
 
 /// Since the store was opened.
 struct StoreStats {
@@ -39,11 +41,13 @@ struct StoreStats {
   double read_rate() const { return seconds_reading == 0 ? std::nan("") : double(bytes_read) / seconds_reading; }
 };
 
+}  // namespace io
+
 /// For the terminal: Unicode, no colours.
-/// @param disk  bytes a second that the disk gives, if that was measured: measure_disk()
-inline std::string to_table(const StoreStats& stats, double disk = 0) {
-  const auto mb = [](double bytes) { return moe::detail::fixed(bytes / 1e6, 1) + " MB"; };
-  const auto percent = [](double share) { return std::isnan(share) ? "-" : moe::detail::fixed(100 * share, 1) + " %"; };
+/// @param disk  bytes a second that the disk gives, if that was measured
+inline std::string to_table(const io::StoreStats& stats, double disk = 0) {
+  const auto mb = [](double bytes) { return detail::fixed(bytes / 1e6, 1) + " MB"; };
+  const auto percent = [](double share) { return std::isnan(share) ? "-" : detail::fixed(100 * share, 1) + " %"; };
   const auto line = [](std::string_view name, const std::string& text) {
     return std::string(name) + std::string(11 - std::min<std::size_t>(name.size(), 10), ' ') + text + "\n";
   };
@@ -52,10 +56,10 @@ inline std::string to_table(const StoreStats& stats, double disk = 0) {
       line("uses", std::to_string(stats.uses()) + " of experts: " + percent(stats.hit_rate()) + " were here, " +
                        std::to_string(stats.shared) + " on their way, " + std::to_string(stats.misses) + " sent for");
   if (stats.failures > 0) text += line("failed", std::to_string(stats.failures) + " experts could not be read");
-  text += line("read", mb(double(stats.bytes_read)) + " in " + moe::detail::fixed(stats.seconds_reading, 2) + " s" +
+  text += line("read", mb(double(stats.bytes_read)) + " in " + detail::fixed(stats.seconds_reading, 2) + " s" +
                            (std::isnan(rate) ? "" : ": " + mb(rate) + "/s") +
                            (disk > 0 && !std::isnan(rate) ? ", " + percent(rate / disk) + " of the disk" : ""));
-  text += line("waited", moe::detail::fixed(stats.seconds_waiting, 2) + " s, with nothing to compute");
+  text += line("waited", detail::fixed(stats.seconds_waiting, 2) + " s, with nothing to compute");
   text += line("memory", mb(double(stats.memory)) + " of experts, of which " + mb(double(stats.most_used)) +
                              " were used; " + mb(double(stats.resident)) + " beside it");
   text += line("experts", std::to_string(stats.experts_here) + " of " + std::to_string(stats.experts) + " here, " +
@@ -69,4 +73,4 @@ inline std::string to_table(const StoreStats& stats, double disk = 0) {
   return text;
 }
 
-}  // namespace moe::inline MOE_TARGET::io
+}  // namespace moe::inline MOE_TARGET
