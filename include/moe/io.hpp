@@ -3,6 +3,7 @@
 
 #include "moe/io/adapters.hpp"
 #include "moe/io/checkpoint.hpp"
+#include "moe/io/expert_store.hpp"
 #include "moe/io/fused_adapters.hpp"
 #include "moe/io/inspect.hpp"
 #include "moe/io/inspection_text.hpp"

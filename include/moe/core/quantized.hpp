@@ -144,6 +144,9 @@ class QuantizedMatrix {
     format_->integers->take(*this, first_row_ + row * row_step_, first_col_ + first, count, to, its_scales, its_minima);
   }
 
+  /// Which row of its planes a row of it is.
+  Index stored_row(Index row) const { return first_row_ + row * row_step_; }
+
   /// What a row has of the codes, from its first column as it lies.
   const std::byte* row_of_codes(Index row) const { return codes.row(first_row_ + row * row_step_); }
 

@@ -50,6 +50,15 @@ class Scratch {
     if (blocks_.size() != 1 || room_ * alignment < at_least) merge(std::max(capacity(), at_least));
   }
 
+  /// How much has been handed out.
+  struct Mark {
+    std::size_t blocks, used;
+  };
+  Mark mark() const { return {blocks_.size(), used_}; }
+
+  /// What was handed out since then may be reused; there was no reset() since.
+  void rewind(const Mark& mark) { used_ = blocks_.size() == mark.blocks ? mark.used : 0; }
+
   /// Bytes held.
   std::size_t capacity() const {
     std::size_t lines = 0;

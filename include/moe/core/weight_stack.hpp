@@ -65,6 +65,17 @@ class WeightStack {
     return {owned_.data() + expert * rows_ * cols_, rows_, cols_};
   }
 
+  /// What says where an expert's weights lie.
+  using Place = const W*;
+  Place place(Index expert) const { return (*this)[expert].data(); }
+
+  /// From now on they lie there, in rows as before. Nobody may use them meanwhile.
+  /// @throws std::invalid_argument if the weights are owned.
+  void move(Index expert, Place to) {
+    require(!is_owned(), "WeightStack: owned weights stay where they are");
+    mapped_[std::size_t(expert)] = to;
+  }
+
   /// Shows an expert's weights to who looks through parameters: to write, if they are owned.
   template <class Visit>
   void show(Index expert, const std::string& name, Visit& visit) {
@@ -117,6 +128,12 @@ class WeightStack<Quantized> {
 
   /// Whether all have numbers that are multiplied as integers: QuantizedMatrix::integers().
   bool are_integers() const { return are_integers_; }
+
+  using Place = QuantizedMatrix;
+  const Place& place(Index expert) const { return (*this)[expert]; }
+
+  /// From now on they are these, of the same shape. Nobody may use them meanwhile.
+  void move(Index expert, const Place& to) { experts_[std::size_t(expert)] = to; }
 
   /// Those of these experts, where they lie.
   WeightStack only(const std::vector<Index>& experts) const {

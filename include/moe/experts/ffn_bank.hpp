@@ -105,6 +105,15 @@ class FfnBank {
             column(biases_.gate),  column(biases_.up),  column(biases_.down)};
   }
 
+  /// From now on an expert's weights lie there; gate is not looked at where experts are not gated. Nobody may use them
+  /// meanwhile.
+  void move(Index expert, const typename WeightStack<W>::Place& gate, const typename WeightStack<W>::Place& up,
+            const typename WeightStack<W>::Place& down) {
+    if constexpr (is_gated) w_gate_.move(expert, gate);
+    w_up_.move(expert, up);
+    w_down_.move(expert, down);
+  }
+
   template <class Visit>
   void visit_parameters(Visit& visit) {
     for (Index e = 0; e < num_experts(); ++e) {

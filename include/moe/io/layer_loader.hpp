@@ -37,6 +37,7 @@
 #include "moe/io/load_layer.hpp"
 #include "moe/io/model.hpp"
 #include "moe/io/safetensors.hpp"
+#include "moe/io/store/leased_bank.hpp"
 #include "moe/io/tensor.hpp"
 #include "moe/io/weight_tensors.hpp"
 #include "moe/kernels/rms_norm.hpp"
@@ -73,13 +74,22 @@ struct ToServe {
   using Experts = AnyExperts<Scalar>;
   static constexpr bool widens = false;  // all weights to Scalar
 
+  const WeightTensors* lent = nullptr;  // of the block, if experts are borrowed
+  Index num_routed = 0;
+
   template <class R>
   Router router(R router) const {
     return router;
   }
   template <class W, class Act>
-  Experts experts(FfnBank<W, Act> bank, ExpertsOf) const {
-    return bank;
+  Experts experts(FfnBank<W, Act> bank, ExpertsOf of) const {
+    if (lent == nullptr || lent->lender() == nullptr) return bank;
+    if (of == ExpertsOf::shared) return kept(std::move(bank), *lent->lender());
+    std::vector<Index> numbers;
+    for (Index e = 0; e < bank.num_experts(); ++e) {
+      numbers.push_back(of == ExpertsOf::routed ? lent->expert(e) : num_routed + e);
+    }
+    return LeasedBank<W, Act>(std::move(bank), lent->lender(), lent->block(), numbers);
   }
   template <class W>
   auto projection(Projection<W> projection, bool /*goes_in*/) const {
@@ -150,7 +160,7 @@ class LayerLoader {
   /// @throws Error if a tensor or a setting of the block is left over.
   LayerParts<Scalar> load() const {
     if (all_ || tensors_.num_read() > 0) with_weight_type([](auto) {});  // complaints of a type come first
-    const ToServe<Scalar> make;
+    const ToServe<Scalar> make{&tensors_, shape_.num_experts};
     auto assemble = around(make);  // then those of a router
     LayerParts<Scalar> parts{experts(make), std::move(assemble), shape_, std::string(config_.text("model_type")),
                              dtype()};
@@ -697,7 +707,9 @@ auto with_block(const Model& model, const std::string& prefix, const F& f) {
 template <class Scalar, class BuiltAs>
 LayerParts<Scalar> load_parts(const Model& model, const std::string& prefix,
                               const std::optional<std::vector<Index>>& experts) {
-  return with_block(model, prefix, [&](const auto&... block) { return LayerLoader<Scalar>(block..., experts).load(); });
+  return with_block(model, prefix, [&](const WeightTensors& tensors, const auto&... block) {
+    return LayerLoader<Scalar>(tensors.lent_by(model.lender()), block..., experts).load();
+  });
 }
 
 template <class Scalar, class BuiltAs>

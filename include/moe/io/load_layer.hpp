@@ -67,9 +67,9 @@ LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const std::s
 template <class Scalar, class BuiltAs>
 AnyLayer<Scalar> load_ffn(const Model& model, const std::string& prefix);
 
-/// Where a model is: a Model, or whatever is a path.
+/// Where a model is: a Model, an ExpertStore, which is one, or whatever is a path.
 template <class Its>
-using Place = std::conditional_t<std::is_same_v<Its, Model>, Model, std::filesystem::path>;
+using Place = std::conditional_t<std::is_base_of_v<Model, Its>, Model, std::filesystem::path>;
 
 }  // namespace detail
 

@@ -25,6 +25,7 @@
 #include "moe/io/load_layer.hpp"
 #include "moe/io/mapped_file.hpp"
 #include "moe/io/safetensors.hpp"
+#include "moe/io/store/lender.hpp"
 #include "moe/layers/any_layer.hpp"
 #include "moe/models/moe_shape.hpp"
 
@@ -210,6 +211,9 @@ class Model {
   /// What layer() takes for each MoE layer, in order: "model.layers.3.mlp", …. Layers that are dense are none.
   const std::vector<std::string>& moe_blocks() const { return moe_blocks_; }
 
+  /// From whom its layers borrow their experts; null: they are read where files are mapped.
+  const std::shared_ptr<ExpertLender>& lender() const { return lender_; }
+
   /// MoE layers and dense FFNs, in order.
   std::vector<Block> blocks() const {
     std::vector<Block> all;
@@ -234,6 +238,10 @@ class Model {
   AnyLayer<Scalar> ffn(const std::string& prefix) const {
     return detail::load_ffn<Scalar, detail::Flags>(*this, prefix);
   }
+
+ protected:
+  void borrow_from(std::shared_ptr<ExpertLender> lender) { lender_ = std::move(lender); }
+  const std::shared_ptr<const Tensors>& shared_tensors() const { return tensors_; }
 
  private:
   /// @param architecture  null for that of the model type
@@ -271,6 +279,7 @@ class Model {
   Quantization quantization_;
   std::vector<std::string> moe_blocks_;
   MoeShape shape_;
+  std::shared_ptr<ExpertLender> lender_;
 };
 
 namespace detail {

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -22,6 +24,7 @@
 #include "moe/io/coded_tensor.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/safetensors.hpp"
+#include "moe/io/store/lender.hpp"
 #include "moe/io/tensor.hpp"
 
 namespace moe::inline MOE_TARGET::io {
@@ -64,6 +67,15 @@ class WeightTensors {
     others.chosen_.reset();
     return others;
   }
+
+  /// The same, but experts' weights are not read: they say which bytes of a mapped file they are, or have an address
+  /// that the lender promised, for LeasedBank.
+  WeightTensors lent_by(std::shared_ptr<ExpertLender> lender) const {
+    WeightTensors lent = *this;
+    lent.lender_ = std::move(lender);
+    return lent;
+  }
+  const std::shared_ptr<ExpertLender>& lender() const { return lender_; }
 
   Index num_experts() const { return num_experts_; }
 
@@ -180,7 +192,7 @@ class WeightTensors {
   WeightStack<W> separate(std::string_view pattern, Index rows, Index cols) const {
     remember_pattern(pattern);
     if constexpr (std::is_same_v<W, Quantized>) {
-      CodedExperts experts;
+      CodedExperts experts(lender_ == nullptr);
       for (Index i = 0; i < num_read(); ++i) {
         const Tensor tensor = coded(at(pattern, expert(i)), {rows, cols});
         experts.add(tensor, tensor.coded->front());
@@ -233,10 +245,7 @@ class WeightTensors {
   template <class W>
   static Numbers<W> numbers_of(const Tensor& tensor, const std::vector<Index>& shape) {
     if (tensor.dtype == dtype_name<W>) return {as<W>(tensor, shape).data(), tensor.owner};
-    if (!tensor.coded && dtype_bits(tensor.dtype) <= 8) {
-      fail(to_string(tensor), " has dtype ", tensor.dtype, ", expected F32, BF16 or F16", why_not_read(tensor.dtype));
-    }
-    require_shape(tensor, shape);
+    require_numbers(tensor, shape);
     if constexpr (std::is_floating_point_v<W>) {
       return with_floats(tensor, [&](const auto& from) -> Numbers<W> {
         const auto copy = std::make_shared<std::vector<W>>(from.begin(), from.end());
@@ -246,9 +255,86 @@ class WeightTensors {
     fail(to_string(tensor), " has dtype ", tensor.dtype, ", expected ", dtype_name<W>);
   }
 
+  static void require_numbers(const Tensor& tensor, const std::vector<Index>& shape) {
+    if (!tensor.coded && dtype_bits(tensor.dtype) <= 8) {
+      fail(to_string(tensor), " has dtype ", tensor.dtype, ", expected F32, BF16 or F16", why_not_read(tensor.dtype));
+    }
+    require_shape(tensor, shape);
+  }
+
+  // ---- weights that are lent
+
+  /// A part of matrix number `which` of a tensor: its bytes in the file, if these can be used as they are; else the
+  /// address that is promised for what is made of them.
+  template <class W>
+  const W* lent(const Tensor& tensor, Index which, const StoredPart& part) const {
+    const auto size = std::size_t(dtype_bits(tensor.dtype) / 8), all = std::size_t(part.all_rows * part.cols) * size;
+    const Bytes source = tensor.bytes.subspan(std::size_t(which) * all, all);
+    if (is_lent_in_place<W>(tensor, part)) return reinterpret_cast<const W*>(source.data()) + part.first * part.cols;
+    return reinterpret_cast<const W*>(
+        lender_->promise({source, std::size_t(part.rows * part.cols) * sizeof(W), maker<W>(tensor, part)}));
+  }
+  template <class W>
+  static bool is_lent_in_place(const Tensor& tensor, const StoredPart& part) {
+    return tensor.dtype == dtype_name<W> && !part.turned && is_aligned(tensor);
+  }
+
+  /// Turns and widens a part of a stored matrix, whose bytes may lie anywhere.
+  template <class W>
+  static auto maker(const Tensor& tensor, const StoredPart& part) {
+    const auto of = [&]<class T>(T) -> std::function<void(const std::byte*, std::byte*)> {
+      return [part](const std::byte* from, std::byte* to) {
+        for (Index r = 0; r < part.rows; ++r) {
+          const Index row = part.first + r * part.step;
+          for (Index c = 0; c < part.cols; ++c, to += sizeof(W)) {
+            T stored;
+            std::memcpy(&stored,
+                        from + (part.turned ? c * part.all_rows + row : row * part.cols + c) * Index(sizeof(T)),
+                        sizeof stored);
+            const W number = static_cast<W>(stored);
+            std::memcpy(to, &number, sizeof number);
+          }
+        }
+      };
+    };
+    if constexpr (std::is_floating_point_v<W>) {
+      if (tensor.dtype == dtype_name<float>) return of(float());
+      if (tensor.dtype == dtype_name<bfloat16>) return of(bfloat16());
+      if (tensor.dtype == dtype_name<float16>) return of(float16());
+      if (tensor.dtype == dtype_name<double>) return of(double());
+    } else {
+      if (tensor.dtype == dtype_name<W>) return of(W());
+    }
+    fail(to_string(tensor), " has dtype ", tensor.dtype, ", expected ", dtype_name<W>);
+  }
+
+  template <class W>
+  WeightStack<W> separate_lent(std::string_view pattern, Index rows, Index cols) const {
+    std::vector<const W*> experts;
+    for (Index i = 0; i < num_read(); ++i) {
+      const Tensor* const tensor = find(pattern, expert(i));
+      if (tensor == nullptr) at(pattern, expert(i));  // which says what there is instead
+      require_numbers(*tensor, {rows, cols});
+      check_size(*tensor);
+      experts.push_back(lent<W>(*tensor, 0, {.all_rows = rows, .rows = rows, .cols = cols}));
+    }
+    return {std::move(experts), rows, cols};
+  }
+
+  template <class W>
+  WeightStack<W> stack_lent(const Tensor& tensor, const std::vector<Index>& shape, const StoredPart& part) const {
+    require_numbers(tensor, shape);
+    check_size(tensor);
+    std::vector<const W*> experts;
+    for (Index i = 0; i < num_read(); ++i) experts.push_back(lent<W>(tensor, expert(i), part));
+    return {std::move(experts), part.rows, part.cols,
+            is_lent_in_place<W>(tensor, part) ? part.step * part.cols : part.cols};
+  }
+
   /// separate() of numbers that are not coded.
   template <class W>
   WeightStack<W> separate_numbers(std::string_view pattern, Index rows, Index cols) const {
+    if (lender_) return separate_lent<W>(pattern, rows, cols);
     std::vector<const W*> experts;
     auto owners = std::make_shared<std::vector<std::shared_ptr<const void>>>();  // keeps several files mapped as one
     if (num_read() > 0 && find(pattern, expert(num_read() - 1)) != nullptr) {    // then they are as many as is said
@@ -269,8 +355,10 @@ class WeightTensors {
   /// Coded matrices, one an expert, and what keeps them.
   class CodedExperts {
    public:
+    explicit CodedExperts(bool are_checked = true) : are_checked_(are_checked) {}
+
     CodedExperts& add(const Tensor& tensor, const QuantizedMatrix& matrix) {
-      require_finite_scales(tensor, matrix);
+      if (are_checked_) require_finite_scales(tensor, matrix);
       matrices_.push_back(matrix);
       owners_->push_back(tensor.owner);
       return *this;
@@ -281,6 +369,7 @@ class WeightTensors {
     }
 
    private:
+    bool are_checked_;  // or else when they are lent
     std::vector<QuantizedMatrix> matrices_;
     std::shared_ptr<std::vector<std::shared_ptr<const void>>> owners_ =
         std::make_shared<std::vector<std::shared_ptr<const void>>>();
@@ -291,6 +380,7 @@ class WeightTensors {
     if constexpr (std::is_same_v<W, Quantized>) {
       return coded_in_stack(coded(tensor, shape), part);
     } else {
+      if (lender_) return stack_lent<W>(*tensors_.find(tensor.name), shape, part);
       return in_stack<W>(numbers_of<W>(tensor, shape), part);
     }
   }
@@ -302,7 +392,7 @@ class WeightTensors {
            " and is stored (in × out), where weights are coded: rows that ",
            "are coded together cannot be turned; store all of the block (out × in), or take all in 16 bits");
     }
-    CodedExperts experts;
+    CodedExperts experts(lender_ == nullptr);
     const bool one_matrix = tensor.coded->size() == 1 && tensor.shape.size() == 2;
     for (Index i = 0; i < num_read(); ++i) {
       const Index e = expert(i), from = one_matrix ? e * all_rows : 0;
@@ -384,6 +474,7 @@ class WeightTensors {
   Index num_experts_;                         // of the block
   Index first_ = 0;                           // what files call the first of them
   std::optional<std::vector<Index>> chosen_;  // those that are read, if not all
+  std::shared_ptr<ExpertLender> lender_;      // null: weights are read
   std::shared_ptr<Asked> asked_ = std::make_shared<Asked>();
 };
 

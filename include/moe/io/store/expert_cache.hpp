@@ -1,0 +1,552 @@
+/// @file  Experts of all layers in one piece of memory, of which some are there.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "moe/core/types.hpp"
+#include "moe/io/error.hpp"
+#include "moe/io/store/arena.hpp"
+#include "moe/io/store/lender.hpp"
+#include "moe/io/store/mapped_files.hpp"
+#include "moe/io/store/policies.hpp"
+#include "moe/io/store/promised_addresses.hpp"
+#include "moe/io/store/readers.hpp"
+#include "moe/io/store/stats.hpp"
+#include "moe/io/store/stored_file.hpp"
+
+#if !defined(_WIN64) && __has_include(<unistd.h>)
+#include <unistd.h>
+#endif
+
+namespace moe::inline MOE_TARGET::io {
+
+struct ExpertCacheOptions {
+  std::size_t memory;
+  AnyPolicy policy;
+  Index threads;           // that read, of each disk
+  std::size_t read_bytes;  // of one request, at most
+  OpenFile open;
+};
+
+/// An expert is somewhere else each time that it comes. It stays while a call has leased it, and while it is read.
+/// Nobody waits here while holding what others wait for: a call waits for room when it has leased nothing, and else for
+/// reads alone, which wait for nobody.
+class ExpertCache final : public ExpertLender {
+ public:
+  /// @param tensors  of mapped files
+  /// @param blocks   layers, in order
+  /// @param top_k    how many experts of a group a token uses
+  ExpertCache(std::shared_ptr<const Tensors> tensors, std::vector<std::string> blocks, Index top_k,
+              ExpertCacheOptions options)
+      : tensors_(std::move(tensors)),
+        blocks_(std::move(blocks)),
+        top_k_(top_k),
+        read_bytes_(std::max(options.read_bytes / StoredFile::block * StoredFile::block, StoredFile::block)),
+        files_(*tensors_, options.open),
+        arena_(options.memory),
+        policy_(std::move(options.policy)),
+        readers_(std::max<Index>(options.threads, 1),
+                 [this](const Request& request, Room& room) { perform(request, room); }) {
+    for (const SourceFile& file : files_.all()) readers_.add_disk(file.file->disk());
+  }
+
+  StoreStats stats() const {
+    const std::lock_guard lock(mutex_);
+    StoreStats stats = stats_;
+    if (num_reading_ > 0) stats.seconds_reading += seconds_since(reading_since_);
+    stats.memory = arena_.size();
+    stats.experts_here = std::ssize(here_);
+    stats.experts = std::ssize(experts_);
+    stats.files = std::ssize(files_.all());
+    stats.files_direct = std::ranges::count_if(files_.all(), [](const auto& file) { return file.file->is_direct(); });
+    return stats;
+  }
+
+  // ---- while layers are loaded
+
+  Index add(const std::string& block, std::vector<BorrowedExpert> experts) override {
+    const Index layer = std::ranges::find(blocks_, block) - blocks_.begin();
+    std::deque<Expert> laid_out;
+    for (BorrowedExpert& expert : experts) laid_out.push_back(lay_out(layer, std::move(expert)));
+    files_.drop_pages();
+    const std::lock_guard lock(mutex_);
+    if (const auto same = find_group(laid_out)) {
+      for (std::size_t e = 0; e < laid_out.size(); ++e) {
+        Expert& expert = experts_[std::size_t(*same) + e];
+        expert.settle.push_back(std::move(laid_out[e].settle.front()));
+        if (expert.state != State::absent) settle(expert);
+      }
+      return *same;
+    }
+    std::size_t largest = 0;
+    for (const Expert& expert : laid_out) largest = std::max(largest, expert.room);
+    const std::size_t walk = stats_.bytes_of_walk + std::size_t(std::min(top_k_, std::ssize(laid_out))) * largest;
+    if (walk > arena_.size()) {
+      fail("ExpertStore: memory is ", arena_.size(), " bytes, expected at least ", walk,
+           ", which is what one token uses of ", std::ssize(groups_) + 1, " groups of experts, up to \"", block, "\"");
+    }
+    stats_.bytes_of_walk = walk;
+    const Index first = std::ssize(experts_);
+    groups_.emplace_back(first, std::ssize(laid_out));
+    for (Expert& expert : laid_out) {
+      expert.number = std::ssize(experts_);
+      experts_.push_back(std::move(expert));
+    }
+    here_.reserve(experts_.size());
+    candidates_.reserve(experts_.size());
+    used_.reserve(experts_.size());
+    return first;
+  }
+
+  const std::byte* promise(PromisedWeights weights) override {
+    const SourceFile* const file = files_.file_at(weights.source.data());
+    if (file == nullptr) fail("ExpertStore: weights of ", weights.size, " bytes are to be made of what is in no file");
+    const std::lock_guard lock(mutex_);
+    return promised_.add(std::move(weights));
+  }
+
+  const std::byte* keep(Bytes mapped) override {
+    std::shared_ptr<std::byte[]> memory(new std::byte[mapped.size()]);
+    const SourceFile* const file = files_.file_at(mapped.data());
+    if (file != nullptr && mapped.size() > max_mapped_bytes) {
+      const auto offset = std::uint64_t(mapped.data() - file->mapped);
+      Room room;
+      std::ranges::copy(read_aligned(*file, offset, mapped.size(), room), memory.get());
+    } else {
+      std::ranges::copy(mapped, memory.get());
+    }
+    const std::lock_guard lock(mutex_);
+    stats_.resident += mapped.size();
+    kept_.push_back(memory);
+    return memory.get();
+  }
+
+  const Tensor* tensor_at(const std::byte* mapped) const override { return files_.tensor_at(mapped); }
+
+  // ---- in a call
+
+  Index begin(std::span<Index> experts, const Order& order) override {
+    require_own_process();
+    const std::lock_guard lock(mutex_);
+    used_.clear();
+    for (const Index e : experts) used_.push_back(at(e).id);
+    policy_.used(used_, used_.front().layer);
+    const auto is_here = [&](Index e) { return at(e).state == State::ready; };
+    const Index missing = std::ssize(experts) - std::ranges::count_if(experts, is_here);
+    if (!order.by_number && missing > 0) {
+      std::ranges::sort(experts, {}, [&](Index e) {
+        const Piece& first = at(e).pieces.front();
+        return std::tuple(!is_here(e), first.file, first.offset, e);
+      });
+    }
+    return missing;
+  }
+
+  Index lease(std::span<const Index> experts, Index held, const Order& order) override {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      Index leased = 0;
+      try {
+        for (const Index e : experts) {
+          if (!lease_one(at(e), held + leased, order)) break;
+          ++leased;
+        }
+      } catch (...) {  // of a policy
+        give_back(experts.first(std::size_t(leased)));
+        throw;
+      }
+      if (held + leased > 0) return leased;
+      wait(lock);
+    }
+  }
+
+  Index arrived(std::span<Index> leased, const Order& order) override {
+    std::unique_lock lock(mutex_);
+    const auto is_here = [&](Index e) { return at(e).state == State::ready; };
+    for (;;) {
+      const auto end = order.by_number ? std::find_if_not(leased.begin(), leased.end(), is_here)
+                                       : std::partition(leased.begin(), leased.end(), is_here);
+      if (end != leased.begin()) return end - leased.begin();
+      for (const Index e : order.by_number ? leased.first(1) : leased) {
+        if (at(e).state == State::failed) throw Error(at(e).error);
+      }
+      wait(lock);
+    }
+  }
+
+  void release(std::span<const Index> leased) noexcept override {
+    const std::lock_guard lock(mutex_);
+    give_back(leased);
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  /// Loading reads smaller things through the mapping.
+  static constexpr std::size_t max_mapped_bytes = std::size_t(64) << 10;
+
+  /// Others go for a batch that streams as long as it has less than this share of memory, or so many experts.
+  static constexpr std::size_t stream_share = 8;
+  static constexpr Index stream_experts = 8;
+
+  enum class State { absent, reading, ready, failed };
+
+  /// Neighbours in a file, read together.
+  struct Piece {
+    const SourceFile* file;
+    std::uint64_t offset;                       // of a whole block
+    std::size_t needed;                         // up to the last byte that is wanted
+    std::size_t at;                             // in the expert's room
+    const PromisedWeights* promised = nullptr;  // what is made of it, if it is not used as it is
+    Bytes mapped = {};                          // addresses that stand for it
+    std::size_t skip = 0;                       // from the offset to the first of these
+  };
+
+  struct Expert {
+    ExpertId id;
+    Index number = 0;        // among all
+    bool is_shared = false;  // by groups of the same weights
+    std::vector<Piece> pieces{};
+    std::size_t room = 0;
+    std::vector<std::function<bool(const Moved&)>> settle{};
+    std::function<void(const Moved&)> check{};
+
+    State state = State::absent;
+    std::size_t at = 0;  // in the arena, unless it is absent
+    Index leases = 0, pending = 0, place_in_list = 0;
+    bool is_streamed = false;
+    std::string error{};
+  };
+
+  struct Request {
+    Expert* expert;
+    const Piece* piece;
+    std::size_t first, size;  // of the piece's bytes
+  };
+  using Room = typename Readers<Request>::Room;
+
+  Expert& at(Index e) { return experts_[std::size_t(e)]; }
+
+  void require_own_process() const {
+#if !defined(_WIN64) && __has_include(<unistd.h>)
+    if (::getpid() == process_) return;
+    fail("ExpertStore: this is process ", ::getpid(), ", and process ", process_,
+         " opened the store, whose readers and memory a child does not inherit: open one after fork()");
+#endif
+  }
+
+  // ---- what an expert is made of
+
+  Expert lay_out(Index layer, BorrowedExpert borrowed) {
+    Expert expert{.id = {layer, borrowed.number}};
+    expert.is_shared = borrowed.settle != nullptr;
+    if (borrowed.settle) expert.settle.push_back(std::move(borrowed.settle));
+    expert.check = std::move(borrowed.check);
+    std::ranges::sort(borrowed.weights, std::less<>(), &Bytes::data);
+    for (const Bytes bytes : borrowed.weights) {
+      if (const PromisedWeights* const promised = find_promised(bytes.data())) {
+        const SourceFile& file = *files_.file_at(promised->source.data());
+        add_piece(expert, file, promised->source, promised, bytes);
+        continue;
+      }
+      const SourceFile* const file = files_.file_at(bytes.data());
+      if (file == nullptr || std::less<>()(file->end(), bytes.data() + bytes.size())) {
+        fail("ExpertStore: ", bytes.size(), " bytes of expert ", borrowed.number, " of \"",
+             layer < std::ssize(blocks_) ? blocks_[std::size_t(layer)] : "",
+             "\" lie in no file that is mapped: expected a model that was read from files");
+      }
+      if (!extend(expert, *file, bytes)) add_piece(expert, *file, bytes, nullptr, bytes);
+    }
+    if (expert.pieces.empty()) {
+      fail("ExpertStore: expert ", borrowed.number, " has no weights, expected some");
+    }
+    for (Piece& piece : expert.pieces) {
+      piece.at = expert.room;
+      // Wherever in a block it begins, as room_of() has it: experts that are alike leave no gaps.
+      const std::size_t size =
+          piece.promised != nullptr ? piece.promised->size : piece.mapped.size() + StoredFile::block - 1;
+      expert.room += whole_blocks(size);
+    }
+    return expert;
+  }
+
+  const PromisedWeights* find_promised(const std::byte* address) const {
+    const std::lock_guard lock(mutex_);
+    return promised_.find(address);
+  }
+
+  static void add_piece(Expert& expert, const SourceFile& file, Bytes source, const PromisedWeights* promised,
+                        Bytes mapped) {
+    const auto from = std::uint64_t(source.data() - file.mapped);
+    const std::uint64_t offset = from / StoredFile::block * StoredFile::block;
+    const auto skip = std::size_t(from - offset);
+    expert.pieces.push_back({&file, offset, skip + source.size(), 0, promised, mapped, skip});
+  }
+
+  /// Does it follow the last piece, but for a few bytes?
+  static bool extend(Expert& expert, const SourceFile& file, Bytes bytes) {
+    constexpr std::size_t gap = std::size_t(16) << 10;
+    if (expert.pieces.empty()) return false;
+    Piece& last = expert.pieces.back();
+    if (last.file != &file || last.promised != nullptr) return false;
+    const std::byte* const end = last.mapped.data() + last.mapped.size();
+    if (std::less<>()(end + gap, bytes.data())) return false;
+    const std::byte* const new_end = std::max(end, bytes.data() + bytes.size(), std::less<>());
+    last.mapped = {last.mapped.data(), std::size_t(new_end - last.mapped.data())};
+    last.needed = last.skip + last.mapped.size();
+    return true;
+  }
+
+  /// The group that was loaded before, if it is the same.
+  std::optional<Index> find_group(const std::deque<Expert>& group) const {
+    const auto is_same = [](const Expert& a, const Expert& b) {
+      const auto same_piece = [](const Piece& p, const Piece& q) {
+        return p.promised == nullptr && q.promised == nullptr && p.mapped.data() == q.mapped.data() &&
+               p.mapped.size() == q.mapped.size();
+      };
+      return a.is_shared && b.is_shared && a.id == b.id && std::ranges::equal(a.pieces, b.pieces, same_piece);
+    };
+    for (const auto& [first, count] : groups_) {
+      if (count != std::ssize(group)) continue;
+      const auto begin = experts_.begin() + first;
+      if (std::equal(group.begin(), group.end(), begin, is_same)) return first;
+    }
+    return std::nullopt;
+  }
+
+  std::vector<Moved::Part> parts_of(const Expert& expert) const {
+    std::vector<Moved::Part> parts;
+    for (const Piece& piece : expert.pieces) {
+      parts.push_back({piece.mapped, arena_.data() + expert.at + piece.at + (piece.promised ? 0 : piece.skip)});
+    }
+    return parts;
+  }
+
+  void settle(Expert& expert) {
+    const auto parts = parts_of(expert);
+    const Moved moved(parts);
+    std::erase_if(expert.settle, [&](const auto& settle) { return !settle(moved); });
+  }
+
+  // ---- who is there; all with the mutex
+
+  bool lease_one(Expert& expert, Index held, const Order& order) {
+    if (expert.state == State::absent) {
+      const auto place = make_room(expert, held, order);
+      if (!place) return false;
+      expert.at = *place;
+      try {
+        settle(expert);
+      } catch (...) {  // no memory
+        arena_.give_back(*place);
+        throw;
+      }
+      expert.is_streamed = order.streams;
+      stats_.most_used = std::max(stats_.most_used, arena_.used());
+      ++stats_.misses;
+      send_for(expert);
+    } else {
+      ++(expert.state == State::ready ? stats_.hits : stats_.shared);
+      if (!order.streams) expert.is_streamed = false;
+    }
+    ++expert.leases;
+    return true;
+  }
+
+  void give_back(std::span<const Index> leased) noexcept {
+    for (const Index e : leased) {
+      Expert& expert = at(e);
+      if (--expert.leases == 0 && expert.state == State::failed) leave(expert);
+    }
+    if (num_waiting_ > 0) changed_.notify_all();
+  }
+
+  std::optional<std::size_t> make_room(const Expert& expert, Index held, const Order& order) {
+    const auto window = std::min(stream_experts, Index(arena_.size() / stream_share / expert.room));
+    const bool spares_others = order.streams && held > 0 && held >= window;
+    for (;;) {
+      const auto place = arena_.take(expert.room);
+      if (place || !evict_one(expert.id.layer, spares_others)) return place;
+    }
+  }
+
+  bool evict_one(Index layer, bool spares_others) {
+    const auto collect = [&](bool streamed) {
+      candidates_.clear();
+      for (const Index e : here_) {
+        if (at(e).leases == 0 && (!streamed || at(e).is_streamed)) candidates_.push_back(at(e).id);
+      }
+      return !candidates_.empty();
+    };
+    if (!collect(true) && (spares_others || !collect(false))) return false;
+    const ExpertId victim = policy_.victim(candidates_, layer);
+    const auto is_it = [&](Index e) { return at(e).leases == 0 && at(e).id == victim; };
+    const auto found = std::ranges::find_if(here_, is_it);
+    if (found == here_.end()) {
+      fail("ExpertStore: the policy evicts expert ", victim.expert, " of layer ", victim.layer,
+           ", expected one of the ", candidates_.size(), " candidates");
+    }
+    ++stats_.evictions;
+    leave(at(*found));
+    return true;
+  }
+
+  void leave(Expert& expert) {
+    if (expert.state == State::ready) {
+      const Index last = here_.back();
+      at(last).place_in_list = expert.place_in_list;
+      here_[std::size_t(expert.place_in_list)] = last;
+      here_.pop_back();
+    }
+    arena_.give_back(expert.at);
+    expert.state = State::absent;
+    expert.is_streamed = false;
+    expert.error.clear();
+  }
+
+  void send_for(Expert& expert) {
+    expert.state = State::reading;
+    if (num_reading_++ == 0) reading_since_ = Clock::now();
+    const auto size_of_request = [&](const Piece& piece) { return piece.promised ? piece.needed : read_bytes_; };
+    for (const Piece& piece : expert.pieces) {
+      expert.pending += Index((piece.needed + size_of_request(piece) - 1) / size_of_request(piece));
+    }
+    for (const Piece& piece : expert.pieces) {
+      const std::size_t size = size_of_request(piece);
+      for (std::size_t first = 0; first < piece.needed; first += size) {
+        readers_.add(piece.file->file->disk(), {&expert, &piece, first, std::min(size, piece.needed - first)});
+      }
+    }
+  }
+
+  void wait(std::unique_lock<std::mutex>& lock) {
+    const auto since = Clock::now();
+    ++num_waiting_;
+    changed_.wait(lock);
+    --num_waiting_;
+    stats_.seconds_waiting += seconds_since(since);
+  }
+
+  // ---- readers
+
+  static constexpr std::size_t whole_blocks(std::size_t bytes) {
+    return (bytes + StoredFile::block - 1) / StoredFile::block * StoredFile::block;
+  }
+
+  void perform(const Request& request, Room& room) {
+    Expert& expert = *request.expert;
+    const Piece& piece = *request.piece;
+    std::string error;
+    try {
+      std::byte* const to = arena_.data() + expert.at + piece.at;
+      if (piece.promised != nullptr) {
+        grow(room, whole_blocks(piece.needed) + StoredFile::block);
+        piece.promised->make(
+            read_aligned(*piece.file, piece.offset + piece.skip, piece.promised->source.size(), room).data(), to);
+      } else {
+        read_range(*piece.file, piece.offset + request.first, request.size,
+                   {to + request.first, whole_blocks(request.size)}, files_.name_at(piece.mapped.data()));
+      }
+    } catch (const std::exception& caught) {
+      error = caught.what();
+    }
+    finish(expert, whole_blocks(request.size), std::move(error));
+  }
+
+  void grow(Room& room, std::size_t bytes) {
+    if (room.size() >= bytes) return;
+    const std::size_t more = bytes - room.size();
+    room.resize(bytes);
+    const std::lock_guard lock(mutex_);
+    stats_.resident += more;
+  }
+
+  /// The bytes from there on, which lie in the room.
+  Bytes read_aligned(const SourceFile& file, std::uint64_t from, std::size_t size, Room& room) const {
+    const std::uint64_t offset = from / StoredFile::block * StoredFile::block;
+    const auto skip = std::size_t(from - offset);
+    const std::size_t all = whole_blocks(skip + size);
+    if (room.size() < all + StoredFile::block) room.resize(all + StoredFile::block);
+    void* place = room.data();
+    std::size_t space = room.size();
+    auto* const to = static_cast<std::byte*>(std::align(StoredFile::block, all, place, space));
+    read_range(file, offset, skip + size, {to, all}, files_.name_at(file.mapped + from));
+    return {to + skip, size};
+  }
+
+  void finish(Expert& expert, std::size_t bytes, std::string error) {
+    std::unique_lock lock(mutex_);
+    if (error.empty()) stats_.bytes_read += bytes;
+    if (expert.error.empty()) expert.error = std::move(error);
+    if (--expert.pending > 0) return;
+    if (expert.error.empty() && expert.check) {
+      lock.unlock();
+      std::string wrong;
+      try {
+        const auto parts = parts_of(expert);
+        expert.check(Moved(parts));
+      } catch (const std::exception& caught) {
+        wrong = caught.what();
+      }
+      lock.lock();
+      expert.error = std::move(wrong);
+    }
+    if (--num_reading_ == 0) stats_.seconds_reading += seconds_since(reading_since_);
+    if (expert.error.empty()) {
+      expert.state = State::ready;
+      expert.place_in_list = std::ssize(here_);
+      here_.push_back(expert.number);
+    } else {
+      ++stats_.failures;
+      expert.state = State::failed;
+      if (expert.leases == 0) leave(expert);
+    }
+    if (num_waiting_ > 0) changed_.notify_all();
+  }
+
+  static double seconds_since(Clock::time_point since) {
+    return std::chrono::duration<double>(Clock::now() - since).count();
+  }
+
+  std::shared_ptr<const Tensors> tensors_;
+  std::vector<std::string> blocks_;
+  Index top_k_;
+  std::size_t read_bytes_;
+  MappedFiles files_;
+  Arena arena_;
+#if !defined(_WIN64) && __has_include(<unistd.h>)
+  pid_t process_ = ::getpid();
+#endif
+
+  mutable std::mutex mutex_;  // of all that follows
+  std::condition_variable changed_;
+  Index num_waiting_ = 0;
+  AnyPolicy policy_;
+  std::deque<Expert> experts_;                   // stay where they are
+  std::vector<std::pair<Index, Index>> groups_;  // the first, and how many
+  std::vector<Index> here_;                      // in no order
+  std::vector<ExpertId> candidates_, used_;      // of the last call, kept for their memory
+  PromisedAddresses promised_;
+  std::vector<std::shared_ptr<std::byte[]>> kept_;
+  StoreStats stats_;
+  Index num_reading_ = 0;
+  Clock::time_point reading_since_{};
+
+  Readers<Request> readers_;  // last: its threads use all of it
+};
+
+}  // namespace moe::inline MOE_TARGET::io
