@@ -337,16 +337,17 @@ void integer_panel_products(const Rows<Quantized>& rows, const Columns<Fast<Quan
           }
           rows.fetch(row + R + r, first, count);
         }
-        for (Index block = 0; block < num_blocks;) {
+        for (Index block = 0, wide = 1; block < num_blocks; block += wide) {
           const auto* const its = blocks + (left / L + block) * x.steps() + first / ActivationCodes::size;
-          const auto tile = [&]<int some, int wide>() {
+          const auto tile = [&]<int some, int registers>() {
             for (int r = 0; r < R; r += some) {
-              integer_tile<some, wide, group, has_minima>(panel.codes[r], panel.scales[r], panel.minima[r], steps, its,
-                                                          x.steps(), first > 0, room.tiles[block] + r * L, R * L);
+              integer_tile<some, registers, group, has_minima>(panel.codes[r], panel.scales[r], panel.minima[r], steps,
+                                                               its, x.steps(), first > 0, room.tiles[block] + r * L,
+                                                               R * L);
             }
-            block += wide;
           };
-          if (V == 2 && block + 2 <= num_blocks) {
+          wide = std::min<Index>(V, num_blocks - block);
+          if (wide == V) {
             tile.template operator()<R / V, V>();
           } else {
             tile.template operator()<R, 1>();
