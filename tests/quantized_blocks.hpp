@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "moe/core/quantized.hpp"
@@ -121,5 +122,21 @@ FfnBank<Quantized, Act> coded_bank(Index num_experts, Index d_model, Index d_ff,
                                      random_stack(num_experts, d_model, d_ff, seed + 2, 2), {},
                                      {gated ? bias(d_ff) : Matrix<float>(), bias(d_ff), bias(d_model)});
 }
+
+/// A factory of the laws: expert e is made from seeds[e] alone.
+struct QuantizedBanks {
+  static FfnBank<Quantized> make(Index d_model, std::span<const unsigned> seeds) {
+    std::vector<QuantizedMatrix> matrices[3];
+    auto memory = std::make_shared<std::vector<FfnBank<Quantized>>>();
+    for (const unsigned seed : seeds) {
+      memory->push_back(coded_bank<SwiGlu>(1, d_model, 2 * d_model - 1, 10 * seed, false));
+      matrices[0].push_back(memory->back().w_gate()[0]);
+      matrices[1].push_back(memory->back().w_up()[0]);
+      matrices[2].push_back(memory->back().w_down()[0]);
+    }
+    const auto stack = [&](int i) { return WeightStack<Quantized>(matrices[i], memory); };
+    return {stack(0), stack(1), stack(2)};
+  }
+};
 
 }  // namespace moe::test

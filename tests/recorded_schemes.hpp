@@ -16,11 +16,14 @@ inline nlohmann::json config_of(const std::string& family, const std::string& sc
   if (family == "compressed_tensors") {
     nlohmann::json weights = {
         {"type", scheme.starts_with("int") ? "int" : "float"}, {"num_bits", 8}, {"symmetric", true}};
-    std::string format = "float-quantized";
+    std::string format = scheme.starts_with("mxfp8")  ? "mxfp8-quantized"
+                         : scheme == "nvfp4"          ? "nvfp4-pack-quantized"
+                         : scheme.starts_with("mxfp") ? scheme + "-pack-quantized"
+                                                      : "float-quantized";
     if (scheme.starts_with("int")) {
       weights["num_bits"] = number_after("int");
       weights["symmetric"] = !scheme.ends_with("_asym");
-      format = "pack-quantized";
+      format = scheme == "int8_channel" || scheme == "int8_tensor_asym" ? "int-quantized" : "pack-quantized";
     }
     if (scheme.starts_with("mxfp") || scheme == "nvfp4") weights["num_bits"] = number_after("fp");
     weights["strategy"] = scheme.find("channel") != scheme.npos  ? "channel"
@@ -53,7 +56,10 @@ inline nlohmann::json config_of(const std::string& family, const std::string& sc
     if (scheme.ends_with("v2")) json["checkpoint_format"] = "gptq_v2";
     return json;
   }
-  if (family == "bitsandbytes") return {{"quant_method", "bitsandbytes"}, {"load_in_4bit", true}};
+  if (family == "bitsandbytes") {
+    return {{"quant_method", "bitsandbytes"},
+            {scheme.find("int8") == scheme.npos ? "load_in_4bit" : "load_in_8bit", true}};
+  }
   if (family == "mlx") {
     if (!scheme.starts_with("affine")) {
       return {{"bits", 4}, {"group_size", 32}, {"mode", scheme.substr(0, scheme.find('_'))}};

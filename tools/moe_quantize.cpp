@@ -39,6 +39,7 @@ constexpr const char* usage =
     "                  q4_k_m and q5_k_m: ffn_down in q6_k in some layers\n"
     "  --type-of PART=TYPE  of a .gguf: tensors with PART in their name (ffn_down_exps, blk.0.) in another type\n"
     "  --imatrix FILE  of a .gguf: llama-imatrix's recording of a model (in its GGUF form): what matters errs less\n"
+    "                  (q8_0, mxfp4, nvfp4, tq1_0, tq2_0, f16, bf16, f32 look at none)\n"
     "  --all-linears   attention and dense FFNs as well; never embeddings, the head, norms, routers; of a folder\n"
     "  --keep PART     modules (of a .gguf: tensors, as ffn_down_exps) with PART in their name stay as they are\n"
     "  --inputs FILE   what blocks read, to compare their answers: a .safetensors of tensors that are called as IN's\n"
@@ -126,6 +127,7 @@ nlohmann::ordered_json json_of(const moe::io::ModelQuantization& done, const Com
                       {"quantized", ordered_json::array()},
                       {"kept", ordered_json::array()},
                       {"not_in_imatrix", done.unweighed},
+                      {"types_without_imatrix", done.unweighing},
                       {"blocks", ordered_json::array()}};
   for (const auto& matrix : done.matrices) {
     ordered_json entry = {{"tensor", matrix.tensor}};
@@ -198,6 +200,9 @@ std::string report_of(const moe::io::ModelQuantization& done, const Comparison& 
   std::string report = text + ("  worst: " + worst_name + "\n");
   for (const auto& [name, reason] : done.kept) report += "  stays: " + name + ": " + reason + "\n";
   for (const auto& name : done.unweighed) report += "  not in the imatrix: " + name + "\n";
+  for (const auto& its : done.unweighing) {
+    report += "  the imatrix changes nothing in " + its + ", which looks at none\n";
+  }
   for (const auto& block : comparison) report += line_of(block, done);
   return report;
 }

@@ -16,6 +16,8 @@
 #include "moe/layers/moe_layer.hpp"
 #include "moe/layers/shared.hpp"
 #include "moe/models/random.hpp"
+#include "moe/telemetry/routing_stats.hpp"
+#include "quantized_blocks.hpp"
 
 namespace moe::laws {
 
@@ -319,6 +321,44 @@ TEST(ExpertParallel, SendsAColumnOnceToARankHoweverManyOfItsExpertsAskForIt) {
       EXPECT_EQ(traffic.calls, 1);
       EXPECT_GT(traffic.seconds_in_exchange, 0);
     }
+  }
+}
+
+/// Codes stay with their rank, tokens travel; and what is counted is where they went, whatever experts are made of.
+TEST(ExpertParallelOfCodedExperts, GivesTheBitsOfOneProcessAndCountsAsThoseOfFloats) {
+  const Index d_model = 17, num_experts = 5, top_k = 2;
+  using Groups = test::GroupsOf<test::QuantizedBanks>;
+  const auto router = router_for<float>(d_model, num_experts, top_k);
+  const auto coded = Groups::whole(d_model, num_experts);
+  const MoeLayer whole(router, coded);
+  const MoeLayer of_floats(router, dequantized<float>(coded));
+  RoutingStats expected_counts(num_experts);
+  for (int rank = 0; rank < num_ranks(); ++rank) {
+    for (const Index most : {0, 1, 40}) {
+      const auto x = random_matrix<Matrix<float>>(d_model, tokens_of(rank, most), 100 + unsigned(rank));
+      Workspace<float> ws;
+      Matrix<float> y(d_model, x.cols());
+      of_floats.forward(x, y, ws, Serial{});
+      expected_counts.add(ws.routing, x.cols());
+    }
+  }
+  for (const auto& placement :
+       {place_in_blocks(num_experts, num_ranks()), dealt(num_experts, num_ranks()), copied(num_experts, num_ranks())}) {
+    const MoeLayer layer(router, Groups::shared_out(d_model, placement, {.chunks = 2}));
+    RoutingStats counts(num_experts);
+    for (const Index most : {0, 1, 40}) {
+      const auto x = random_matrix<Matrix<float>>(d_model, tokens_of(my_rank(), most), 100 + unsigned(my_rank()));
+      Workspace<float> ws;
+      ws.numerics.batch_invariant = true;
+      Matrix<float> y(d_model, x.cols());
+      layer.forward(x, y, ws, test::open_mp(2));
+      EXPECT_TRUE(same_bits(y, invariant_forward(whole, x))) << x.cols() << " tokens";
+      EXPECT_TRUE(same_bits(y, invariant_forward(of_floats, x))) << x.cols() << " tokens";
+      counts.add(ws.routing, x.cols());
+    }
+    all_reduce(counts, MPI_COMM_WORLD);
+    EXPECT_EQ(counts.num_tokens(), expected_counts.num_tokens());
+    for (Index e = 0; e < num_experts; ++e) EXPECT_EQ(counts.load(e), expected_counts.load(e)) << e;
   }
 }
 

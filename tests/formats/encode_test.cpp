@@ -17,6 +17,7 @@
 #include <filesystem>
 #include <functional>
 #include <limits>
+#include <map>
 #include <random>
 #include <span>
 #include <string>
@@ -58,7 +59,8 @@ std::vector<Stored> sources(const std::string& family) {
       {Tensors::open(fs::path(MOE_SOURCE_DIR) / "tests/real_quant/quantise.safetensors"), family + "."}};
   if (const char* const named = std::getenv("MOE_QUANT_DIR")) {
     const fs::path file = fs::path(named) / (family + ".safetensors");
-    EXPECT_TRUE(fs::exists(named)) << "MOE_QUANT_DIR is " << named << ", which is not there";
+    EXPECT_TRUE(fs::is_directory(named) && !fs::is_empty(named))
+        << "MOE_QUANT_DIR is " << named << ", which is not there, or empty";
     if (fs::exists(file)) all.push_back({Tensors::open(file), ""});
   }
   for (const Stored& stored : all) EXPECT_FALSE(stored.matrices().empty()) << family;
@@ -250,20 +252,87 @@ TEST(Encode, KQuantsErrNoMoreThanGgmls) {
   }
 }
 
+/// f(Block()) of each type that has an encoder which looks at importance.
+template <class F>
+void for_each_weighed(const F& f) {
+  f(moe::Q4_0());
+  f(moe::Q4_1());
+  f(moe::Q5_0());
+  f(moe::Q5_1());
+  f(moe::IQ4_NL());
+  for_each_k(f);
+}
+
 TEST(Encode, ImportanceLowersTheErrorThatItWeighs) {
   const Stored stored = sources("ggml")[0];
   const Matrix matrix = original(stored, "normal");
   std::vector<float> importance(std::size_t(matrix.cols));
   std::mt19937 random(7);
   for (float& one : importance) one = float(random() % 1000) * float(random() % 1000) * float(random() % 1000) * 1e-9F;
-  for_each_k([&]<class Block>(Block) {
+  for_each_weighed([&]<class Block>(Block) {
     const double without = relative_error(Block::name, encoded<Block>(matrix), matrix, importance);
     const double with = relative_error(Block::name, encoded<Block>(matrix, importance), matrix, importance);
     EXPECT_LT(with, 0.97 * without) << Block::name;
+  });
+  for_each_k([&]<class Block>(Block) {
     const Bytes alike = encoded<Block>(matrix);
     EXPECT_EQ(encoded<Block>(matrix, std::vector<float>(importance.size(), 0)), alike) << Block::name << ": of zeros";
     EXPECT_EQ(encoded<Block>(matrix, std::vector<float>(importance.size(), 1)), alike) << Block::name << ": of ones";
   });
+}
+
+/// ggml's own weigh as well; what they write lies above both of these on every matrix that was tried.
+TEST(Encode, ImportanceErrsNoMoreThanWithoutNorThanAFineGridDoes) {
+  std::mt19937 random(11);
+  const auto uniform = [&] { return float(random() % 65536) / 65536; };
+  const auto normal = [&] { return uniform() + uniform() + uniform() + uniform() - 2; };
+  // Normal; with few peaks; far from zero; of one sign; mostly zeros; powers of two; all the same.
+  for (int kind = 0; kind < 7; ++kind) {
+    Matrix matrix{2, 512, {}};
+    for (Index i = 0; i < 2 * 512; ++i) {
+      const float x = 0.05F * normal();
+      matrix.numbers.push_back(kind == 0   ? x
+                               : kind == 1 ? (random() % 200 == 0 ? 100 * x : x)
+                               : kind == 2 ? x + 0.2F
+                               : kind == 3 ? -std::fabs(x)
+                               : kind == 4 ? (random() % 10 == 0 ? x : 0)
+                               : kind == 5 ? std::ldexp(x < 0 ? -1.F : 1.F, -int(random() % 12))
+                                           : 0.3F);
+    }
+    for (const bool skewed : {false, true}) {
+      std::vector<float> importance(512);
+      for (float& one : importance) one = skewed ? std::exp2(12 * normal()) : 0.1F + uniform();
+      std::map<std::string, double> errors;
+      for_each_weighed([&]<class Block>(Block) {
+        const double without = relative_error(Block::name, encoded<Block>(matrix), matrix, importance);
+        errors[Block::name] = relative_error(Block::name, encoded<Block>(matrix, importance), matrix, importance);
+        EXPECT_LE(errors[Block::name], without) << Block::name << ", kind " << kind << (skewed ? ", skewed" : "");
+      });
+      for (const auto& [name, half] : {std::pair("Q4_0", 8), std::pair("Q5_0", 16)}) {
+        double off = 0, all = 0;
+        for (std::size_t block = 0; block < matrix.numbers.size(); block += 32) {
+          const float* const x = &matrix.numbers[block];
+          const float* const w = &importance[block % 512];
+          const float peak = std::fabs(x[moe::encoding::peak(x, 32)]);
+          double least = std::numeric_limits<double>::infinity();
+          for (int step = -200; step <= 200; ++step) {
+            const double scale = double(step) / 200 * 1.3 * double(peak) / half;
+            double its = 0;
+            for (int i = 0; i < 32; ++i) {
+              const double code =
+                  scale == 0 ? 0 : std::clamp(std::round(double(x[i]) / scale), -double(half), half - 1.0);
+              its += double(w[i]) * (code * scale - double(x[i])) * (code * scale - double(x[i]));
+            }
+            least = std::min(least, its);
+          }
+          off += least;
+          for (int i = 0; i < 32; ++i) all += double(w[i]) * double(x[i]) * double(x[i]);
+        }
+        // The grid's scales are not rounded to float16, ours are: by 2^-11 of a number.
+        EXPECT_LE(errors[name], std::sqrt(off / all) + 0x1p-12) << name << ", kind " << kind;
+      }
+    }
+  }
 }
 
 /// Numbers about as likely near zero as weights are, of whole numbers alone, so that every compiler makes the same.
@@ -294,6 +363,10 @@ TEST(Encode, BitsAreTheSameFromEveryCompilerAndProcessor) {
   };
   for_each_plain([&]<class Block>(Block) { add(Block::name, encoded<Block>(x)); });
   for_each_k([&]<class Block>(Block) { add(Block::name, encoded<Block>(x)); });
+  std::vector<float> importance = some_numbers(x.size(), 9);
+  for (float& one : importance) one = std::fabs(one);
+  for_each_weighed(
+      [&]<class Block>(Block) { add(Block::name + std::string("!"), encoded<Block>(x, importance.data())); });
   const moe::WeightMap<float> map(x.data(), 40, 256, Eigen::OuterStride<>(256));
   const auto matrix = [&]<class T>(T) {
     const moe::CodedMatrix coded = moe::encode_matrix<T, float>(map);
@@ -303,11 +376,13 @@ TEST(Encode, BitsAreTheSameFromEveryCompilerAndProcessor) {
   matrix(moe::GroupInt4<32>());
   matrix(moe::GroupMxfp4());
   matrix(moe::GroupNvfp4());
-  // g++ 12 for SSE2 and AVX-512, clang++ 14 for AVX-512, g++ 12 for ARM under qemu-user
+  // g++ 12 for SSE2 and AVX-512, clang++ 14 for AVX-512; those without importance g++ 12 for ARM under qemu-user, too.
   EXPECT_EQ(sums,
             "Q8_0 7ef9baaa\nQ4_0 8378f0db\nQ4_1 34eb7084\nQ5_0 ed4b18ac\nQ5_1 e3cb47d7\nIQ4_NL bfac2eab\n"
             "MXFP4 a32ab22a\nNVFP4 b0fd1d1a\nTQ1_0 3084fbd8\nTQ2_0 d9d8326a\nQ2_K 4e40a468\nQ3_K d88f1f86\n"
-            "Q4_K 3a2f29f0\nQ5_K 33815ea3\nQ6_K 885cd6ae\nINT4 4418be19\nINT4 scales ba4bc490\n"
+            "Q4_K 3a2f29f0\nQ5_K 33815ea3\nQ6_K 885cd6ae\nQ4_0! 4ac1b4e4\nQ4_1! f22e40aa\nQ5_0! d9d67cc8\n"
+            "Q5_1! 2feeab1a\nIQ4_NL! 4b23e0df\nQ2_K! 742fdb80\nQ3_K! a1ff4fca\nQ4_K! 9e67c5df\nQ5_K! 96e10ae4\n"
+            "Q6_K! f07ee3b3\nINT4 4418be19\nINT4 scales ba4bc490\n"
             "MXFP4 c3f1cde7\nMXFP4 scales 32199fa1\nNVFP4 0313bef8\nNVFP4 scales 3c927142\n");
 }
 
@@ -325,7 +400,7 @@ TEST(Encode, ImportanceCountsByItsRatiosAlone) {
       EXPECT_EQ((moe::encode_matrix<T, float>(map, scaled).codes), expected.codes) << T::name << " 2^" << up;
     }
   };
-  same(moe::Q2_K()), same(moe::Q3_K()), same(moe::Q4_K()), same(moe::Q5_K()), same(moe::Q6_K());
+  for_each_weighed(same);
 }
 
 TEST(Encode, ThreadsChangeNothing) {
@@ -370,14 +445,19 @@ TEST(Encode, AllFiniteNumbersAreCoded) {
     rows.emplace_back(256, -one);
     rows.back()[7] = one;
   }
+  std::vector<float> importance(256, 1e-30F);
+  importance[7] = 1e30F;
+  importance[100] = 0;
   const auto code = [&]<class Block>(Block) {
     for (const auto& row : rows) {
-      const Bytes bytes = encoded<Block>(row);
-      const auto numbers =
-          naive::decode(Block::name, reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
-      const bool zeros = std::all_of(row.begin(), row.end(), [](float x) { return x == 0; });
-      for (const double number : numbers) {
-        ASSERT_TRUE(!zeros || number == 0) << Block::name << " of " << row[0];
+      for (const float* const counts : {static_cast<const float*>(nullptr), importance.data()}) {
+        const Bytes bytes = encoded<Block>(row, counts);
+        const auto numbers =
+            naive::decode(Block::name, reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
+        const bool zeros = std::all_of(row.begin(), row.end(), [](float x) { return x == 0; });
+        for (const double number : numbers) {
+          ASSERT_TRUE(!zeros || number == 0) << Block::name << " of " << row[0];
+        }
       }
     }
   };

@@ -206,7 +206,8 @@ TEST(GgmlTypes, DecodeToWhatGgmlMakesOfThem) {
   EXPECT_EQ(expect_recorded_values(std::filesystem::path(MOE_SOURCE_DIR) / "tests/real_quant/ggml.safetensors"), all);
   const char* const named = std::getenv("MOE_QUANT_DIR");
   if (named == nullptr) return;
-  ASSERT_TRUE(std::filesystem::is_directory(named)) << "MOE_QUANT_DIR is " << named;
+  ASSERT_TRUE(std::filesystem::is_directory(named) && !std::filesystem::is_empty(named))
+      << "MOE_QUANT_DIR is " << named << ", which is not there, or empty";
   const auto file = std::filesystem::path(named) / "ggml.safetensors";
   if (!std::filesystem::exists(file)) return;
   EXPECT_FALSE(expect_recorded_values(file).empty());

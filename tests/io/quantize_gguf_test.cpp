@@ -9,6 +9,7 @@
 #include <fstream>
 #include <iterator>
 #include <limits>
+#include <set>
 #include <span>
 #include <string>
 #include <utility>
@@ -43,6 +44,7 @@ struct SmallModel {
   std::string type = "qwen3_moe";
   Index d = 256, ff = 256, num_experts = 3, num_layers = 1;
   float first_number = 0.5F;  // of the first expert's gate
+  Index first_at = 0;         // in its row 0
   std::string stray = {};     // one more tensor, of three numbers
   Index said_ff = ff;         // by config.json
 
@@ -69,7 +71,7 @@ struct SmallModel {
       add(block(layer) + ".shared_expert_gate", 1, d);
     }
     if (!stray.empty()) add(block(0) + stray, 1, 3);
-    all.front().second(0, 0) = first_number;
+    all.front().second(0, first_at) = first_number;
     return all;
   }
 
@@ -362,6 +364,13 @@ TEST(QuantizeGguf, AnImportanceMatrixIsThatOfEncode) {
   const auto report = quantize_gguf(in, temporary.path / "out.gguf",
                                     {.type = "q4_k", .importance = io::ImportanceMatrix::open(file)}, OpenMp{2});
   EXPECT_EQ(report.unweighed, std::vector<std::string>{"blk.0.ffn_gate_exps.weight"});
+  EXPECT_TRUE(report.unweighing.empty());
+  const auto of_others = quantize_gguf(in, temporary.path / "others.gguf",
+                                       {.type = "q4_0",
+                                        .type_of = {{"ffn_down", "q8_0"}, {"ffn_up", "mxfp4"}},
+                                        .importance = io::ImportanceMatrix::open(file)});
+  EXPECT_EQ(std::set<std::string>(of_others.unweighing.begin(), of_others.unweighing.end()),
+            (std::set<std::string>{"mxfp4", "q8_0"}));
   quantize_gguf(in, temporary.path / "plain.gguf", {.type = "q4_k"});
   const io::GgufFile out = io::read_gguf(temporary.path / "out.gguf"),
                      plain = io::read_gguf(temporary.path / "plain.gguf");
@@ -539,6 +548,9 @@ TEST(QuantizeGguf, ComplainsAndLeavesNothing) {
   SmallModel{.first_number = 70000}.write(temporary.path / "large");
   expect_error(temporary.path / "large", {.type = "f16"},
                "tensor \"blk.0.ffn_gate_exps.weight\", expert 0: the number 70000 at (0, 0) is too large for f16");
+  SmallModel{.first_number = 3e38F, .first_at = 100}.write(temporary.path / "larger");
+  expect_error(temporary.path / "larger", {.type = "q8_0"},
+               "expert 0: the number 3e+38 at (0, 100) is too large for q8_0");
   SmallModel{.stray = ".experts.0.down_proj.turned"}.write(temporary.path / "stray");
   expect_error(
       temporary.path / "stray", {},
@@ -546,7 +558,7 @@ TEST(QuantizeGguf, ComplainsAndLeavesNothing) {
   SmallModel{.said_ff = 512}.write(temporary.path / "wide");
   expect_error(temporary.path / "wide", {}, "has shape [256, 256], expected [512, 256]");
   quantize_gguf(in, temporary.path / "ok.gguf", {.type = "q6_k", .keep = {"ffn_down_exps"}});
-  EXPECT_EQ(std::distance(fs::directory_iterator(temporary.path), {}), 6) << "five models and the last file";
+  EXPECT_EQ(std::distance(fs::directory_iterator(temporary.path), {}), 7) << "six models and the last file";
 }
 
 }  // namespace

@@ -321,9 +321,15 @@ TEST(QuantizeModel, NumbersThatAreNoneOnceCodedAreRefused) {
   SmallModel{.dtype = "F32", .times = 1e-41F}.write(temporary.path / "in");  // 1 / the largest is infinite
   const std::string error = test::error_of<io::Error>(
       [&] { quantize_model(temporary.path / "in", temporary.path / "out", {.type = "fp8"}); });
-  EXPECT_NE(error.find("experts.0.down_proj.weight\": its numbers are too small for the scales of fp8"),
-            std::string::npos)
+  EXPECT_NE(error.find("experts.0.down_proj.weight\": the number "), std::string::npos) << error;
+  EXPECT_NE(error.find("), the largest of its block, is too small for the scales of fp8: keep"), std::string::npos)
       << error;
+  SmallModel{.dtype = "F32", .first_number = 3e38F}.write(temporary.path / "large");
+  const std::string large = test::error_of<io::Error>(
+      [&] { quantize_model(temporary.path / "large", temporary.path / "out", {.type = "mxfp4"}); });
+  EXPECT_NE(large.find("experts.0.gate_proj.weight\": the number 3e+38 at (0, 0) is too large for mxfp4"),
+            std::string::npos)
+      << large;
   EXPECT_FALSE(fs::exists(temporary.path / "out"));
 }
 

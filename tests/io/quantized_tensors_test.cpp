@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <limits>
 #include <list>
 #include <random>
@@ -35,7 +37,7 @@ struct File {
   template <class T>
   File& add(const std::string& name, const std::string& dtype, std::vector<Index> shape, const std::vector<T>& values) {
     kept.emplace_back(values.size() * sizeof(T));
-    std::memcpy(kept.back().data(), values.data(), kept.back().size());
+    if (!values.empty()) std::memcpy(kept.back().data(), values.data(), kept.back().size());
     tensors.push_back({.name = name, .dtype = dtype, .shape = std::move(shape), .bytes = kept.back()});
     return *this;
   }
@@ -212,22 +214,25 @@ TEST(QuantizedTensors, AnotherCodingThanIsSaidIsRefused) {
   expect_says(file.error(compressed(integers(4, 64))), {"\"m.weight_scale\" has shape [2, 2]", "1 × 64", "(2 × 64)"});
   expect_says(file.error(compressed(integers(4, 32, false))),
               {"is INT4, groups of 32,", "INT4, groups of 32, with zero points"});
-  expect_says(file.error(fp8_of(128, 128)), {"is INT4, and", "FP8 E4M3, blocks of 128×128"});
+  expect_says(file.error(fp8_of(128, 128)),
+              {"\"m.weight_packed\" (I32 [2, 8]) is packed integers of compressed-tensors, and config.json",
+               "quant_method is \"fp8\" (FP8 E4M3, blocks of 128×128)"});
   File short_row;
   short_row.add("m.weight_packed", "I32", {2, 3}, std::vector<std::int32_t>(6))
       .add("m.weight_shape", "I64", {2}, std::vector<std::int64_t>{2, 24});
   short_row.add("m.weight_scale", "F32", {2, 1}, std::vector<float>(2));
   expect_says(short_row.error(), {"3 words for 24 numbers", "3 or 4 bits"});
   File fp8;
-  expect_says(with_fp8(fp8, {1}, {1, 1}).error(said({{"quant_method", "modelopt"}, {"quant_algo", "NVFP4"}})),
-              {"\"m.weight\" (F8_E4M3 [8, 16]) is FP8 E4M3, and", "NVFP4, groups of 16"});
+  expect_says(
+      with_fp8(fp8, {1}, {1, 1}).error(said({{"quant_method", "modelopt"}, {"quant_algo", "NVFP4"}})),
+      {"\"m.weight\" (F8_E4M3 [8, 16]) is FP8 beside its weight_scale_inv", "\"modelopt\" (NVFP4, groups of 16)"});
   File gptq;
   gptq.add("m.qweight", "I32", {4, 32}, std::vector<std::int32_t>(128))
       .add("m.qzeros", "I32", {1, 4}, std::vector<std::int32_t>(4));
   gptq.add("m.scales", "F16", {1, 32}, std::vector<std::uint16_t>(32));
   EXPECT_EQ(gptq.error(said({{"quant_method", "gptq"}, {"bits", 4}, {"group_size", 32}})), "no error");
   expect_says(gptq.error(said({{"quant_method", "awq"}, {"bits", 4}})),
-              {"packed as GPTQ does", "the method is \"awq\""});
+              {"packed as GPTQ does", "the quant_method is \"awq\" (INT4)"});
   expect_says(gptq.error(said({{"quant_method", "gptq"}, {"bits", 4}, {"group_size", 8}})),
               {"groups of 32", "groups of 8"});
   expect_says(gptq.error(), {"how many bits"});
@@ -288,7 +293,8 @@ TEST(QuantizedTensors, GroupsThatBeginWithinAByteAreReadByTheirIndexOrRefused) {
 /// Of weights that may have some, they happen to be; of others they are written all the same.
 TEST(QuantizedTensors, ZeroPointsThatAreAllZeroMayBeThere) {
   const auto channels = [](bool symmetric) {
-    return compressed({{"type", "int"}, {"num_bits", 8}, {"strategy", "channel"}, {"symmetric", symmetric}});
+    return compressed({{"type", "int"}, {"num_bits", 8}, {"strategy", "channel"}, {"symmetric", symmetric}},
+                      {{"format", "int-quantized"}});
   };
   for (const auto zero : {std::uint8_t(0), std::uint8_t(1)}) {
     File file;
@@ -402,6 +408,153 @@ TEST(QuantizedTensors, OneExpertOfAllIsUsedWhereItLies) {
       }
     }
   }
+}
+
+/// What a folder of tests/real_quant holds of one weight, and what its config says.
+struct Recorded {
+  std::string name;
+  Tensors tensors;
+  json config;
+  std::string module;
+  std::optional<OfExperts> experts = {};
+
+  std::string error(const Tensors& of) const {
+    const Quantization its = config.empty() ? Quantization() : said(config);
+    return test::error_of<io::Error>([&] { (void)io::quantized_weight(of, module, its, experts); });
+  }
+  std::string error_of_config(const json& other) const {
+    return test::error_of<io::Error>([&] { (void)io::quantized_weight(tensors, module, said(other), experts); });
+  }
+};
+
+std::vector<Recorded> recorded() {
+  std::vector<Recorded> all;
+  for (const auto& folder : std::filesystem::directory_iterator("tests/real_quant/folders")) {
+    if (!std::filesystem::exists(folder.path() / "config.json")) continue;
+    const json config = json::parse(std::ifstream(folder.path() / "config.json"));
+    const Tensors tensors = Tensors::open(folder.path());
+    const json its = config.value("quantization_config", config.value("quantization", json::object()));
+    for (const std::string& name : tensors.names()) {
+      const bool of_all = name.find("experts.gate_up_proj") != name.npos,
+                 of_one = name.find("experts.1.up_proj.") != name.npos;
+      if (!of_all && !of_one) continue;
+      const std::size_t end = name.find(of_all ? "gate_up_proj" : "up_proj") + (of_all ? 12U : 7U);
+      Recorded one{folder.path().filename().string(), tensors, its, name.substr(0, end)};
+      if (of_all) one.experts = OfExperts{0, tensors.find(name)->shape[0]};
+      all.push_back(one);
+      break;
+    }
+  }
+  EXPECT_GE(all.size(), 9U);
+  return all;
+}
+
+/// Of any number of dimensions, with and without elements, whatever others have: an answer or an error, never a crash.
+TEST(QuantizedTensors, ShapesThatFitNothingAreRefusedOrRead) {
+  constexpr Index huge = Index(1) << 56;
+  std::size_t errors = 0;
+  for (const Recorded& its : recorded()) {
+    EXPECT_EQ(its.error(its.tensors), "no error") << its.name;
+    std::vector<Tensor> all;
+    its.tensors.for_each_below(its.module, [&](const Tensor& tensor) { all.push_back(tensor); });
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      for (std::size_t j = 0; j < all.size(); ++j) {
+        for (const std::vector<Index>& shape : std::vector<std::vector<Index>>{{},
+                                                                               {1},
+                                                                               {0},
+                                                                               {2, 1},
+                                                                               {1, 2},
+                                                                               {0, 4},
+                                                                               {4, 0},
+                                                                               {huge, 0},
+                                                                               {0, huge},
+                                                                               {1, 1, 1},
+                                                                               {0, 4, 4},
+                                                                               {2, 2, 2, 2}}) {
+          std::vector<Tensor> changed = all;
+          for (const std::size_t at : {i, j}) {
+            changed[at].shape = at == i ? shape : std::vector<Index>{4, 0};
+            const auto bytes = std::size_t(io::element_count(changed[at]) * io::dtype_bits(changed[at].dtype) / 8);
+            changed[at].bytes = changed[at].bytes.first(std::min(bytes, changed[at].bytes.size()));
+          }
+          for (const auto* const config : {&its.config, static_cast<const json*>(nullptr)}) {
+            Recorded one = its;
+            if (config == nullptr) one.config = json::object();
+            if (one.error(Tensors::of("F", changed)) != "no error") ++errors;
+          }
+        }
+      }
+    }
+  }
+  EXPECT_GE(errors, 1000U);
+  File scalar;  // no groups of no bytes
+  scalar.add("m.weight_packed", "U8", {64, 0}, Bytes()).add("m.weight_scale", "U8", {}, Bytes(1));
+  expect_says(scalar.error(), {"model.safetensors: tensor \"m.weight_packed\" (U8) has shape [64, 0]", "nothing"});
+  File one_scale;
+  one_scale.add("m.weight_packed", "U8", {64, 16}, Bytes(1024)).add("m.weight_scale", "U8", {}, Bytes(1));
+  expect_says(one_scale.error(), {"model.safetensors: tensor \"m.weight_scale\" has shape [], expected a matrix"});
+}
+
+TEST(QuantizedTensors, BlocksThatAreNoSizeAreRefused) {
+  for (const char* const size : {"0", "3", "16777218", "9223372036854775806", "18446744073709551615", "-2", "1.5"}) {
+    const std::string state = std::string(R"({"shape": [3, 5], "dtype": "float32", "blocksize": )") + size + "}";
+    File file;
+    file.add("m.weight", "U8", {8, 1}, Bytes(8)).add("m.weight.absmax", "F32", {1}, std::vector<float>{1});
+    file.add("m.weight.quant_map", "F32", {16}, std::vector<float>(16));
+    file.add("m.weight.quant_state.bitsandbytes__nf4", "U8", {Index(state.size())}, Bytes(state.begin(), state.end()));
+    expect_says(file.error(), {"model.safetensors: tensor \"m.weight.quant_state.bitsandbytes__nf4\"", "blocksize"});
+  }
+}
+
+/// Whatever software is named instead of the one that wrote a folder.
+TEST(QuantizedTensors, AnotherMethodThanTheTensorsAreOfIsRefused) {
+  for (const Recorded& its : recorded()) {
+    if (its.config.empty()) continue;
+    for (const char* const method :
+         {"fp8", "compressed-tensors", "modelopt", "mxfp4", "gptq", "awq", "bitsandbytes", "torchao"}) {
+      json other = its.config;
+      if (other.value("quant_method", "") == method) continue;
+      other["quant_method"] = method;
+      const std::string error = its.error_of_config(other);
+      EXPECT_NE(error, "no error") << its.name << " as " << method;
+      EXPECT_NE(error.find("config.json: quantization_config"), error.npos) << error;
+      const auto names = [&](const std::string& one) { return one == method || its.config["quant_method"] == one; };
+      if (!names("modelopt") && method != std::string("gptq") && method != std::string("awq")) {
+        // gptq and awq say nothing without bits, modelopt nothing without a quant_algo, and has patterns of its own
+        expect_says(error, {"tensor \"" + its.module, std::string("quant_method is \"") + method + "\""});
+      }
+    }
+    if (its.config.value("quant_method", "") != "compressed-tensors") continue;
+    for (const char* const format : {"nonsense", "pack-quantized", "int-quantized", "float-quantized",
+                                     "nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp6-pack-quantized"}) {
+      json other = its.config;
+      if (other["format"] == format) continue;
+      other["format"] = format;
+      expect_says(its.error_of_config(other), {std::string("\"") + format + "\"", "config.json: quantization_config"});
+    }
+    const auto with = [&](const char* key, const json& value) {
+      json other = its.config;
+      other["config_groups"]["group_0"]["weights"][key] = value;
+      return its.error_of_config(other);
+    };
+    for (const char* const key : {"type", "strategy"}) {
+      expect_says(with(key, "nonsense"), {std::string(key) + " is \"nonsense\"", "expected one of "});
+    }
+    for (const int bits : {-1, 0, 1, 5, 7, 9, 16, 1 << 24}) {
+      EXPECT_NE(with("num_bits", bits), "no error") << its.name << ", bits: " << bits;
+    }
+  }
+  const Quantization eight = said({{"quant_method", "bitsandbytes"}, {"load_in_8bit", true}});
+  File file;
+  const std::string state = R"({"shape": [2, 4], "dtype": "float32", "blocksize": 64})";
+  file.add("m.weight", "U8", {4, 1}, Bytes(4)).add("m.weight.absmax", "F32", {1}, std::vector<float>{1});
+  file.add("m.weight.quant_map", "F32", {16}, std::vector<float>(16));
+  file.add("m.weight.quant_state.bitsandbytes__nf4", "U8", {Index(state.size())}, Bytes(state.begin(), state.end()));
+  EXPECT_EQ(file.error(said({{"quant_method", "bitsandbytes"}, {"load_in_4bit", true}})), "no error");
+  expect_says(file.error(eight), {"\"m.weight\" (U8 [4, 1]) is 4 bits of bitsandbytes", "\"load_in_8bit\""});
+  expect_says(
+      file.error(said({{"quant_method", "bitsandbytes"}, {"load_in_4bit", true}, {"bnb_4bit_quant_type", "fp4"}})),
+      {"is NF4", "FP4"});
 }
 
 /// Packs codes of `bits` bits, low ones first, in 32-bit words; those of a row begin with a word.

@@ -13,21 +13,7 @@
 
 namespace moe::laws {
 
-struct QuantizedBanks {  // expert e is made from seeds[e] alone
-  static FfnBank<Quantized> make(Index d_model, std::span<const unsigned> seeds) {
-    std::vector<QuantizedMatrix> matrices[3];
-    auto memory = std::make_shared<std::vector<FfnBank<Quantized>>>();
-    for (const unsigned seed : seeds) {
-      memory->push_back(test::coded_bank<SwiGlu>(1, d_model, 2 * d_model - 1, 10 * seed, false));
-      matrices[0].push_back(memory->back().w_gate()[0]);
-      matrices[1].push_back(memory->back().w_up()[0]);
-      matrices[2].push_back(memory->back().w_down()[0]);
-    }
-    const auto stack = [&](int i) { return WeightStack<Quantized>(matrices[i], memory); };
-    return {stack(0), stack(1), stack(2)};
-  }
-};
-INSTANTIATE_TYPED_TEST_SUITE_P(Quantized, ExpertsLaws, QuantizedBanks);
+INSTANTIATE_TYPED_TEST_SUITE_P(Quantized, ExpertsLaws, test::QuantizedBanks);
 
 /// y of a bank by itself.
 template <class Bank>

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <span>
 #include <stdexcept>
@@ -196,6 +197,30 @@ QuantizedMatrix matrix_of(const CodedMatrix& coded) {
     scales = {coded.scales.data(), coded.cols / Its::cols * scale_bytes<T, W>, Its::rows, Its::cols};
   }
   return {*format, coded.rows, coded.cols, {coded.codes.data(), Its::row_bytes(coded.cols)}, scales, {}, coded.factor};
+}
+
+/// Why the number at (r, c) is none once it is coded: what decides the scale that it has with others is the largest of
+/// these, which has none.
+/// @param rows, cols  of a block
+/// @param type        for the message, which begins with the number
+template <class W>
+std::string why_not_coded(const WeightMap<W>& w, Index r, Index c, Index rows, Index cols, const std::string& type) {
+  const Index first_row = r / rows * rows, first_col = c / cols * cols;
+  Index at_row = r, at_col = c;
+  for (Index i = first_row; i < std::min(first_row + rows, w.rows()); ++i) {
+    for (Index k = first_col; k < std::min(first_col + cols, w.cols()); ++k) {
+      if (!(std::fabs(float(w(i, k))) > std::fabs(float(w(at_row, at_col))))) continue;
+      at_row = i;
+      at_col = k;
+    }
+  }
+  const float largest = float(w(at_row, at_col));
+  char number[40];
+  std::snprintf(number, sizeof number, "%g", double(largest));
+  return std::string("the number ") + number + " at (" + std::to_string(at_row) + ", " + std::to_string(at_col) +
+         (std::fabs(largest) < 1 ? "), the largest of its block, is too small for the scales of "
+                                 : ") is too large for ") +
+         type;
 }
 
 /// Whether a matrix of this shape can be coded: rows and columns are whole blocks.

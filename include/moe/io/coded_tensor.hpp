@@ -57,6 +57,9 @@ inline Tensor coded(Tensor tensor) {
     if (n < 2 || n > 3) fail(to_string(tensor), " has shape ", to_string(tensor.shape), ", expected matrices");
     const Index rows = tensor.shape[n - 2], cols = tensor.shape[n - 1], count = n == 3 ? tensor.shape[0] : 1;
     check_size(tensor);
+    if (element_count(tensor) == 0) {
+      fail(to_string(tensor), " has shape ", to_string(tensor.shape), ", in which there is nothing: expected matrices");
+    }
     std::vector<QuantizedMatrix> matrices;
     for (Index i = 0; i < count; ++i) {
       const std::byte* const first = tensor.bytes.data() + std::size_t(i * rows * cols) * bytes;

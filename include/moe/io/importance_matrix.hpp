@@ -101,7 +101,7 @@ class ImportanceMatrix {
   static std::vector<std::vector<float>> columns_of(const Tensor& sums, const Tensor& counts) {
     const std::vector<float> all = numbers_of(sums), tokens = numbers_of(counts);
     const Index columns = sums.shape.empty() ? 1 : sums.shape.back();
-    if (tokens.empty() || std::size_t(columns) * tokens.size() != all.size()) {
+    if (tokens.empty() || all.size() % tokens.size() != 0 || std::size_t(columns) != all.size() / tokens.size()) {
       fail(to_string(sums), " has shape ", to_string(sums.shape), ", and ", counts.name, " counts for ", tokens.size(),
            " experts");
     }

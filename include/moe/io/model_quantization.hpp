@@ -31,6 +31,7 @@ struct ModelQuantization {
   std::vector<MatrixQuantization> matrices;               // quantised
   std::vector<std::pair<std::string, std::string>> kept;  // tensors of which it was wanted, but: the reason
   std::vector<std::string> unweighed;                     // of which the importance matrix says nothing
+  std::vector<std::string> unweighing;                    // types that were asked for, and look at no such matrix
   std::size_t bytes_before = 0, bytes_after = 0;          // of all tensors
 };
 

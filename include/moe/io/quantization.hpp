@@ -32,6 +32,8 @@ struct Coding {
   bool plain = false;              // not at all: float
   bool optional = false;           // plain weights are right as well
   std::string layout = {};         // of GPTQ's zeros: "v1" or "v2"
+  std::string format = {};         // how it lies in files, by the word of its software: "pack-quantized"; of
+                                   // bitsandbytes "load_in_4bit" or "load_in_8bit"; "" if it is not said
 };
 
 /// "FP8 E4M3, blocks of 128×128"; "INT4, groups of 32, with zero points"; "INT8, a scale a row".
@@ -108,7 +110,8 @@ class Quantization {
   /// @param module  "model.layers.3.mlp.experts.0.up_proj"
   /// @throws Error if what is said of it is no coding that we know.
   Coding of(std::string_view module) const {
-    if (method_.empty() || method_ == "torchao" || method_ == "bitsandbytes") return {.optional = true};
+    if (method_.empty() || method_ == "torchao") return {.optional = true};
+    if (method_ == "bitsandbytes") return bitsandbytes();
     if (std::ranges::any_of(ignored_, [&](const Matcher& ignored) { return ignored.fits(module); })) {
       return {.plain = true, .optional = true};
     }
@@ -240,12 +243,19 @@ class Quantization {
     }
   }
 
+  /// @throws Error naming the word and those that are known, unless it is one of these or "".
+  void require_word(const char* key, const std::string& word, std::initializer_list<std::string_view> known) const {
+    if (word.empty() || std::ranges::count(known, word) > 0) return;
+    std::string list;
+    for (const std::string_view one : known) list += (list.empty() ? "" : ", ") + std::string(one);
+    fail(where_, ": ", key, " is \"", word, "\", which is not read: expected one of ", list);
+  }
+
   Coding coding_of(const nlohmann::json& weights, const std::string& format) const {
+    require_word("format", format,
+                 {"pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "nvfp4-pack-quantized",
+                  "mxfp4-pack-quantized", "mxfp6-pack-quantized", "mxfp8-quantized", "mixed-precision", "dense"});
     if (format == "dense") return {.plain = true, .optional = true};
-    if (format == "marlin-24" || format == "sparse-24-bitmask") {
-      fail(where_, ": format is \"", format, "\", which is not read: expected pack-quantized, int-quantized, ",
-           "float-quantized, naive-quantized, nvfp4-pack-quantized or mxfp4-pack-quantized");
-    }
     const Index bits = integer(weights, "num_bits").value_or(8);  // absent keys as compressed-tensors has them
     const std::optional<Index> group = integer(weights, "group_size");
     const std::string type = text(weights, "type"), said = text(weights, "strategy"),
@@ -253,8 +263,14 @@ class Quantization {
                                  : !group      ? "tensor"
                                  : *group > 0  ? "group"
                                                : "channel";
-    Coding coding;
-    if (type.empty() || type == "int") {
+    require_word("type", type, {"int", "float"});
+    require_word("strategy", strategy, {"tensor", "channel", "group", "block", "tensor_group"});
+    const bool is_integer = type.empty() || type == "int";
+    if (is_integer ? bits < 2 || bits > 8 : bits != 4 && bits != 6 && bits != 8) {
+      fail(where_, ": num_bits is ", bits, ", expected ", is_integer ? "2 to 8 of integers" : "4, 6 or 8 of floats");
+    }
+    Coding coding{.format = format == "mixed-precision" ? "" : format};
+    if (is_integer) {
       const auto* const symmetric = find(weights, "symmetric");
       coding.type = "INT" + std::to_string(bits);
       coding.zeros = symmetric != nullptr && symmetric->is_boolean() && !symmetric->get<bool>();
@@ -269,7 +285,25 @@ class Quantization {
     return coding;
   }
 
+  /// @return what is said of weights that are coded; others may be plain
+  Coding bitsandbytes() const {
+    const auto is_true = [&](const char* key) {
+      const nlohmann::json* const value = find(json_, key);
+      return value != nullptr && value->is_boolean() && value->get<bool>();
+    };
+    Coding coding{.optional = true};
+    if (is_true("load_in_8bit")) coding.format = "load_in_8bit";
+    if (is_true("load_in_4bit")) {
+      const std::string type = text(json_, "bnb_4bit_quant_type");
+      require_word("bnb_4bit_quant_type", type, {"nf4", "fp4"});
+      coding.type = type == "nf4" ? "NF4" : type == "fp4" ? "FP4" : "";
+      coding.format = "load_in_4bit";
+    }
+    return coding;
+  }
+
   Coding compressed_tensors(std::string_view module) const {
+    if (groups_.empty()) return {.optional = true};
     for (const Group& group : groups_) {
       if (std::ranges::any_of(group.targets, [&](const Matcher& target) { return target.fits(module); })) {
         return group.coding;

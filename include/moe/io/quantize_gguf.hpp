@@ -22,6 +22,7 @@
 #include "moe/formats/encode.hpp"
 #include "moe/formats/encode_ggml.hpp"
 #include "moe/formats/encode_k.hpp"
+#include "moe/formats/encode_matrix.hpp"
 #include "moe/formats/encode_number.hpp"
 #include "moe/formats/ggml.hpp"
 #include "moe/io/coded_tensor.hpp"
@@ -49,8 +50,8 @@ struct QuantizeGgufOptions {
   std::vector<std::string> keep = {};    // of which one is part of a tensor's name ("ffn_down_exps"): it stays float
   bool overwrite = false;                // a file of this name
   std::vector<GgufTypeOf> type_of = {};  // of several that fit the last counts
-  std::optional<ImportanceMatrix> importance = {};  // what the types that are searched for minimise; of ggml's types
-                                                    // Q8_0, MXFP4, NVFP4, TQ1_0, TQ2_0 look at none
+  std::optional<ImportanceMatrix> importance = {};  // what types with a search minimise; Q8_0, MXFP4, NVFP4,
+                                                    // TQ1_0, TQ2_0 and 16 or 32 bits have none
   std::function<void(const QuantizeProgress&)> progress = {};
   std::function<void(const std::filesystem::path&)> check = {};  // what is written, before it appears; what this throws
                                                                  // is thrown, and all is as it was
@@ -62,11 +63,12 @@ namespace detail {
 struct GgufCoding {
   std::string_view type;
   void (*encode)(const float* x, Index count, std::byte* to, const float* importance);  // whole blocks of a row
+  bool weighs = false;                                                                  // does it look at importance?
 };
 
 template <class Block>
 constexpr GgufCoding coding_of_blocks() {
-  return {Block::name, encode<Block>};
+  return {Block::name, encode<Block>, weighs<Block>};
 }
 
 template <class W>
@@ -232,6 +234,10 @@ inline std::vector<GgufTensorPlan> plan_gguf(const Model& model, const QuantizeG
         any = true;
         tensor.dtype = coding->type;
         if (options.importance && !options.importance->contains(its.name)) report.unweighed.push_back(its.name);
+        const std::string type = in_small_letters(coding->type);
+        if (options.importance && !coding->weighs && std::ranges::count(report.unweighing, type) == 0) {
+          report.unweighing.push_back(type);
+        }
       }
       report.bytes_after += ggml_bytes(tensor, *find_ggml_type(tensor.dtype));
       plan.push_back({std::move(tensor), block, i, coding});
@@ -285,7 +291,8 @@ inline GgufMatrix encode_for_gguf(const GgufCoding& coding, const std::vector<fl
     auto& [off, norm] = squares[std::size_t(r)];
     for (Index c = 0; c < cols; ++c) {
       if (!std::isfinite(is[c])) {
-        fail(who, ": the number ", row[c], " at ", place(c), " is too large for ", in_small_letters(coding.type));
+        const WeightMap<float> w(x.data(), rows, cols, Eigen::OuterStride<>(cols));
+        fail(who, ": ", why_not_coded<float>(w, r, c, 1, type.numbers, in_small_letters(coding.type)));
       }
       const double was = double(row[c]), change = double(is[c]) - was;
       off += encoding::product(change, change);

@@ -413,11 +413,20 @@ inline std::vector<std::vector<std::byte>> encoded(const FolderCoding& coding, c
   try {
     auto parts = coding.encode(tensor, matrix, executor, decoded);
     if (decoded.allFinite()) return parts;
+    with_matrix(tensor, matrix, [&]<class Map>(const Map& w) {
+      using W = typename Map::Scalar;
+      for (Index r = 0; r < w.rows(); ++r) {
+        for (Index c = 0; c < w.cols(); ++c) {
+          if (std::isfinite(decoded(r, c))) continue;
+          fail(to_string(tensor), ": ", why_not_coded<W>(w, r, c, coding.rows, coding.cols, coding.type),
+               ": keep it as it is (--keep)");
+        }
+      }
+    });
+    return parts;
   } catch (const std::invalid_argument& error) {
     fail(error.what());
   }
-  fail(to_string(tensor), ": its numbers are too small for the scales of ", coding.type,
-       ", expected none of which all in a block are below 1e-38: keep it as it is");
 }
 
 /// ‖decoded − w‖² and ‖w‖² of matrix `matrix`.

@@ -98,8 +98,8 @@ WeightStack<Quantized> quantize_stack(const WeightStack<W>& stack, const std::ve
       experts.back().decode(r, 0, stack.cols(), row.data());
       for (Index c = 0; c < stack.cols(); ++c) {
         if (std::isfinite(row[std::size_t(c)])) continue;
-        throw std::invalid_argument(who + ": " + std::to_string(float(stack[e](r, c))) +
-                                    " is too large for the scales of " + T::name);
+        throw std::invalid_argument(who + ": " +
+                                    why_not_coded<W>(stack[e], r, c, Coder<T>::rows, Coder<T>::cols, T::name));
       }
     }
   }

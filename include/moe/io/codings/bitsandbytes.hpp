@@ -23,8 +23,20 @@
 
 namespace moe::inline MOE_TARGET::io::detail {
 
+inline constexpr Family four_bits_of_bitsandbytes{"4 bits of bitsandbytes", {{{"bitsandbytes", "load_in_4bit"}}}};
+inline constexpr Family int8_of_bitsandbytes{"LLM.int8 of bitsandbytes", {{{"bitsandbytes", "load_in_8bit"}}}};
+
+/// How many numbers share a size, as a stranger's JSON has it.
+inline Index block_size(const nlohmann::json& state, const char* key, const std::string& where) {
+  constexpr Index most = 1 << 24;  // so that nothing that is added to it overflows
+  const Index size = to_sizes(nlohmann::json::array({member(state, key, where)}), key, where)[0];
+  if (size < 1 || size > most) fail(where, " has ", key, " ", size, ", expected a number from 1 to ", most);
+  return size;
+}
+
 inline QuantizedWeight read_int8_of_bitsandbytes(CodedModule& module) {
   const Tensor weight = module.take(module.weight), scales = module.take(module.name + ".SCB");
+  module.require_family(weight, int8_of_bitsandbytes);
   const auto [rows, cols] = matrix_shape(weight);
   require_dtype(scales, {"F32"});
   require_shape(scales, {rows});
@@ -46,13 +58,12 @@ inline std::vector<std::byte> nested_sizes(CodedModule& module, const Tensor& si
   require_shape(map, {256});
   require_finite<float>(maxima);
   require_finite<float>(map);
-  const Index together =
-      to_sizes(nlohmann::json::array({member(state, "nested_blocksize", where)}), "nested_blocksize", where)[0];
+  const Index together = block_size(state, "nested_blocksize", where);
   const nlohmann::json& said_offset = member(state, "nested_offset", where);
   if (!said_offset.is_number()) fail(where, " has nested_offset ", describe(said_offset), ", expected a number");
   const float offset = said_offset.get<float>();
   const Index count = element_count(sizes);
-  if (together < 1 || (count + together - 1) / together != element_count(maxima)) {
+  if ((count + together - 1) / together != element_count(maxima)) {
     fail(to_string(maxima), " has shape ", to_string(maxima.shape), ", expected one for each ", together, " of ",
          count);
   }
@@ -69,13 +80,13 @@ inline std::vector<std::byte> nested_sizes(CodedModule& module, const Tensor& si
 inline QuantizedWeight read_bitsandbytes(CodedModule& module) {
   const Tensor weight = module.take(module.weight), sizes = module.take(module.weight + ".absmax"),
                map = module.take(module.weight + ".quant_map");
+  module.require_family(weight, four_bits_of_bitsandbytes);
   const bool is_nf4 = module.has(module.weight + ".quant_state.bitsandbytes__nf4");
   const Tensor text = module.take(module.weight + ".quant_state.bitsandbytes__" + (is_nf4 ? "nf4" : "fp4"));
   const std::string where = to_string(text);
   const nlohmann::json state = parse_json({reinterpret_cast<const char*>(text.bytes.data()), text.bytes.size()}, where);
   const std::vector<Index> shape = to_sizes(member(state, "shape", where), "shape", where);
-  const std::vector<Index> block =
-      to_sizes(nlohmann::json::array({member(state, "blocksize", where)}), "blocksize", where);
+  const Index block = block_size(state, "blocksize", where);
   if (shape.size() != 2) fail(where, " has shape ", to_string(shape), ", expected two sizes");
   const Tensor whole{.name = weight.name, .dtype = "F4", .shape = shape, .file = weight.file};
   const Index count = element_count(whole);
@@ -83,8 +94,8 @@ inline QuantizedWeight read_bitsandbytes(CodedModule& module) {
     fail(to_string(weight), " has ", weight.bytes.size(), " bytes, expected ", (count + 1) / 2, " for ",
          to_string(shape), " numbers of 4 bits");
   }
-  if (block[0] < 1 || block[0] % 2 != 0) fail(where, " has blocksize ", block[0], ", expected an even number");
-  const Index blocks = (count + block[0] - 1) / block[0];
+  if (block % 2 != 0) fail(where, " has blocksize ", block, ", expected an even number");
+  const Index blocks = (count + block - 1) / block;
   require_dtype(map, {"F32"});
   require_shape(map, {16});
   require_finite<float>(map);
@@ -104,9 +115,9 @@ inline QuantizedWeight read_bitsandbytes(CodedModule& module) {
     table = module.keep(std::move(signed_map));
   }
   const std::string dtype = to_text(member(state, "dtype", where), "dtype", where);
-  const Coding coding{.type = is_nf4 ? "NF4" : "FP4", .rows = 1, .cols = block[0]};
+  const Coding coding{.type = is_nf4 ? "NF4" : "FP4", .rows = 1, .cols = block};
   module.require_promised(weight, coding, module.said.of(module.name));
-  const BytePlane codes{weight.bytes.data(), shape[1] / 2}, its_scales{scales, 0, 1, block[0]}, its_table{table};
+  const BytePlane codes{weight.bytes.data(), shape[1] / 2}, its_scales{scales, 0, 1, block}, its_table{table};
   if (dtype == "float32")
     return made(table4<float>, shape[0], shape[1], codes, its_scales, its_table, 1, "F32", coding);
   if (dtype == "float16")

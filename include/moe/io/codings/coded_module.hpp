@@ -43,6 +43,18 @@ struct OfExperts {
 
 namespace detail {
 
+/// By which words a config promises a coding.
+struct Promise {
+  std::string_view method;       // quant_method
+  std::string_view format = "";  // Coding::format, unless any will do
+};
+
+/// Codings that are laid out alike, whoever writes them. A header has one for each layout that it reads.
+struct Family {
+  std::string_view name;                 // for messages: "packed integers of compressed-tensors"
+  std::array<Promise, 5> promises = {};  // any of these
+};
+
 inline void require_dtype(const Tensor& tensor, std::initializer_list<std::string_view> may_be) {
   if (std::ranges::count(may_be, tensor.dtype) > 0) return;
   std::string list;
@@ -136,6 +148,7 @@ class CodedModule {
   }
 
   /// A tensor, of one expert if it is of all; it counts as used.
+  /// @throws Error naming its shape, if it has no elements: so no size of it is more than the file has bits.
   Tensor take(const std::string& full) {
     const Tensor* const whole = tensors.find(full);
     if (whole == nullptr) {
@@ -144,6 +157,10 @@ class CodedModule {
            used_.empty() ? weight : used_.front(), "\": expected it, to decode these numbers");
     }
     check_size(*whole);
+    if (element_count(*whole) == 0) {
+      fail(to_string(*whole), " (", whole->dtype, ") has shape ", to_string(whole->shape),
+           ", in which there is nothing: expected codes and scales of some numbers");
+    }
     used_.push_back(full);
     keep(whole->owner);
     bytes_ += whole->bytes.size() / std::size_t(experts_ ? std::max<Index>(experts_->num_experts, 1) : 1);
@@ -218,6 +235,23 @@ class CodedModule {
     coding.rows = block_rows;
     coding.cols = block_cols;
     return {scales.bytes.data(), across * size, block_rows, block_cols};
+  }
+
+  /// @throws Error naming both, if the tensors are laid out otherwise than the software does that is said to have
+  ///         written them.
+  void require_family(const Tensor& tensor, const Family& family) const {
+    if (said.method().empty()) return;
+    const Coding promised = said.of(name);
+    if (promised.plain) return;  // tensors speak for themselves
+    for (const Promise& one : family.promises) {
+      const bool any_format = one.format.empty() || promised.format.empty() || one.format == promised.format;
+      if (one.method == said.method() && any_format) return;
+    }
+    const std::string format = promised.format.empty() ? "" : ", and the format \"" + promised.format + "\"";
+    const std::string coding = promised.type.empty() ? "" : " (" + to_string(promised) + ")";
+    fail(to_string(tensor), " (", tensor.dtype, " ", to_string(tensor.shape), ") is ", family.name, ", and ",
+         said.where(), " says that the quant_method is \"", said.method(), "\"", format, coding,
+         ": expected one and the same");
   }
 
   /// @throws Error naming both, if the tensors are coded otherwise than is said.

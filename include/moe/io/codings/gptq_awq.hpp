@@ -19,6 +19,9 @@
 
 namespace moe::inline MOE_TARGET::io::detail {
 
+inline constexpr Family of_gptq{"packed as GPTQ does", {{{"gptq"}}}};
+inline constexpr Family of_awq{"packed as AWQ does", {{{"awq"}}}};
+
 /// What a group of all columns is called: as it is said, if that is one.
 inline Index whole_row(const Coding& promised, Index cols) {
   return !promised.cols ? 0 : *promised.cols == 0 || *promised.cols >= cols ? *promised.cols : cols;
@@ -102,16 +105,12 @@ inline QuantizedWeight read_gptq_or_awq(CodedModule& module) {
   require_dtype(scales, {"F16", "BF16", "F32"});
   const auto [down, across] = matrix_shape(codes);
   const auto [groups, rows] = matrix_shape(scales);
-  if (groups < 1) fail(to_string(scales), " has shape ", to_string(scales.shape), ", expected a group or more");
   const bool is_awq = across != rows;
   if (is_awq && 8 * across != rows) {
     fail(to_string(codes), " has shape ", to_string(codes.shape), ", expected […, ", rows, "] of GPTQ or [in, ",
          rows / 8, "] of AWQ, for scales of ", to_string(scales.shape));
   }
-  if (!module.said.method().empty() && module.said.method() != (is_awq ? "awq" : "gptq")) {
-    fail(to_string(codes), " (I32 ", to_string(codes.shape), ") is packed as ", is_awq ? "AWQ" : "GPTQ", " does, and ",
-         module.said.where(), " says that the method is \"", module.said.method(), "\": expected one and the same");
-  }
+  module.require_family(codes, is_awq ? of_awq : of_gptq);
   return is_awq ? read_awq(module, codes, zeros, scales) : read_gptq(module, codes, zeros, scales);
 }
 

@@ -23,6 +23,13 @@
 
 namespace moe::inline MOE_TARGET::io::detail {
 
+inline constexpr Family packed_of_compressed_tensors{"packed integers of compressed-tensors",
+                                                     {{{"compressed-tensors", "pack-quantized"}}}};
+inline constexpr Family bytes_of_compressed_tensors{
+    "integers in bytes, as compressed-tensors has them",
+    {{{"compressed-tensors", "int-quantized"}, {"compressed-tensors", "naive-quantized"}}}};
+inline constexpr Family of_torchao{"numbers of torchao", {{{"torchao"}}}};
+
 /// f(constant) of bits from 2 to 8.
 template <class F>
 QuantizedWeight with_bits(int bits, const F& f) {
@@ -137,6 +144,7 @@ inline QuantizedWeight read_packed_int_by_index(CodedModule& module, const Tenso
 }
 
 inline QuantizedWeight read_packed_int(CodedModule& module, const Tensor& codes) {
+  module.require_family(codes, packed_of_compressed_tensors);
   const auto packed_shape = matrix_shape(codes);
   const Index rows = packed_shape.first, words = packed_shape.second;
   const Tensor shape = module.take(module.weight + "_shape"), scales = module.take(module.weight + "_scale");
@@ -204,6 +212,7 @@ inline BytePlane signed_zeros(CodedModule& module, const std::string& name, cons
 /// compressed-tensors' int-quantized.
 inline QuantizedWeight read_int8(CodedModule& module) {
   const Tensor weight = module.take(module.weight), scales = module.take(module.weight + "_scale");
+  module.require_family(weight, bytes_of_compressed_tensors);
   const auto [rows, cols] = matrix_shape(weight);
   const Coding promised = module.said.of(module.name);
   Coding coding{.type = bits_in(promised.type) > 0 ? promised.type : "INT8"};  // fewer bits are bytes as well
@@ -220,6 +229,7 @@ inline QuantizedWeight read_int8(CodedModule& module) {
 inline QuantizedWeight read_torchao(CodedModule& module) {
   const Tensor weight = module.take(module.name + "._weight_qdata"),
                scales = module.take(module.name + "._weight_scale");
+  module.require_family(weight, of_torchao);
   const auto [rows, cols] = matrix_shape(weight);
   Coding coding{.type = weight.dtype == "I8" ? "INT8" : "FP8"};
   const BytePlane its_scales = module.plane_of(scales, rows, cols, coding, {});

@@ -17,6 +17,8 @@
 
 namespace moe::inline MOE_TARGET::io::detail {
 
+inline constexpr Family of_mlx{"numbers of MLX", {{{"mlx"}}}};
+
 inline QuantizedWeight read_microscaled_mlx(CodedModule& module, const Tensor& weight, const Tensor& scales,
                                             const Coding& promised) {
   require_dtype(scales, {"U8"});
@@ -40,6 +42,7 @@ inline QuantizedWeight read_microscaled_mlx(CodedModule& module, const Tensor& w
 
 inline QuantizedWeight read_mlx(CodedModule& module) {
   const Tensor weight = module.take(module.weight), scales = module.take(module.name + ".scales");
+  module.require_family(weight, of_mlx);
   require_dtype(weight, {"U32"});
   const auto [rows, words] = matrix_shape(weight);
   const auto [down, groups] = matrix_shape(scales);

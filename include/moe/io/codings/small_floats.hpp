@@ -16,6 +16,28 @@
 
 namespace moe::inline MOE_TARGET::io::detail {
 
+inline constexpr Family fp8_of_deepseek{"FP8 beside its weight_scale_inv, or its scale", {{{"fp8"}}}};
+inline constexpr Family fp8_of_rows{"FP8 with a weight_scale for each row",
+                                    {{{"compressed-tensors", "float-quantized"},
+                                      {"compressed-tensors", "naive-quantized"},
+                                      {"compressed-tensors", "mxfp8-quantized"},
+                                      {"modelopt"}}}};
+inline constexpr Family fp8_of_many{"FP8 beside its weight_scale",
+                                    {{{"compressed-tensors", "float-quantized"},
+                                      {"compressed-tensors", "naive-quantized"},
+                                      {"compressed-tensors", "mxfp8-quantized"},
+                                      {"modelopt"},
+                                      {"fp8"}}}};
+inline constexpr Family nvfp4_of_compressed_tensors{"NVFP4 as compressed-tensors packs it",
+                                                    {{{"compressed-tensors", "nvfp4-pack-quantized"}}}};
+inline constexpr Family nvfp4_of_modelopt{"NVFP4 of ModelOpt", {{{"modelopt"}}}};
+inline constexpr Family mxfp4_of_compressed_tensors{"MXFP4 as compressed-tensors packs it",
+                                                    {{{"compressed-tensors", "mxfp4-pack-quantized"}}}};
+inline constexpr Family mxfp6_of_compressed_tensors{"MXFP6 as compressed-tensors packs it",
+                                                    {{{"compressed-tensors", "mxfp6-pack-quantized"}}}};
+inline constexpr Family mxfp4_of_gpt_oss{"MXFP4 in the blocks of gpt-oss", {{{"mxfp4"}}}};
+inline constexpr Family fp4_of_deepseek{"FP4 in bytes, as DeepSeek-V4 has it", {{{"fp8"}}}};
+
 /// DeepSeek's and transformers' "_scale_inv", compressed-tensors' and ModelOpt's "_scale", DeepSeek-V4's ".scale".
 inline QuantizedWeight read_fp8(CodedModule& module) {
   const Tensor weight = module.take(module.weight);
@@ -27,11 +49,14 @@ inline QuantizedWeight read_fp8(CodedModule& module) {
                              : module.has(module.name + ".scale")     ? module.name + ".scale"
                                                                       : module.weight + "_scale_inv";
   const Tensor scales = module.take(beside);
+  const bool is_deepseeks = beside != module.weight + "_scale";
+  module.require_family(weight, is_deepseeks ? fp8_of_deepseek : fp8_of_many);
   Coding promised = module.said.of(module.name);
   if (promised.type == "FP8" && scales.dtype == "U8") promised.rows = 1, promised.cols = 32;
   Coding coding{.type = scales.dtype == "U8" ? "MXFP8" : "FP8"};
   if (promised.type != "FP8" || scales.dtype != "U8") module.require_promised(weight, coding, promised);
   const BytePlane its_scales = module.plane_of(scales, rows, cols, coding, promised);
+  if (!is_deepseeks && coding.rows == 1 && coding.cols == 0) module.require_family(weight, fp8_of_rows);
   if (scales.dtype != "U8" || promised.type != "FP8") module.require_promised(weight, coding, promised);
   const BytePlane codes{weight.bytes.data(), cols};
   if (scales.dtype == "U8") {
@@ -48,6 +73,7 @@ inline QuantizedWeight read_fp8(CodedModule& module) {
 }
 
 inline QuantizedWeight read_nvfp4(CodedModule& module, const Tensor& codes, GlobalScale global) {
+  module.require_family(codes, global == GlobalScale::divides ? nvfp4_of_compressed_tensors : nvfp4_of_modelopt);
   const auto [rows, bytes] = matrix_shape(codes);
   const Tensor scales = module.take(module.weight + "_scale");
   require_dtype(scales, {"F8_E4M3"});
@@ -80,12 +106,13 @@ inline QuantizedWeight read_microscaled(CodedModule& module, const Tensor& codes
   const auto [rows, bytes] = matrix_shape(codes);
   const Tensor scales = module.take(module.weight + "_scale");
   require_dtype(scales, {"U8", "F8_E8M0"});
-  const Index groups = scales.shape.size() == 2 ? scales.shape[1] : 0;
+  const auto [down, groups] = matrix_shape(scales);
   const bool six = bytes == 24 * groups;
-  if ((!six && bytes != 16 * groups) || scales.shape[0] != rows) {
+  if ((!six && bytes != 16 * groups) || down != rows) {
     fail(to_string(scales), " has shape ", to_string(scales.shape), ", expected [", rows, ", ", bytes / 16,
          "], a scale for each 16 bytes of ", to_string(codes.shape), ", or for each 24");
   }
+  module.require_family(codes, six ? mxfp6_of_compressed_tensors : mxfp4_of_compressed_tensors);
   const Coding coding{.type = six ? "MXFP6" : "MXFP4", .rows = 1, .cols = 32};
   module.require_promised(codes, coding, module.said.of(module.name));
   if (six) require_finite_exponents(scales);
@@ -96,6 +123,7 @@ inline QuantizedWeight read_microscaled(CodedModule& module, const Tensor& codes
 /// [rows, groups, 16] and [rows, groups].
 inline QuantizedWeight read_gpt_oss(CodedModule& module) {
   const Tensor blocks = module.take(module.weight + "_blocks"), scales = module.take(module.weight + "_scales");
+  module.require_family(blocks, mxfp4_of_gpt_oss);
   require_dtype(blocks, {"U8"});
   require_dtype(scales, {"U8"});
   if (blocks.shape.size() != 3 || blocks.shape[2] != 16) {
@@ -112,6 +140,7 @@ inline QuantizedWeight read_gpt_oss(CodedModule& module) {
 /// DeepSeek-V4's experts, beside FP8 elsewhere.
 inline QuantizedWeight read_fp4_in_bytes(CodedModule& module, const std::string& its_scales) {
   const Tensor weight = module.take(module.weight), scales = module.take(its_scales);
+  module.require_family(weight, fp4_of_deepseek);
   const auto [rows, bytes] = matrix_shape(weight);
   require_dtype(scales, {"F8_E8M0", "U8"});
   if (bytes % 16 != 0) {
