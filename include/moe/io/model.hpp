@@ -233,8 +233,9 @@ class Model {
   /// The same of the tower that a block, or any tensor, belongs to by its name: Qwen3-Omni has a thinker, of which the
   /// above speak, and a talker.
   const Config& config(std::string_view block) const { return *tower_of(block).config; }
+  /// As config(block).
   const Architecture& architecture(std::string_view block) const { return *tower_of(block).architecture; }
-  const MoeShape& shape(std::string_view block) const { return tower_of(block).shape; }
+  const MoeShape& shape(std::string_view block) const { return tower_of(block).shape; }  ///< As config(block).
 
   /// All of them, whatever they belong to, as the files have them.
   const Tensors& tensors() const { return *tensors_; }

@@ -95,7 +95,10 @@ inline void copy_numbers(const Tensor& from, const StoredParameter& place, std::
   if (dtype == "I32") {  // a table of experts
     const auto numbers = as<std::int64_t>(from);
     std::int32_t* next = reinterpret_cast<std::int32_t*>(to);
-    for (const std::int64_t number : numbers) *next++ = std::int32_t(number);
+    for (const std::int64_t number : numbers) {
+      if (number < 0 || number > INT32_MAX) fail(to_string(from), " holds ", number, ", expected numbers of experts");
+      *next++ = std::int32_t(number);
+    }
     return;
   }
   const auto copy = [&](const auto& numbers, Index first) {
