@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,7 @@
 #include "load_layer.hpp"
 #include "moe/io/inspection_text.hpp"
 #include "temporary_folder.hpp"
+#include "two_towers.hpp"
 
 namespace {
 
@@ -163,6 +165,27 @@ TEST(Inspect, TellsWhichRoutersReadMoreThanTheTokens) {
   EXPECT_EQ(inspect_folder(real / "ernie4_5_vl_moe").blocks.at(0).around,
             std::vector<std::string>{"8 experts for images, d_ff 12"});
   EXPECT_EQ(inspect_folder(real / "switch_transformers").blocks.at(0).router.side_input, "sequence_length");
+}
+
+TEST(Inspect, TellsBothTowersOfAFolder) {
+  const TemporaryFolder folder("inspect_towers");
+  test::write_two_towers(folder.path, real / "qwen3_omni_moe_text", real / "qwen3_omni_moe_talker_text");
+  const Inspection found = inspect_folder(folder.path);
+  EXPECT_FALSE(found.refuses()) << to_table(found);
+  std::set<Index> shared;
+  for (const BlockInspection& block : found.blocks) {
+    if (block.sparse) shared.insert(block.shape->d_ff_shared);
+  }
+  EXPECT_EQ(shared, (std::set<Index>{0, 22}));
+}
+
+/// Whose keys are those of the file, which are read or refused.
+TEST(Inspect, OfAGgufFileSpeaksOfNoKeysOfConfigJson) {
+  const Inspection found =
+      inspect_folder(fs::path(MOE_SOURCE_DIR) / "tests/real_quant/folders/gguf_qwen3moe_q8_0/model.gguf");
+  EXPECT_FALSE(found.refuses()) << to_table(found);
+  EXPECT_TRUE(found.unread_keys.empty());
+  EXPECT_FALSE(has(to_table(found), "config.json"));
 }
 
 TEST(Inspect, WhatLiesBesideABlockIsOfIt) {

@@ -1,6 +1,7 @@
 /// @file  A model's folder, opened once: what it lists, and what it gives.
 #include "moe/io/model.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
@@ -20,6 +21,7 @@
 #include "moe/layers/dense.hpp"
 #include "moe/models/random.hpp"
 #include "temporary_folder.hpp"
+#include "two_towers.hpp"
 
 namespace {
 
@@ -115,6 +117,32 @@ TEST(Model, LayersAreThoseOfLoadLayer) {
     EXPECT_TRUE(same_bits(answer(loaded.layer), answer(alone.layer)));
     EXPECT_EQ(loaded.shape.num_experts, 8);
   }
+}
+
+/// Qwen3-Omni's thinker and talker in one folder, each of the type that its own config says.
+TEST(Model, BlocksOfASecondTowerAreOfItsOwnConfig) {
+  const TemporaryFolder folder("model_towers");
+  const fs::path thinker = real / "qwen3_omni_moe_text", talker = real / "qwen3_omni_moe_talker_text";
+  test::write_two_towers(folder.path, thinker, talker);
+  const io::Model model(folder.path), alone(thinker), other(talker);
+  EXPECT_EQ(model.config().text("model_type"), "qwen3_omni_moe_text");
+  EXPECT_EQ(model.moe_blocks().size(), alone.moe_blocks().size() + other.moe_blocks().size());
+  EXPECT_EQ(model.shape().d_ff_shared, 0);
+  int of_talker = 0;
+  for (const std::string& block : model.moe_blocks()) {
+    const bool talks = block.starts_with("talker.");
+    of_talker += talks;
+    const io::Model& its = talks ? other : alone;
+    EXPECT_EQ(model.config(block).text("model_type"), its.config().text("model_type"));
+    EXPECT_EQ(model.shape(block), its.shape());
+    const std::string layer = block.substr(block.find("layers."));
+    const auto same = std::ranges::find_if(its.moe_blocks(), [&](const auto& name) { return name.ends_with(layer); });
+    ASSERT_NE(same, its.moe_blocks().end()) << block;
+    const auto loaded = model.layer(block);
+    EXPECT_EQ(loaded.model_type, its.config().text("model_type"));
+    EXPECT_TRUE(same_bits(answer(loaded.layer), answer(its.layer(*same).layer)));
+  }
+  EXPECT_EQ(of_talker, int(other.moe_blocks().size()));
 }
 
 TEST(Model, LoadsWhatItListsHoweverItIsCalledAndNamesTheConfigWhereItHasNoFolder) {

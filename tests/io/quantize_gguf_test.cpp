@@ -31,6 +31,7 @@
 #include "moe/runtime/executors/openmp.hpp"
 #include "moe/surgery/quantize.hpp"
 #include "temporary_folder.hpp"
+#include "two_towers.hpp"
 
 namespace {
 
@@ -523,6 +524,26 @@ TEST(CompareModels, AnswersAndChoicesOfBlocksOneAfterTheOther) {
   EXPECT_NE(error.find("has 2 MoE blocks, and "), std::string::npos) << error;
 }
 
+/// Of a folder with two models the first becomes the file, and it is said that the other does not.
+TEST(QuantizeGguf, OfTwoTowersTakesTheFirst) {
+  const TemporaryFolder temporary("quantize_gguf_towers");
+  const fs::path real = "tests/real", in = temporary.path / "omni", out = temporary.path / "out.gguf";
+  test::write_two_towers(in, real / "qwen3_omni_moe_text", real / "qwen3_omni_moe_talker_text");
+  const auto report = quantize_gguf(in, out, {.type = "f32"});
+  const Model model(in), alone(real / "qwen3_omni_moe_text");
+  EXPECT_EQ(Model(out).moe_blocks().size(), alone.moe_blocks().size());
+  ASSERT_EQ(report.kept.size(), model.moe_blocks().size() - alone.moe_blocks().size());
+  for (const auto& [block, reason] : report.kept) {
+    EXPECT_TRUE(block.starts_with("talker.model.layers."));
+    EXPECT_NE(reason.find("is left out: it is of a qwen3_omni_moe_talker_text"), std::string::npos) << reason;
+  }
+  for (const auto& change : io::compare_models(model, out)) {
+    EXPECT_EQ(change.why_not, "");
+    EXPECT_LE(change.answers.relative, 1e-6);
+    EXPECT_EQ(change.choices.changed_routes, 0);
+  }
+}
+
 TEST(QuantizeGguf, ComplainsAndLeavesNothing) {
   const TemporaryFolder temporary("quantize_gguf_wrong");
   const fs::path in = temporary.path / "in", out = temporary.path / "out.gguf";
@@ -534,7 +555,8 @@ TEST(QuantizeGguf, ComplainsAndLeavesNothing) {
   expect_error(in, {.type = "int4_g128"},
                "no type is called \"int4_g128\" that GGUF's experts could be, expected one of q8_0, q4_0, ");
   expect_error(in, {.type = "q6_k"},
-               "tensor \"blk.0.ffn_down_exps.weight\": the length of a row is 96, no multiple of 256, the block of "
+               "model.safetensors: tensor \"model.layers.0.mlp.experts.0.down_proj.weight\", for "
+               "\"blk.0.ffn_down_exps.weight\": the length of a row is 96, no multiple of 256, the block of "
                "q6_k: keep it as it is (--keep ffn_down_exps), or take another type: q8_0, q4_0, q4_1, q5_0, q5_1, "
                "iq4_nl, mxfp4, f16, bf16, f32");
   expect_error(in, {.keep = {"exps", "down_proj"}},
@@ -544,10 +566,12 @@ TEST(QuantizeGguf, ComplainsAndLeavesNothing) {
   expect_error(temporary.path / "nowhere", {}, "no such file");
   SmallModel{.first_number = std::numeric_limits<float>::infinity()}.write(temporary.path / "infinite");
   expect_error(temporary.path / "infinite", {.type = "q4_k"},
-               "tensor \"blk.0.ffn_gate_exps.weight\", expert 0: the number at (0, 0) is inf, expected a finite one");
+               "infinite/model.safetensors: tensor \"model.layers.0.mlp.experts.0.gate_proj.weight\", for "
+               "\"blk.0.ffn_gate_exps.weight\", expert 0: the number at (0, 0) is inf, expected a finite one");
   SmallModel{.first_number = 70000}.write(temporary.path / "large");
   expect_error(temporary.path / "large", {.type = "f16"},
-               "tensor \"blk.0.ffn_gate_exps.weight\", expert 0: the number 70000 at (0, 0) is too large for f16");
+               "large/model.safetensors: tensor \"model.layers.0.mlp.experts.0.gate_proj.weight\", for "
+               "\"blk.0.ffn_gate_exps.weight\", expert 0: the number 70000 at (0, 0) is too large for f16");
   SmallModel{.first_number = 3e38F, .first_at = 100}.write(temporary.path / "larger");
   expect_error(temporary.path / "larger", {.type = "q8_0"},
                "expert 0: the number 3e+38 at (0, 100) is too large for q8_0");

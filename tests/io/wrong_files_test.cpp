@@ -311,7 +311,9 @@ TEST_F(WrongFiles, AScaleOfGgufThatIsNotFinite) {
           if (bits == 0) {
             EXPECT_EQ(error, "no error");
           } else {
-            expect_parts(error, {"spoilt.gguf: tensor \"" + whole.name + "\"", is, "block " + last});
+            const bool of_all = whole.name.ends_with("exps.weight");
+            const std::string expert = of_all ? "of expert " + std::to_string(whole.shape[0] - 1) : "of the matrix";
+            expect_parts(error, {"spoilt.gguf: tensor \"" + whole.name + "\"", is, expert + ", block " + last});
           }
           spoilt.insert(whole.dtype);
         }
@@ -319,6 +321,50 @@ TEST_F(WrongFiles, AScaleOfGgufThatIsNotFinite) {
     }
   }
   EXPECT_EQ(spoilt.size(), scales.size());
+}
+
+TEST_F(WrongFiles, HalfOfTheExperts) {
+  int there = 0, left_out = 0;
+  change_tensors([&](const Tensor& tensor) {
+    const bool is_up = tensor.name.find("experts.") != tensor.name.npos && tensor.name.ends_with("up_proj.weight");
+    if (!is_up || tensor.name.find("experts.1") == tensor.name.npos) return there += is_up, true;
+    return ++left_out, false;
+  });
+  ASSERT_GT(left_out, 0);
+  expect_error({"model.safetensors: no tensor \"experts.1.up_proj.weight\"",
+                std::to_string(there) + " of " + std::to_string(there + left_out) +
+                    " experts have a \"experts.#.up_proj.weight\""});
+}
+
+/// A folder that holds blocks alone may be part of a model; one with the embedding is all of it.
+TEST_F(WrongFiles, AConfigThatPromisesMoreLayersThanThereAre) {
+  const Tensors block = Tensors::open(model / "model.safetensors");
+  const auto write = [&](const std::vector<int>& layers, bool whole) {
+    std::vector<Tensor> tensors;
+    for (const int layer : layers) {
+      for (const std::string& name : block.names()) {
+        tensors.push_back(block.at(name));
+        tensors.back().name = "model.layers." + std::to_string(layer) + ".mlp." + name;
+      }
+    }
+    const std::vector<float> numbers(4);
+    if (whole) tensors.push_back(make_tensor("model.embed_tokens.weight", {2, 2}, std::span(numbers)));
+    write_safetensors(model / "model.safetensors", tensors);
+  };
+  const auto promise = [&](int layers) { change_config([&](json& config) { config["num_hidden_layers"] = layers; }); };
+  const auto error = [&] { return error_of_loading(model, "model.layers.0.mlp"); };
+  promise(5);
+  write({0, 1}, true);
+  expect_parts(error(), {"config.json: num_hidden_layers is 5, and no tensor is called \"model.layers.2.*\"",
+                         "2 layers are there"});
+  write({0, 2, 3, 4}, true);
+  expect_parts(error(), {"num_hidden_layers is 5, and no tensor is called \"model.layers.1.*\"", "4 layers are there"});
+  write({0, 1}, false);
+  EXPECT_EQ(error(), "no error");
+  write({0, 1, 2, 3, 4, 5}, true);  // one of a draft head
+  EXPECT_EQ(error(), "no error");
+  promise(2000000000);
+  expect_parts(error(), {"num_hidden_layers is 2000000000, and no tensor is called \"model.layers.6.*\""});
 }
 
 TEST_F(WrongFiles, AConfigThatPromisesCodesOfAllExperts) {

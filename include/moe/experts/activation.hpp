@@ -30,6 +30,7 @@ auto exp_of(const Eigen::ArrayBase<X>& x) {
 
 /// silu(x) = x·σ(x), also called swish; near 0 (6e-37 off) at −∞. Elfwing et al. 2017, arXiv:1702.03118.
 struct Silu {
+  bool operator==(const Silu&) const = default;
   template <class X>
   auto operator()(const Eigen::ArrayBase<X>& x) const {
     using Scalar = typename X::Scalar;
@@ -40,6 +41,7 @@ struct Silu {
 
 /// relu(x) = max(0, x).
 struct Relu {
+  bool operator==(const Relu&) const = default;
   template <class X>
   auto operator()(const Eigen::ArrayBase<X>& x) const {
     return x.derived().max(typename X::Scalar(0));
@@ -48,6 +50,7 @@ struct Relu {
 
 /// relu(x)². So et al. 2021, "Primer", arXiv:2109.08668; Nemotron's.
 struct ReluSquared {
+  bool operator==(const ReluSquared&) const = default;
   template <class X>
   auto operator()(const Eigen::ArrayBase<X>& x) const {
     return x.derived().max(typename X::Scalar(0)).square();
@@ -56,6 +59,7 @@ struct ReluSquared {
 
 /// gelu(x) = x·Φ(x) = x/2·(1 + erf(x/√2)). Hendrycks & Gimpel 2016, arXiv:1606.08415.
 struct Gelu {
+  bool operator==(const Gelu&) const = default;
   template <class X>
   auto operator()(const Eigen::ArrayBase<X>& x) const {
     using Scalar = typename X::Scalar;
@@ -73,6 +77,7 @@ struct Gelu {
 /// The tanh approximation of gelu, ibid. §2: x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³))). Checkpoints:
 /// "gelu_pytorch_tanh".
 struct GeluTanh {
+  bool operator==(const GeluTanh&) const = default;
   template <class X>
   auto operator()(const Eigen::ArrayBase<X>& x) const {
     using Scalar = typename X::Scalar;
@@ -92,6 +97,8 @@ struct GeluTanh {
 template <class Act>
 struct Glu {
   Act act{};
+
+  bool operator==(const Glu&) const = default;
 
   template <class G, class U>
   auto operator()(const Eigen::ArrayBase<G>& gate, const Eigen::ArrayBase<U>& up) const {
@@ -130,6 +137,8 @@ struct GptOssGlu {
   float limit = 7;
   float alpha = 1.702F;
 
+  bool operator==(const GptOssGlu&) const = default;
+
   template <class G, class U>
   auto operator()(const Eigen::ArrayBase<G>& gate, const Eigen::ArrayBase<U>& up) const {
     using Scalar = typename G::Scalar;
@@ -144,6 +153,8 @@ struct ClampedInputGlu {
   float limit = 10;
   Act act{};
 
+  bool operator==(const ClampedInputGlu&) const = default;
+
   template <class G, class U>
   auto operator()(const Eigen::ArrayBase<G>& gate, const Eigen::ArrayBase<U>& up) const {
     using Scalar = typename G::Scalar;
@@ -156,6 +167,8 @@ template <class Act>
 struct ClampedOutputGlu {
   float limit = 7;
   Act act{};
+
+  bool operator==(const ClampedOutputGlu&) const = default;
 
   template <class G, class U>
   auto operator()(const Eigen::ArrayBase<G>& gate, const Eigen::ArrayBase<U>& up) const {
@@ -184,6 +197,8 @@ auto softcap(const Eigen::ArrayBase<X>& x, typename X::Scalar cap) {
 struct SoftcappedSwiGlu {
   float gate_cap = 4;
   float up_cap = 25;
+
+  bool operator==(const SoftcappedSwiGlu&) const = default;
 
   template <class G, class U>
   auto operator()(const Eigen::ArrayBase<G>& gate, const Eigen::ArrayBase<U>& up) const {

@@ -33,6 +33,8 @@ class OneActivation {
     return std::holds_alternative<Act>(held_);
   }
 
+  bool operator==(const OneActivation&) const = default;
+
  private:
   Held held_;
 };

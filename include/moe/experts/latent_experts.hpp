@@ -17,9 +17,9 @@
 
 namespace moe::inline MOE_TARGET {
 
-/// What the parts around the experts are called; by default as in Nemotron 3. Kimi K3: {"routed_expert_down_proj",
-/// "routed_expert_norm", "routed_expert_up_proj"}, Muse Spark: {"pre_expert_proj", "pre_expert_norm",
-/// "post_expert_proj"}.
+/// What the parts around the experts are called; by default as in Nemotron 3. Muse Spark: {"pre_expert_proj",
+/// "pre_expert_norm", "post_expert_proj"}; Kimi K3: {.in = "routed_expert_down_proj", .out = "routed_expert_up_proj"},
+/// whose norm is another, of what the experts answer together, and not here.
 struct LatentNames {
   std::string in = "fc1_latent_proj", norm = "latent_norm", out = "fc2_latent_proj";
 };
@@ -32,7 +32,7 @@ struct LatentNames {
 ///
 /// Experts on many ranks stand inside, LatentExperts(in, shard_experts(bank, …), out): projections are on every rank.
 ///
-/// "LatentMoE", Elango et al. 2026, arXiv:2601.18089; Nemotron 3 (no norm, optional biases), Kimi K3 (optional norm),
+/// "LatentMoE", Elango et al. 2026, arXiv:2601.18089; Nemotron 3 (no norm, optional biases), Kimi K3 without its norm,
 /// Muse Spark.
 /// @tparam In, Out  Projection<W> or LoraProjection<W>: in(), out(), compute(x, y, workers)
 template <class G, class In = Projection<typename G::Scalar>, class Out = In>

@@ -52,6 +52,7 @@ struct Architecture {
   // The router.
   RouterOptions (*router_options)(const Config&) = nullptr;  // all but top_k
   RouterKind router_kind = RouterKind::linear;
+  bool early_router = false;  // it reads what the layer got, before attention, by SideInputs::router_input
   std::string_view router = "gate.weight|router.weight";
   std::string_view router_bias = "";
   const char* router_bias_if = "";  // a flag that says whether there is one; where there is none, always

@@ -28,8 +28,9 @@ inline std::string why_not_read(std::string_view dtype) {
 
 /// Looks at the scale of every block of a GGUF matrix, once: what is not finite there makes NaN of every answer, and
 /// nothing would say where from.
-/// @throws Error naming the tensor, the row and the block of the first that is not.
-inline void require_finite_scales(const Tensor& tensor, const QuantizedMatrix& matrix) {
+/// @param expert  whose matrix of the tensor it is; −1: the tensor has but one
+/// @throws Error naming the tensor, the expert, the row and the block of the first that is not.
+inline void require_finite_scales(const Tensor& tensor, const QuantizedMatrix& matrix, Index expert = -1) {
   const GgmlType* const type = find_ggml_type(tensor.dtype);
   if (type == nullptr || type->format != &matrix.format()) return;
   for (const Index at : type->halves) {
@@ -41,7 +42,8 @@ inline void require_finite_scales(const Tensor& tensor, const QuantizedMatrix& m
         const auto bits = kernels::load_as<std::uint16_t>(half + b * type->bytes);
         if ((bits & 0x7c00U) != 0x7c00U) continue;
         fail(to_string(tensor), " (", tensor.dtype, ") holds ", (bits & 0x3ffU) == 0 ? "an infinite number" : "NaN",
-             " as a scale in row ", r, " of ", matrix.rows(), " of a matrix, block ", b, " of ", blocks,
+             " as a scale in row ", r, " of ", matrix.rows(), " of ",
+             expert < 0 ? std::string("the matrix") : "expert " + std::to_string(expert), ", block ", b, " of ", blocks,
              ", expected finite scales: the file is damaged");
       }
     }

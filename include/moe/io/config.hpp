@@ -44,16 +44,22 @@ class Config {
     if (!json_.is_object()) fail(file_, ": is ", json_.type_name(), ", expected an object");
     while (const char* const part = text_part(json_)) {
       nlohmann::json text = std::move(json_[part]);
-      // How weights are quantised often stands outside.
-      for (const char* const outside : {"quantization_config", "quantization", "compression_config"}) {
-        if (!text.contains(outside) && json_.contains(outside)) text[outside] = json_[outside];
-      }
+      add_towers_beside(part);
+      inherit_quantization(json_, text);
       json_ = std::move(text);
     }
     if (const auto type = json_.find("model_type"); type != json_.end() && type->is_string()) learn_defaults(*type);
   }
 
   const std::string& file() const { return file_; }
+
+  /// Another part of the model that has layers of its own, and settings: "talker", whose tensors' names begin so.
+  struct Tower {
+    std::string name;
+    std::shared_ptr<const Config> config;
+  };
+  /// Those beside the one whose settings these are, of whose type and experts the file speaks.
+  const std::vector<Tower>& towers() const { return towers_; }
 
   /// Is it in the file, or has it a default?
   bool has(const std::string& key) const { return find(key) != nullptr; }
@@ -181,6 +187,31 @@ class Config {
       if (const auto found = json.find(name); found != json.end() && found->is_object()) return name;
     }
     return nullptr;
+  }
+
+  /// Of the objects "…_config" beside the part that is taken.
+  void add_towers_beside(std::string_view part) {
+    constexpr std::string_view end = "_config";
+    for (const auto& [key, value] : json_.items()) {
+      if (key == part || !key.ends_with(end) || !value.is_object() || key == "quantization_config") continue;
+      nlohmann::json of_tower = value;
+      inherit_quantization(json_, of_tower);
+      auto config = std::make_shared<const Config>(std::move(of_tower), file_);
+      if (!config->may_be_tower()) continue;
+      towers_.push_back({key.substr(0, key.size() - end.size()), config});
+    }
+  }
+
+  bool may_be_tower() const {
+    const auto type = json_.find("model_type");
+    return type != json_.end() && type->is_string() && mentions_experts();
+  }
+
+  /// How weights are quantised often stands outside.
+  static void inherit_quantization(const nlohmann::json& outer, nlohmann::json& inner) {
+    for (const char* const outside : {"quantization_config", "quantization", "compression_config"}) {
+      if (!inner.contains(outside) && outer.contains(outside)) inner[outside] = outer[outside];
+    }
   }
 
   template <class Json>
@@ -330,6 +361,7 @@ class Config {
   nlohmann::json json_;
   std::string file_;
   bool hub_code_ = false;
+  std::vector<Tower> towers_;
   nlohmann::json defaults_ = nlohmann::json::object();
   std::map<std::string, std::string> names_of_;  // of aliases, what the class calls them
   std::shared_ptr<Asked> asked_ = std::make_shared<Asked>();

@@ -56,7 +56,7 @@ inline std::size_t expert_bytes_of(const Model& model, const std::string& block)
   std::size_t bytes = 0;
   model.tensors().for_each_below(prefix, [&](const Tensor& tensor) {
     const std::string_view name = std::string_view(tensor.name).substr(prefix.size());
-    for (const std::string_view experts : alternatives(model.architecture().experts)) {
+    for (const std::string_view experts : alternatives(model.architecture(block).experts)) {
       if (!name.starts_with(experts)) continue;
       if (experts.empty() && !names_an_expert(name, tensor.name, model.tensors())) continue;
       bytes += tensor.bytes.size();

@@ -9,10 +9,13 @@
 #include <array>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -31,6 +34,7 @@
 #include "moe/io/mapped_file.hpp"
 #include "moe/io/safetensors.hpp"
 #include "moe/io/tensor.hpp"
+#include "moe/kernels/lanes.hpp"
 #include "moe/models/moe_shape.hpp"
 #include "moe/routers/top_k.hpp"
 
@@ -61,22 +65,36 @@ struct GgufArchitecture {
   bool own_router = false;    // options are those of the model type, which GGUF has no keys for
   bool dense_beside = false;  // ffn_gate, ffn_up and ffn_down of its MoE layers are no part of the block
   bool dense_shared = false;  // they are its shared expert
+  bool gated = true;          // have experts a gate? …
+  HiddenActivation (*hidden)(const Config&, Index, bool) = nullptr;  // … of a model type that no table here knows
+  bool early_router = false;                                         // …, as Architecture has it
   Clamp clamp = Clamp::none;
   double (*output_scale)(const Config&) = nullptr;
   const char* refused = nullptr;  // why
+  double epsilon = 0;             // beside sums of weights, in the model type's own class
+  double floor = 0;               // these are at least so much there
+  double limit = 0;               // where there is no swiglu_clamp_exp
 };
 
 /// Softmax, renormalised or not as the key says; sigmoid if there is no other word; and so on.
 inline constexpr auto by_key = [](std::string_view name, std::string_view model_type, Gating absent,
                                   Renormalize renormalize = Renormalize::by_key) {
-  return GgufArchitecture{
-      .name = name, .model_type = model_type, .gating = absent, .gating_by_key = true, .renormalize = renormalize};
+  return GgufArchitecture{.name = name,
+                          .model_type = model_type,
+                          .gating = absent,
+                          .gating_by_key = true,
+                          .renormalize = renormalize,
+                          .epsilon = 1e-20};
 };
 inline constexpr auto softmax_of = [](std::string_view name, std::string_view model_type, Renormalize renormalize) {
   return GgufArchitecture{.name = name, .model_type = model_type, .renormalize = renormalize};
 };
 inline constexpr auto not_read = [](std::string_view name, const char* why) {
   return GgufArchitecture{.name = name, .model_type = "", .refused = why};
+};
+inline constexpr auto with_epsilon = [](GgufArchitecture of, double epsilon) {
+  of.epsilon = epsilon;
+  return of;
 };
 inline constexpr auto with_clamp = [](GgufArchitecture of, Clamp clamp) {
   of.clamp = clamp;
@@ -109,7 +127,7 @@ inline constexpr auto gguf_architectures = std::to_array<GgufArchitecture>({
     softmax_of("granitehybrid", "granitemoehybrid", Renormalize::always),
     softmax_of("granite_swa", "granitemoe_swa", Renormalize::always),
     softmax_of("hunyuan-moe", "hunyuan_v1_moe", Renormalize::always),
-    softmax_of("ernie4_5-moe", "ernie4_5_moe", Renormalize::always),
+    {.name = "ernie4_5-moe", .model_type = "ernie4_5_moe", .floor = 1e-12},
     softmax_of("bailingmoe", "bailing_moe", Renormalize::by_key),
     softmax_of("deepseek", "deepseek", Renormalize::never),
     {.name = "arctic", .model_type = "arctic", .dense_beside = true},
@@ -118,8 +136,9 @@ inline constexpr auto gguf_architectures = std::to_array<GgufArchitecture>({
     {.name = "llama4", .model_type = "llama4_text", .gating = Gating::sigmoid, .renormalize = Renormalize::never, .own_router = true},
     {.name = "gpt-oss", .model_type = "gpt_oss", .gating = Gating::softmax_of_chosen, .renormalize = Renormalize::never},
     {.name = "gemma4", .model_type = "gemma4_text", .activation = "gelu_pytorch_tanh", .own_router = true, .dense_beside = true},
-    {.name = "mimo2", .model_type = "mimo_v2_flash", .gating = Gating::sigmoid},
-    {.name = "nemotron_h_moe", .model_type = "nemotron_h", .gating = Gating::sigmoid, .renormalize = Renormalize::by_key, .activation = "relu2"},
+    {.name = "mimo2", .model_type = "mimo_v2_flash", .gating = Gating::sigmoid, .epsilon = 1e-20},
+    {.name = "nemotron_h_moe", .model_type = "nemotron_h", .gating = Gating::sigmoid, .renormalize = Renormalize::by_key, .activation = "relu2",
+     .epsilon = 1e-20},
     {.name = "cohere2moe", .model_type = "cohere2_moe", .gating = Gating::sigmoid, .gating_by_key = true, .renormalize = Renormalize::by_key,
      .output_scale = half_of_both},
     by_key("deepseek2", "deepseek_v3", Gating::unsaid),  // or deepseek_v2
@@ -134,21 +153,23 @@ inline constexpr auto gguf_architectures = std::to_array<GgufArchitecture>({
     by_key("bailingmoe2", "bailing_moe_v2", Gating::sigmoid),
     by_key("bailingmoe3", "bailing_hybrid", Gating::sigmoid),
     by_key("afmoe", "afmoe", Gating::sigmoid),
-    by_key("laguna", "laguna", Gating::sigmoid),
+    with_epsilon(by_key("laguna", "laguna", Gating::sigmoid), 0),
     by_key("hy_v3", "hy_v3", Gating::sigmoid),
     with_clamp(by_key("hy_v4", "hy_v4", Gating::sigmoid), Clamp::one),
     by_key("exaone-moe", "exaone_moe", Gating::sigmoid),
-    by_key("minimax-m2", "minimax_m2", Gating::sigmoid, Renormalize::always),
-    by_key("minimax-m3", "minimax_m3_vl_text", Gating::sigmoid),
+    with_epsilon(by_key("minimax-m2", "minimax_m2", Gating::sigmoid, Renormalize::always), 0),
+    with_epsilon(by_key("minimax-m3", "minimax_m3_vl_text", Gating::sigmoid), 0),
     by_key("kimi-linear", "kimi_linear", Gating::sigmoid, Renormalize::always),
-    by_key("lfm2moe", "lfm2_moe", Gating::sigmoid, Renormalize::always),
-    with_clamp(by_key("step35", "step3p5", Gating::sigmoid), Clamp::of_layer),
-    not_read("smallthinker", "its routers read what the layer got, before attention, and not what the experts get"),
-    not_read("grovemoe", "its experts share further ones, in groups (ffn_*_chexps)"),
-    not_read("deepseek4", "experts of its first layers are chosen by a table of token ids (ffn_gate_tid2eid)"),
-    not_read("kimi-k3", "its experts have the activation SiTU, which is not here"),
-    not_read("maple", "what its blocks compute is not known here"),
-    not_read("nomic-bert-moe", "its experts add a bias that GGUF has no tensor for"),
+    with_epsilon(by_key("lfm2moe", "lfm2_moe", Gating::sigmoid, Renormalize::always), 1e-6),
+    with_epsilon(with_clamp(by_key("step35", "step3p5", Gating::sigmoid), Clamp::of_layer), 0),
+    with_clamp(by_key("deepseek4", "deepseek_v4", Gating::sqrt_softplus), Clamp::one),
+    {.name = "smallthinker", .model_type = "smallthinker", .gating = Gating::sigmoid, .gating_by_key = true, .activation = "relu",
+     .early_router = true},
+    {.name = "maple", .model_type = "maple", .hidden = clamped_inputs, .clamp = Clamp::one, .limit = 7},
+    {.name = "kimi-k3", .model_type = "kimi_k3", .gating = Gating::sigmoid, .gating_by_key = true, .renormalize = Renormalize::by_key,
+     .hidden = softcapped, .epsilon = 1e-20},
+    {.name = "nomic-bert-moe", .model_type = "nomic_bert", .renormalize = Renormalize::never, .activation = "gelu", .gated = false},
+    not_read("grovemoe", "its experts share further ones, in groups (ffn_*_chexps), and no part here does that"),
     // clang-format on
 });
 
@@ -334,7 +355,8 @@ inline RouterOptions gguf_router(const Config& config) {
                                : score == "softmax_of_chosen" ? Score::softmax_of_chosen
                                                               : Score::sqrt_softplus,
                       .renormalize = config.flag("norm_topk_prob"),
-                      .epsilon = config.text("model_type") == "lfm2_moe" ? 1e-6 : 1e-20,  // as their classes have it
+                      .epsilon = config.number("epsilon_of_weights"),
+                      .floor = config.number("floor_of_weights"),
                       .scale = config.number("routed_scaling_factor"),
                       .num_groups = config.integer("n_group"),
                       .kept_groups = config.integer("topk_group")};
@@ -364,12 +386,19 @@ inline const GgufArchitecture& row_of(const GgufMetadata& metadata, const std::s
 /// From a file's keys and tensors to a Config and an Architecture.
 class GgufTranslation {
  public:
-  /// @throws Error if there are no experts, or the architecture is one that is not read.
+  /// @throws Error if there are no experts, or the architecture is one that is not read, or blocks are not as many as
+  ///         the file says.
   GgufTranslation(const GgufFile& file, const std::string& name)
       : row_(row_of(file.metadata, name)),
         keys_(file.metadata, std::string(row_.name), name),
         blocks_(blocks_of(file.tensors)) {
     if (row_.refused) fail(name, ": general.architecture is \"", row_.name, "\", which is not read: ", row_.refused);
+    require_all_blocks(file.tensors);
+    if (blocks_.have("ffn_routed_norm.weight")) {
+      fail(name,
+           ": tensor \"blk.*.ffn_routed_norm.weight\" norms what experts answer together, before it is projected to ",
+           "the width of the model, and no part here does that");
+    }
     if (!blocks_.ends.empty()) return;
     const bool are_separate = std::ranges::any_of(
         file.tensors, [](const Tensor& tensor) { return end_in_layer(tensor.name) == "ffn_down.0.weight"; });
@@ -387,7 +416,7 @@ class GgufTranslation {
   Architecture architecture() const {
     const Architecture* const known = find_architecture(model_type());
     static constexpr Architecture usual{.model_type = ""};
-    Architecture of = known ? *known : Architecture{.model_type = row_.model_type};
+    Architecture of = known ? *known : of_row();
     of.of_adapters = known ? known : &usual;
     of.bias = "";
     of.always_biased = blocks_.have("ffn_down_exps.bias");
@@ -402,18 +431,20 @@ class GgufTranslation {
     of.experts = "";
     of.interleaved = false;
     of.turned_adapters = false;
-    if (row_.clamp == Clamp::one && keys_.limit("swiglu_clamp_exp") == 0) of.hidden = nullptr;
+    if (row_.clamp == Clamp::one && limit_of_experts() == 0) of.hidden = nullptr;
     of.d_ff_shared = gguf_shared;
     of.shared = "";
     of.shared_gate = blocks_.have("ffn_gate_inp_shexp.weight") ? "ffn_gate_inp_shexp.weight" : "";
-    of.latent_in = "ffn_latent_down";
-    of.latent_out = "ffn_latent_up";
+    of.latent_in = "ffn_latent_down|ffn_routed_down";
+    of.latent_out = "ffn_latent_up|ffn_routed_up";
     of.output_scale = row_.output_scale;
-    of.scope = "ffn_|exp_probs_b|router.";
+    of.scope = "ffn_|exp_probs_b|router.|gate.";
     of.ignored =
         row_.dense_beside
             ? "ffn_norm.weight|ffn_norm.bias|ffn_norm_exps.weight|ffn_gate.weight|ffn_up.weight|ffn_down.weight|"
               "ffn_gate_inp.scale|ffn_down_exps.scale"  // read as router.scale and router.per_expert_scale
+        : of.router_kind == RouterKind::hashed
+            ? "ffn_norm.weight|ffn_norm.bias|ffn_gate_tid2eid.weight"  // read as gate.tid2eid
             : "ffn_norm.weight|ffn_norm.bias";
     return of;
   }
@@ -431,7 +462,13 @@ class GgufTranslation {
     config["hidden_act"] = row_.activation;
     config["shared_expert_intermediate_size"] = d_ff_shared();
     if (const auto epsilon = keys_.number("attention.layer_norm_rms_epsilon")) config["rms_norm_eps"] = *epsilon;
-    if (const auto latent = keys_.count("moe_latent_size")) config["moe_latent_size"] = *latent;
+    for (const char* const key : {"moe_latent_size", "expert_latent_length"}) {
+      if (const auto latent = keys_.count(key)) config["moe_latent_size"] = *latent;
+    }
+    if (row_.hidden == softcapped) {
+      config["mlp_gate_softcap"] = must_be_number("activation.situ_beta");
+      config["mlp_up_softcap"] = std::max(must_be_number("activation.situ_linear_beta"), 0.0);
+    }
     if (cap() > 0) config["router_logit_softcapping"] = cap();
     add_limits(config);
     add_router(config);
@@ -445,13 +482,10 @@ class GgufTranslation {
     std::vector<Tensor> others;
     for (Tensor& tensor : all) {
       restore_outer_sizes(tensor);
-      if (row_.name != "gemma4") continue;
       const std::string_view end = end_in_layer(tensor.name);
-      const char* const its = end == "ffn_gate_inp.scale"    ? "router.scale"
-                              : end == "ffn_down_exps.scale" ? "router.per_expert_scale"
-                                                             : nullptr;
+      const char* const its = other_name(end);
       if (its == nullptr) continue;
-      Tensor other = tensor;
+      Tensor other = tensor.dtype == "I32" ? in_64_bits(tensor) : tensor;
       other.name.replace(other.name.size() - end.size(), end.size(), its);
       others.push_back(std::move(other));
     }
@@ -460,12 +494,70 @@ class GgufTranslation {
   }
 
  private:
+  /// What the loader calls a tensor that files call so; or null.
+  const char* other_name(std::string_view end) const {
+    if (row_.name == "gemma4" && end == "ffn_gate_inp.scale") return "router.scale";
+    if (row_.name == "gemma4" && end == "ffn_down_exps.scale") return "router.per_expert_scale";
+    if (row_.name == "deepseek4" && end == "ffn_gate_tid2eid.weight") return "gate.tid2eid";
+    return nullptr;
+  }
+
+  static Tensor in_64_bits(const Tensor& tensor) {
+    const auto wide = std::make_shared<std::vector<std::int64_t>>();
+    for (std::size_t at = 0; at + sizeof(std::int32_t) <= tensor.bytes.size(); at += sizeof(std::int32_t)) {
+      wide->push_back(kernels::load_as<std::int32_t>(tensor.bytes.data() + at));
+    }
+    Tensor all = tensor;
+    all.dtype = dtype_name<std::int64_t>;
+    all.bytes = std::as_bytes(std::span(*wide));
+    all.owner = wide;
+    return all;
+  }
+
+  /// Of a model type that no table here knows.
+  Architecture of_row() const {
+    Architecture of{.model_type = row_.model_type};
+    of.early_router = row_.early_router;
+    of.gated = row_.gated;
+    of.hidden = row_.hidden;
+    of.d_latent = nemotron_latent;
+    return of;
+  }
+
+  /// Layers of a draft head count, and their tensors may have been left out.
+  /// @throws Error if the file says another number of blocks than it has.
+  void require_all_blocks(const std::vector<Tensor>& tensors) const {
+    const auto said = keys_.count("block_count");
+    if (!said) return;
+    Index there = 0;
+    for (const Tensor& tensor : tensors) {
+      if (!end_in_layer(tensor.name).empty()) there = std::max(there, layer_number(tensor.name) + 1);
+    }
+    const Index drafts = keys_.count("nextn_predict_layers").value_or(0);
+    if (there <= *said && *said - there <= drafts && *said > 0) return;
+    fail(keys_.file(), ": ", keys_.in_full("block_count"), " is ", *said, ", and ",
+         there == 0 ? std::string("no tensor is of a block")
+                    : "tensors are of blocks up to \"blk." + std::to_string(there - 1) + "\"",
+         ", expected ", there, ": the file is not whole, or its keys are another's");
+  }
+
+  double limit_of_experts() const {
+    return keys_.has("swiglu_clamp_exp") ? keys_.limit("swiglu_clamp_exp") : row_.limit;
+  }
+
+  double must_be_number(const char* key) const {
+    const auto number = keys_.number(key);
+    if (!number) fail(keys_.file(), ": has no \"", keys_.in_full(key), "\"");
+    return *number;
+  }
+
   bool has_selection_bias() const { return blocks_.have("exp_probs_b.bias"); }
   double cap() const { return keys_.number("router_logit_softcapping").value_or(0); }
 
   Index must_count(const char* key) const {
     const auto count = keys_.count(key);
     if (!count) fail(keys_.file(), ": has no \"", keys_.in_full(key), "\"");
+    if (*count == 0) fail(keys_.file(), ": ", keys_.in_full(key), " is 0, expected 1 or more");
     return *count;
   }
 
@@ -519,6 +611,8 @@ class GgufTranslation {
     config["scoring_func"] = names[std::size_t(its_gating)];
     config["norm_topk_prob"] = renormalizes;
     config["routed_scaling_factor"] = scale();
+    config["epsilon_of_weights"] = row_.epsilon;
+    config["floor_of_weights"] = row_.floor;
     config["n_group"] = groups;
     config["topk_group"] = groups == 1 ? 1 : kept;
     if (model_type() == "deepseek_v2") config["topk_method"] = groups > 1 ? "group_limited_greedy" : "greedy";
@@ -535,7 +629,7 @@ class GgufTranslation {
       config["swiglu_limits_shared"] = keys_.numbers("swiglu_clamp_shexp");
       return;
     }
-    const double limit = keys_.limit("swiglu_clamp_exp");
+    const double limit = limit_of_experts();
     const double of_shared =
         keys_.has("swiglu_clamp_shexp") || type == "hy_v4" ? keys_.limit("swiglu_clamp_shexp") : limit;
     const double expected = row_.clamp == Clamp::none || type == "hy_v4" ? 0 : limit;

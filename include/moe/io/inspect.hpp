@@ -132,7 +132,7 @@ inline Index parameters_in(const Tensor& tensor) {
 inline std::vector<const Tensor*> tensors_of(const Model& model, const Tensors& tensors, const Block& block) {
   std::vector<const Tensor*> all;
   const std::string prefix = block.name.empty() ? "" : block.name + '.';
-  const Architecture& architecture = model.architecture();
+  const Architecture& architecture = model.architecture(block.name);
   const bool is_part = block.sparse || architecture.experts.empty();  // a dense FFN of GGUF has no folder of its own
   const auto scopes = alternatives(is_part ? architecture.scope : "");
   tensors.for_each_below(prefix, [&](const Tensor& tensor) {
@@ -167,12 +167,13 @@ std::string error_of(const F& f) {
 
 inline constexpr const char* hash_kind = "hash of token ids";
 
-inline RouterInspection inspect_router(const Model& model, const MoeShape& shape, const WeightTensors& tensors) {
-  const Architecture& its = model.architecture();
+inline RouterInspection inspect_router(const Config& config, const Architecture& its, const MoeShape& shape,
+                                       const WeightTensors& tensors) {
   RouterInspection router{.kind = "top-k", .side_input = "", .options = shape.router};
   if (std::holds_alternative<SparseMixerOptions>(shape.router)) router.kind = "SparseMixer";
   switch (its.router_kind) {
     case RouterKind::linear:
+      if (its.early_router) router.side_input = "router_input";
       break;
     case RouterKind::normed:
       router.kind = "top-k of normed tokens", router.side_input = "router_input";
@@ -191,24 +192,23 @@ inline RouterInspection inspect_router(const Model& model, const MoeShape& shape
       router.kind = "top-k that weighs the shared experts, too";
       break;
   }
-  if (its.logit_scale != nullptr) router.logit_scale = its.logit_scale(model.config());
-  if (its.logit_cap != nullptr) router.logit_cap = its.logit_cap(model.config());
+  if (its.logit_scale != nullptr) router.logit_scale = its.logit_scale(config);
+  if (its.logit_cap != nullptr) router.logit_cap = its.logit_cap(config);
   if (its.capacity != nullptr) {
     router.has_capacity = true;
-    if (its.capacity(model.config()).per_sequence) router.side_input = "sequence_length";
+    if (its.capacity(config).per_sequence) router.side_input = "sequence_length";
   }
   return router;
 }
 
 /// What stands around the experts and is neither shared expert nor latent projection.
-inline std::vector<std::string> parts_around(const Model& model) {
-  const Architecture& its = model.architecture();
+inline std::vector<std::string> parts_around(const Config& config, const Architecture& its) {
   std::vector<std::string> parts;
   if (!its.expert_norm.empty()) parts.emplace_back("an RMSNorm of each expert's answer");
   if (its.skips) parts.emplace_back("one more choice, which is to skip the layer");
   if (!its.output_bias.empty()) parts.emplace_back("a bias on the layer's answer");
-  if (its.output_scale != nullptr && its.output_scale(model.config()) != 1) {
-    parts.push_back("the layer's answer × " + moe::detail::shown(float(its.output_scale(model.config()))));
+  if (its.output_scale != nullptr && its.output_scale(config) != 1) {
+    parts.push_back("the layer's answer × " + moe::detail::shown(float(its.output_scale(config))));
   }
   if (!its.output_norm.empty()) parts.emplace_back("an RMSNorm of the layer's answer");
   return parts;
@@ -237,8 +237,9 @@ inline Index count_idle(const Model& model, const BlockInspection& block, const 
                                   : count_ffn_params(in, d_ff, block.biased);
   };
   Index idle = (shape.num_experts - std::min(shape.top_k, shape.num_experts)) * count(shape.d_ff);
-  if (model.architecture().router_kind == RouterKind::by_modality && tensors.contains("gate.weight_1")) {
-    idle += shape.num_experts * count(model.config().integer_in_list(model.architecture().d_ff, 1));
+  const Architecture& its = model.architecture(block.name);
+  if (its.router_kind == RouterKind::by_modality && tensors.contains("gate.weight_1")) {
+    idle += shape.num_experts * count(model.config(block.name).integer_in_list(its.d_ff, 1));
   }
   return idle;
 }
@@ -272,8 +273,9 @@ MoeShape loaded_shape(const Model& model, const std::string& name, bool in_place
 
 template <class BuiltAs>
 void inspect_layer(const Model& model, BlockInspection& block) {
-  const Architecture& its = model.architecture();
-  const MoeShape shape = moe_shape(model.config(), its, block.name);
+  const Architecture& its = model.architecture(block.name);
+  const Config& config = model.config(block.name);
+  const MoeShape shape = moe_shape(config, its, block.name);
   const auto weights = model.weights(block.name);
   const WeightTensors tensors(*weights, block.name, shape.num_experts);
   const Names names = find_names(tensors, expert_spellings, its.experts, its.gated);
@@ -282,14 +284,14 @@ void inspect_layer(const Model& model, BlockInspection& block) {
       fused && is_turned(tensors, names, shape.d_latent > 0 ? shape.d_latent : shape.d_model, shape.d_ff);
   const std::string bias = bias_name(names.up);
   block.shape = shape;
-  block.router = inspect_router(model, shape, tensors);
+  block.router = inspect_router(config, its, shape, tensors);
   block.layout = layout_text(names, fused && (names.interleaved || its.interleaved), turned);
   block.experts = names.up;
   block.biased = tensors.contains(names.layout == Layout::separate ? WeightTensors::numbered(bias, 0) : bias);
-  block.around = parts_around(model);
+  block.around = parts_around(config, its);
   if (block.router.side_input == "modality") {
     block.around.push_back(std::to_string(shape.num_experts) + " experts for images, d_ff " +
-                           std::to_string(model.config().integer_in_list(its.d_ff, 1)));
+                           std::to_string(config.integer_in_list(its.d_ff, 1)));
   }
   const bool in_place = !turned && names.layout != Layout::rows && !is_gguf(model.folder());  // scales are looked at
   block.shape = block.formats.size() == 1 && block.formats.contains("F64")
@@ -309,7 +311,8 @@ void inspect_layer(const Model& model, BlockInspection& block) {
 
 template <class BuiltAs>
 void inspect_ffn(const Model& model, BlockInspection& block) {
-  const HiddenActivation hidden = hidden_of(model.config(), model.architecture(), layer_number(block.name), true);
+  const HiddenActivation hidden =
+      hidden_of(model.config(block.name), model.architecture(block.name), layer_number(block.name), true);
   const auto weights = model.weights(block.name);
   const WeightTensors tensors(*weights, block.name, 1);
   const Names names = find_names(tensors, ffn_spellings, "", is_gated(hidden));
@@ -369,7 +372,7 @@ Inspection inspect(const Model& model) {
     all.refused = "no MoE block: no tensor is called \"" +
                   std::string(detail::alternatives(model.architecture().experts)[0]) + "*\"";
   }
-  all.unread_keys = model.config().unread();
+  if (!detail::is_gguf(model.folder())) all.unread_keys = model.config().unread();  // of GGUF all are read, or refused
   return all;
 }
 

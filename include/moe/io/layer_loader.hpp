@@ -698,9 +698,10 @@ auto with_block(const Model& model, const std::string& prefix, const F& f) {
   check_block(model, block);
   try {
     const auto weights = model.weights(block);
-    return f(WeightTensors(*weights, block, model.shape().num_experts), model.config(), model.architecture());
+    return f(WeightTensors(*weights, block, model.shape(block).num_experts), model.config(block),
+             model.architecture(block));
   } catch (const std::invalid_argument& error) {  // e.g. groups that do not divide the experts
-    fail(model.config().file(), ": ", error.what());
+    fail(model.config(block).file(), ": ", error.what());
   }
 }
 
@@ -736,10 +737,10 @@ AnyLayer<Scalar> load_ffn(const Model& model, const std::string& prefix) {
   const auto weights = model.weights(block);
   const WeightTensors beside(*weights, dot == block.npos ? "" : block.substr(0, dot), 1);
   try {
-    return LayerLoader<Scalar>(beside, model.config(), model.architecture())
+    return LayerLoader<Scalar>(beside, model.config(block), model.architecture(block))
         .dense_ffn(dot == block.npos ? block : block.substr(dot + 1));
   } catch (const std::invalid_argument& error) {
-    fail(model.config().file(), ": ", error.what());
+    fail(model.config(block).file(), ": ", error.what());
   }
 }
 

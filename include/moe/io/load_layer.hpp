@@ -75,9 +75,10 @@ using Place = std::conditional_t<std::is_base_of_v<Model, Its>, Model, std::file
 
 /// The parts of the MoE block below `prefix` of a model: of its folder, or of its Model, to open those of several
 /// layers once.
-/// Experts' weights stay in the mapped files, which stay mapped as long as the parts live; only those that are stored
-/// transposed (Llama 4, gpt-oss, DBRX's down) or in 4 bits are turned or expanded once into memory of their own, and
-/// those of Switch and NLLB are copied. The router is copied as Scalar.
+/// Experts' weights, of 16 and 32 bits or coded in fewer, stay in the mapped files, which stay mapped as long as the
+/// parts live. Only those of 16 and 32 bits that are stored transposed (Llama 4, gpt-oss, DBRX's down), or that are of
+/// several types, are turned or converted once into memory of their own, and codes that a format packs along columns
+/// (GPTQ, AWQ) are put in order there, in as many bytes. The router is copied as Scalar.
 /// @param prefix   e.g. "model.layers.3.mlp", with or without a last dot, or "" if names begin at the block
 /// @param experts  which of the layer's, zero-compute ones included, in ascending order: nothing is read or held of the
 ///                 others; nullopt: all

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <concepts>
 #include <cstddef>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <set>
@@ -93,10 +95,13 @@ inline std::optional<std::string> block_of(const std::string& name, const Tensor
 }
 
 /// What stands before experts in names, each once.
-inline std::vector<std::string> blocks_in(const Tensors& tensors, const Architecture& architecture) {
+/// @param architecture_of  that of the tower to which a name belongs
+template <class ArchitectureOf>
+std::vector<std::string> blocks_in(const Tensors& tensors, const ArchitectureOf& architecture_of) {
   std::set<std::string> blocks;
   for (const std::string& name : tensors.names()) {
-    if (const auto block = block_of(name, tensors, architecture); block && !is_attention(*block)) blocks.insert(*block);
+    const auto block = block_of(name, tensors, architecture_of(name));
+    if (block && !is_attention(*block)) blocks.insert(*block);
   }
   std::vector<std::string> in_order(blocks.begin(), blocks.end());
   std::ranges::sort(in_order, {}, in_order_of_numbers);
@@ -112,13 +117,44 @@ inline std::string stem_of(std::string_view block) {
   return "";
 }
 
+/// A model that is whole has its embedding, and then all layers that its config promises. (A folder may hold one block
+/// alone; and more layers than promised, of a draft head.)
+/// @param block  one of its MoE blocks, by which its layers are found
+/// @throws Error naming both numbers, if layers are missing.
+inline void require_all_layers(const Config& config, const Tensors& tensors, const std::string& block) {
+  const std::string stem = stem_of(block);  // "model.layers."
+  const std::size_t dot = stem.size() < 2 ? stem.npos : stem.rfind('.', stem.size() - 2);
+  const std::string around = dot == stem.npos ? "" : stem.substr(0, dot + 1);
+  const auto is_embedding = [&](const Tensor& tensor) {
+    constexpr auto names = std::to_array<std::string_view>(
+        {"embed_tokens.weight", "embeddings.weight", "word_embeddings.weight", "wte.weight", "embed.weight"});
+    const std::string_view end = std::string_view(tensor.name).substr(around.size());
+    return std::ranges::count(names, end) > 0;
+  };
+  bool is_whole = false;
+  std::set<Index> there;
+  if (stem.empty()) return;
+  tensors.for_each_below(around, [&](const Tensor& tensor) {
+    is_whole = is_whole || is_embedding(tensor);
+    if (tensor.name.starts_with(stem)) there.insert(layer_number(std::string_view(tensor.name).substr(stem.size())));
+  });
+  if (!is_whole || is_set(config, "is_encoder_decoder") || config.is_null("num_hidden_layers")) return;
+  const Index promised = config.integer("num_hidden_layers"), last = there.empty() ? -1 : *there.rbegin();
+  for (Index layer = 0; layer < std::min<Index>(promised, last + 2); ++layer) {
+    if (there.contains(layer)) continue;
+    fail(config.file(), ": num_hidden_layers is ", promised, ", and no tensor is called \"", stem, layer, ".*\" (",
+         there.size(), " layers are there): files are missing, or config.json is of another model");
+  }
+}
+
 /// FFNs of layers like those of the MoE blocks, that are no part of a block.
-inline std::vector<std::string> dense_blocks(const Tensors& tensors, const std::vector<std::string>& moe_blocks,
-                                             const Architecture& architecture) {
+template <class ArchitectureOf>
+std::vector<std::string> dense_blocks(const Tensors& tensors, const std::vector<std::string>& moe_blocks,
+                                      const ArchitectureOf& architecture_of) {
   std::set<std::string> stems, found;
   for (const std::string& block : moe_blocks) stems.insert(stem_of(block));
   const std::set<std::string> sparse(moe_blocks.begin(), moe_blocks.end());
-  const auto is_part_of_one = [&](const std::string& prefix) {
+  const auto is_part_of_one = [&](const std::string& prefix, const Architecture& architecture) {
     for (std::size_t dot = prefix.rfind('.'); dot != prefix.npos;
          dot = dot == 0 ? prefix.npos : prefix.rfind('.', dot - 1)) {
       if (!sparse.contains(prefix.substr(0, dot))) continue;
@@ -128,12 +164,13 @@ inline std::vector<std::string> dense_blocks(const Tensors& tensors, const std::
     }
     return sparse.contains(prefix) && architecture.scope.empty();
   };
-  const auto is_shared = [&](const std::string& prefix) {
+  const auto is_shared = [&](const std::string& prefix, const Architecture& architecture) {
     return std::ranges::any_of(alternatives(architecture.shared), [&](std::string_view shared) {
       return shared.starts_with("../") && (prefix + '.').ends_with('.' + std::string(shared.substr(3)));
     });
   };
   for (const std::string& name : tensors.names()) {
+    const Architecture& architecture = architecture_of(name);
     for (const auto& [layout, gated, gate, up, down, interleaved] : ffn_spellings) {
       if (gated != architecture.gated || down.ends_with("_shexp.weight")) continue;  // GGUF's shared experts
       if (!name.ends_with('.' + std::string(down))) continue;
@@ -142,7 +179,8 @@ inline std::vector<std::string> dense_blocks(const Tensors& tensors, const std::
         return part.empty() || tensors.contains(prefix + '.' + std::string(part));
       };
       if (!has(gate) || !has(up) || tensors.find(name)->shape.size() != 2) continue;
-      if (!stems.contains(stem_of(prefix)) || is_part_of_one(prefix) || is_shared(prefix)) continue;
+      if (!stems.contains(stem_of(prefix)) || is_part_of_one(prefix, architecture)) continue;
+      if (is_shared(prefix, architecture)) continue;
       found.insert(prefix);
     }
   }
@@ -184,13 +222,20 @@ class Model {
   const std::filesystem::path& folder() const { return folder_; }
 
   /// For messages: its folder; or its config's file, if it was never in one.
-  std::string place() const { return folder_.empty() ? config_->file() : utf8(folder_); }
+  std::string place() const { return folder_.empty() ? config().file() : utf8(folder_); }
 
-  const Config& config() const { return *config_; }  ///< As it was read; what is asked of it counts as read.
-  const Architecture& architecture() const { return *architecture_; }  ///< What a model of its type is made of.
+  const Config& config() const { return *main().config; }  ///< As it was read; what is asked of it counts as read.
+  const Architecture& architecture() const { return *main().architecture; }  ///< What a model of its type is made of.
 
   /// Of the MoE layers; where these differ in a limit of their activation, of the first.
-  const MoeShape& shape() const { return shape_; }
+  const MoeShape& shape() const { return main().shape; }
+
+  /// The same of the tower that a block, or any tensor, belongs to by its name: Qwen3-Omni has a thinker, of which the
+  /// above speak, and a talker.
+  const Config& config(std::string_view block) const { return *tower_of(block).config; }
+  /// As config(block).
+  const Architecture& architecture(std::string_view block) const { return *tower_of(block).architecture; }
+  const MoeShape& shape(std::string_view block) const { return tower_of(block).shape; }  ///< As config(block).
 
   /// All of them, whatever they belong to, as the files have them.
   const Tensors& tensors() const { return *tensors_; }
@@ -198,7 +243,8 @@ class Model {
   /// The same, but what is coded below a block, or beside it and part of it, is one tensor of all its numbers.
   /// @throws Error naming file, tensor and what is wrong, if what is there makes no weights.
   std::shared_ptr<const Tensors> weights(const std::string& block) const {
-    return detail::with_coded_weights(tensors_, quantization_, block, *architecture_);
+    const Tower& tower = tower_of(block);
+    return detail::with_coded_weights(tensors_, tower.quantization, block, *tower.architecture);
   }
 
   /// One of them as numbers of this type, whatever floating-point type they are stored in: read("model.norm.weight").
@@ -218,7 +264,7 @@ class Model {
   std::vector<Block> blocks() const {
     std::vector<Block> all;
     for (const std::string& name : moe_blocks_) all.push_back({name, true});
-    for (const std::string& name : detail::dense_blocks(*tensors_, moe_blocks_, *architecture_)) {
+    for (const std::string& name : detail::dense_blocks(*tensors_, moe_blocks_, architecture_of_names())) {
       all.push_back({name, false});
     }
     std::ranges::sort(all, {}, [](const Block& block) { return detail::in_order_of_numbers(block.name); });
@@ -248,12 +294,19 @@ class Model {
   template <class Open>
   Model(std::filesystem::path folder, Config config, std::shared_ptr<const Architecture> architecture, const Open& open)
       : folder_(std::move(folder)),
-        config_(std::make_shared<const Config>(std::move(config))),
-        architecture_(architecture ? std::move(architecture) : known_architecture(*config_)),
-        tensors_(std::make_shared<const Tensors>(open())),
-        quantization_(detail::quantization_of(*config_, folder_)),
-        moe_blocks_(detail::blocks_in(*tensors_, *architecture_)),
-        shape_(moe_shape(*config_, *architecture_, moe_blocks_.empty() ? "" : moe_blocks_[0])) {}
+        towers_(towers(std::make_shared<const Config>(std::move(config)), std::move(architecture))),
+        tensors_(std::make_shared<const Tensors>(open())) {
+    for (Tower& tower : towers_) tower.quantization = detail::quantization_of(*tower.config, folder_);
+    moe_blocks_ = detail::blocks_in(*tensors_, architecture_of_names());
+    for (Tower& tower : towers_) {
+      const auto first =
+          std::ranges::find_if(moe_blocks_, [&](const std::string& block) { return &tower_of(block) == &tower; });
+      if (first == moe_blocks_.end() && &tower != &towers_[0]) continue;
+      const std::string block = first == moe_blocks_.end() ? "" : *first;
+      tower.shape = moe_shape(*tower.config, *tower.architecture, block);
+      detail::require_all_layers(*tower.config, *tensors_, block);
+    }
+  }
 
   static Model of_folder(const std::filesystem::path& folder, const ReadOptions& options) {
     Config config = Config::open(detail::config_file_in(folder));
@@ -272,13 +325,45 @@ class Model {
     return {std::shared_ptr<const void>(), &architecture_of(config)};
   }
 
+  /// A part of the model with layers and settings of its own.
+  struct Tower {
+    std::string name;  // "talker"; of the first ""
+    std::shared_ptr<const Config> config;
+    std::shared_ptr<const Architecture> architecture;
+    Quantization quantization = {};
+    MoeShape shape = {};
+  };
+
+  /// The first, and those beside it whose types are known.
+  static std::vector<Tower> towers(std::shared_ptr<const Config> config,
+                                   std::shared_ptr<const Architecture> architecture) {
+    if (!architecture) architecture = known_architecture(*config);
+    std::vector<Tower> all = {{"", config, std::move(architecture)}};
+    for (const auto& [name, its] : config->towers()) {
+      if (find_architecture(its->text("model_type")) != nullptr) all.push_back({name, its, known_architecture(*its)});
+    }
+    return all;
+  }
+
+  const Tower& main() const { return towers_[0]; }
+
+  /// By a part of its name, "talker" of "talker.model.layers.3.mlp"; else the first.
+  const Tower& tower_of(std::string_view name) const {
+    const std::string parts = towers_.size() == 1 ? std::string() : '.' + std::string(name) + '.';
+    for (std::size_t i = 1; i < towers_.size(); ++i) {
+      if (parts.find('.' + towers_[i].name + '.') != parts.npos) return towers_[i];
+    }
+    return main();
+  }
+
+  std::function<const Architecture&(std::string_view)> architecture_of_names() const {
+    return [this](std::string_view name) -> const Architecture& { return *tower_of(name).architecture; };
+  }
+
   std::filesystem::path folder_;
-  std::shared_ptr<const Config> config_;
-  std::shared_ptr<const Architecture> architecture_;
+  std::vector<Tower> towers_;
   std::shared_ptr<const Tensors> tensors_;
-  Quantization quantization_;
   std::vector<std::string> moe_blocks_;
-  MoeShape shape_;
   std::shared_ptr<ExpertLender> lender_;
 };
 

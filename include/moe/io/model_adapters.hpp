@@ -63,8 +63,8 @@ Adapter<Scalar> below_each_other(const Adapter<Scalar>& upper, const Adapter<Sca
 template <class Scalar>
 class PeftFolder {
  public:
-  explicit PeftFolder(const Model& model) : model_(model), architecture_(model.architecture()) {
-    if (architecture_.of_adapters == nullptr) return;
+  explicit PeftFolder(const Model& model) : model_(model) {
+    if (architecture().of_adapters == nullptr) return;
     fail(model.place(), ": is a GGUF file, whose modules PEFT does not know: save_adapters(folder, adapters) ",
          "writes them as load_lora_layer() reads them beside this file");
   }
@@ -116,21 +116,24 @@ class PeftFolder {
   }
 
  private:
+  /// Of the layer that is being added.
+  const Architecture& architecture() const { return model_.architecture(layer_); }
+
   /// What transformers calls a block of the model's file.
   std::string module_of(const std::string& block) const {
     const std::size_t last = block.rfind('.') + 1;  // 0 if there is no dot
     constexpr auto older = std::to_array<std::string_view>({"block_sparse_moe", "moe", "ffn"});
     if (std::ranges::count(older, std::string_view(block).substr(last)) == 0) return block;
-    const std::string_view now = architecture_.module.empty() ? "mlp" : architecture_.module;
+    const std::string_view now = architecture().module.empty() ? "mlp" : architecture().module;
     return block.substr(0, last) + std::string(now);
   }
 
-  WeightTensors tensors() const { return {*weights_, layer_, model_.shape().num_experts}; }
+  WeightTensors tensors() const { return {*weights_, layer_, model_.shape(layer_).num_experts}; }
 
   /// The last of several names is transformers' own, unless the first is in the file and all are usual.
   std::string router() const {
-    const bool usual = architecture_.router == Architecture{}.router;
-    const auto all = alternatives(architecture_.router);
+    const bool usual = architecture().router == Architecture{}.router;
+    const auto all = alternatives(architecture().router);
     std::string_view name = all.back();
     for (const std::string_view one : all) {
       if (usual && tensors().contains(one)) name = one;
@@ -148,7 +151,7 @@ class PeftFolder {
     if (name == "gate.1") return put(in_layer(block_, "vision_moe.gate.weight"), *named.adapter);
     const LatentNames latent;
     for (const auto& [ours, theirs] :
-         {std::pair(latent.in, architecture_.latent_in), {latent.out, architecture_.latent_out}}) {
+         {std::pair(latent.in, architecture().latent_in), {latent.out, architecture().latent_out}}) {
       if (name != ours || theirs.empty()) continue;
       return put(in_layer(block_, std::string(alternatives(theirs).back()) + ".weight"), *named.adapter);
     }
@@ -166,13 +169,13 @@ class PeftFolder {
   using Experts = std::map<Index, ExpertAdapters<Scalar>>;
 
   void add_experts() {
-    const auto behind = experts_.lower_bound(model_.shape().num_experts);  // others that compute
+    const auto behind = experts_.lower_bound(model_.shape(layer_).num_experts);  // others that compute
     const Experts routed(experts_.begin(), behind), others(behind, experts_.end());
     std::string_view name = "experts.";
-    for (const std::string_view one : alternatives(architecture_.experts)) {
+    for (const std::string_view one : alternatives(architecture().experts)) {
       if (one.ends_with("experts.")) name = one;
     }
-    const bool by_modality = architecture_.router_kind == RouterKind::by_modality && !others.empty();
+    const bool by_modality = architecture().router_kind == RouterKind::by_modality && !others.empty();
     add_group(routed, by_modality ? "text_moe.experts" : std::string(name.substr(0, name.size() - 1)));
     if (!by_modality) return refuse(others);
     add_group(others, "vision_moe.experts");
@@ -193,10 +196,10 @@ class PeftFolder {
     std::vector<Adapter<Scalar>> up, down;
     for (const auto& [number, its] : experts) {
       up.push_back(gated ? below_each_other(its.gate, its.up) : below_each_other(Adapter<Scalar>(), its.up));
-      if (gated && architecture_.interleaved) up.back().b = alternating(up.back().b);
+      if (gated && architecture().interleaved) up.back().b = alternating(up.back().b);
       down.push_back(below_each_other(Adapter<Scalar>(), its.down));
     }
-    const auto parameters = alternatives(architecture_.parameters_of_experts);
+    const auto parameters = alternatives(architecture().parameters_of_experts);
     if (parameters.size() < 2) return refuse(experts);
     if (parameters[0].find('.') != std::string_view::npos) {
       add_all_of(up, in_layer(block_, std::string(parameters[0])));
@@ -221,7 +224,7 @@ class PeftFolder {
   void add_whole(const Parameter<Scalar>& parameter) {
     std::string name = parameter.name;
     std::vector<Index> shape = {parameter.rows, parameter.cols};
-    for (const auto& [ours, theirs] : whole_vectors(architecture_)) {
+    for (const auto& [ours, theirs] : whole_vectors(architecture())) {
       if (name != ours) continue;
       shape = tensors().shape(theirs);
       name = std::string(alternatives(theirs).back());
@@ -253,7 +256,7 @@ class PeftFolder {
     Index rank = 0;
     const Index n = std::ssize(all);
     for (const auto& one : all) rank = std::max(rank, one.rank());
-    const bool turned = architecture_.turned_adapters;
+    const bool turned = architecture().turned_adapters;
     const Index in = turned ? all[0].out() : all[0].in(), out = turned ? all[0].in() : all[0].out();
     Weight<Scalar> a = Weight<Scalar>::Zero(n * rank, in), b = Weight<Scalar>::Zero(out, n * rank);
     for (Index e = 0; e < n; ++e) {
@@ -274,8 +277,8 @@ class PeftFolder {
   void add_shared() {
     if (shared_.up.out() == 0 && shared_.down.out() == 0) return;
     const bool gated = shared_.gate.out() > 0;
-    Names names = find_names(tensors(), ffn_spellings, architecture_.shared, gated);
-    const std::string_view native = alternatives(architecture_.shared).back();
+    Names names = find_names(tensors(), ffn_spellings, architecture().shared, gated);
+    const std::string_view native = alternatives(architecture().shared).back();
     const auto module = [&](const std::string& weight) {
       const std::string_view whole = weight;
       const std::string_view last = whole.substr(whole.rfind('.', whole.size() - 8) + 1);
@@ -311,7 +314,6 @@ class PeftFolder {
   }
 
   const Model& model_;
-  const Architecture& architecture_;
   std::string layer_, block_;  // in the model's file; in transformers
   std::shared_ptr<const Tensors> weights_;
   std::map<Index, ExpertAdapters<Scalar>> experts_;

@@ -86,7 +86,7 @@ struct AdapterFile {
   /// block_sparse_moe is mlp there.
   std::vector<NameInBlock> of_block(const Model& model, const std::string& block) const {
     const auto [layer, tail] = in_layer_of_model(block);
-    if (const Architecture* const its = model.architecture().of_adapters) return of_gguf_block(layer, *its);
+    if (const Architecture* const its = model.architecture(block).of_adapters) return of_gguf_block(layer, *its);
     const auto here = names.find(layer);
     if (here == names.end()) return {};
     const std::size_t dot = tail.rfind('.');
@@ -101,7 +101,7 @@ struct AdapterFile {
     }
     std::vector<NameInBlock> found;
     for (const auto& [name, rest] : here->second) {
-      if (const auto relative = relative_name(rest, prefixes, around, model.architecture())) {
+      if (const auto relative = relative_name(rest, prefixes, around, model.architecture(block))) {
         found.push_back({name, *relative});
       }
     }

@@ -179,6 +179,14 @@ struct GgufTensorPlan {
   const GgufCoding* coding;  // null if it stays
 };
 
+/// A tensor as messages name it: where its numbers are, and what the file that is written would call it.
+inline std::string source_of(const GgufSource& source, std::size_t part = 0) {
+  const std::string name = "tensor \"" + source.tensor.name + "\"";
+  if (source.parts.empty()) return name;
+  const Tensor& from = source.parts[part].from;
+  return to_string(from) + (from.name == source.tensor.name ? "" : ", for \"" + source.tensor.name + "\"");
+}
+
 /// Why experts' weights are not quantised; empty if they are.
 /// @throws Error if they cannot be.
 inline std::string why_kept(const GgufSource& source, const GgmlType& type, bool is_asked) {
@@ -193,8 +201,8 @@ inline std::string why_kept(const GgufSource& source, const GgmlType& type, bool
   }
   if (const Index cols = tensor.shape.back(); cols % type.numbers != 0) {
     const std::string_view end = end_in_layer(tensor.name);
-    fail("tensor \"", tensor.name, "\": the length of a row is ", cols, ", no multiple of ", type.numbers,
-         ", the block of ", in_small_letters(type.name), ": keep it as it is (--keep ", end.substr(0, end.rfind('.')),
+    fail(source_of(source), ": the length of a row is ", cols, ", no multiple of ", type.numbers, ", the block of ",
+         in_small_letters(type.name), ": keep it as it is (--keep ", end.substr(0, end.rfind('.')),
          "), or take another type: ", gguf_types_of_rows(cols));
   }
   return {};
@@ -210,6 +218,11 @@ inline std::vector<GgufTensorPlan> plan_gguf(const Model& model, const QuantizeG
   Index num_layers = 0;
   for (const std::string& block : model.moe_blocks()) num_layers = std::max(num_layers, layer_number(block) + 1);
   for (const std::string& block : model.moe_blocks()) {
+    if (&model.config(block) != &model.config()) {
+      const std::string type = model.config(block).text("model_type");
+      report.kept.emplace_back(block, "is left out: it is of a " + type + ", which is another model beside the file's");
+      continue;
+    }
     const std::vector<GgufSource> sources = gguf_sources(model, block);
     for (std::size_t i = 0; i < sources.size(); ++i) {
       const Tensor& its = sources[i].tensor;
@@ -376,7 +389,7 @@ inline ModelQuantization quantize_gguf(const Model& model, const std::filesystem
         std::vector<float> numbers(size);
         detail::copy_numbers(from, place, reinterpret_cast<std::byte*>(numbers.data()), "F32");
         const bool of_all = planned.tensor.shape.size() == 3;
-        const std::string who = to_string(planned.tensor) + (of_all ? ", expert " + std::to_string(e) : "");
+        const std::string who = source_of(source, e) + (of_all ? ", expert " + std::to_string(e) : "");
         const auto matrix =
             detail::encode_for_gguf(*planned.coding, numbers, place.rows, place.cols, importance, who, executor);
         append(matrix.bytes);

@@ -220,8 +220,9 @@ inline bool is_of_experts(std::string_view name) {
 inline std::set<std::string> expert_weights(const Model& model) {
   std::set<std::string> found;
   for (const std::string& block : model.moe_blocks()) {
-    const Architecture& its = model.architecture();
-    const MoeShape shape = moe_shape(model.config(), its, block);
+    const Architecture& its = model.architecture(block);
+    const Config& config = model.config(block);
+    const MoeShape shape = moe_shape(config, its, block);
     const WeightTensors tensors(model.tensors(), block, shape.num_experts);
     const Names names = find_names(tensors, expert_spellings, its.experts, its.gated);
     const Index in = shape.d_latent > 0 ? shape.d_latent : shape.d_model;
@@ -233,7 +234,7 @@ inline std::set<std::string> expert_weights(const Model& model) {
            ", and numbers are coded along what a row multiplies: take an OUT that ends in .gguf");
     }
     for (const StoredParameter& stored :
-         BlockForm(tensors, model.config(), its, names, shape).list(shape.num_experts, shape.d_ff)) {
+         BlockForm(tensors, config, its, names, shape).list(shape.num_experts, shape.d_ff)) {
       const std::string& parameter = stored.parameter;
       const bool is_of_one = parameter.starts_with("experts.") || parameter.starts_with("shared_expert.");
       if (is_of_one && parameter.ends_with("_proj.weight")) found.insert(stored.tensor);

@@ -31,6 +31,7 @@
 #include "moe/io/gguf_writer.hpp"
 #include "moe/io/model.hpp"
 #include "moe/io/safetensors.hpp"
+#include "moe/io/shape_difference.hpp"
 #include "moe/io/tensor.hpp"
 #include "moe/io/weight_tensors.hpp"
 #include "moe/models/moe_shape.hpp"
@@ -91,6 +92,15 @@ inline std::string gguf_dtype(const GgufPlace& place, const Tensor& from) {
 
 /// Numbers of one tensor, coded or not, to those of another.
 inline void copy_numbers(const Tensor& from, const StoredParameter& place, std::byte* to, const std::string& dtype) {
+  if (dtype == "I32") {  // a table of experts
+    const auto numbers = as<std::int64_t>(from);
+    std::int32_t* next = reinterpret_cast<std::int32_t*>(to);
+    for (const std::int64_t number : numbers) {
+      if (number < 0 || number > INT32_MAX) fail(to_string(from), " holds ", number, ", expected numbers of experts");
+      *next++ = std::int32_t(number);
+    }
+    return;
+  }
   const auto copy = [&](const auto& numbers, Index first) {
     const auto write = [&]<class T>(T) {
       T* next = reinterpret_cast<T*>(to);
@@ -129,6 +139,12 @@ inline std::uint32_t gating_of(const TopKOptions& options) {
   }
 }
 
+/// The activation, if it is one of these; else null.
+template <class Act>
+const Act* held(const HiddenActivation& hidden) {
+  return is_gated(hidden) ? std::get_if<Act>(&std::get<AnyGatedActivation>(hidden).held()) : nullptr;
+}
+
 /// The limit of an activation that has one; 0 of one that has not.
 inline float limit_of(const HiddenActivation& hidden) {
   if (!is_gated(hidden)) return 0;
@@ -141,48 +157,6 @@ inline float limit_of(const HiddenActivation& hidden) {
         }
       },
       std::get<AnyGatedActivation>(hidden).held());
-}
-
-inline bool same(const HiddenActivation& a, const HiddenActivation& b) {
-  if (a.index() != b.index() || limit_of(a) != limit_of(b)) return false;
-  return is_gated(a) ? std::get<AnyGatedActivation>(a).held().index() == std::get<AnyGatedActivation>(b).held().index()
-                     : std::get<AnyActivation>(a).held().index() == std::get<AnyActivation>(b).held().index();
-}
-
-/// But for what keeps sums from being 0, of which GGUF says nothing, the rounding of files, and two names of one thing.
-inline bool same(const RouterOptions& a, const RouterOptions& b) {
-  if (a.index() != b.index()) return false;
-  if (!std::holds_alternative<TopKOptions>(a))
-    return std::get<SparseMixerOptions>(a).top_k == std::get<SparseMixerOptions>(b).top_k;
-  const auto plain = [](TopKOptions options) {
-    options.epsilon = options.floor = 0;
-    options.scale = double(float(options.scale));  // as files have it
-    if (options.score == Score::softmax && options.renormalize && options.num_groups == 1) {
-      options.score = Score::softmax_of_chosen;
-      options.renormalize = false;
-    }
-    if (options.num_groups == 1) options.group_top = 1, options.rejected_groups = {};
-    return options;
-  };
-  return plain(std::get<TopKOptions>(a)) == plain(std::get<TopKOptions>(b));
-}
-
-/// What differs; empty if nothing does.
-inline std::string difference(const MoeShape& a, const MoeShape& b) {
-  if (a.d_model != b.d_model) return "d_model";
-  if (a.d_ff != b.d_ff) return "the width of experts";
-  if (a.num_experts != b.num_experts || a.num_zero_experts != b.num_zero_experts) return "the number of experts";
-  if (a.top_k != b.top_k) return "top_k";
-  if (a.d_latent != b.d_latent) return "the latent width";
-  if (a.d_ff_shared != b.d_ff_shared) return "the width of shared experts";
-  if (a.expert_bias != b.expert_bias) return "the experts' biases";
-  if (a.router_bias != b.router_bias) return "the router's bias";
-  if (a.selection_bias != b.selection_bias) return "the selection bias";
-  if (a.shared_gate != b.shared_gate) return "the gate of the shared expert";
-  if (!same(a.hidden, b.hidden) || (a.d_ff_shared > 0 && !same(a.hidden_shared, b.hidden_shared)))
-    return "the activation";
-  if (!same(a.router, b.router)) return "the router's options";
-  return "";
 }
 
 /// llama.cpp's architecture that has this model type's mathematics.
@@ -206,10 +180,22 @@ inline const GgufArchitecture& gguf_row_for(const Config& config) {
   fail(config.file(), ": llama.cpp has no architecture for model_type \"", type, "\" that is known here");
 }
 
-/// What a model's blocks multiply by, and cap: outputs, logits of the router, these at most (0: at nothing).
-inline std::array<float, 3> factors_of(const Architecture& architecture, const Config& config) {
+/// What a model's blocks multiply by, and cap, as files round it.
+struct Factors {
+  float of_outputs = 1, of_logits = 1, cap_of_logits = 0;  // 0: none
+};
+
+inline Factors factors_of(const Architecture& architecture, const Config& config) {
   const auto factor = [&](const auto& of, double absent) { return float(of ? of(config) : absent); };
   return {factor(architecture.output_scale, 1), factor(architecture.logit_scale, 1), factor(architecture.logit_cap, 0)};
+}
+
+inline std::optional<SettingDifference> difference(const Factors& a, const Factors& b) {
+  FirstDifference differs;
+  differs("the factor of outputs", a.of_outputs, b.of_outputs);
+  differs("the factor of the router's logits", a.of_logits, b.of_logits);
+  differs("the cap of the router's logits", a.cap_of_logits, b.cap_of_logits);
+  return differs.found;
 }
 
 /// A tensor of a block as GGUF has it, and where its numbers are: of each expert, or of all at once.
@@ -249,15 +235,24 @@ inline std::vector<GgufSource> gguf_sources(const Model& model, const std::strin
                                             std::optional<Index> layer = std::nullopt) {
   check_block(model, block);
   const Index number = layer.value_or(std::max<Index>(layer_number(block), 0));
-  const Architecture& architecture = model.architecture();
+  const Architecture& architecture = model.architecture(block);
+  const Config& config = model.config(block);
   const std::string stem = "blk." + std::to_string(number) + '.';
+  if (const Index own = layer_number(block); layer && own >= 0) {
+    const auto differs = io::difference(moe_shape(config, architecture, own), moe_shape(config, architecture, number));
+    if (differs) {
+      fail("\"", block, "\" cannot be layer ", number, " of a file: ", differs->setting, " is ", differs->of_a,
+           " in it, and ", differs->of_b, " in layer ", number);
+    }
+  }
   if (is_gguf(model.folder())) return sources_in_gguf(model, block, stem);
-  gguf_row_for(model.config());  // complains if there is none
-  const MoeShape shape = moe_shape(model.config(), architecture, block);
+  gguf_row_for(config);  // complains if there is none
+  const MoeShape shape = moe_shape(config, architecture, block);
   const std::shared_ptr<const Tensors> weights = model.weights(block);
   const WeightTensors tensors(*weights, block, shape.num_experts);
-  const BlockForm form(tensors, model.config(), architecture,
+  const BlockForm form(tensors, config, architecture,
                        find_names(tensors, expert_spellings, architecture.experts, architecture.gated), shape);
+  const bool is_hashed = architecture.router_kind == RouterKind::hashed && tensors.contains("gate.tid2eid");
   std::map<std::string, std::size_t> place_of;
   std::set<std::string> listed;
   std::vector<GgufSource> all;
@@ -280,16 +275,22 @@ inline std::vector<GgufSource> gguf_sources(const Model& model, const std::strin
     }
     all[found->second].parts[std::size_t(std::max<Index>(place.expert, 0))] = {from, stored};
   }
-  factors_of(architecture, model.config());  // whose settings count as read
+  if (const Tensor* const table = is_hashed ? tensors.find("gate.tid2eid") : nullptr) {
+    const Index rows = table->shape.empty() ? 1 : table->shape[0];
+    require_shape(*table, {rows, shape.top_k});
+    all.push_back({{.name = stem + "ffn_gate_tid2eid.weight", .dtype = "I32", .shape = table->shape},
+                   {{*table, {"gate.tid2eid", table->name, table->shape, rows, shape.top_k, 0, shape.top_k}}}});
+    listed.insert(table->name);
+  }
+  factors_of(architecture, config);  // whose settings count as read
   if (shape.d_ff_shared == 0 && !architecture.shared_gate.empty()) tensors.ignore(architecture.shared_gate);
   tensors.ignore(architecture.ignored);
   for (const Tensor& left : tensors.unread(architecture.scope, shape.num_zero_experts > 0)) {
     if (listed.contains(left.name)) continue;
-    fail(to_string(left), " is of the block \"", block, "\", and a layer of model_type \"",
-         model.config().text("model_type"), "\" with these settings has nothing that reads it: to leave it out would ",
-         "change what the layer computes");
+    fail(to_string(left), " is of the block \"", block, "\", and a layer of model_type \"", config.text("model_type"),
+         "\" with these settings has nothing that reads it: to leave it out would ", "change what the layer computes");
   }
-  require_no_other_settings(model.config(), architecture);
+  require_no_other_settings(config, architecture);
   return all;
 }
 
@@ -348,7 +349,16 @@ inline GgufMetadata gguf_metadata(const Model& model, Index num_layers) {
     count("expert_shared_count", number);
     count("expert_shared_feed_forward_length", name == "bailingmoe2" ? shape.d_ff_shared / number : shape.d_ff_shared);
   }
-  if (shape.d_latent > 0) count("moe_latent_size", shape.d_latent);
+  if (shape.d_latent > 0) count(name == "kimi-k3" ? "expert_latent_length" : "moe_latent_size", shape.d_latent);
+  if (const auto* const situ = detail::held<SoftcappedSwiGlu>(shape.hidden)) {
+    add("activation.situ_beta", situ->gate_cap);
+    add("activation.situ_linear_beta", situ->up_cap);
+  }
+  if (model.architecture().router_kind == RouterKind::hashed) {
+    const auto names = model.tensors().names();
+    count("hash_layer_count",
+          std::ranges::count_if(names, [](const std::string& its) { return its.ends_with(".gate.tid2eid"); }));
+  }
   if (const Config& config = model.config(); !config.is_null("rms_norm_eps")) {
     add("attention.layer_norm_rms_epsilon", float(config.number("rms_norm_eps")));
   }
@@ -390,16 +400,18 @@ inline GgufFile gguf_file_of(const Model& model, const std::vector<Tensor>& tens
   GgufFile file{gguf_metadata(model, num_layers), tensors};
   file.metadata.insert(file.metadata.end(), more.begin(), more.end());
   const GgufModel written = translate_gguf(file, name);
-  const MoeShape shape = moe_shape(written.config, written.architecture, num_layers - 1);
-  const MoeShape expected = moe_shape(model.config(), model.architecture(), num_layers - 1);
-  std::string what = difference(shape, expected);
-  if (what.empty() &&
-      factors_of(written.architecture, written.config) != factors_of(model.architecture(), model.config())) {
-    what = "what outputs or the router's logits are multiplied by";
+  std::optional<SettingDifference> differs =
+      difference(factors_of(model.architecture(), model.config()), factors_of(written.architecture, written.config));
+  std::set<Index> layers;
+  for (const Tensor& tensor : tensors) layers.insert(std::max<Index>(layer_number(tensor.name), 0));
+  for (auto layer = layers.begin(); !differs && layer != layers.end(); ++layer) {
+    differs = io::difference(moe_shape(model.config(), model.architecture(), *layer),
+                             moe_shape(written.config, written.architecture, *layer));
   }
-  if (!what.empty()) {
-    fail(name, ": GGUF's architecture \"", row_of(file.metadata, name).name, "\" cannot say ", what,
-         " of model_type \"", model.config().text("model_type"), "\"");
+  if (differs) {
+    fail(name, ": GGUF's architecture \"", row_of(file.metadata, name).name, "\" cannot say ", differs->setting,
+         " of model_type \"", model.config().text("model_type"), "\": here it is ", differs->of_a,
+         ", and who reads the file would take ", differs->of_b);
   }
   return file;
 }

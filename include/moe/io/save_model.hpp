@@ -353,12 +353,12 @@ class BlockSaver {
 
   bool is_sparse() const { return std::ranges::count(model_.moe_blocks(), block_.name) > 0; }
 
-  MoeShape shape() const { return moe_shape(model_.config(), model_.architecture(), block_.name); }
+  MoeShape shape() const { return moe_shape(config(), architecture(), block_.name); }
 
   /// The sizes that the layer has.
   BlockSizes sizes() const {
     const MoeShape old = shape();
-    require_same_router(block_, router_of(old), model_.config().file());
+    require_same_router(block_, router_of(old), config().file());
     return sizes_of(old);
   }
 
@@ -366,9 +366,8 @@ class BlockSaver {
     const MoeShape old = shape();
     if (is_sparse()) {
       const WeightTensors tensors = this->tensors(old);
-      const Architecture& architecture = model_.architecture();
-      const BlockForm form(tensors, model_.config(), architecture,
-                           find_names(tensors, expert_spellings, architecture.experts, architecture.gated), old);
+      const Names names = find_names(tensors, expert_spellings, architecture().experts, architecture().gated);
+      const BlockForm form(tensors, config(), architecture(), names, old);
       const BlockSizes sizes = sizes_of(old);
       for (std::string& name : form.expert_tensors()) replaced.insert(std::move(name));
       add(planned, replaced, form.list(sizes.num_experts, sizes.d_ff));
@@ -378,20 +377,21 @@ class BlockSaver {
     if (std::ranges::count(all, block_.name, &Block::name) == 0) check_block(model_, block_.name);
     const std::size_t dot = block_.name.rfind('.');
     const WeightTensors beside(*weights_, dot == block_.name.npos ? "" : block_.name.substr(0, dot), 1);
-    const BlockForm form(beside, model_.config(), model_.architecture(), {}, old);
+    const BlockForm form(beside, config(), architecture(), {}, old);
     add(planned, replaced, form.list_ffn(dot == block_.name.npos ? block_.name : block_.name.substr(dot + 1)));
   }
 
  private:
+  const Config& config() const { return model_.config(block_.name); }
+  const Architecture& architecture() const { return model_.architecture(block_.name); }
   WeightTensors tensors(const MoeShape& old) const { return {*weights_, block_.name, old.num_experts}; }
 
   /// Without the experts that are not counted in config.json: shared ones that the router weighs, and as many of images
   /// as of text.
   BlockSizes sizes_of(const MoeShape& old) const {
     BlockSizes sizes = detail::sizes_of(block_, old.top_k);
-    const Architecture& architecture = model_.architecture();
-    if (is_by_modality(tensors(old), architecture)) sizes.num_experts /= 2;
-    if (architecture.router_kind == RouterKind::joint) {
+    if (is_by_modality(tensors(old), architecture())) sizes.num_experts /= 2;
+    if (architecture().router_kind == RouterKind::joint) {
       sizes.num_experts -= std::get<TopKOptions>(old.router).always_chosen;
     }
     return sizes;
@@ -400,7 +400,7 @@ class BlockSaver {
   /// As LayerLoader makes it: Inkling's weights are multiplied by a number of the file, too.
   RouterOptions router_of(const MoeShape& old) const {
     RouterOptions options = old.router;
-    if (model_.architecture().router_kind == RouterKind::joint) {
+    if (architecture().router_kind == RouterKind::joint) {
       std::get<TopKOptions>(options).scale *= double(tensors(old).template copy<float>("gate.global_scale", {1})(0));
     }
     return options;
@@ -427,19 +427,31 @@ class BlockSaver {
   std::shared_ptr<const Tensors> weights_;
 };
 
+inline std::string to_string(const BlockSizes& sizes) {
+  return std::to_string(sizes.num_experts) + " experts of width " + std::to_string(sizes.d_ff) + ", top-" +
+         std::to_string(sizes.top_k);
+}
+
+/// The config of the first tower alone is changed: "talker" of Qwen3-Omni keeps its sizes.
+/// @throws Error naming the block and both sizes, if it is of another tower and has others.
+inline void require_sizes_as_they_were(const Model& model, const std::string& block, const BlockSizes& sizes) {
+  const MoeShape& shape = model.shape(block);
+  const BlockSizes old{shape.num_experts, shape.d_ff, shape.top_k};
+  if (sizes == old) return;
+  fail("\"", block, "\" has ", to_string(sizes), ", and had ", to_string(old), ": blocks of \"",
+       block.substr(0, block.find('.')), "\" keep their sizes");
+}
+
 /// @throws Error unless all MoE blocks of the model are to be of these sizes.
 inline void require_same_sizes(const Model& model, const std::map<std::string, BlockSizes>& given,
                                const BlockSizes& old) {
   const auto [block, sizes] = *given.begin();
-  const auto text = [](const BlockSizes& of) {
-    return std::to_string(of.num_experts) + " experts of width " + std::to_string(of.d_ff) + ", top-" +
-           std::to_string(of.top_k);
-  };
   for (const std::string& name : model.moe_blocks()) {
+    if (&model.config(name) != &model.config()) continue;
     const auto found = given.find(name);
     const BlockSizes its = found == given.end() ? old : found->second;
     if (its == sizes) continue;
-    fail("\"", block, "\" has ", text(sizes), ", and \"", name, "\" ", text(its),
+    fail("\"", block, "\" has ", to_string(sizes), ", and \"", name, "\" ", to_string(its),
          found == given.end() ? " as it was" : "", ": config.json says one of all blocks, so all must be alike");
   }
 }
@@ -475,7 +487,11 @@ inline void save_model(const std::filesystem::path& folder, const Model& model, 
     saver.plan(tensors, replaced);
     if (!saver.is_sparse()) continue;
     sparse.push_back(block.name);
-    sizes.emplace(block.name, saver.sizes());
+    if (&model.config(block.name) == &model.config()) {
+      sizes.emplace(block.name, saver.sizes());
+    } else {
+      detail::require_sizes_as_they_were(model, block.name, saver.sizes());
+    }
   }
   if (!sizes.empty()) {
     const Architecture& architecture = model.architecture();

@@ -114,7 +114,18 @@ class WeightTensors {
   }
 
   /// One expert's. (It counts as asked for by remember_pattern().)
-  Tensor at(std::string_view pattern, Index its_expert) const { return tensors_.at(in_full(pattern, its_expert)); }
+  /// @throws Error saying how many have one, if it has none.
+  Tensor at(std::string_view pattern, Index its_expert) const {
+    const std::string name = in_full(pattern, its_expert);
+    if (tensors_.contains(name)) return tensors_.at(name);
+    const Index there = num_there(pattern);
+    try {
+      return tensors_.at(name);
+    } catch (const Error& error) {
+      if (there == 0) throw;
+      fail(error.what(), " (", there, " of ", num_experts_, " experts have a \"", pattern, "\")");
+    }
+  }
   /// The same of one expert's; null if there is none.
   const Tensor* find(std::string_view pattern, Index its_expert) const {
     return tensors_.find(in_full(pattern, its_expert));
@@ -357,8 +368,8 @@ class WeightTensors {
    public:
     explicit CodedExperts(bool are_checked = true) : are_checked_(are_checked) {}
 
-    CodedExperts& add(const Tensor& tensor, const QuantizedMatrix& matrix) {
-      if (are_checked_) require_finite_scales(tensor, matrix);
+    CodedExperts& add(const Tensor& tensor, const QuantizedMatrix& matrix, Index expert = -1) {
+      if (are_checked_) require_finite_scales(tensor, matrix, expert);
       matrices_.push_back(matrix);
       owners_->push_back(tensor.owner);
       return *this;
@@ -396,7 +407,7 @@ class WeightTensors {
     const bool one_matrix = tensor.coded->size() == 1 && tensor.shape.size() == 2;
     for (Index i = 0; i < num_read(); ++i) {
       const Index e = expert(i), from = one_matrix ? e * all_rows : 0;
-      experts.add(tensor, (*tensor.coded)[one_matrix ? 0 : std::size_t(e)].some_rows(from + first, step, rows));
+      experts.add(tensor, (*tensor.coded)[one_matrix ? 0 : std::size_t(e)].some_rows(from + first, step, rows), e);
     }
     return experts.stack(rows, cols);
   }
@@ -437,6 +448,22 @@ class WeightTensors {
     if (!name.starts_with("../")) return prefix_ + std::string(name);
     const std::size_t dot = block_.rfind('.');
     return (dot == block_.npos ? "" : block_.substr(0, dot + 1)) + std::string(name.substr(3));
+  }
+
+  /// Of how many experts the file has a tensor of this pattern.
+  Index num_there(std::string_view pattern) const {
+    const std::size_t hash = pattern.find('#');
+    const std::string before = prefix_ + std::string(pattern.substr(0, hash));
+    const std::string_view after = pattern.substr(hash + 1);
+    Index count = 0;
+    tensors_.for_each_below(before, [&](const Tensor& tensor) {
+      std::string_view rest = std::string_view(tensor.name).substr(before.size());
+      const std::size_t digits = std::min(rest.find_first_not_of("0123456789"), rest.size());
+      if (digits == 0 || digits > 9 || rest.substr(digits) != after) return;
+      const Index number = std::stol(std::string(rest.substr(0, digits)));
+      if (number >= first_ && number < first_ + num_experts_) ++count;
+    });
+    return count;
   }
 
   /// Is it one of a pattern that was read, of an expert that there is?

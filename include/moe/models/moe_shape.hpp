@@ -31,6 +31,8 @@ struct MoeShape {
   HiddenActivation hidden_shared = {};  // of the shared one
 
   RouterOptions router = TopKOptions{};
+
+  bool operator==(const MoeShape&) const = default;
 };
 
 }  // namespace moe::inline MOE_TARGET

@@ -21,6 +21,8 @@ namespace moe::inline MOE_TARGET {
 struct SparseMixerOptions {
   Index top_k = 2;      // rounds
   double jitter = 0.1;  // half of the margin: checkpoints call it router_jitter_noise
+
+  bool operator==(const SparseMixerOptions&) const = default;
 };
 
 /// Each round takes the largest logit m that is left and masks every expert with (m − l) / max(|l|, m) > 2·jitter; the

@@ -54,8 +54,8 @@ inline std::optional<Index> expert_called(std::string_view name, std::string_vie
 
 /// Where the weights of each of a block's experts are, with their codes and scales; biases, which are small, left out.
 inline std::vector<FileParts> expert_parts(const Model& model, const std::string& block) {
-  const Architecture& its = model.architecture();
-  const Index num_experts = moe_shape(model.config(), its, block).num_experts;
+  const Architecture& its = model.architecture(block);
+  const Index num_experts = moe_shape(model.config(block), its, block).num_experts;
   const auto weights = model.weights(block);
   const WeightTensors tensors(*weights, block, num_experts);
   const detail::Names names = detail::find_names(tensors, detail::expert_spellings, its.experts, its.gated);

@@ -332,10 +332,10 @@ class LeasedBank {
       return here != nullptr;
     };
     if constexpr (std::is_same_v<W, Quantized>) {
-      expert.check = [lender = held_->lender.get(), gate, up, down](const Moved& to) {
+      expert.check = [lender = held_->lender.get(), number, gate, up, down](const Moved& to) {
         for (const QuantizedMatrix* const matrix : {&gate, &up, &down}) {
           if (const Tensor* const tensor = lender->tensor_at(matrix->codes.data)) {
-            require_finite_scales(*tensor, detail::moved(*matrix, to));
+            require_finite_scales(*tensor, detail::moved(*matrix, to), tensor->shape.size() == 3 ? number : -1);
           }
         }
       };

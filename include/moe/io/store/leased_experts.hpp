@@ -66,12 +66,12 @@ namespace detail {
 /// The tensors of each expert of a block, as files have them.
 inline std::vector<std::map<std::string, Tensor, std::less<>>> tensors_of_experts(const Model& model,
                                                                                   const std::string& block) {
-  const Index num_experts = model.shape().num_experts;
+  const Index num_experts = model.shape(block).num_experts;
   std::vector<std::map<std::string, Tensor, std::less<>>> all(static_cast<std::size_t>(num_experts));
   const std::string prefix = block.empty() ? "" : block + '.';
   model.tensors().for_each_below(prefix, [&](const Tensor& tensor) {
     const std::string_view relative = std::string_view(tensor.name).substr(prefix.size());
-    for (const std::string_view experts : alternatives(model.architecture().experts)) {
+    for (const std::string_view experts : alternatives(model.architecture(block).experts)) {
       if (!relative.starts_with(experts)) continue;
       const std::string_view name = relative.substr(experts.size());
       Index number = -1;
@@ -110,7 +110,7 @@ class LeasedExperts {
 
   /// @throws Error if an expert of the block has no tensors.
   LeasedExperts(const Model& model, const std::string& block, Make make)
-      : held_(std::make_shared<Held>(model.lender(), model.shape().d_model, model.shape().num_experts)) {
+      : held_(std::make_shared<Held>(model.lender(), model.shape(block).d_model, model.shape(block).num_experts)) {
     const auto tensors = detail::tensors_of_experts(model, block);
     std::vector<BorrowedExpert> experts;
     for (std::size_t e = 0; e < tensors.size(); ++e) {
