@@ -16,6 +16,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <functional>
+#include <initializer_list>
 #include <limits>
 #include <map>
 #include <random>
@@ -450,7 +451,7 @@ TEST(Encode, AllFiniteNumbersAreCoded) {
   importance[100] = 0;
   const auto code = [&]<class Block>(Block) {
     for (const auto& row : rows) {
-      for (const float* const counts : {static_cast<const float*>(nullptr), importance.data()}) {
+      for (const float* const counts : std::initializer_list<const float*>{nullptr, importance.data()}) {
         const Bytes bytes = encoded<Block>(row, counts);
         const auto numbers =
             naive::decode(Block::name, reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());

@@ -199,7 +199,7 @@ inline std::string why_kept(const GgufSource& source, const GgmlType& type, bool
     if (part.from.coded || dtype == "F32" || dtype == "BF16" || dtype == "F16" || dtype == "F64") continue;
     fail(to_string(part.from), " has dtype ", dtype, ", expected F32, BF16, F16 or coded numbers", why_not_read(dtype));
   }
-  if (const Index cols = tensor.shape.back(); cols % type.numbers != 0) {
+  if (const Index cols = tensor.shape.empty() ? 1 : tensor.shape.back(); cols % type.numbers != 0) {
     const std::string_view end = end_in_layer(tensor.name);
     fail(source_of(source), ": the length of a row is ", cols, ", no multiple of ", type.numbers, ", the block of ",
          in_small_letters(type.name), ": keep it as it is (--keep ", end.substr(0, end.rfind('.')),
