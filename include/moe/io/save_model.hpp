@@ -427,7 +427,7 @@ class BlockSaver {
   std::shared_ptr<const Tensors> weights_;
 };
 
-inline std::string to_string(const BlockSizes& sizes) {
+inline std::string text_of(const BlockSizes& sizes) {
   return std::to_string(sizes.num_experts) + " experts of width " + std::to_string(sizes.d_ff) + ", top-" +
          std::to_string(sizes.top_k);
 }
@@ -438,7 +438,7 @@ inline void require_sizes_as_they_were(const Model& model, const std::string& bl
   const MoeShape& shape = model.shape(block);
   const BlockSizes old{shape.num_experts, shape.d_ff, shape.top_k};
   if (sizes == old) return;
-  fail("\"", block, "\" has ", to_string(sizes), ", and had ", to_string(old), ": blocks of \"",
+  fail("\"", block, "\" has ", text_of(sizes), ", and had ", text_of(old), ": blocks of \"",
        block.substr(0, block.find('.')), "\" keep their sizes");
 }
 
@@ -451,7 +451,7 @@ inline void require_same_sizes(const Model& model, const std::map<std::string, B
     const auto found = given.find(name);
     const BlockSizes its = found == given.end() ? old : found->second;
     if (its == sizes) continue;
-    fail("\"", block, "\" has ", to_string(sizes), ", and \"", name, "\" ", to_string(its),
+    fail("\"", block, "\" has ", text_of(sizes), ", and \"", name, "\" ", text_of(its),
          found == given.end() ? " as it was" : "", ": config.json says one of all blocks, so all must be alike");
   }
 }
