@@ -88,6 +88,9 @@ NR == 2 && ($0 == "///" || $0 == "#pragma once") { next }  # in its place was a 
 /^  Eigen::Map<Matrix<Scalar>> router_input_gradient\(\)/ {
   is("", "∂loss/∂router_input (d_model × n_tokens), after backward(); empty where the router read x.")
 }
+/^  (MOE_INLINE )?static void integers\(const std::byte\* block/ {
+  is("", "The codes of a block as whole numbers, a scale for each group of them, and a minimum where there are any.")
+}
 /^  (MOE_INLINE )?static void decode\(const std::byte\* block, float\* to\)/ { is("", "The numbers of a block, in order.") }
 /^  static void encode\(const float\* x, const float\*/ { is("", "The block whose numbers are nearest to x, as far as importance counts.") }
 

@@ -54,6 +54,7 @@ class Scratch {
   struct Mark {
     std::size_t blocks, used;
   };
+  /// What is handed out now, for rewind().
   Mark mark() const { return {blocks_.size(), used_}; }
 
   /// What was handed out since then may be reused; there was no reset() since.

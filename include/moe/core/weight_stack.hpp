@@ -67,6 +67,7 @@ class WeightStack {
 
   /// What says where an expert's weights lie.
   using Place = const W*;
+  /// Where they lie, to move() them from.
   Place place(Index expert) const { return (*this)[expert].data(); }
 
   /// From now on they lie there, in rows as before. Nobody may use them meanwhile.
@@ -129,7 +130,9 @@ class WeightStack<Quantized> {
   /// Whether all have numbers that are multiplied as integers: QuantizedMatrix::integers().
   bool are_integers() const { return are_integers_; }
 
+  /// What says where an expert's codes lie, and how.
   using Place = QuantizedMatrix;
+  /// Where they lie, to move() them from.
   const Place& place(Index expert) const { return (*this)[expert]; }
 
   /// From now on they are these, of the same shape. Nobody may use them meanwhile.

@@ -123,6 +123,7 @@ struct Uneven {
     std::copy(uneven.begin(), uneven.end(), all.begin());
     return all;
   }();
+  /// The numbers of the table that are nearest to factor · x.
   template <int n>
   static void find(const float* x, float factor, float* number) {
     float place[n];

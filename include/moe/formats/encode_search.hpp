@@ -208,6 +208,7 @@ struct Centred {
     for (int i = 0; i < 2 * half; ++i) all[std::size_t(i)] = float(i - half);
     return all;
   }();
+  /// The numbers that the codes nearest to factor · x stand for.
   template <int n>
   static void find(const float* x, float factor, float* number) {
     find_codes<n>(x, 0, factor, -half, half - 1, number);

@@ -43,6 +43,7 @@ struct BlockChange {
   std::string why_not = {};  // why the first model's block does not run by itself: nothing is compared
 };
 
+/// What the blocks are asked about.
 struct CompareOptions {
   Index num_tokens = 64;   // where none are given
   std::uint64_t seed = 1;  // of these

@@ -32,13 +32,16 @@ inline namespace literals {
 
 /// Bytes: 8_GiB, 512_MiB.
 constexpr std::size_t operator""_MiB(unsigned long long number) { return std::size_t(number) << 20; }
+/// The same, with another unit.
 constexpr std::size_t operator""_GiB(unsigned long long number) { return std::size_t(number) << 30; }
+/// And of parts of it: 1.5_GiB.
 constexpr std::size_t operator""_GiB(long double number) { return static_cast<std::size_t>(number * (1U << 30)); }
 
 }  // namespace literals
 
 namespace io {
 
+/// How much memory a store has, and how it uses it.
 struct StoreOptions {
   std::size_t memory;  // bytes for the experts of all layers
   AnyPolicy policy = DecayedCounts();
@@ -97,6 +100,7 @@ class ExpertStore : public Model {
     borrow_from(cache_);
   }
 
+  /// What happened so far, of all layers.
   StoreStats stats() const { return cache_->stats(); }
 
   /// The experts of a block as a group of your own type, each a view of its tensors where they lie for now:

@@ -286,6 +286,7 @@ class Model {
   }
 
  protected:
+  /// From now on layers that are loaded lease their experts from it.
   void borrow_from(std::shared_ptr<ExpertLender> lender) { lender_ = std::move(lender); }
   const std::shared_ptr<const Tensors>& shared_tensors() const { return tensors_; }
 

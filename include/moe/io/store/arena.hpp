@@ -63,6 +63,7 @@ class Arena {
     blocks_.push_back({0, size_, true});
   }
 
+  /// The first byte.
   std::byte* data() const { return memory_.get(); }
   std::size_t size() const { return size_; }
   std::size_t used() const { return used_; }

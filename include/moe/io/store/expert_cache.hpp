@@ -34,6 +34,7 @@
 
 namespace moe::inline MOE_TARGET::io {
 
+/// StoreOptions, but for the model.
 struct ExpertCacheOptions {
   std::size_t memory;
   AnyPolicy policy;
@@ -64,6 +65,7 @@ class ExpertCache final : public ExpertLender {
     for (const SourceFile& file : files_.all()) readers_.add_disk(file.file->disk());
   }
 
+  /// What happened so far.
   StoreStats stats() const {
     const std::lock_guard lock(mutex_);
     StoreStats stats = stats_;
@@ -188,6 +190,7 @@ class ExpertCache final : public ExpertLender {
     }
   }
 
+  /// As ExpertLender.
   void release(std::span<const Index> leased) noexcept override {
     const std::lock_guard lock(mutex_);
     give_back(leased);

@@ -32,6 +32,7 @@ namespace moe::inline MOE_TARGET::io {
 /// "model.layers.3.mlp.experts.7.w_in.weight"; of a tensor of all experts it is what stands behind their prefix.
 class ExpertTensors {
  public:
+  /// @param tensors  by the names that operator[] takes
   explicit ExpertTensors(std::map<std::string, Tensor, std::less<>> tensors) : tensors_(std::move(tensors)) {}
 
   /// A view, for as long as the expert is used.
@@ -106,6 +107,7 @@ class LeasedExperts {
 
  public:
   using Scalar = typename E::Scalar;
+  /// Makes an expert of its tensors, which lie there while it is used.
   using Make = std::function<E(const ExpertTensors&)>;
 
   /// @throws Error if an expert of the block has no tensors.

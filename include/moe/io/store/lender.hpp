@@ -14,16 +14,19 @@
 
 namespace moe::inline MOE_TARGET::io {
 
+/// Bytes, wherever they are.
 using Bytes = std::span<const std::byte>;
 
 /// Where bytes lie now that files have at the addresses at which they are mapped.
 class Moved {
  public:
+  /// Neighbours that moved together.
   struct Part {
     Bytes mapped;
     const std::byte* now;
   };
 
+  /// @param parts  in the order of their addresses
   explicit Moved(std::span<const Part> parts) : parts_(parts) {}
 
   /// Of what lies in none of the parts: where it was.
@@ -102,6 +105,7 @@ class ExpertLender {
   /// @throws Error naming file, tensor and offset, if one that was waited for could not be read.
   virtual Index arrived(std::span<Index> leased, const Order& order) = 0;
 
+  /// They may make room again.
   virtual void release(std::span<const Index> leased) noexcept = 0;
 };
 

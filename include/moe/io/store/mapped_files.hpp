@@ -30,6 +30,7 @@ struct SourceFile {
   std::string path;  // for messages
   std::unique_ptr<StoredFile> file;
 
+  /// Behind the last byte of the mapping.
   const std::byte* end() const { return mapped + size; }
 };
 
@@ -97,6 +98,7 @@ class MappedFiles {
     const SourceFile& file = *(after - 1);
     return std::less<>()(address, file.end()) ? &file : nullptr;
   }
+  /// The tensor that this byte is of; null if it is of none.
   const Tensor* tensor_at(const std::byte* address) const {
     const auto begin = [](const Tensor* tensor) { return tensor->bytes.data(); };
     const auto after = std::ranges::upper_bound(tensors_, address, std::less<>(), begin);

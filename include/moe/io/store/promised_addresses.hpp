@@ -23,6 +23,7 @@ namespace moe::inline MOE_TARGET::io {
 /// Nothing lies there, and nothing ever will: memory is reserved so that nobody else has these addresses.
 class PromisedAddresses {
  public:
+  /// An address for them: where nothing is, aligned to 64 bytes.
   const std::byte* add(PromisedWeights weights) {
     const std::size_t size = (weights.size + 63) / 64 * 64;
     if (size > left_) reserve(size);

@@ -53,6 +53,7 @@ class Readers {
     for (Index i = 0; i < threads_of_disk_; ++i) threads_.emplace_back([this, d = disk.get()] { work(*d); });
   }
 
+  /// A thread of the disk of this number will run() it.
   void add(std::uint64_t number, const Request& request) {
     Disk& disk = *disks_.at(number);
     const std::lock_guard lock(disk.mutex);

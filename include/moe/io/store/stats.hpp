@@ -35,7 +35,9 @@ struct StoreStats {
   Index experts_here = 0, experts = 0;
   Index files = 0, files_direct = 0;  // read past the system's cache
 
+  /// Experts that calls asked for.
   std::uint64_t uses() const { return hits + shared + misses; }
+  /// Of these, the share that was in memory; NaN before the first.
   double hit_rate() const { return uses() == 0 ? std::nan("") : double(hits) / double(uses()); }
   /// Bytes a second while anything was read.
   double read_rate() const { return seconds_reading == 0 ? std::nan("") : double(bytes_read) / seconds_reading; }

@@ -35,6 +35,7 @@ class StoredFile {
   /// @throws std::exception if the system says so, or the file is no longer what was opened.
   virtual std::size_t read(std::uint64_t offset, std::span<std::byte> to) const = 0;
 
+  /// Are reads past the system's cache?
   virtual bool is_direct() const = 0;
 
   /// Whatever the system has cached of it may go.
@@ -139,6 +140,8 @@ inline std::unique_ptr<StoredFile> open_stored_file(const std::filesystem::path&
 
 #else
 
+/// A file to read.
+/// @throws Error: there is no way to read it here.
 inline std::unique_ptr<StoredFile> open_stored_file(const std::filesystem::path& path) {
   fail(utf8(path), ": a store reads files on POSIX systems alone: load the model without one, or pass its `open`");
 }
