@@ -207,7 +207,8 @@ TEST(Decoder, RefusesByName) {
   expect(error([](auto& c) { c["head_dim"] = 13; }), "head_dim is 13, expected an even number");
   expect(error([](auto& c) { c["head_dim"] = 14; }),
          "model.safetensors: tensor \"model.layers.0.self_attn.q_proj.weight\" has shape [48, 40], expected [56, 40]");
-  expect(error([](auto& c) { c["num_hidden_layers"] = 3; }), "no tensor \"model.layers.2.input_layernorm.weight\"");
+  expect(error([](auto& c) { c["num_hidden_layers"] = 3; }),
+         "num_hidden_layers is 3, and no tensor is called \"model.layers.2.*\" (2 layers are there)");
   expect(error([](auto& c) { c["vocab_size"] = 53; }), "expected [53, 40]");
   expect(EditedModel([](auto&) {}, "lm_head.weight").error(), "no tensor \"lm_head.weight\"");
 }

@@ -58,8 +58,8 @@ expect 0 'given tokens), ' $oss "$folder/given.gguf" --type q8_0 --inputs $oss/b
 expect 0 'weights are off by' $oss "$folder/given.gguf" --type q8_0 --tokens 0 --overwrite
 grep -qF 'choices change' "$out" && exit 1
 expect 0 'answers by 0.0' "$folder/b.gguf" "$folder/b.gguf" --type q5_0 --overwrite  # IN is compared while it is there
-expect 2 'none is called as what a block of' $oss "$folder/c.gguf" --type q8_0 --inputs tests/real/zaya/blocks.safetensors
-expect 0 '  blk.0: ' tests/real/zaya "$folder/zaya.gguf" --type q8_0 --type-of ffn=f32  # one of whose choices is to skip
+expect 2 'expected [tokens, 64]' $oss "$folder/c.gguf" --type q8_0 --inputs tests/real/zaya/blocks.safetensors
+expect 2 'none is called as what a block of' $oss "$folder/c.gguf" --type q8_0 --inputs $oss/model.safetensors
 expect 2 '--type-of is followed by "ffn_down_exps", expected PART=TYPE' $oss "$folder/c.gguf" --type q8_0 --type-of ffn_down_exps
 expect 2 '--type-of is of GGUF files' $oss "$folder/c" --type fp8 --type-of down=fp8
 expect 2 '--tokens is followed by "-1"' $oss "$folder/c.gguf" --type q8_0 --tokens -1
