@@ -26,11 +26,7 @@ inline constexpr bool has_starts = false;
 
 /// A register of weights, ready to meet activations.
 template <bool nonnegative, std::size_t bytes>
-struct ByteWeights {
-  BytesOf<bytes> codes;
-
-  MOE_INLINE explicit ByteWeights(const BytesOf<bytes>& w) : codes(w) {}
-};
+using ByteWeights = SignedByteWeights<nonnegative, bytes>;
 
 /// Lane i is the sum of w · x over its four bytes; x is -127 to 127. `starts` has -128 · the sums of four of x, where
 /// has_starts.

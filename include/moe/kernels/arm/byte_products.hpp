@@ -13,11 +13,7 @@ namespace moe::inline MOE_TARGET::kernels {
 inline constexpr bool has_starts = false;
 
 template <bool nonnegative, std::size_t bytes>
-struct ByteWeights {
-  BytesOf<bytes> codes;
-
-  MOE_INLINE explicit ByteWeights(const BytesOf<bytes>& w) : codes(w) {}
-};
+using ByteWeights = SignedByteWeights<nonnegative, bytes>;
 
 template <bool nonnegative, std::size_t bytes>
 MOE_INLINE IntegersOf<bytes> byte_products(const ByteWeights<nonnegative, bytes>& w, const BytesOf<bytes>& x,

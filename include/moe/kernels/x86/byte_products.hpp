@@ -64,11 +64,7 @@ MOE_INLINE __m128i products_of_16(__m128i a, __m128i b) {
 }  // namespace detail
 
 template <bool nonnegative, std::size_t bytes>
-struct ByteWeights {
-  BytesOf<bytes> codes;
-
-  MOE_INLINE explicit ByteWeights(const BytesOf<bytes>& w) : codes(w) {}
-};
+using ByteWeights = SignedByteWeights<nonnegative, bytes>;
 
 template <bool nonnegative, std::size_t bytes>
 MOE_INLINE IntegersOf<bytes> byte_products(const ByteWeights<nonnegative, bytes>& w, const BytesOf<bytes>& x,
