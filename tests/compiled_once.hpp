@@ -28,13 +28,13 @@
 
 namespace moe::inline MOE_TARGET {
 
-#define MOE_ONCE_FOR_UNITS(once, A, W, S)                                                                      \
-  once template void products<A<W>>(const Rows<W>&, const Columns<A<W>>&, A<W>::Register*, const TileUse<S>&); \
+#define MOE_ONCE_FOR_UNITS(once, A, W, S)                                                                     \
+  once template void products<A<W>>(const Rows<W>&, const Blocks<A<W>>&, A<W>::Register*, const TileUse<S>&); \
   MOE_ONCE_FOR_AN_ARITHMETIC(once, A, W, S)
 
 #define MOE_ONCE_FOR_AN_ARITHMETIC(once, A, W, S)                                                                  \
-  once template void products<A<W>>(const Rows<W>&, const Columns<A<W>>&, A<W>::Register*, S*, Index);             \
-  once template void put_some<A<W>>(const S* const*, const S*, const Columns<A<W>>&, Index);                       \
+  once template void products<A<W>>(const Rows<W>&, const Activations<A<W>>&, A<W>::Register*, S*, Index);         \
+  once template void put_some<A<W>>(const S* const*, const S*, const Activations<A<W>>&, Index);                   \
   once template void gate_up<A<W>>(const StoredWeight<W>&, const StoredWeight<W>&, const Biases<S>&, Index, Index, \
                                    const TokenBatch<A<W>>&, const SwiGlu&, Scratch&);                              \
   once template void gate_up<A<W>>(const StoredWeight<W>&, const StoredWeight<W>&, const Biases<S>&, Index, Index, \

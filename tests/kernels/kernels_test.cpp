@@ -19,9 +19,9 @@
 #include "moe/experts/detail/token_batch.hpp"
 #include "moe/experts/gated_ffn.hpp"
 #include "moe/experts/gated_ffn_bank.hpp"
+#include "moe/kernels/activations.hpp"
 #include "moe/kernels/arithmetic.hpp"
 #include "moe/kernels/bfloat16_pairs.hpp"
-#include "moe/kernels/columns.hpp"
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/matmul.hpp"
 #include "moe/kernels/products.hpp"
@@ -207,8 +207,8 @@ class ProductsOf : public testing::Test {
     return all;
   }
 
-  static kernels::Columns<A> columns(const ConstMatrixRef<Scalar>& x, bool in_blocks, Scratch& scratch) {
-    return kernels::columns_of<A>(x, in_blocks, scratch, kernels::run_in_order);
+  static kernels::Activations<A> columns(const ConstMatrixRef<Scalar>& x, bool in_blocks, Scratch& scratch) {
+    return kernels::activations_of<A>(x, in_blocks, scratch, kernels::run_in_order);
   }
 
   static Matrix<Scalar> product(const WeightMap<W>& w, const ConstMatrixRef<Scalar>& x, bool in_blocks) {
@@ -344,7 +344,7 @@ TYPED_TEST(ProductsOf, FfnsAreAsExactAsTheySay) {
       Matrix<S> y = Matrix<S>::Zero(d_model, num_tokens);
       const kernels::TokenBatches<A> batches(x, plan, y, d_ff, workers);
       const kernels::TokenBatch<A>& batch = *batches.begin();
-      EXPECT_EQ(batch.x.in_blocks, num_tokens >= A::blocks_pay && !batch_invariant);
+      EXPECT_EQ(batch.x.in_blocks(), num_tokens >= A::blocks_pay && !batch_invariant);
       workers.for_each_band(d_ff, A::step, [&](Index first, Index last, Scratch& scratch) {
         kernels::gate_up<A, S>(map_of(gate), map_of(up), {}, first, last, batch, act, scratch);
       });
@@ -478,7 +478,7 @@ TEST(Products, TakeBlocksOf8BitsThroughAnArithmeticAlone) {
   for (const Index num_tokens : {0, 1, 2, 3, 7, 40}) {
     const auto x = random.matrix<Matrix<float>>(depth, num_tokens);
     Scratch scratch;
-    const auto columns = kernels::columns_of<Exact8>(x, false, scratch, kernels::run_in_order);
+    const auto columns = kernels::activations_of<Exact8>(x, false, scratch, kernels::run_in_order);
     const kernels::Rows<Block8> all{quantised.data(), quantised.data() + blocks, 2 * blocks, rows};
     Matrix<float> y = Matrix<float>::Constant(rows, num_tokens, 99.F);
     kernels::products<Exact8>(all, columns, kernels::make_room<Exact8>(depth, scratch), y.data(), rows);

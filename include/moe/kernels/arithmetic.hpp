@@ -12,7 +12,7 @@
 ///   parts_in_turn         is there where the parts of a step are its numbers in turn, L of them each
 ///   arrange(x, to)        the activations of a step, as the weights will meet them
 ///   multiply_add          sum += w · x, lane by lane
-///   blocks_pay            from so many tokens on, activations are turned into blocks (columns.hpp); `never` for never
+///   blocks_pay            from so many tokens on, activations are turned into blocks (blocks.hpp); `never` for never
 ///
 /// and, where there are blocks, in which a register holds one unit of each of as many tokens as it has lanes:
 ///
@@ -219,20 +219,24 @@ struct Fast<Quantized> {
     store(to, codes);
   }
 
-  /// The step of a column in a block, which begins at `to`.
-  static void arrange_in_block(const float* x, Index lane, bool is_last, Register* to) {
+  /// The step of a column in a block.
+  static void arrange_in_block(const float* x, Index lane, bool is_last, Block& to) {
     ActivationCodes codes;
     code_activations(x, codes);
-    put_in_lane(codes, lane, is_last, *reinterpret_cast<Block*>(to));
+    put_in_lane(codes, lane, is_last, to);
   }
 
   static Index num_units(Index) { return 0; }  // blocks take less than columns do
 };
 static_assert(sizeof(ManyActivationCodes) <= std::size_t(Fast<Quantized>::blocks_pay) * sizeof(ActivationCodes));
 
-/// Whether columns in blocks are units, put there as hidden rows come.
+/// Whether blocks are units, put there as hidden rows come.
 template <class A>
 concept HasUnits = requires { &A::put_rows; };
+
+/// Whether blocks are made of a type of its own, a step of a column after the other.
+template <class A>
+concept HasBlock = requires { &A::arrange_in_block; };
 
 /// Whether Products::fast means more than Products::exact here. Of coded weights it depends on their formats.
 template <class W>

@@ -8,7 +8,7 @@
 #include "moe/core/quantized.hpp"
 #include "moe/core/types.hpp"
 #include "moe/kernels/arithmetic.hpp"
-#include "moe/kernels/columns.hpp"
+#include "moe/kernels/blocks.hpp"
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/rows.hpp"
 #include "moe/kernels/tile_use.hpp"
@@ -108,18 +108,17 @@ Index broadcast_tile_room(Index depth) {
   return panel_rows<A> * (round_up(depth, A::step) / A::L + 1 + panels_in_group * columns_in_group / A::L);
 }
 
-/// Every dot product of a row of weights and a column of x, which are in blocks: use(tile) for tiles that cover them;
+/// Every dot product of a row of weights and a column of x: use(tile) for tiles that cover them;
 /// the first row of a tile is even.
 ///
 /// Half of L2 holds a slice of the blocks of a group of columns, [units of the slice][columns], while the panels of a
 /// group of rows pass by; sums wait in `tiles` for the next slice.
 template <class A>
   requires(!std::is_same_v<typename A::Weight, Quantized>)
-void products(const Rows<typename A::Weight>& rows, const Columns<A>& x, typename A::Register* room,
+void products(const Rows<typename A::Weight>& rows, const Blocks<A>& x, typename A::Register* room,
               const TileUse<typename A::Scalar>& use) {
   using W = typename A::Weight;
   using Unit = typename A::Unit;
-  eigen_assert(x.in_blocks);
   if (rows.count == 0 || x.count == 0) return;
   const Index units = A::num_units(x.depth), units_of_step = A::parts * A::L;
   const Index group = std::min(columns_in_group, round_up(x.count, A::L));

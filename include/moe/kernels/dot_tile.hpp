@@ -322,7 +322,7 @@ void long_dot_products(const Rows<typename A::Weight>& rows, const Columns<A>& x
     for (Index top = 0; top < rows.count; top += rows_in_group) {
       const auto some_rows = rows.middle(top, std::min(rows_in_group, rows.count - top));
       for (Index left = 0; left < x.count; left += group) {
-        const Columns<A> some{x.depth, std::min(group, x.count - left), false, x.registers + left * x.stride()};
+        const Columns<A> some = x.from(left, std::min(group, x.count - left));
         long_dot_products<A, max_columns>(some_rows, some, out + top + left * stride, stride);
       }
     }
@@ -368,7 +368,7 @@ void long_dot_products(const Rows<typename A::Weight>& rows, const Columns<A>& x
 
 }  // namespace detail
 
-/// out[r + c · stride] = row r · column c, of columns that are not in blocks.
+/// out[r + c · stride] = row r · column c.
 template <class A>
 MOE_INLINE void dot_products(const Rows<typename A::Weight>& rows, const Columns<A>& x, typename A::Scalar* out,
                              Index stride) {

@@ -13,6 +13,7 @@
 #include "moe/core/types.hpp"
 #include "moe/kernels/activation_codes.hpp"
 #include "moe/kernels/arithmetic.hpp"
+#include "moe/kernels/blocks.hpp"
 #include "moe/kernels/byte_products.hpp"
 #include "moe/kernels/columns.hpp"
 #include "moe/kernels/dot_tile.hpp"
@@ -318,11 +319,10 @@ MOE_INLINE void put_turned(const float* tile, Index rows, Index columns, float* 
 
 /// integer_products() of columns in blocks.
 template <Index group, bool has_minima>
-void integer_panel_products(const Rows<Quantized>& rows, const Columns<Fast<Quantized>>& x, PanelRoom& room, float* out,
+void integer_panel_products(const Rows<Quantized>& rows, const Blocks<Fast<Quantized>>& x, PanelRoom& room, float* out,
                             Index stride) {
   constexpr int R = integer_panel, V = widest_integer_tile, L = lanes<float>;
   IntegerPanel& panel = room.panel;
-  const auto* const blocks = reinterpret_cast<const ManyActivationCodes*>(x.registers);
   for (Index left = 0; left < x.count; left += columns_of_panel) {
     const Index columns = std::min(columns_of_panel, x.count - left), num_blocks = (columns + L - 1) / L;
     for (Index row = 0; row < rows.count; row += R) {
@@ -338,7 +338,7 @@ void integer_panel_products(const Rows<Quantized>& rows, const Columns<Fast<Quan
           rows.fetch(row + R + r, first, count);
         }
         for (Index block = 0, wide = 1; block < num_blocks; block += wide) {
-          const auto* const its = blocks + (left / L + block) * x.steps() + first / ActivationCodes::size;
+          const ManyActivationCodes* const its = x.block(left / L + block) + first / ActivationCodes::size;
           const auto tile = [&]<int some, int registers>() {
             for (int r = 0; r < R; r += some) {
               integer_tile<some, registers, group, has_minima>(panel.codes[r], panel.scales[r], panel.minima[r], steps,
@@ -383,13 +383,18 @@ inline void integer_products(const Rows<Quantized>& rows, const Columns<Fast<Qua
                              float* out, Index stride) {
   eigen_assert(rows.odd == nullptr);
   detail::with_form(*rows.even->integers(), [&]<Index group, bool has_minima>() {
-    if (x.in_blocks) {
-      auto& its = *reinterpret_cast<detail::PanelRoom*>(room);
-      detail::integer_panel_products<group, has_minima>(rows, x, its, out, stride);
-    } else {
-      auto& its = *reinterpret_cast<detail::IntegerRoom*>(room);
-      detail::integer_dot_products<group, has_minima>(rows, x, its, out, stride);
-    }
+    auto& its = *reinterpret_cast<detail::IntegerRoom*>(room);
+    detail::integer_dot_products<group, has_minima>(rows, x, its, out, stride);
+  });
+}
+
+/// The same of columns in blocks.
+inline void integer_products(const Rows<Quantized>& rows, const Blocks<Fast<Quantized>>& x, Lanes<float>* room,
+                             float* out, Index stride) {
+  eigen_assert(rows.odd == nullptr);
+  detail::with_form(*rows.even->integers(), [&]<Index group, bool has_minima>() {
+    auto& its = *reinterpret_cast<detail::PanelRoom*>(room);
+    detail::integer_panel_products<group, has_minima>(rows, x, its, out, stride);
   });
 }
 

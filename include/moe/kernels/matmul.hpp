@@ -5,7 +5,7 @@
 #include "moe/core/quantized.hpp"
 #include "moe/core/scratch.hpp"
 #include "moe/core/types.hpp"
-#include "moe/kernels/columns.hpp"
+#include "moe/kernels/activations.hpp"
 #include "moe/kernels/products.hpp"
 #include "moe/kernels/rows.hpp"
 
@@ -13,28 +13,28 @@ namespace moe::inline MOE_TARGET::kernels {
 
 /// Rows [first, last) of y = W·x.  (rows × cols) · (cols × n_tokens)
 template <Arithmetic A>
-void matmul_rows(const StoredWeight<typename A::Weight>& w, Index first, Index last, const Columns<A>& x,
+void matmul_rows(const StoredWeight<typename A::Weight>& w, Index first, Index last, const Activations<A>& x,
                  MatrixRef<typename A::Scalar> y, Scratch& scratch) {
-  products<A>(rows_of(w, first, last), x, make_room<A>(x.depth, scratch), y.data() + first, y.outerStride());
+  products<A>(rows_of(w, first, last), x, make_room<A>(x.depth(), scratch), y.data() + first, y.outerStride());
 }
 
 /// y = W·x, exactly, on the calling thread.
 template <class W, class S>
 void matmul(const StoredWeight<W>& w, const Eigen::Ref<const Matrix<S>>& x, MatrixRef<S> y, Scratch& scratch,
             const Numerics& numerics = {}) {
-  const auto columns = columns_of<Exact<W>>(x, in_blocks<Exact<W>>(x.cols(), numerics), scratch, run_in_order);
-  matmul_rows<Exact<W>>(w, 0, w.rows(), columns, y, scratch);
+  const auto its = activations_of<Exact<W>>(x, in_blocks<Exact<W>>(x.cols(), numerics), scratch, run_in_order);
+  matmul_rows<Exact<W>>(w, 0, w.rows(), its, y, scratch);
 }
 
 /// y = W·x by an arithmetic A, rows split over the workers, which are a Workers: who they are is not known down here.
 template <Arithmetic A, class Workers>
 void matmul_by(const StoredWeight<typename A::Weight>& w, const ConstMatrixRef<typename A::Scalar>& x,
                MatrixRef<typename A::Scalar> y, Workers& workers) {
-  const auto columns =
-      columns_of<A>(x, in_blocks<A>(x.cols(), workers.numerics()), workers.shared(),
-                    [&](Index n, const auto& task) { workers.for_each(n, [&](Index i, Scratch&) { task(i); }); });
+  const auto its =
+      activations_of<A>(x, in_blocks<A>(x.cols(), workers.numerics()), workers.shared(),
+                        [&](Index n, const auto& task) { workers.for_each(n, [&](Index i, Scratch&) { task(i); }); });
   workers.for_each_band(w.rows(), lanes<typename A::Scalar>, [&](Index first, Index last, Scratch& scratch) {
-    matmul_rows<A>(w, first, last, columns, y, scratch);
+    matmul_rows<A>(w, first, last, its, y, scratch);
   });
 }
 

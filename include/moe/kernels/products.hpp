@@ -8,7 +8,9 @@
 #include "moe/core/quantized.hpp"
 #include "moe/core/scratch.hpp"
 #include "moe/core/types.hpp"
+#include "moe/kernels/activations.hpp"
 #include "moe/kernels/arithmetic.hpp"
+#include "moe/kernels/blocks.hpp"
 #include "moe/kernels/broadcast_tile.hpp"
 #include "moe/kernels/columns.hpp"
 #include "moe/kernels/dot_tile.hpp"
@@ -17,12 +19,6 @@
 #include "moe/kernels/tile_use.hpp"
 
 namespace moe::inline MOE_TARGET::kernels {
-
-/// Whether so many columns are better turned into blocks. Their sums have another order than those of few columns.
-template <class A>
-bool in_blocks(Index columns, const Numerics& numerics) {
-  return columns >= A::blocks_pay && !numerics.batch_invariant;
-}
 
 /// Calls f with the arithmetic that computes products with weights of type W as asked for, of these stacks or matrices.
 template <class W, class F, class... Weights>
@@ -116,9 +112,10 @@ inline void decoded_dot_products(const Rows<Quantized>& rows, const Columns<Exac
   for (; row < rows.count; ++row) decoded_dot_tile<1>(rows, row, x, numbers, out + row);
 }
 
-/// The same columns, as float's arithmetic sees them.
-inline Columns<Exact<float>> beside_floats(const Columns<Exact<Quantized>>& x) {
-  return {x.depth, x.count, x.in_blocks, x.registers};
+/// The same activations, as float's arithmetic sees them.
+template <template <class> class Form>
+Form<Exact<float>> beside_floats(const Form<Exact<Quantized>>& x) {
+  return {x.depth, x.count, x.registers};
 }
 
 }  // namespace detail
@@ -145,7 +142,7 @@ typename A::Register* make_room(Index depth, Scratch& scratch) {
 /// Of rows that are decoded first: as products() of broadcast_tile.hpp.
 template <class A>
   requires detail::decodes<A>
-void products(const Rows<Quantized>& rows, const Columns<A>& x, Lanes<float>* room, const TileUse<float>& use) {
+void products(const Rows<Quantized>& rows, const Blocks<A>& x, Lanes<float>* room, const TileUse<float>& use) {
   if (x.count == 0) return;
   detail::decode_in_turn(rows, x.depth, room, [&](const Rows<float>& some, Index top, Lanes<float>* left) {
     products<Exact<float>>(some, detail::beside_floats(x), left, [&](const Tile<float>& tile) {
@@ -156,10 +153,10 @@ void products(const Rows<Quantized>& rows, const Columns<A>& x, Lanes<float>* ro
   });
 }
 
-/// out[r + c · stride] = row r of weights · column c of x, which are not in blocks of units.
+/// out[r + c · stride] = row r of weights · column c of x.
 template <class A>
-MOE_INLINE void dot_products(const Rows<typename A::Weight>& rows, const Columns<A>& x,
-                             [[maybe_unused]] typename A::Register* room, typename A::Scalar* out, Index stride) {
+MOE_INLINE void products(const Rows<typename A::Weight>& rows, const Columns<A>& x,
+                         [[maybe_unused]] typename A::Register* room, typename A::Scalar* out, Index stride) {
   if constexpr (detail::decodes<A>) {
     if (x.count == 0) return;
     const auto floats = detail::beside_floats(x);
@@ -176,22 +173,26 @@ MOE_INLINE void dot_products(const Rows<typename A::Weight>& rows, const Columns
   }
 }
 
-/// out[r + c · stride] = row r of weights · column c of x, in blocks or not. No sum depends on which rows are asked for
-/// together.
+/// The same of columns in blocks.
 template <class A>
-void products(const Rows<typename A::Weight>& rows, const Columns<A>& x, typename A::Register* room,
-              typename A::Scalar* out, Index stride) {
-  using S = typename A::Scalar;
+MOE_INLINE void products(const Rows<typename A::Weight>& rows, const Blocks<A>& x, typename A::Register* room,
+                         typename A::Scalar* out, Index stride) {
   if constexpr (HasUnits<A>) {
-    if (x.in_blocks) {
-      return products<A>(rows, x, room, [&](const Tile<S>& tile) {
-        for (Index c = 0; c < tile.num_columns; ++c) {
-          for (Index r = 0; r < tile.num_rows; ++r) out[tile.row(r) + tile.column(c) * stride] = tile(r, c);
-        }
-      });
-    }
+    products<A>(rows, x, room, [&](const Tile<typename A::Scalar>& tile) {
+      for (Index c = 0; c < tile.num_columns; ++c) {
+        for (Index r = 0; r < tile.num_rows; ++r) out[tile.row(r) + tile.column(c) * stride] = tile(r, c);
+      }
+    });
+  } else {
+    integer_products(rows, x, room, out, stride);
   }
-  dot_products<A>(rows, x, room, out, stride);
+}
+
+/// The same of either form. No sum depends on which rows are asked for together.
+template <class A>
+void products(const Rows<typename A::Weight>& rows, const Activations<A>& x, typename A::Register* room,
+              typename A::Scalar* out, Index stride) {
+  x.visit([&](const auto& its) { products<A>(rows, its, room, out, stride); });
 }
 
 }  // namespace moe::inline MOE_TARGET::kernels

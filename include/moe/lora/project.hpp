@@ -5,6 +5,7 @@
 
 #include "moe/core/scratch.hpp"
 #include "moe/core/types.hpp"
+#include "moe/kernels/activations.hpp"
 #include "moe/kernels/columns.hpp"
 #include "moe/kernels/multiply_add.hpp"
 #include "moe/kernels/products.hpp"
@@ -47,9 +48,9 @@ void project(const Adapter<Scalar>& adapter, const Dropout& dropout, const Token
   const Index depth = adapter.a.cols();
   const Scalar scale = adapter.scale();
   scratch.reserve(
-      kernels::columns_bytes<A>(depth, at_once) + std::size_t(depth + adapter.rank() * at_once) * sizeof(Scalar) +
+      kernels::activation_bytes<A>(depth, at_once) + std::size_t(depth + adapter.rank() * at_once) * sizeof(Scalar) +
       std::size_t(kernels::room_registers<A>(depth)) * sizeof(typename A::Register) + 4 * Scratch::alignment);
-  auto columns = kernels::make_columns<A>(depth, at_once, /*in_blocks=*/false, scratch);
+  auto columns = kernels::make_columns<A>(depth, at_once, scratch);
   auto masked = scratch.matrix<Scalar>(depth, 1);
   auto products = scratch.matrix<Scalar>(adapter.rank(), at_once);
   auto* const room = kernels::make_room<A>(depth, scratch);

@@ -2,12 +2,15 @@
 #pragma once
 
 #include <algorithm>
+#include <variant>
 
 #include "moe/core/concepts.hpp"
 #include "moe/core/quantized.hpp"
 #include "moe/core/scratch.hpp"
 #include "moe/core/types.hpp"
 #include "moe/experts/detail/token_batch.hpp"
+#include "moe/kernels/blocks.hpp"
+#include "moe/kernels/columns.hpp"
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/low_rank.hpp"
 #include "moe/kernels/multiply_add.hpp"
@@ -97,11 +100,11 @@ void keep_hidden(const Kept<S>& kept, Index hidden_row, Index num_rows, const Ti
 /// gate_up() for columns in blocks. A tile holds pairs of rows (gate, up), or rows of up, each as wide as the block.
 template <class A, class S, class Act>
 void gate_up_blocks(const StoredWeight<typename A::Weight>& w_gate, const StoredWeight<typename A::Weight>& w_up,
-                    const Biases<S>& bias, Index first, Index last, const TokenBatch<A>& batch, const Act& act,
-                    Scratch& scratch) {
+                    const Biases<S>& bias, Index first, Index last, const TokenBatch<A>& batch, const Blocks<A>& x,
+                    const Blocks<A>& hidden, const Act& act, Scratch& scratch) {
   constexpr int matrices = first_matrices<Act, S>;
   const auto rows = matrices == 2 ? rows_of_both(w_gate, w_up, first, last) : rows_of(w_up, first, last);
-  products<A>(rows, batch.x, make_room<A>(batch.x.depth, scratch), [&](const Tile<S>& tile) {
+  products<A>(rows, x, make_room<A>(x.depth, scratch), [&](const Tile<S>& tile) {
     const Index hidden_row = first + tile.first_row / matrices, width = tile.stride;
     for (Index r = 0; r < tile.num_rows; ++r) {
       const bool is_up = r % matrices == matrices - 1;
@@ -117,47 +120,49 @@ void gate_up_blocks(const StoredWeight<typename A::Weight>& w_gate, const Stored
       activate(&tile(matrices * r, 0), &tile(matrices * r + matrices - 1, 0), &tile(r, 0), width, act);
     }
     keep_hidden(batch.kept, hidden_row, hidden_rows, tile);
-    A::put_rows(tile.numbers, hidden_rows, width, hidden_row, batch.hidden.block(tile.first_column));
+    A::put_rows(tile.numbers, hidden_rows, width, hidden_row, hidden.block(tile.first_column));
   });
-  const Index depth = batch.hidden.depth, numbers = A::num_units(depth) * A::step / (A::parts * A::L);
+  const Index depth = hidden.depth, numbers = A::num_units(depth) * A::step / (A::parts * A::L);
   if (last != depth) return;
   const S zeros[full_block<A>] = {};
   for (Index row = round_up(depth, A::rows_together); row < numbers; row += A::rows_together) {
     for (Index column = 0; column < batch.count(); column += full_block<A>) {
-      A::put_rows(zeros, 1, block_width<A>(batch.count() - column), row, batch.hidden.block(column));
+      A::put_rows(zeros, 1, block_width<A>(batch.count() - column), row, hidden.block(column));
     }
   }
 }
 
-/// out = rows [first, last) of W · x + B·U + bias, for columns that are not in blocks of units.
+/// out = rows [first, last) of W · x + B·U + bias.
+/// @param x     columns or blocks
 /// @param bias  of all rows, or null
-template <class A, class S>
+template <class A, class X, class S>
 void affine_rows(const StoredWeight<typename A::Weight>& w, const LowRank<S>& low_rank, const S* bias, Index first,
-                 Index last, const Columns<A>& x, typename A::Register* room, S* out, Index stride) {
+                 Index last, const X& x, typename A::Register* room, S* out, Index stride) {
   const Index rows = last - first;
-  dot_products<A>(rows_of(w, first, last), x, room, out, stride);
+  products<A>(rows_of(w, first, last), x, room, out, stride);
   add_low_rank<S>(low_rank, first, rows, x.count, out, stride);
   for (Index c = 0; bias != nullptr && c < x.count; ++c) {
     for (Index r = 0; r < rows; ++r) out[r + c * stride] += bias[first + r];
   }
 }
 
-/// gate_up() of columns that are not in blocks of units.
-template <class A, class S, class Act>
+/// gate_up() a column after the other, of x and hidden that are both columns, or both blocks of steps.
+template <class A, class X, class S, class Act>
 MOE_KERNEL void gate_up_columns(const StoredWeight<typename A::Weight>& w_gate,
                                 const StoredWeight<typename A::Weight>& w_up, const Biases<S>& bias, Index first,
-                                Index last, const TokenBatch<A>& batch, const Act& act, Scratch& scratch) {
+                                Index last, const TokenBatch<A>& batch, const X& x, const X& hidden, const Act& act,
+                                Scratch& scratch) {
   constexpr bool is_gated = first_matrices<Act, S> == 2;
   const Index height = rows_at_once<A>(batch.count());
-  auto* const room = make_room<A>(batch.x.depth, scratch);
+  auto* const room = make_room<A>(x.depth, scratch);
   S* const ups = scratch.array<S>(height * batch.count());
   S* const gates = is_gated ? scratch.array<S>(height * batch.count()) : ups;
   for (Index top = first; top < last; top += height) {
     const Index rows = std::min(height, last - top);
     if constexpr (is_gated) {
-      affine_rows<A>(w_gate, batch.low_ranks.gate, bias.gate, top, top + rows, batch.x, room, gates, height);
+      affine_rows<A>(w_gate, batch.low_ranks.gate, bias.gate, top, top + rows, x, room, gates, height);
     }
-    affine_rows<A>(w_up, batch.low_ranks.up, bias.up, top, top + rows, batch.x, room, ups, height);
+    affine_rows<A>(w_up, batch.low_ranks.up, bias.up, top, top + rows, x, room, ups, height);
     for (Index c = 0; c < batch.count(); ++c) {
       S* const gate = gates + c * height;
       S* const up = ups + c * height;
@@ -165,13 +170,13 @@ MOE_KERNEL void gate_up_columns(const StoredWeight<typename A::Weight>& w_gate,
         if constexpr (is_gated) std::copy_n(gate, rows, batch.kept.from(c).gate + top);
         std::copy_n(up, rows, batch.kept.from(c).up + top);
       }
-      S* const hidden = gate;
+      S* const made = gate;
       for (Index k = 0; k < rows; k += A::step) {
-        activate(gate + k, up + k, hidden + k, A::step, act);
-        for (Index i = rows; i < k + A::step; ++i) hidden[i] = 0;
-        put_step<A>(hidden + k, batch.hidden, c, top + k);
+        activate(gate + k, up + k, made + k, A::step, act);
+        for (Index i = rows; i < k + A::step; ++i) made[i] = 0;
+        put_step<A>(made + k, hidden, c, top + k);
       }
-      if (batch.kept.hidden) std::copy_n(hidden, rows, batch.kept.from(c).hidden + top);
+      if (batch.kept.hidden) std::copy_n(made, rows, batch.kept.from(c).hidden + top);
     }
   }
 }
@@ -185,10 +190,13 @@ void gate_up(const StoredWeight<typename A::Weight>& w_gate, const StoredWeight<
              const Biases<S>& bias, Index first, Index last, const TokenBatch<A>& batch, const Act& act,
              Scratch& scratch) {
   if (first == last) return;
-  if constexpr (HasUnits<A>) {
-    if (batch.x.in_blocks) return detail::gate_up_blocks(w_gate, w_up, bias, first, last, batch, act, scratch);
-  }
-  detail::gate_up_columns(w_gate, w_up, bias, first, last, batch, act, scratch);
+  batch.x.visit([&]<class X>(const X& x) {
+    if constexpr (are_units<X>) {
+      detail::gate_up_blocks(w_gate, w_up, bias, first, last, batch, x, std::get<X>(batch.hidden), act, scratch);
+    } else {
+      detail::gate_up_columns(w_gate, w_up, bias, first, last, batch, x, std::get<X>(batch.hidden), act, scratch);
+    }
+  });
 }
 
 namespace detail {
@@ -224,30 +232,29 @@ MOE_KERNEL void add_turned(const S* tile, Index num_rows, Index stride, Index co
 /// down() for columns in blocks.
 template <class A, class S>
 void down_blocks(const StoredWeight<typename A::Weight>& w_down, const Biases<S>& bias, Index first, Index last,
-                 const TokenBatch<A>& batch, Scratch& scratch) {
-  products<A>(rows_of(w_down, first, last), batch.hidden, make_room<A>(batch.hidden.depth, scratch),
-              [&](const Tile<S>& tile) {
-                add_low_rank(batch.low_ranks.down, first, tile);
-                for (Index r = 0; bias.down != nullptr && r < tile.num_rows; ++r) {
-                  for (Index c = 0; c < tile.num_columns; ++c) tile(r, c) += bias.down[first + tile.row(r)];
-                }
-                S* const* const y = batch.y + tile.first_column;
-                const S* const weight = batch.weight ? batch.weight + tile.first_column : nullptr;
-                add_turned<panel_rows<A>>(tile.numbers, tile.num_rows, tile.stride, tile.num_columns, weight, y,
-                                          first + tile.first_row);
-              });
+                 const TokenBatch<A>& batch, const Blocks<A>& hidden, Scratch& scratch) {
+  products<A>(rows_of(w_down, first, last), hidden, make_room<A>(hidden.depth, scratch), [&](const Tile<S>& tile) {
+    add_low_rank(batch.low_ranks.down, first, tile);
+    for (Index r = 0; bias.down != nullptr && r < tile.num_rows; ++r) {
+      for (Index c = 0; c < tile.num_columns; ++c) tile(r, c) += bias.down[first + tile.row(r)];
+    }
+    S* const* const y = batch.y + tile.first_column;
+    const S* const weight = batch.weight ? batch.weight + tile.first_column : nullptr;
+    add_turned<panel_rows<A>>(tile.numbers, tile.num_rows, tile.stride, tile.num_columns, weight, y,
+                              first + tile.first_row);
+  });
 }
 
-/// down() of columns that are not in blocks of units.
-template <class A, class S>
+/// down() a column after the other, of hidden numbers that are columns, or blocks of steps.
+template <class A, class X, class S>
 void down_columns(const StoredWeight<typename A::Weight>& w_down, const Biases<S>& bias, Index first, Index last,
-                  const TokenBatch<A>& batch, Scratch& scratch) {
+                  const TokenBatch<A>& batch, const X& hidden, Scratch& scratch) {
   const Index height = rows_at_once<A>(batch.count());
-  auto* const room = make_room<A>(batch.hidden.depth, scratch);
+  auto* const room = make_room<A>(hidden.depth, scratch);
   S* const answers = scratch.array<S>(height * batch.count());
   for (Index top = first; top < last; top += height) {
     const Index rows = std::min(height, last - top);
-    affine_rows<A>(w_down, batch.low_ranks.down, bias.down, top, top + rows, batch.hidden, room, answers, height);
+    affine_rows<A>(w_down, batch.low_ranks.down, bias.down, top, top + rows, hidden, room, answers, height);
     for (Index c = 0; c < batch.count(); ++c) {
       add_scaled(batch.weight ? batch.weight[c] : S(1), answers + c * height, batch.y[c] + top, rows);
     }
@@ -260,10 +267,13 @@ void down_columns(const StoredWeight<typename A::Weight>& w_down, const Biases<S
 template <class A, class S>
 void down(const StoredWeight<typename A::Weight>& w_down, const Biases<S>& bias, Index first, Index last,
           const TokenBatch<A>& batch, Scratch& scratch) {
-  if constexpr (HasUnits<A>) {
-    if (batch.hidden.in_blocks) return detail::down_blocks(w_down, bias, first, last, batch, scratch);
-  }
-  detail::down_columns(w_down, bias, first, last, batch, scratch);
+  batch.hidden.visit([&]<class X>(const X& hidden) {
+    if constexpr (are_units<X>) {
+      detail::down_blocks(w_down, bias, first, last, batch, hidden, scratch);
+    } else {
+      detail::down_columns(w_down, bias, first, last, batch, hidden, scratch);
+    }
+  });
 }
 
 }  // namespace moe::inline MOE_TARGET::kernels

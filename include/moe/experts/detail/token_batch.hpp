@@ -7,7 +7,7 @@
 #include "moe/core/dispatch.hpp"
 #include "moe/core/scratch.hpp"
 #include "moe/core/types.hpp"
-#include "moe/kernels/columns.hpp"
+#include "moe/kernels/activations.hpp"
 #include "moe/kernels/low_rank.hpp"
 #include "moe/kernels/products.hpp"
 #include "moe/runtime/workers.hpp"
@@ -39,21 +39,21 @@ struct TokenBatch {
   using Scalar = typename A::Scalar;
 
   Index expert;
-  Columns<A> x;                    // depth d_model; the weight is multiplied in where it belongs on the input
-  Columns<A> hidden;               // depth d_ff, in the same form as x
+  Activations<A> x;                // depth d_model; the weight is multiplied in where it belongs on the input
+  Activations<A> hidden;           // depth d_ff, in the same form as x
   const Scalar* weight = nullptr;  // of each token's answer; null where all are 1
   Scalar* const* y = nullptr;      // a column of d_model numbers for each token
   Kept<Scalar> kept{};             // d_ff numbers of each for each token
   LowRanks<Scalar> low_ranks{};    // what is added to its products
 
-  Index count() const { return x.count; }
+  Index count() const { return x.count(); }
 };
 
 /// Bytes that batch_of_all() takes for so many tokens, in either form: never more for fewer.
 template <Arithmetic A>
 std::size_t batch_bytes(Index d_model, Index d_ff, Index tokens) {
-  return columns_bytes<A>(d_model, tokens) + columns_bytes<A>(d_ff, tokens) + std::size_t(tokens) * sizeof(void*) +
-         2 * Scratch::alignment;
+  return activation_bytes<A>(d_model, tokens) + activation_bytes<A>(d_ff, tokens) +
+         std::size_t(tokens) * sizeof(void*) + 2 * Scratch::alignment;
 }
 
 /// All columns of x as one batch, exactly, on the calling thread.
@@ -62,8 +62,8 @@ TokenBatch<Exact<W>> batch_of_all(const ConstMatrixRef<S>& x, MatrixRef<S> y, In
   using A = Exact<W>;
   const bool blocks = in_blocks<A>(x.cols(), Numerics{});
   TokenBatch<A> batch{.expert = 0,
-                      .x = columns_of<A>(x, blocks, scratch, run_in_order),
-                      .hidden = make_columns<A>(d_ff, x.cols(), blocks, scratch)};
+                      .x = activations_of<A>(x, blocks, scratch, run_in_order),
+                      .hidden = make_activations<A>(d_ff, x.cols(), blocks, scratch)};
   auto** out = scratch.array<S*>(x.cols());
   for (Index t = 0; t < x.cols(); ++t) out[t] = y.data() + t * y.outerStride();
   batch.y = out;
@@ -93,8 +93,8 @@ class TokenBatches {
       const bool blocks = in_blocks<A>(count, workers.numerics());
       new (batches_ + size_++)
           TokenBatch<A>{.expert = e,
-                        .x = make_columns<A>(x.rows(), count, blocks, scratch_),
-                        .hidden = make_columns<A>(d_ff, count, blocks, scratch_),
+                        .x = make_activations<A>(x.rows(), count, blocks, scratch_),
+                        .hidden = make_activations<A>(d_ff, count, blocks, scratch_),
                         .weight = plan.weight_on == WeightOn::output ? plan.weight.data() + first : nullptr,
                         .y = out + first,
                         .kept = kept.from(first)};
@@ -126,7 +126,7 @@ class TokenBatches {
       }
     };
     // Waking the other workers takes as long as copying a few thousand numbers.
-    if (workers.count() == 1 || plan.num_slots() * batches_->x.depth < 1 << 15) return for_each_part(put_part);
+    if (workers.count() == 1 || plan.num_slots() * batches_->x.depth() < 1 << 15) return for_each_part(put_part);
     Index num_parts = 0;
     for_each_part([&](const auto&, Index) { ++num_parts; });
     Part* const parts = scratch_.array<Part>(num_parts);
@@ -139,8 +139,8 @@ class TokenBatches {
   static std::size_t bytes(const DispatchPlan<Scalar>& plan, Index d_model, Index d_ff) {
     const Index slots = plan.num_slots(), experts = std::min(plan.num_experts(), slots);
     const auto registers = [&](Index depth) {
-      const Columns<A> one{depth, 1, false, nullptr};
-      return one.stride() * slots + A::num_units(depth) * (slots / A::blocks_pay);  // the last block may be half empty
+      // The last block may be half empty.
+      return Columns<A>{depth, slots}.size() + A::num_units(depth) * (slots / A::blocks_pay);
     };
     return std::size_t(registers(d_model) + registers(d_ff)) * sizeof(typename A::Register) +
            std::size_t(slots) * (2 * sizeof(void*) + sizeof(Part)) +
