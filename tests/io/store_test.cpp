@@ -36,6 +36,7 @@
 #include "moe/moe.hpp"
 #include "pools.hpp"
 #include "random.hpp"
+#include "small_model.hpp"
 #include "temporary_folder.hpp"
 
 namespace moe::io {
@@ -172,39 +173,7 @@ TEST(ExpertStore, BlocksOfEveryLayoutAndTypeHaveTheBitsOfTheModel) {
 // ---- a model of two layers
 // -------------------------------------------------------------------------------------------
 
-constexpr Index num_layers = 2, num_experts = 8, top_k = 2, d_model = 64, d_ff = 96;
-constexpr std::size_t expert_bytes = 3 * d_model * d_ff * sizeof(bfloat16) + StoredFile::block;  // in the store
-
-void write_model(const fs::path& folder) {
-  const nlohmann::json config = {{"model_type", "qwen3_moe"},  {"hidden_size", d_model},
-                                 {"hidden_act", "silu"},       {"moe_intermediate_size", d_ff},
-                                 {"num_experts", num_experts}, {"num_experts_per_tok", top_k},
-                                 {"norm_topk_prob", true}};
-  std::ofstream(folder / "config.json") << config;
-  std::vector<Weight<bfloat16>> weights;
-  std::vector<std::string> names;
-  unsigned seed = 1;
-  const auto add = [&](const std::string& name, Index rows, Index cols) {
-    weights.push_back(test::random_matrix<Weight<float>>(rows, cols, seed++, 0.3).cast<bfloat16>());
-    names.push_back(name);
-  };
-  for (Index l = 0; l < num_layers; ++l) {
-    const std::string block = "model.layers." + std::to_string(l) + ".mlp.";
-    add(block + "gate.weight", num_experts, d_model);
-    for (Index e = 0; e < num_experts; ++e) {
-      const std::string expert = block + "experts." + std::to_string(e) + ".";
-      add(expert + "gate_proj.weight", d_ff, d_model);
-      add(expert + "up_proj.weight", d_ff, d_model);
-      add(expert + "down_proj.weight", d_model, d_ff);
-    }
-  }
-  std::vector<Tensor> tensors;
-  for (std::size_t i = 0; i < weights.size(); ++i) {
-    tensors.push_back(make_tensor(names[i], {weights[i].rows(), weights[i].cols()},
-                                  std::span(weights[i].data(), std::size_t(weights[i].size()))));
-  }
-  write_safetensors(folder / "model.safetensors", tensors);
-}
+using namespace test::small_model;
 
 class SmallStore : public testing::Test {
  protected:

@@ -66,6 +66,30 @@ namespace detail {
 /// shared one.
 enum class ExpertsOf { routed, others, shared };
 
+/// The experts of a block as a store lends them, if one does.
+struct Lending {
+  const WeightTensors* block = nullptr;
+  Index num_routed = 0;
+
+  bool is_on() const { return block != nullptr && block->lender() != nullptr; }
+
+  /// A bank of which a store holds the experts.
+  template <class W, class Act>
+  LeasedBank<W, Act> leased(FfnBank<W, Act> bank, ExpertsOf of) const {
+    std::vector<Index> numbers;
+    for (Index e = 0; e < bank.num_experts(); ++e) {
+      numbers.push_back(of == ExpertsOf::routed ? block->expert(e) : num_routed + e);
+    }
+    return LeasedBank<W, Act>(std::move(bank), block->lender(), block->block(), numbers);
+  }
+
+  /// A bank that stays: of a shared expert.
+  template <class W, class Act>
+  FfnBank<W, Act> resident(FfnBank<W, Act> bank) const {
+    return is_on() ? kept(std::move(bank), *block->lender()) : std::move(bank);
+  }
+};
+
 /// Layers that serve are made of parts as they are read. How to make others, that learn, is said in
 /// train/io/checkpoint.hpp.
 template <class Scalar>
@@ -74,8 +98,7 @@ struct ToServe {
   using Experts = AnyExperts<Scalar>;
   static constexpr bool widens = false;  // all weights to Scalar
 
-  const WeightTensors* lent = nullptr;  // of the block, if experts are borrowed
-  Index num_routed = 0;
+  Lending lending{};
 
   template <class R>
   Router router(R router) const {
@@ -83,13 +106,8 @@ struct ToServe {
   }
   template <class W, class Act>
   Experts experts(FfnBank<W, Act> bank, ExpertsOf of) const {
-    if (lent == nullptr || lent->lender() == nullptr) return bank;
-    if (of == ExpertsOf::shared) return kept(std::move(bank), *lent->lender());
-    std::vector<Index> numbers;
-    for (Index e = 0; e < bank.num_experts(); ++e) {
-      numbers.push_back(of == ExpertsOf::routed ? lent->expert(e) : num_routed + e);
-    }
-    return LeasedBank<W, Act>(std::move(bank), lent->lender(), lent->block(), numbers);
+    if (of == ExpertsOf::shared || !lending.is_on()) return lending.resident(std::move(bank));
+    return lending.leased(std::move(bank), of);
   }
   template <class W>
   auto projection(Projection<W> projection, bool /*goes_in*/) const {
@@ -160,7 +178,7 @@ class LayerLoader {
   /// @throws Error if a tensor or a setting of the block is left over.
   LayerParts<Scalar> load() const {
     if (all_ || tensors_.num_read() > 0) with_weight_type([](auto) {});  // complaints of a type come first
-    const ToServe<Scalar> make{&tensors_, shape_.num_experts};
+    const ToServe<Scalar> make{lending()};
     auto assemble = around(make);  // then those of a router
     LayerParts<Scalar> parts{experts(make), std::move(assemble), shape_, std::string(config_.text("model_type")),
                              dtype()};
@@ -184,6 +202,8 @@ class LayerLoader {
   const std::string& dtype() const { return type_of_experts().name; }
 
  protected:
+  Lending lending() const { return {&tensors_, shape_.num_experts}; }
+
   /// What some weights are stored as.
   struct StoredType {
     std::string name = {};  // or "mixed"

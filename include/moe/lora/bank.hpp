@@ -49,12 +49,12 @@ namespace detail {
 
 /// f(adapter, outputs, inputs, name) for each, beside the experts of a bank.
 /// @throws std::invalid_argument unless there are adapters of each expert.
-template <class Adapters, class W, class Act, class F>
-void for_each_adapter(Adapters& adapters, const FfnBank<W, Act>& bank, const std::string& who, const F& f) {
+template <class Adapters, class Bank, class F>
+void for_each_adapter(Adapters& adapters, const Bank& bank, const std::string& who, const F& f) {
   require_equal(std::ssize(adapters), bank.num_experts(), who + ": adapters.size()");
   for (std::size_t e = 0; e < adapters.size(); ++e) {
     const std::string name = who + ": " + std::to_string(e);
-    constexpr bool is_gated = FfnBank<W, Act>::is_gated;
+    constexpr bool is_gated = Bank::is_gated;
     if (!is_gated) require_equal(adapters[e].gate.rank(), 0, name + ".gate_proj: rank(), as experts are not gated,");
     f(adapters[e].gate, is_gated ? bank.d_ff() : 0, bank.d_model(), name + ".gate_proj");
     f(adapters[e].up, bank.d_ff(), bank.d_model(), name + ".up_proj");
@@ -119,17 +119,17 @@ class LoraProjections {
   Scalar* u_;
 };
 
-/// bank.apply(), of a LoraBank.
+/// bank.apply(), with adapters beside each expert.
 /// @param kept     where each slot's gate and up are kept, if anywhere
 /// @param dropout  what adapters do not read
 template <class Bank, class Scalar = typename Bank::Scalar>
-void run_lora_bank(const Bank& bank, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
-                   MatrixRef<Scalar> y, Workers& workers, kernels::Kept<Scalar> kept = {},
-                   const Dropout& dropout = Dropout()) {
+void run_lora_bank(const Bank& bank, const std::vector<ExpertAdapters<Scalar>>& adapters,
+                   const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
+                   Workers& workers, kernels::Kept<Scalar> kept = {}, const Dropout& dropout = Dropout()) {
   const Index slots = plan.num_slots();
   Scratch& shared = workers.shared();
-  LoraProjections<Scalar> gate(bank.adapters(), 0, plan, workers), up(bank.adapters(), 1, plan, workers),
-      down(bank.adapters(), 2, plan, workers);
+  LoraProjections<Scalar> gate(adapters, 0, plan, workers), up(adapters, 1, plan, workers),
+      down(adapters, 2, plan, workers);
   if (down.rank() > 0) {
     kept.stride = kernels::kept_stride(bank.d_ff());
     kept.hidden = shared.template array<Scalar>(kept.stride * slots);
@@ -148,7 +148,7 @@ void run_lora_bank(const Bank& bank, const ConstMatrixRef<Scalar>& x, const Disp
     down.compute({numbers, read.token}, dropout);
   };
   const Task before_down(compute_down);
-  run_bank(bank.base(), x, plan, y, workers, BankHooks<Scalar>{kept, low_ranks, &before_down});
+  run_bank(bank, x, plan, y, workers, BankHooks<Scalar>{kept, low_ranks, &before_down});
 }
 
 }  // namespace detail
@@ -187,7 +187,7 @@ class LoraBank {
 
   void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
              Workers& workers) const {
-    detail::run_lora_bank(*this, x, plan, y, workers);
+    detail::run_lora_bank(*base_, adapters_, x, plan, y, workers);
   }
 
   /// The adapters alone learn.

@@ -29,16 +29,28 @@ namespace detail {
 
 /// How a group computes, whose experts are all here that have tokens.
 template <class Scalar>
-struct ApplyHere {
-  const void* group;
-  void (*apply)(const void* group, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
-                MatrixRef<Scalar> y, Workers& workers);
-  Index first;  // of its experts, as the lender numbers them
+class ApplyHere {
+ public:
+  /// @param first  of its experts, as the lender numbers them
+  /// @param apply  apply(x, plan, y, workers); it outlives this
+  template <class Apply>
+  ApplyHere(Index first_expert, const Apply& apply)
+      : first(first_expert),
+        apply_(&apply),
+        call_([](const void* its, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
+                 MatrixRef<Scalar> y, Workers& workers) { (*static_cast<const Apply*>(its))(x, plan, y, workers); }) {}
 
   void operator()(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
                   Workers& workers) const {
-    apply(group, x, plan, y, workers);
+    call_(apply_, x, plan, y, workers);
   }
+
+  const Index first;
+
+ private:
+  const void* apply_;
+  void (*call_)(const void* apply, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
+                MatrixRef<Scalar> y, Workers& workers);
 };
 
 /// The experts of a call: leased from the first on, used from the first on, given back however the call ends.
@@ -147,43 +159,79 @@ inline constexpr Index max_answer_bytes = Index(4) << 20;
 /// A batch that uses more than half of a group, in calls of so many tokens, says nothing of the next one.
 inline constexpr Index tokens_of_batch = 16;
 
+/// The experts of a group that have tokens, as the lender numbers them.
+template <class Scalar>
+std::span<Index> experts_used(const DispatchPlan<Scalar>& plan, Index first, Scratch& scratch) {
+  auto* const list = scratch.array<Index>(std::min(plan.num_experts(), plan.num_slots()));
+  std::size_t num_used = 0;
+  for (Index e = 0; e < plan.num_experts(); ++e) {
+    if (plan.count(e) > 0) list[num_used++] = first + e;
+  }
+  return {list, num_used};
+}
+
+/// use(some of the experts that are used, which are here meanwhile), until all were.
+template <class Use>
+void use_leased(ExpertLender& lender, std::span<Index> used, const ExpertLender::Order& order, Workers& workers,
+                const Use& use) {
+  Leases leases(lender, used, order);
+  leases.lease_more();
+  if (leases.num_missing() > 0) workers.work_meanwhile();
+  while (true) {
+    const auto here = leases.next();
+    use(here);
+    leases.give_back(here);
+    if (leases.are_all_used()) return;
+    leases.lease_more();
+  }
+}
+
+/// A batch of so many tokens, that uses so many of a group.
+template <class Scalar>
+bool is_stream(Index num_tokens, std::size_t num_used, const DispatchPlan<Scalar>& plan) {
+  return num_tokens >= tokens_of_batch && 2 * Index(num_used) > plan.num_experts();
+}
+
+/// use(plan, slot) for the plan of some experts, neighbours by their numbers, that are here meanwhile; `slot` is their
+/// first in the whole plan. In the order of the plan.
+/// @param first  of the group's experts, as the lender numbers them
+template <class Scalar, class Use>
+void use_in_turn(ExpertLender& lender, Index first, Index num_tokens, const DispatchPlan<Scalar>& plan,
+                 Workers& workers, const Use& use) {
+  Scratch& scratch = workers.shared();
+  const auto used = experts_used(plan, first, scratch);
+  if (used.empty()) return;
+  auto* const offset = scratch.array<Index>(plan.num_experts() + 1);
+  const Scratch::Mark mark = scratch.mark();
+  const bool streams = is_stream(num_tokens, used.size(), plan);
+  use_leased(lender, used, {.by_number = true, .streams = streams}, workers, [&](std::span<Index> here) {
+    const Index from = here.front() - first;
+    use(plan_of(from, here.back() - first, plan, offset), plan.first(from));
+    scratch.rewind(mark);
+  });
+}
+
 /// y += what a group answers whose experts are here while they are leased: the bits of a group that is here whole.
 template <class Scalar>
 void apply_leased(ExpertLender& lender, const ApplyHere<Scalar>& group, const ConstMatrixRef<Scalar>& x,
                   const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y, Workers& workers) {
   Scratch& scratch = workers.shared();
-  auto* const list = scratch.array<Index>(std::min(plan.num_experts(), plan.num_slots()));
-  Index num_used = 0;
-  for (Index e = 0; e < plan.num_experts(); ++e) {
-    if (plan.count(e) > 0) list[num_used++] = group.first + e;
+  const auto used = experts_used(plan, group.first, scratch);
+  if (used.empty()) return;
+  if (is_stream(x.cols(), used.size(), plan) ||
+      2 * plan.num_slots() * x.rows() * Index(sizeof(Scalar)) > max_answer_bytes) {
+    return use_in_turn(lender, group.first, x.cols(), plan, workers,
+                       [&](const DispatchPlan<Scalar>& some, Index) { group(x, some, y, workers); });
   }
-  if (num_used == 0) return;
-  ExpertLender::Order order;
-  order.streams = x.cols() >= tokens_of_batch && 2 * num_used > plan.num_experts();
-  order.by_number = order.streams || 2 * plan.num_slots() * x.rows() * Index(sizeof(Scalar)) > max_answer_bytes;
-
-  Leases leases(lender, {list, std::size_t(num_used)}, order);
-  leases.lease_more();
-  if (leases.num_missing() > 0) workers.work_meanwhile();
-  auto here = leases.next();
-  if (std::ssize(here) == num_used) return group(x, plan, y, workers);  // which gives them back
-
-  auto* const offset = scratch.array<Index>(plan.num_experts() + 1);
   std::optional<SlotAnswers<Scalar>> answers;
-  if (!order.by_number) answers.emplace(x, plan, scratch);
-  const Scratch::Mark mark = scratch.mark();
-  for (;; here = leases.next()) {
-    if (answers) {
-      std::ranges::sort(here);
-      answers->compute(group, [&](Index e) { return std::ranges::binary_search(here, group.first + e); }, workers);
-    } else {
-      group(x, plan_of(here.front() - group.first, here.back() - group.first, plan, offset), y, workers);
-    }
+  use_leased(lender, used, {}, workers, [&](std::span<Index> here) {
+    if (here.size() == used.size()) return group(x, plan, y, workers);
+    if (!answers) answers.emplace(x, plan, scratch);
+    const Scratch::Mark mark = scratch.mark();
+    std::ranges::sort(here);
+    answers->compute(group, [&](Index e) { return std::ranges::binary_search(here, group.first + e); }, workers);
     scratch.rewind(mark);
-    leases.give_back(here);
-    if (leases.are_all_used()) break;
-    leases.lease_more();
-  }
+  });
   if (answers) answers->combine_into(y, workers);
 }
 
@@ -278,6 +326,8 @@ class LeasedBank {
  public:
   using Scalar = ActivationScalar<W>;
 
+  static constexpr bool is_gated = FfnBank<W, Act>::is_gated;
+
   /// @param bank     its weights lie in mapped files, where nobody reads them; its biases stay
   /// @param numbers  of its experts, in their block
   /// @throws Error if weights lie elsewhere.
@@ -297,15 +347,27 @@ class LeasedBank {
   ///         tries again.
   void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
              Workers& workers) const {
-    const detail::ApplyHere<Scalar> here{
-        &held_->bank,
-        [](const void* bank, const ConstMatrixRef<Scalar>& x_here, const DispatchPlan<Scalar>& plan_here,
-           MatrixRef<Scalar> y_here, Workers& workers_here) {
-          static_cast<const FfnBank<W, Act>*>(bank)->apply(x_here, plan_here, y_here, workers_here);
-        },
-        held_->first};
-    detail::apply_leased(*held_->lender, here, x, plan, y, workers);
+    const auto run = [&](auto&&... call) { held_->bank.apply(call...); };
+    apply_by(run, x, plan, y, workers);
   }
+
+  /// The same by apply(x, plan, y, workers), called for experts that are here meanwhile, as bank() has them. What it
+  /// adds for a slot depends on no other.
+  template <class Apply>
+  void apply_by(const Apply& apply, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
+                MatrixRef<Scalar> y, Workers& workers) const {
+    detail::apply_leased(*held_->lender, detail::ApplyHere<Scalar>(held_->first, apply), x, plan, y, workers);
+  }
+
+  /// use(plan, slot) for the plan of some experts that are here meanwhile, as bank() has them, in the order of the
+  /// whole plan, in which `slot` is their first.
+  template <class Use>
+  void use_in_turn(Index num_tokens, const DispatchPlan<Scalar>& plan, Workers& workers, const Use& use) const {
+    detail::use_in_turn(*held_->lender, held_->first, num_tokens, plan, workers, use);
+  }
+
+  /// Whose weights are not to be read but by those calls.
+  const FfnBank<W, Act>& bank() const { return held_->bank; }
 
  private:
   struct Held {

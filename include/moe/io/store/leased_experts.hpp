@@ -143,14 +143,8 @@ class LeasedExperts {
   /// @throws Error as LeasedBank::apply(), or what make() throws, as an Error.
   void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
              Workers& workers) const {
-    const detail::ApplyHere<Scalar> here{
-        &held_->experts,
-        [](const void* experts, const ConstMatrixRef<Scalar>& x_here, const DispatchPlan<Scalar>& plan_here,
-           MatrixRef<Scalar> y_here, Workers& workers_here) {
-          static_cast<const ExpertList<Place>*>(experts)->apply(x_here, plan_here, y_here, workers_here);
-        },
-        held_->first};
-    detail::apply_leased(*held_->lender, here, x, plan, y, workers);
+    const auto run = [&](auto&&... call) { held_->experts.apply(call...); };
+    detail::apply_leased(*held_->lender, detail::ApplyHere<Scalar>(held_->first, run), x, plan, y, workers);
   }
 
  private:

@@ -32,6 +32,12 @@ struct FfnBankTape {
     up.resize(std::size_t(stride * num_slots));
     return {gate.data(), up.data(), stride};
   }
+
+  /// What was kept.
+  template <class Bank>
+  kernels::Kept<const Scalar> kept(const Bank& bank) const {
+    return {gate.data(), up.data(), kernels::kept_stride(bank.d_ff())};
+  }
 };
 
 template <class W, class Act>
@@ -76,16 +82,17 @@ class BankBackward {
   static constexpr Index chunk = 64;
   using Chunk = Eigen::Array<Scalar, Eigen::Dynamic, 1, Eigen::ColMajor, chunk, 1>;  // on the stack
   using Slots = SlotsMap<Scalar>;
-  using Kept = Eigen::Map<const Matrix<Scalar>, Eigen::Unaligned, Eigen::OuterStride<>>;
+  using KeptMap = Eigen::Map<const Matrix<Scalar>, Eigen::Unaligned, Eigen::OuterStride<>>;
 
  public:
-  BankBackward(const FfnBank<W, Act>& bank, const DispatchPlan<Scalar>& plan, const FfnBankTape<Scalar>& tape,
+  /// @param kept  by the forward pass, of each slot of the plan
+  BankBackward(const FfnBank<W, Act>& bank, const DispatchPlan<Scalar>& plan, const kernels::Kept<const Scalar>& kept,
                Workers& workers)
       : bank_(bank),
         plan_(plan),
         workers_(workers),
-        gate_(kept(tape.gate)),
-        up_(kept(tape.up)),
+        gate_(map_of_slots(kept.gate, kept.stride)),
+        up_(map_of_slots(kept.up, kept.stride)),
         in_(slots(bank.d_model())),
         d_in_(slots(bank.d_model())),
         d_out_(slots(bank.d_model())),
@@ -117,8 +124,8 @@ class BankBackward {
     return {workers_.shared().template array<Scalar>(stride * plan_.num_slots()), rows, plan_.num_slots(),
             Eigen::OuterStride<>(stride)};
   }
-  Kept kept(const std::vector<Scalar>& numbers) const {
-    return {numbers.data(), bank_.d_ff(), plan_.num_slots(), Eigen::OuterStride<>(kernels::kept_stride(bank_.d_ff()))};
+  KeptMap map_of_slots(const Scalar* numbers, Index stride) const {
+    return {numbers, bank_.d_ff(), plan_.num_slots(), Eigen::OuterStride<>(stride)};
   }
 
   template <class F>
@@ -245,7 +252,7 @@ class BankBackward {
   const FfnBank<W, Act>& bank_;
   const DispatchPlan<Scalar>& plan_;
   Workers& workers_;
-  Kept gate_, up_;
+  KeptMap gate_, up_;
   Slots in_, d_in_, d_out_, hidden_, d_gate_, d_up_;
 };
 
@@ -261,7 +268,7 @@ template <class W, class Act, class Gradient, class Scalar = ActivationScalar<W>
 void backward(const FfnBank<W, Act>& bank, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
               const ConstMatrixRef<Scalar>& d_y, const FfnBankTape<Scalar>& tape, std::span<Scalar> d_weight,
               MatrixRef<Scalar> d_x, Gradient& gradient, Workers& workers) {
-  detail::BankBackward<W, Act>(bank, plan, tape, workers)
+  detail::BankBackward<W, Act>(bank, plan, tape.kept(bank), workers)
       .run(x, d_y, d_weight, d_x, gradient, detail::NothingBeside<Scalar>());
 }
 

@@ -20,6 +20,7 @@
 #include "moe/io/mapped_file.hpp"
 #include "moe/io/model.hpp"
 #include "moe/io/peft_adapters.hpp"
+#include "moe/io/store/leased_lora_bank.hpp"
 #include "moe/io/weight_tensors.hpp"
 #include "moe/lora/adapter.hpp"
 #include "moe/lora/bank.hpp"
@@ -42,6 +43,7 @@
 #include "moe/train/experts/projection.hpp"
 #include "moe/train/experts/zero_compute.hpp"
 #include "moe/train/frozen.hpp"
+#include "moe/train/io/store/leased_lora_bank.hpp"
 #include "moe/train/layers/affine_output.hpp"
 #include "moe/train/layers/moe_layer.hpp"
 #include "moe/train/layers/normed_output.hpp"
@@ -103,6 +105,7 @@ struct ToLearnBeside {
 
   BlockAdapters<Scalar>& adapters;  // which are moved into the layer
   std::string file;                 // of the settings, for messages
+  Lending lending{};
 
   // ---- routers
 
@@ -137,16 +140,18 @@ struct ToLearnBeside {
   template <class W, class Act>
   Experts experts(FfnBank<W, Act> bank, ExpertsOf which) const {
     if (which == ExpertsOf::shared) {
-      return LoraBank<W, Act>(std::move(bank), {std::move(adapters.shared)}, adapters.of_shared.dropout,
-                              adapters.of_shared.seed);
+      return LoraBank<W, Act>(lending.resident(std::move(bank)), {std::move(adapters.shared)},
+                              adapters.of_shared.dropout, adapters.of_shared.seed);
     }
     const bool routed = which == ExpertsOf::routed;  // the first of them; the others lie behind
     auto& all = adapters.experts;
     const auto middle = routed ? all.begin() + bank.num_experts() : all.end() - bank.num_experts();
     std::vector<ExpertAdapters<Scalar>> its(std::make_move_iterator(routed ? all.begin() : middle),
                                             std::make_move_iterator(routed ? middle : all.end()));
-    const auto& [dropout, seed] = adapters.of_experts;
-    return LoraBank<W, Act>(std::move(bank), std::move(its), dropout, routed ? seed : seed + 2);
+    const double dropout = adapters.of_experts.dropout;
+    const std::uint64_t seed = adapters.of_experts.seed + (routed ? 0 : 2);
+    if (!lending.is_on()) return LoraBank<W, Act>(std::move(bank), std::move(its), dropout, seed);
+    return LeasedLoraBank<W, Act>(lending.leased(std::move(bank), which), std::move(its), dropout, seed);
   }
 
   template <class W>
@@ -267,7 +272,7 @@ class TrainableLayerLoader : LayerLoader<Scalar> {
 
   /// The layer, with these beside its parts.
   Layer beside(BlockAdapters<Scalar> adapters) const {
-    return put_together(ToLearnBeside<Scalar>{adapters, Base::config_.file()});
+    return put_together(ToLearnBeside<Scalar>{adapters, Base::config_.file(), Base::lending()});
   }
 
   template <class Make>
@@ -289,14 +294,15 @@ TrainableLayer<Scalar> load_trainable_layer(const Model& model, const std::strin
                             [](const auto&... block) { return detail::TrainableLayerLoader<Scalar>(block...).load(); });
 }
 
-/// As load_layer(), with adapters that learn beside weights that stay in the mapped file. Of a shared expert's gate
+/// As load_layer(), with adapters that learn beside weights that stay in the mapped file, or that a store lends. Of a
+/// shared expert's gate
 /// there is a copy, which learns too, and which save_adapters() writes beside them.
 /// @throws Error as load_layer(), and if no adapters are made beside this kind of layer.
 template <class Scalar = float>
 TrainableLayer<Scalar> load_lora_layer(const Model& model, const std::string& prefix,
                                        const LoraLayerOptions& options = {}) {
-  return detail::with_block(model, prefix, [&](const auto&... block) {
-    return detail::TrainableLayerLoader<Scalar>(block...).load_with_lora(options);
+  return detail::with_block(model, prefix, [&](const WeightTensors& tensors, const auto&... block) {
+    return detail::TrainableLayerLoader<Scalar>(tensors.lent_by(model.lender()), block...).load_with_lora(options);
   });
 }
 
@@ -313,7 +319,8 @@ TrainableLayer<Scalar> load_lora_layer(const Model& model, const std::string& pr
   return detail::with_block(model, prefix, [&](const WeightTensors& tensors, const auto&... block) {
     std::vector<std::vector<detail::NameInBlock>> names;
     for (const auto& file : adapters.files()) names.push_back(file.of_block(model, tensors.block()));
-    return detail::TrainableLayerLoader<Scalar>(tensors, block...).load_with_lora(adapters, names);
+    return detail::TrainableLayerLoader<Scalar>(tensors.lent_by(model.lender()), block...)
+        .load_with_lora(adapters, names);
   });
 }
 

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <algorithm>
+#include <iterator>
 #include <span>
+#include <vector>
 
 #include "moe/core/check.hpp"
 #include "moe/core/dispatch.hpp"
@@ -25,30 +27,26 @@ FfnBankTape<ActivationScalar<W>> tape_of(const LoraBank<W, Act>&) {
 template <class W, class Act, class Scalar = ActivationScalar<W>>
 void apply(const LoraBank<W, Act>& bank, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
            MatrixRef<Scalar> y, FfnBankTape<Scalar>& tape, Workers& workers) {
-  detail::run_lora_bank(bank, x, plan, y, workers, tape.keep(bank, plan.num_slots()),
+  detail::run_lora_bank(bank.base(), bank.adapters(), x, plan, y, workers, tape.keep(bank, plan.num_slots()),
                         Dropout(bank.dropout(), bank.seed(), workers.seed()));
 }
 
 namespace detail {
 
 /// What the adapters of a bank add to its backward pass, and their gradients.
-template <class W, class Act>
+template <class Scalar>
 class LoraBackward {
-  using Scalar = ActivationScalar<W>;
   using Slots = SlotsMap<Scalar>;
+  using Adapters = std::vector<ExpertAdapters<Scalar>>;
 
  public:
-  LoraBackward(const LoraBank<W, Act>& bank, const DispatchPlan<Scalar>& plan, LoraBank<W, Act>& gradient,
+  LoraBackward(const Adapters& adapters, const DispatchPlan<Scalar>& plan, Adapters& gradient, const Dropout& dropout,
                Workers& workers)
-      : bank_(bank),
-        plan_(plan),
-        gradient_(gradient),
-        workers_(workers),
-        dropout_(bank.dropout(), bank.seed(), workers.seed()) {
-    require_equal(gradient.num_experts(), bank.num_experts(), "backward: gradient.num_experts()");
+      : adapters_(adapters), plan_(plan), gradient_(gradient), workers_(workers), dropout_(dropout) {
+    require_equal(std::ssize(gradient), std::ssize(adapters), "backward: gradient.num_experts()");
     for (Index m = 0; m < 3; ++m) {
-      for (Index e = 0; e < bank.num_experts(); ++e) {
-        const Index rank = adapter(e, m).rank(), its = gradient.adapters()[std::size_t(e)][m].rank();
+      for (Index e = 0; e < std::ssize(adapters); ++e) {
+        const Index rank = adapter(e, m).rank(), its = gradient[std::size_t(e)][m].rank();
         require_equal(its, rank, "backward: the rank of an adapter in the gradient");
         rank_[m] = std::max(rank_[m], rank);
       }
@@ -81,9 +79,7 @@ class LoraBackward {
   }
 
  private:
-  const Adapter<Scalar>& adapter(Index expert, Index matrix) const {
-    return bank_.adapters()[std::size_t(expert)][matrix];
-  }
+  const Adapter<Scalar>& adapter(Index expert, Index matrix) const { return adapters_[std::size_t(expert)][matrix]; }
 
   /// Of slots that belong to one expert, (rank × count).
   Eigen::Map<Matrix<Scalar>> some(Scalar* all, Index expert, Index matrix, Index first, Index count) const {
@@ -145,18 +141,18 @@ class LoraBackward {
       Scalar* const room = kernels::make_product_room<Scalar>(scratch);
       add_gradient_of_a<Scalar>(dropout_.of_matrix(3 * e + m), &plan_.token[std::size_t(slot)], first,
                                 some(t_[m], e, m, slot, count), read.block(first, slot, rows, count),
-                                gradient_.adapters()[std::size_t(e)][m], room, scratch);
+                                gradient_[std::size_t(e)][m], room, scratch);
     });
     for_each_band(m, d.rows(), [&](Index e, Index slot, Index count, Index first, Index rows, Scratch& scratch) {
       Scalar* const room = kernels::make_product_room<Scalar>(scratch);
       add_gradient_of_b<Scalar>(first, d.block(first, slot, rows, count), some(u_[m], e, m, slot, count),
-                                gradient_.adapters()[std::size_t(e)][m], room);
+                                gradient_[std::size_t(e)][m], room);
     });
   }
 
-  const LoraBank<W, Act>& bank_;
+  const Adapters& adapters_;
   const DispatchPlan<Scalar>& plan_;
-  LoraBank<W, Act>& gradient_;
+  Adapters& gradient_;
   Workers& workers_;
   Dropout dropout_;
   Index rank_[3] = {};  // the largest of gate, up and down
@@ -175,9 +171,10 @@ template <class W, class Act, class Scalar = ActivationScalar<W>>
 void backward(const LoraBank<W, Act>& bank, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
               const ConstMatrixRef<Scalar>& d_y, const FfnBankTape<Scalar>& tape, std::span<Scalar> d_weight,
               MatrixRef<Scalar> d_x, LoraBank<W, Act>& gradient, Workers& workers) {
-  detail::LoraBackward<W, Act> adapters(bank, plan, gradient, workers);
+  detail::LoraBackward<Scalar> adapters(bank.adapters(), plan, gradient.adapters(),
+                                        Dropout(bank.dropout(), bank.seed(), workers.seed()), workers);
   NoGradient<Scalar> none;
-  detail::BankBackward<W, Act>(bank.base(), plan, tape, workers).run(x, d_y, d_weight, d_x, none, adapters);
+  detail::BankBackward<W, Act>(bank.base(), plan, tape.kept(bank), workers).run(x, d_y, d_weight, d_x, none, adapters);
 }
 
 }  // namespace moe::inline MOE_TARGET
