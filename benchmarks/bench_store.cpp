@@ -38,6 +38,8 @@
 #include "machine.hpp"
 #include "moe/io/checkpoint.hpp"
 #include "moe/io/expert_store.hpp"
+#include "moe/io/store/measure_disk.hpp"
+#include "moe/io/store/read_trace.hpp"
 #include "moe/moe.hpp"
 
 namespace moe::bench {
@@ -53,7 +55,7 @@ struct Options {
   Index layers = 4, experts = 128, d_model = 2048, d_ff = 768, top_k = 6;
   Index warm = 30, tokens = 100, threads = default_threads(), readers = 4, read_kb = 4096;
   unsigned seed = 1;
-  std::string policy = "decayed", row;
+  std::string policy = "decayed", row, trace;
   std::vector<double> shares = {10, 28, 59};
   double memory = 0;  // of a row
   bool touch = false;
@@ -112,7 +114,37 @@ void forget_pages(const fs::path& file) {
 // ---- the trace: experts of each token and layer. Score = popularity (Zipf) + topic + what lasts some tokens + chance;
 // constants as in docs/out_of_core.md, where their statistics stand beside those of real traces.
 
+/// Of a file, whose tokens begin anew where they end.
+std::vector<std::vector<Index>> recorded_trace(const Options& options, Index tokens) {
+  const io::Trace trace = io::read_trace(options.trace, {.top_k = options.top_k, .tokens = tokens});
+  if (std::ssize(trace.layer_numbers) < options.layers) {
+    io::fail(options.trace, ": has ", trace.layer_numbers.size(), " layers, expected at least ", options.layers);
+  }
+  std::vector<std::vector<std::vector<Index>>> layers(std::size_t(options.layers));
+  std::vector<io::ExpertId> used;
+  for (const io::Trace::Call& call : trace.calls) {
+    if (call.layer >= options.layers) continue;
+    trace.experts_of(call, used);
+    auto& chosen = layers[std::size_t(call.layer)].emplace_back();
+    for (const io::ExpertId& id : used) {
+      if (id.expert >= options.experts) {
+        io::fail(options.trace, ": names expert ", id.expert, ", expected fewer than ", options.experts);
+      }
+      chosen.push_back(id.expert);
+    }
+    if (std::ssize(chosen) != options.top_k) {
+      io::fail(options.trace, ": a token has ", chosen.size(), " experts in a layer, expected ", options.top_k);
+    }
+  }
+  std::vector<std::vector<Index>> all;
+  for (Index t = 0; t < tokens; ++t) {
+    for (const auto& its : layers) all.push_back(its[std::size_t(t) % its.size()]);
+  }
+  return all;
+}
+
 std::vector<std::vector<Index>> make_trace(const Options& options, Index tokens) {
+  if (!options.trace.empty()) return recorded_trace(options, tokens);
   std::mt19937 bits(options.seed);
   std::normal_distribution<double> normal;
   std::uniform_real_distribution<double> uniform(1e-12, 1);
@@ -148,26 +180,11 @@ std::vector<std::vector<Index>> make_trace(const Options& options, Index tokens)
 
 double measure_disk(const Options& options, double seconds) {
   const fs::path path = fs::path(options.folder) / "model.safetensors";
-  const auto size = std::size_t(options.expert_bytes()) / 4096 * 4096;
-  const std::size_t blocks = (fs::file_size(path) - size) / 4096;
-  const auto file = io::open_stored_file(path);
-  io::Arena arena(std::size_t(options.readers) * size);
-  std::atomic<std::uint64_t> bytes = 0;
-  std::atomic<bool> stop = false;
-  const auto start = Clock::now();
-  std::vector<std::thread> threads;
-  for (Index i = 0; i < options.readers; ++i) {
-    threads.emplace_back([&, i] {
-      std::mt19937_64 random(std::random_device{}());
-      while (!stop) {
-        bytes += file->read(random() % blocks * 4096, {arena.data() + std::size_t(i) * size, size});
-      }
-    });
-  }
-  std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
-  stop = true;
-  for (std::thread& thread : threads) thread.join();
-  return double(bytes) / seconds_since(start);
+  return io::measure_disk(*io::open_stored_file(path), fs::file_size(path),
+                          {.piece = std::size_t(options.expert_bytes()),
+                           .threads = options.readers,
+                           .seconds = seconds,
+                           .seed = std::random_device{}()});
 }
 
 // ---- a row, in a process of its own
@@ -366,6 +383,7 @@ nlohmann::json row(const Options& options, const ControlGroup& group, double lim
                                       "--read_kb",   number(options.read_kb),
                                       "--seed",      number(options.seed),
                                       "--policy",    options.policy};
+    if (!options.trace.empty()) words.insert(words.end(), {"--trace", options.trace});
     if (touch) words.push_back("--touch");
     std::vector<char*> arguments;
     for (const std::string& word : words) arguments.push_back(const_cast<char*>(word.c_str()));
@@ -483,6 +501,7 @@ int main(int argc, char** argv) {
   add("--readers", options.readers, "Threads that read");
   add("--read_kb", options.read_kb, "Of one request, at most");
   add("--policy", options.policy, "decayed or lru");
+  add("--trace", options.trace, "Which experts tokens use: any that moe_plan reads, make_trace.py's; default: made up");
   add("--seed", options.seed, "Of the trace");
   add("--rounds", options.rounds, "Each with all rows");
   add("--row", options.row, "One row alone, as JSON: mapped, store or batch");

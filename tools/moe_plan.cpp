@@ -1,10 +1,12 @@
 // How fast a model whose experts do not fit in memory would run, with how much memory.
 #include <moe/core/huge_pages.hpp>
-#include <moe/core/random_number.hpp>
 #include <moe/io/model.hpp>
 #include <moe/io/store/expert_bytes.hpp>
+#include <moe/io/store/measure_disk.hpp>
 #include <moe/io/store/plan.hpp>
 #include <moe/io/store/read_trace.hpp>
+#include <moe/io/store/stored_file.hpp>
+#include <moe/moe.hpp>
 #include <moe/telemetry/text.hpp>
 
 #include <algorithm>
@@ -25,10 +27,8 @@
 
 #include <nlohmann/json.hpp>
 
-#if __has_include(<unistd.h>)
-#include <fcntl.h>
-#include <unistd.h>
-#endif
+#include "../benchmarks/progress.hpp"
+#include "replay.hpp"
 
 namespace {
 
@@ -49,8 +49,13 @@ constexpr const char* usage =
     "  --experts       of a layer, then; default: as many as the trace names\n"
     "  --memory LIST   budgets: 4GB,8GiB,25%; default: 5%,10%,25%,50%,75%,100% of all experts\n"
     "  --disk RATE     a second: 2.5GB; default: measured, by reading MODEL's largest file past the system's cache\n"
-    "  --compute RATE  bytes of experts that are computed a second: 20GB; default: what memory gives, measured\n"
+    "  --compute RATE  bytes of experts that are computed a second: 20GB; default: measured, by MODEL's experts, or "
+    "by\n"
+    "                  reading memory where there is no MODEL\n"
     "  --besides TIME  of a token, not for experts (attention, …): 12ms\n"
+    "  --measure       runs MODEL's experts as the trace says, too, within each budget, by decayed counts: what was\n"
+    "                  planned beside what came of it\n"
+    "  --threads N     that compute; default: one a core\n"
     "  --top-k N, --tokens N  to draw from counts; default: MODEL's, and 512\n"
     "  --json          for programs\n"
     "  --help          this\n"
@@ -96,8 +101,8 @@ double parse_bytes(const std::string& option, std::string_view said, double all 
 struct Options {
   std::string trace, model, memory;
   double expert_bytes = 0, disk = 0, compute = 0, besides = 0;
-  Index experts = 0, top_k = 0, tokens = 512;
-  bool json = false;
+  Index experts = 0, top_k = 0, tokens = 512, threads = 0;
+  bool json = false, measure = false;
 };
 
 Index parse_number(const std::string& option, std::string_view said, Index most) {
@@ -126,12 +131,17 @@ std::optional<int> read_options(int argc, char** argv, Options& o) {
       o.json = true;
       continue;
     }
-    constexpr auto with_value = std::to_array<std::string_view>(
-        {"--expert-bytes", "--experts", "--memory", "--disk", "--compute", "--besides", "--top-k", "--tokens"});
+    if (argument == "--measure") {
+      o.measure = true;
+      continue;
+    }
+    constexpr auto with_value =
+        std::to_array<std::string_view>({"--expert-bytes", "--experts", "--memory", "--disk", "--compute", "--besides",
+                                         "--threads", "--top-k", "--tokens"});
     if (std::ranges::find(with_value, argument) == with_value.end()) {
       std::string all;
       for (const std::string_view name : with_value) all += std::string(name) + ", ";
-      return complain("no option is called \"" + argument + "\", expected " + all + "--json or --help");
+      return complain("no option is called \"" + argument + "\", expected " + all + "--measure, --json or --help");
     }
     if (i + 1 == argc) return complain(argument + " is the last word, expected its value behind it; see --help");
     const std::string said = argv[++i];
@@ -143,6 +153,7 @@ std::optional<int> read_options(int argc, char** argv, Options& o) {
       o.besides = parse_quantity(argument, said, {{"s", 1}, {"ms", 1e-3}, {"us", 1e-6}}, "a time, as 12ms");
     }
     if (argument == "--experts") o.experts = parse_number(argument, said, most_traced_experts);
+    if (argument == "--threads") o.threads = parse_number(argument, said, 1024);
     if (argument == "--top-k") o.top_k = parse_number(argument, said, most_traced_experts);
     if (argument == "--tokens") o.tokens = parse_number(argument, said, 1 << 20);
   }
@@ -153,6 +164,7 @@ std::optional<int> read_options(int argc, char** argv, Options& o) {
   }
   o.trace = places[0];
   if (expected == 2) o.model = places[1];
+  if (o.measure && o.model.empty()) return complain("--measure runs a model's experts, expected TRACE and MODEL");
   return std::nullopt;
 }
 
@@ -192,41 +204,36 @@ double measure_memory() {
   return best;
 }
 
-/// Bytes a second that a file gives to four threads, each of which reads pieces at random for a second.
+/// Bytes a second that a file gives to reads of pieces.
 /// @throws moe::io::Error where it cannot be read past the system's cache.
-[[maybe_unused]] double measure_disk(const std::string& file, std::size_t piece) {
-#if defined(O_DIRECT)
-  constexpr std::size_t block = 4096, num_threads = 4;
-  piece = std::clamp(piece / block * block, block, std::size_t(32) << 20);
-  const std::uintmax_t size = std::filesystem::file_size(file);
-  if (size < std::max(16 * piece, std::size_t(64) << 20)) {
-    fail(file, ": ", size, " bytes are too few to measure a disk: expected --disk 2.5GB/s");
+double disk_of(const std::string& file, std::size_t piece) {
+  try {
+    return measure_disk(*open_stored_file(file), std::filesystem::file_size(file), {.piece = piece});
+  } catch (const std::exception& error) {
+    fail(file, ": ", error.what(), ": expected --disk 2.5GB/s");
   }
-  const int descriptor = ::open(file.c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC);
-  if (descriptor < 0) fail(file, ": its disk cannot be read past the system's cache: expected --disk 2.5GB/s");
-  std::vector<std::vector<std::byte, moe::HugePageAllocator<std::byte>>> memory(num_threads);
-  for (auto& its : memory) its.resize(std::max(piece, moe::HugePageAllocator<std::byte>::huge_page));  // aligned
-  std::array<std::uint64_t, num_threads> bytes{};
-  const auto start = Clock::now();
-  const double seconds = run_threads(num_threads, [&](std::size_t t) {
-    for (std::uint64_t i = 0; seconds_since(start) < 1; ++i) {
-      const Index place = moe::random_below(Index((size - piece) / block), /*seed=*/2026 + t, i);
-      const ssize_t got = ::pread(descriptor, memory[t].data(), piece, static_cast<off_t>(place) * off_t(block));
-      if (got <= 0) return;
-      bytes[t] += std::uint64_t(got);
-    }
-  });
-  ::close(descriptor);
-  double sum = 0;
-  for (const std::uint64_t its : bytes) {
-    if (its == 0) fail(file, ": its disk cannot be read past the system's cache: expected --disk 2.5GB/s");
-    sum += double(its);
-  }
-  return sum / seconds;
-#else
-  fail(file, ": disks (pieces of ", piece, " bytes) are measured on Linux alone: expected --disk 2.5GB/s");
-#endif
 }
+
+/// Of so many threads, or one a core.
+class Executor {
+ public:
+  explicit Executor([[maybe_unused]] Index threads)
+#ifdef _OPENMP
+      : its_(threads > 0 ? threads : moe::OpenMp().workers()) {
+  }
+#else
+  {
+  }
+#endif
+  moe::ExecutorRef ref() const { return its_; }
+
+ private:
+#ifdef _OPENMP
+  moe::OpenMp its_;
+#else
+  moe::Serial its_;
+#endif
+};
 
 // ---- what is planned
 
@@ -355,6 +362,57 @@ std::vector<Index> budgets_of(const Options& o, double all, Index largest) {
   return budgets;
 }
 
+/// What came of a plan.
+struct Measured {
+  const PlannedRun* planned;
+  moe::tools::Replayed run = {};
+  std::string refused = {};  // why it did not run
+
+  double tokens_a_second(const Options& o) const {
+    return planned->tokens / (run.seconds + planned->tokens * o.besides);
+  }
+};
+
+/// Runs of decayed counts, one after the other.
+std::vector<Measured> measure(const Options& o, const Trace& trace, const std::vector<std::vector<PlannedRun>>& planned,
+                              moe::ExecutorRef executor) {
+  std::vector<Measured> all;
+  moe::bench::Progress progress;
+  for (const auto& runs : planned) {
+    Measured its{&runs[runs.size() - 2]};
+    progress.show(double(all.size()) / double(planned.size()),
+                  bytes_text(double(its.planned->memory)) + " for experts");
+    try {
+      moe::tools::Replay replay(o.model, its.planned->memory, DecayedCounts(), executor);
+      const Index first = first_counted_call(trace);
+      replay.run(trace, 0, first);
+      its.run = replay.run(trace, first, std::ssize(trace.calls));
+    } catch (const Error& error) {
+      its.refused = error.what();
+    }
+    all.push_back(std::move(its));
+  }
+  return all;
+}
+
+std::string table_of(const Options& o, const std::vector<Measured>& measured) {
+  std::string table =
+      "\nPlanned and measured, by decayed counts\n    memory      hits planned, measured      tokens/s planned, "
+      "measured\n";
+  for (const Measured& its : measured) {
+    table += text("%10s", bytes_text(double(its.planned->memory)).c_str());
+    if (!its.refused.empty()) {
+      table += "   " + its.refused + "\n";
+      continue;
+    }
+    const double planned = its.planned->tokens_a_second(), rate = its.tokens_a_second(o);
+    table += text("   %12td %12td%s %14.3g %12.3g %+7.1f %%\n", its.planned->sum.hits, its.run.hits,
+                  its.planned->sum.hits == its.run.hits ? "   exactly" : "          ", planned, rate,
+                  100 * (rate / planned - 1));
+  }
+  return table;
+}
+
 std::string plan(const Options& o) {
   std::optional<Model> model;
   if (!o.model.empty()) model.emplace(o.model);
@@ -371,13 +429,23 @@ std::string plan(const Options& o) {
   if (largest == 0) fail(o.model, ": no experts were found in its files");
   const auto budgets = budgets_of(o, double(experts.all), largest);
   if (o.disk == 0 && experts.file.empty()) fail("without MODEL there is no disk to measure: expected --disk 2.5GB/s");
-  const PlannedMachine machine{.disk = o.disk > 0 ? o.disk : measure_disk(experts.file, std::size_t(largest)),
-                               .compute = o.compute > 0 ? o.compute : measure_memory(),
+  const Executor executor(o.threads);
+  const double walk = bytes_of_walk(trace, experts.bytes);
+  const auto compute = [&] {
+    if (o.compute > 0) return o.compute;
+    if (!model) return measure_memory();
+    const double some = std::min(double(experts.all), std::max(2 * walk, double(std::size_t(512) << 20)));
+    return moe::tools::measure_compute(o.model, trace, experts.bytes, Index(1.01 * some) + (Index(1) << 20),
+                                       executor.ref());
+  };
+  const PlannedMachine machine{.disk = o.disk > 0 ? o.disk : disk_of(experts.file, std::size_t(largest)),
+                               .compute = compute(),
                                .seconds_besides = o.besides};
   const Trace first = first_calls(trace);
   std::vector<std::vector<PlannedRun>> planned;
   for (const Index memory : budgets) planned.push_back(runs_with(trace, first, experts, memory, machine));
-  const double walk = bytes_of_walk(trace, experts.bytes);
+  std::vector<Measured> measured;
+  if (o.measure) measured = measure(o, trace, planned, executor.ref());
   if (o.json) {
     ordered_json json = {{"trace", o.trace},
                          {"layers", trace.layer_numbers.size()},
@@ -393,16 +461,29 @@ std::string plan(const Options& o) {
     for (const auto& runs : planned) {
       for (const PlannedRun& run : runs) json["runs"].push_back(json_of(run));
     }
+    for (const Measured& its : measured) {
+      ordered_json run = {{"policy", its.planned->policy}, {"memory", its.planned->memory}};
+      if (its.refused.empty()) {
+        run.update({{"hits", its.run.hits},
+                    {"misses", its.run.misses},
+                    {"hit_rate", its.run.hit_rate()},
+                    {"bytes_a_token", its.run.bytes_read / its.planned->tokens},
+                    {"tokens_a_second", its.tokens_a_second(o)}});
+      } else {
+        run["refused"] = its.refused;
+      }
+      json["measured"].push_back(run);
+    }
     return json.dump(2) + "\n";
   }
-  const auto measured = [](double given) { return given > 0 ? "" : " (measured)"; };
+  const auto was_measured = [](double given) { return given > 0 ? "" : " (measured)"; };
   return text("%s: %zu layers, %td tokens, of which the first %.0f fill the memory and do not count\n", o.trace.c_str(),
               trace.layer_numbers.size(), trace.num_tokens(), double(trace.num_tokens()) - planned[0][0].tokens) +
          text("%td experts, %s; a token uses %s of them on average\n", experts.number,
               bytes_text(double(experts.all)).c_str(), bytes_text(walk).c_str()) +
          text("disk %s/s%s, experts computed at %s/s%s, %.3g ms a token besides\n\n", bytes_text(machine.disk).c_str(),
-              measured(o.disk), bytes_text(machine.compute).c_str(), measured(o.compute), 1e3 * o.besides) +
-         table_of(planned, double(experts.all)) + "\n" + chart_of(planned);
+              was_measured(o.disk), bytes_text(machine.compute).c_str(), was_measured(o.compute), 1e3 * o.besides) +
+         table_of(planned, double(experts.all)) + "\n" + chart_of(planned) + (o.measure ? table_of(o, measured) : "");
 }
 
 }  // namespace

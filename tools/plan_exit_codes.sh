@@ -57,6 +57,11 @@ fast="--disk 2.5GB/s --compute 20GB"
   expect 2 'expected at least 8' "$routes" --expert-bytes 1MB --experts 7 $fast
   expect 2 '--memory is "1B", expected at least' "$routes" $model $fast --memory 1B
   expect 2 '--tokens is "0", expected a number from 1' "$routes" $model --tokens 0
+  expect 2 '--measure runs a model'"'"'s experts, expected TRACE and MODEL' "$routes" --expert-bytes 1MB $fast --measure
+  # what was planned is what comes of it; a budget below a walk is refused in its line
+  expect 0 '105 kB             64           64   exactly' "$routes" $model $fast --memory 40%,100% --measure
+  expect 0 'expected at least 65536, which is what one token uses' "$routes" $model $fast --memory 40kB --measure
+  expect 0 '"measured": [' "$routes" $model --disk 2.5GB/s --memory 40kB,50% --threads 1 --measure --json
   expect 2 'without MODEL there is no disk to measure' "$routes" --expert-bytes 1MB
   expect 2 'bytes are too few to measure a disk' "$routes" $model
   printf 'token,layer,expert\n0,1,0\n' >"$folder/one.csv"

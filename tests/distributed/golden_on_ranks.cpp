@@ -15,6 +15,7 @@
 #include "load_layer.hpp"
 #include "moe/distributed/checkpoint.hpp"
 #include "moe/io/architectures.hpp"
+#include "moe/io/expert_store.hpp"
 #include "temporary_folder.hpp"
 
 namespace moe::distributed {
@@ -53,8 +54,9 @@ TEST_P(Golden, IsWhatTheReferenceComputesAndToTheBitWhatOneProcessDoes) {
   const Matrix<float> x = reference.columns("input");
   const auto alone = io::load_layer<float>(GetParam(), "");
   const Index num_experts = alone.shape.num_experts + alone.shape.num_zero_experts;
+  const io::ExpertStore store(GetParam(), {.memory = 4_MiB, .threads = 1});  // of each rank
   for (const auto& shared_out :
-       {load_layer<float>(GetParam(), "", MPI_COMM_WORLD),
+       {load_layer<float>(store, "", MPI_COMM_WORLD), load_layer<float>(GetParam(), "", MPI_COMM_WORLD),
         load_layer<float>(GetParam(), "", test::copied(num_experts, test::num_ranks()), MPI_COMM_WORLD, {.chunks = 2}),
         load_layer<float>(GetParam(), "", only_on_rank_0(num_experts), MPI_COMM_WORLD)}) {
     EXPECT_EQ(shared_out.model_type, alone.model_type);

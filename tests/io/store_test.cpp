@@ -14,6 +14,7 @@
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <set>
 #include <stdexcept>
@@ -31,6 +32,7 @@
 #include "load_layer.hpp"
 #include "moe/io/expert_store.hpp"
 #include "moe/io/store/expert_bytes.hpp"
+#include "moe/io/store/measure_disk.hpp"
 #include "moe/io/store/simulate.hpp"
 #include "moe/io/store/trace.hpp"
 #include "moe/moe.hpp"
@@ -580,12 +582,60 @@ class CachedFile final : public StoredFile {
   fs::path path_;
 };
 
+/// Reads nothing, and keeps where it was asked to.
+class BusyFile final : public StoredFile {
+ public:
+  std::size_t read(std::uint64_t offset, std::span<std::byte> to) const override {
+    const std::lock_guard lock(mutex_);
+    offsets_.insert(offset);
+    sizes_.insert(to.size());
+    std::this_thread::sleep_for(1ms);
+    return to.size();
+  }
+  bool is_direct() const override { return direct; }
+  std::uint64_t disk() const override { return 0; }
+
+  bool direct = true;
+  mutable std::mutex mutex_;
+  mutable std::set<std::uint64_t> offsets_;
+  mutable std::set<std::size_t> sizes_;
+};
+
+TEST(MeasureDisk, ReadsPiecesAnywhereInTheFile) {
+  const BusyFile file;
+  const std::uint64_t size = (std::uint64_t(64) << 20) + 100;
+  const double rate = measure_disk(file, size, {.piece = 1000000, .threads = 3, .seconds = 0.1});
+  EXPECT_GT(rate, 0);
+  EXPECT_EQ(file.sizes_, std::set<std::size_t>{1000000 / 4096 * 4096});
+  EXPECT_GT(file.offsets_.size(), 10U);
+  for (const std::uint64_t offset : file.offsets_) {
+    EXPECT_EQ(offset % StoredFile::block, 0U);
+    EXPECT_LE(offset + *file.sizes_.begin(), size);
+  }
+}
+
+TEST_F(SmallStore, ADiskThatCannotBeMeasuredIsAnErrorThatSaysWhy) {
+  const ExpertStore store = open(walk);
+  const auto layers = layers_of(store);
+  const std::string what = test::error_of<Error>([&] { (void)store.measure_disk(0.01); });
+  EXPECT_NE(what.find("model.safetensors: "), what.npos) << what;
+  EXPECT_NE(what.find("bytes are too few to measure a disk, expected at least 67108864"), what.npos) << what;
+  EXPECT_EQ(store.stats().disk, 0);
+  BusyFile cached;
+  cached.direct = false;
+  EXPECT_EQ(test::error_of<Error>([&] { measure_disk(cached, 1 << 30); }),
+            "its disk cannot be read past the system's cache, and so not be measured");
+}
+
 TEST_F(SmallStore, FilesThatAreNotReadDirectlyGiveTheSameAndTheTableSaysSo) {
   const auto whole = layers_of(Model(folder_.path));
   const ExpertStore store(
       folder_.path, {.memory = walk, .open = [](const fs::path& path) { return std::make_unique<CachedFile>(path); }});
   EXPECT_TRUE(test::same_bits(forward(layers_of(store), tokens(9, 1)), forward(whole, tokens(9, 1))));
-  const std::string table = moe::to_table(store.stats(), 1e9);
+  StoreStats stats = store.stats();
+  EXPECT_EQ(moe::to_table(stats).find(" of the disk"), std::string::npos);
+  stats.disk = 1e9;
+  const std::string table = moe::to_table(stats);
   EXPECT_NE(table.find("files      1, 1 of them through the system's cache"), table.npos) << table;
   EXPECT_NE(table.find(" of the disk"), table.npos) << table;
 }

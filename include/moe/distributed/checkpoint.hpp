@@ -1,6 +1,7 @@
 /// @file  From a model's files to a layer whose experts live on many ranks.
 #pragma once
 
+#include <concepts>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -24,15 +25,16 @@ namespace moe::inline MOE_TARGET::distributed {
 
 namespace detail {
 
+/// @param open   the model, as a value or as a reference
 /// @param place  the placement of so many experts on so many ranks
-template <class Scalar, class Place>
-io::LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const std::string& prefix, const Place& place,
-                                   MPI_Comm comm, const ExpertParallelOptions& options) {
+template <class Scalar, class Open, class Place>
+io::LoadedLayer<Scalar> load_layer(const Open& open, const std::string& prefix, const Place& place, MPI_Comm comm,
+                                   const ExpertParallelOptions& options) {
   const Communicator ranks(comm, options.patience);
   Placement placement;
   std::optional<io::LayerParts<Scalar>> parts;
   run_together(ranks, [&] {
-    const io::Model model(folder);
+    const io::Model& model = open();
     const MoeShape shape = io::load_parts<Scalar>(model, prefix, std::vector<Index>{}).shape;  // that of the files
     const Index num_experts = shape.num_experts + shape.num_zero_experts;
     placement = place(num_experts, ranks.size());
@@ -64,13 +66,28 @@ template <class Scalar = float>
 io::LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const std::string& prefix,
                                    const Placement& placement, MPI_Comm comm,
                                    const ExpertParallelOptions& options = {}) {
-  return detail::load_layer<Scalar>(folder, prefix, [&](Index, int) { return placement; }, comm, options);
+  return detail::load_layer<Scalar>([&] { return io::Model(folder); }, prefix, [&](Index, int) { return placement; },
+                                    comm, options);
+}
+/// The same of a model that is open, on each rank: a rank's io::ExpertStore has a budget of its own.
+template <class Scalar = float, std::derived_from<io::Model> Its>
+io::LoadedLayer<Scalar> load_layer(const Its& model, const std::string& prefix, const Placement& placement,
+                                   MPI_Comm comm, const ExpertParallelOptions& options = {}) {
+  const auto open = [&]() -> const io::Model& { return model; };
+  return detail::load_layer<Scalar>(open, prefix, [&](Index, int) { return placement; }, comm, options);
 }
 /// The same in contiguous blocks of experts, as many on each rank or one more.
 template <class Scalar = float>
 io::LoadedLayer<Scalar> load_layer(const std::filesystem::path& folder, const std::string& prefix, MPI_Comm comm,
                                    const ExpertParallelOptions& options = {}) {
-  return detail::load_layer<Scalar>(folder, prefix, place_in_blocks, comm, options);
+  return detail::load_layer<Scalar>([&] { return io::Model(folder); }, prefix, place_in_blocks, comm, options);
+}
+/// The same of a model that is open, in contiguous blocks.
+template <class Scalar = float, std::derived_from<io::Model> Its>
+io::LoadedLayer<Scalar> load_layer(const Its& model, const std::string& prefix, MPI_Comm comm,
+                                   const ExpertParallelOptions& options = {}) {
+  const auto open = [&]() -> const io::Model& { return model; };
+  return detail::load_layer<Scalar>(open, prefix, place_in_blocks, comm, options);
 }
 
 }  // namespace moe::inline MOE_TARGET::distributed

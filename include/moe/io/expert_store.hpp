@@ -84,7 +84,7 @@ class ExpertStore : public Model {
   /// @throws Error naming both numbers, if the budget is less than the experts that one token uses in all layers, or
   ///         more than the system has; or as Model.
   ExpertStore(const std::filesystem::path& model, StoreOptions options)
-      : Model(model, ReadOptions{.hub_code = options.hub_code}) {
+      : Model(model, ReadOptions{.hub_code = options.hub_code}), threads_(options.threads) {
     require_a_walk(options.memory);
     auto* const cache = new ExpertCache(
         shared_tensors(), moe_blocks(), std::max<Index>(shape().top_k, 1),
@@ -102,6 +102,13 @@ class ExpertStore : public Model {
 
   /// What happened so far, of all layers.
   StoreStats stats() const { return cache_->stats(); }
+
+  /// Reads the largest file at random, for as long as this, while nobody else does: what stats() then says of the disk.
+  /// @return bytes a second
+  /// @throws Error naming the file, if it is too small (64 MB) or is not read past the system's cache.
+  double measure_disk(double seconds = 1) const {
+    return cache_->measure_disk({.piece = 0, .threads = threads_, .seconds = seconds});
+  }
 
   /// The experts of a block as a group of your own type, each a view of its tensors where they lie for now:
   ///
@@ -131,6 +138,7 @@ class ExpertStore : public Model {
   }
 
   std::shared_ptr<ExpertCache> cache_;
+  Index threads_;
 };
 
 }  // namespace io

@@ -22,6 +22,7 @@
 #include "moe/io/store/arena.hpp"
 #include "moe/io/store/lender.hpp"
 #include "moe/io/store/mapped_files.hpp"
+#include "moe/io/store/measure_disk.hpp"
 #include "moe/io/store/policies.hpp"
 #include "moe/io/store/promised_addresses.hpp"
 #include "moe/io/store/readers.hpp"
@@ -76,6 +77,27 @@ class ExpertCache final : public ExpertLender {
     stats.files = std::ssize(files_.all());
     stats.files_direct = std::ranges::count_if(files_.all(), [](const auto& file) { return file.file->is_direct(); });
     return stats;
+  }
+
+  /// Measures the disk of the largest file, by pieces as large as an expert.
+  /// @return bytes a second
+  /// @throws Error naming the file, as measure_disk().
+  double measure_disk(DiskProbe probe) {
+    const auto& files = files_.all();
+    const auto largest = std::ranges::max_element(files, {}, [](const SourceFile& file) { return file.size; });
+    if (largest == files.end()) fail("measure_disk: the store has no files");
+    {
+      const std::lock_guard lock(mutex_);
+      for (const Expert& expert : experts_) probe.piece = std::max(probe.piece, expert.room);
+    }
+    double disk = 0;
+    try {
+      disk = io::measure_disk(*largest->file, largest->size, probe);
+    } catch (const std::exception& error) {
+      fail(largest->path, ": ", error.what());
+    }
+    const std::lock_guard lock(mutex_);
+    return stats_.disk = disk;
   }
 
   // ---- while layers are loaded

@@ -27,6 +27,7 @@ struct StoreStats {
   std::uint64_t bytes_read = 0;  // of whole blocks of the disk
   double seconds_reading = 0;    // during which anything was on its way
   double seconds_waiting = 0;    // of calls that had nothing to compute meanwhile, all together
+  double disk = 0;               // bytes a second that it gives, once ExpertStore::measure_disk() has asked it
 
   std::size_t memory = 0;         // of experts: what was asked for, all of it there from the beginning
   std::size_t most_used = 0;      // of it, so far
@@ -46,8 +47,7 @@ struct StoreStats {
 }  // namespace io
 
 /// For the terminal: Unicode, no colours.
-/// @param disk  bytes a second that the disk gives, if that was measured
-inline std::string to_table(const io::StoreStats& stats, double disk = 0) {
+inline std::string to_table(const io::StoreStats& stats) {
   const auto mb = [](double bytes) { return detail::fixed(bytes / 1e6, 1) + " MB"; };
   const auto percent = [](double share) { return std::isnan(share) ? "-" : detail::fixed(100 * share, 1) + " %"; };
   const auto line = [](std::string_view name, const std::string& text) {
@@ -58,9 +58,10 @@ inline std::string to_table(const io::StoreStats& stats, double disk = 0) {
       line("uses", std::to_string(stats.uses()) + " of experts: " + percent(stats.hit_rate()) + " were here, " +
                        std::to_string(stats.shared) + " on their way, " + std::to_string(stats.misses) + " sent for");
   if (stats.failures > 0) text += line("failed", std::to_string(stats.failures) + " experts could not be read");
-  text += line("read", mb(double(stats.bytes_read)) + " in " + detail::fixed(stats.seconds_reading, 2) + " s" +
-                           (std::isnan(rate) ? "" : ": " + mb(rate) + "/s") +
-                           (disk > 0 && !std::isnan(rate) ? ", " + percent(rate / disk) + " of the disk" : ""));
+  text +=
+      line("read", mb(double(stats.bytes_read)) + " in " + detail::fixed(stats.seconds_reading, 2) + " s" +
+                       (std::isnan(rate) ? "" : ": " + mb(rate) + "/s") +
+                       (stats.disk > 0 && !std::isnan(rate) ? ", " + percent(rate / stats.disk) + " of the disk" : ""));
   text += line("waited", detail::fixed(stats.seconds_waiting, 2) + " s, with nothing to compute");
   text += line("memory", mb(double(stats.memory)) + " of experts, of which " + mb(double(stats.most_used)) +
                              " were used; " + mb(double(stats.resident)) + " beside it");
