@@ -43,6 +43,10 @@ namespace moe::inline MOE_TARGET::kernels {
 
 inline constexpr Index never = std::numeric_limits<Index>::max();
 
+/// For weights of 16 bits that are widened to float: docs/performance.md. A block of AVX-512 holds 32 columns, and is
+/// not worth it where many of them are missing.
+inline constexpr Index blocks_pay_if_widened = register_bytes == 64 ? 27 : 17;
+
 /// What is asked of an arithmetic by whoever arranges activations for it; the tiles ask for the rest.
 template <class A>
 concept Arithmetic = requires(const typename A::Scalar* x, typename A::Register* to, Index depth) {
@@ -65,7 +69,7 @@ struct Exact {
   static constexpr bool parts_in_turn = true;
   static constexpr Index step = parts * L;
   static constexpr Index weights_per_step = step;
-  static constexpr Index blocks_pay = sizeof(W) < sizeof(Scalar) ? 17 : 9;  // docs/performance.md
+  static constexpr Index blocks_pay = sizeof(W) < sizeof(Scalar) ? blocks_pay_if_widened : 9;
   static constexpr int rows_together = 1;
 
   template <int p>
@@ -108,7 +112,7 @@ struct Exact<bfloat16> {
   static constexpr int parts = 2;
   static constexpr Index step = parts * L;
   static constexpr Index weights_per_step = step;
-  static constexpr Index blocks_pay = 17;
+  static constexpr Index blocks_pay = blocks_pay_if_widened;
   static constexpr int rows_together = 1;
 
   template <int p>

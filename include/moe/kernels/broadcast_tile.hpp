@@ -15,12 +15,19 @@
 
 namespace moe::inline MOE_TARGET::kernels {
 
+/// Whether rows of a panel are read where they lie, for they need not be widened.
+template <class W>
+inline constexpr bool are_read_in_place = sizeof(W) >= sizeof(float);
+template <>
+inline constexpr bool are_read_in_place<Quantized> = true;  // decoded before: products.hpp
+
 /// Rows of a panel: even, so that gate and up rows stay pairs, and that hidden rows come together that must; times two
-/// registers of tokens they fill at most 3/4 of all.
+/// registers of tokens they fill at most 3/4 of all. Rows that are read as they lie are often a multiple of 4 KB apart,
+/// where they share one set of L1: with as many of them as it has ways, a line is gone before all of it was read.
 template <class A>
-inline constexpr int panel_rows = num_registers == 32     ? 12
-                                  : A::rows_together == 1 ? 6
-                                                          : 4;
+inline constexpr int panel_rows =
+    num_registers == 32 ? (register_bytes == 64 && are_read_in_place<typename A::Weight> ? 8 : 12)
+                        : (A::rows_together == 1 ? 6 : 4);
 
 /// Panels that are worked on side by side where a panel is too deep for the cache.
 inline constexpr Index panels_in_group = 8;
@@ -62,7 +69,8 @@ MOE_KERNEL void broadcast_tile(const typename A::Unit* const* panel, const typen
         });
       });
     };
-    constexpr int together = num_registers == 32 ? 4 / V : 1;  // units, for each time that a row's address is found
+    // Units, for each time that a row's address is found: there are not registers for twelve.
+    constexpr int together = panel_rows<A> > 8 ? 4 / V : 1;
     Index k = begin;
     for (; k + together <= end; k += together) multiply(std::integral_constant<int, together>{}, k);
     for (; k < end; ++k) multiply(std::integral_constant<int, 1>{}, k);

@@ -21,6 +21,9 @@ constexpr int max_dot_columns = num_registers == 32 ? 8 : 4;
 constexpr int max_dot_columns = 1;
 #endif
 
+/// Columns of a tile where there are several: fewer columns leave registers for more rows, which read them less often.
+constexpr int dot_columns_of_several(int most) { return most == 8 ? 6 : most; }
+
 /// Rows of a tile of so many columns: few where memory is what it waits for, and else as many as registers hold.
 constexpr int dot_rows(int columns) {
   if (num_registers == 32) return columns <= 2 ? 2 : columns <= 6 ? 4 : 3;
@@ -328,7 +331,8 @@ void long_dot_products(const Rows<typename A::Weight>& rows, const Columns<A>& x
     }
     return;
   }
-  const Index blocks = (x.count + max_columns - 1) / max_columns;
+  constexpr int at_once = dot_columns_of_several(max_columns);
+  const Index blocks = x.count <= max_columns ? 1 : (x.count + at_once - 1) / at_once;
   const Index whole_steps = x.depth / A::step, steps = x.steps();
 
   const auto across = [&]<int R>(std::integral_constant<int, R>, Index row, Index apart) {

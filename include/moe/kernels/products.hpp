@@ -37,6 +37,7 @@ namespace detail {
 /// Whether rows are decoded to floats before they are multiplied.
 template <class A>
 inline constexpr bool decodes = std::is_same_v<A, Exact<Quantized>>;
+static_assert(panel_rows<Exact<Quantized>> == panel_rows<Exact<float>>, "their tiles are those of floats");
 
 /// Numbers that are decoded before they are multiplied, where that is a panel of rows at least.
 inline constexpr Index decoded_numbers = 24 << 10;
