@@ -258,6 +258,20 @@ TYPED_TEST(ProductsOf, EqualTheirNaiveTwinBeyondTheCache) {
                      4200 * 4 / Index(sizeof(typename TypeParam::Unit)), kernels::columns_in_group + 3, 1);
 }
 
+// Memory is counted by blocks_pay.
+TYPED_TEST(ProductsOf, TakeBlocksFromTheStatedNumberOfTokensOn) {
+  for (Index n = 0; n <= 300; ++n) {
+    const bool in_blocks = kernels::in_blocks<TypeParam>(n, {});
+    EXPECT_FALSE(kernels::in_blocks<TypeParam>(n, {.batch_invariant = true}));
+    if (n < TypeParam::blocks_pay) {
+      EXPECT_FALSE(in_blocks) << n;
+    }
+    if (n == TypeParam::blocks_pay || n >= 8 * kernels::full_block<TypeParam>) {
+      EXPECT_TRUE(in_blocks) << n;
+    }
+  }
+}
+
 TYPED_TEST(ProductsOf, NoCutBetweenRowsChangesABit) {
   using S = typename TypeParam::Scalar;
   test::Random random(1);
@@ -344,7 +358,7 @@ TYPED_TEST(ProductsOf, FfnsAreAsExactAsTheySay) {
       Matrix<S> y = Matrix<S>::Zero(d_model, num_tokens);
       const kernels::TokenBatches<A> batches(x, plan, y, d_ff, workers);
       const kernels::TokenBatch<A>& batch = *batches.begin();
-      EXPECT_EQ(batch.x.in_blocks(), num_tokens >= A::blocks_pay && !batch_invariant);
+      EXPECT_EQ(batch.x.in_blocks(), kernels::in_blocks<A>(num_tokens, {.batch_invariant = batch_invariant}));
       workers.for_each_band(d_ff, A::step, [&](Index first, Index last, Scratch& scratch) {
         kernels::gate_up<A, S>(map_of(gate), map_of(up), {}, first, last, batch, act, scratch);
       });

@@ -40,10 +40,18 @@ struct Activations : std::variant<Columns<A>, Blocks<A>> {
   }
 };
 
-/// Whether so many columns are better turned into blocks. Their sums have another order than those of few columns.
+/// Whether so many columns are better turned into blocks: not where many of the last one are missing. Their sums have
+/// another order than those of few columns.
 template <class A>
-bool in_blocks(Index columns, const Numerics& numerics) {
-  return columns >= A::blocks_pay && !numerics.batch_invariant;
+constexpr bool in_blocks(Index columns, const Numerics& numerics) {
+  if (columns < A::blocks_pay || numerics.batch_invariant) return false;
+  if constexpr (requires { A::column_alone; }) {
+    constexpr double half_block = 1.35 * A::L;  // with one load for each product
+    const Index last = columns % full_block<A>;
+    const double time = double(columns - last) + (last == 0 ? 0 : last <= A::L ? half_block : double(full_block<A>));
+    return time <= A::column_alone * double(columns);
+  }
+  return true;
 }
 
 /// Bytes that so many columns of this depth take in either form, at most.

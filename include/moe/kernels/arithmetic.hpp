@@ -12,7 +12,8 @@
 ///   parts_in_turn         is there where the parts of a step are its numbers in turn, L of them each
 ///   arrange(x, to)        the activations of a step, as the weights will meet them
 ///   multiply_add          sum += w · x, lane by lane
-///   blocks_pay            from so many tokens on, activations are turned into blocks (blocks.hpp); `never` for never
+///   blocks_pay            from so many tokens on, activations may be turned into blocks (blocks.hpp); `never` for
+///   never column_alone          time of a column by itself, by that of one in a full block; need not be there
 ///
 /// and, where there are blocks, in which a register holds one unit of each of as many tokens as it has lanes:
 ///
@@ -43,9 +44,11 @@ namespace moe::inline MOE_TARGET::kernels {
 
 inline constexpr Index never = std::numeric_limits<Index>::max();
 
-/// For weights of 16 bits that are widened to float: docs/performance.md. A block of AVX-512 holds 32 columns, and is
-/// not worth it where many of them are missing.
-inline constexpr Index blocks_pay_if_widened = register_bytes == 64 ? 27 : 17;
+/// When blocks pay, of weights that lie as they are multiplied, and of those that are widened: docs/performance.md.
+inline constexpr Index blocks_pay_in_place = register_bytes == 32 ? 13 : 9;
+inline constexpr Index blocks_pay_if_widened = register_bytes == 64 ? 26 : register_bytes == 32 ? 15 : 17;
+inline constexpr double column_alone_in_place = register_bytes == 64 ? 2.5 : register_bytes == 32 ? 1.25 : 2;
+inline constexpr double column_alone_if_widened = register_bytes == 64 ? 1.25 : register_bytes == 32 ? 1.1 : 2;
 
 /// What is asked of an arithmetic by whoever arranges activations for it; the tiles ask for the rest.
 template <class A>
@@ -69,7 +72,8 @@ struct Exact {
   static constexpr bool parts_in_turn = true;
   static constexpr Index step = parts * L;
   static constexpr Index weights_per_step = step;
-  static constexpr Index blocks_pay = sizeof(W) < sizeof(Scalar) ? blocks_pay_if_widened : 9;
+  static constexpr Index blocks_pay = sizeof(W) < sizeof(Scalar) ? blocks_pay_if_widened : blocks_pay_in_place;
+  static constexpr double column_alone = sizeof(W) < sizeof(Scalar) ? column_alone_if_widened : column_alone_in_place;
   static constexpr int rows_together = 1;
 
   template <int p>
@@ -113,6 +117,7 @@ struct Exact<bfloat16> {
   static constexpr Index step = parts * L;
   static constexpr Index weights_per_step = step;
   static constexpr Index blocks_pay = blocks_pay_if_widened;
+  static constexpr double column_alone = column_alone_if_widened;
   static constexpr int rows_together = 1;
 
   template <int p>
@@ -167,7 +172,8 @@ struct Fast {
   static constexpr int parts = 1;
   static constexpr Index step = 2 * L;
   static constexpr Index weights_per_step = step;
-  static constexpr Index blocks_pay = 13;
+  static constexpr Index blocks_pay = register_bytes == 64 ? 16 : 13;
+  static constexpr double column_alone = register_bytes == 64 ? 1.5 : 2;
   static constexpr int rows_together = 2;
 
   template <int p>
