@@ -74,6 +74,17 @@ MOE_KERNEL void product_tile(const S* a, const S* b, Index depth, S* c, Index c_
   }
 }
 
+/// Rows of B that are fetched while one is packed.
+inline constexpr Index rows_fetched = 4;
+
+/// Asks for a tile of C, which is to be added to.
+template <class S>
+MOE_INLINE void fetch_tile(const S* c, Index rows, Index c_stride) {
+  for (Index r = 0; r < rows; ++r) {
+    for (Index j = 0; j < 2 * lanes<S>; j += 64 / Index(sizeof(S))) __builtin_prefetch(c + r * c_stride + j, 1, 2);
+  }
+}
+
 /// The tile of so many rows, 1 ≤ rows ≤ product_rows.
 template <class S>
 auto product_tile_of(Index rows) {
@@ -101,16 +112,23 @@ MOE_KERNEL void pack_rows(const Strided<S>& a, Index rows, Index depth, S* to) {
 }
 
 /// So many columns and rows of B, widened to S, as panels: [panel][depth][2 registers]; what is missing is 0.
-/// @param row  row(k) is where those columns of row k are, to be read at once
-template <class S, class Row>
-MOE_KERNEL void pack_panels(const Row& row, Index depth, Index cols, S* to) {
+/// @param row   row(k) is where those columns of row k are, to be read at once
+/// @param next  next(k) is where those of a row behind are, to be fetched meanwhile; or null
+template <class S, class Row, class Next>
+MOE_KERNEL void pack_panels(const Row& row, const Next& next, Index depth, Index cols, S* to) {
   constexpr int L = lanes<S>;
   constexpr Index width = 2 * L;
   const Index whole = cols / width * width;
   for (Index k = 0; k < depth; ++k) {
     const auto* const from = row(k);
+    const auto* const behind = next(k);
     S* panel = to + k * width;
     for (Index left = 0; left < whole; left += width, panel += depth * width) {
+      if (behind != nullptr) {
+        repeat<int(width * sizeof(*behind) / 64)>([&](auto line) __attribute__((always_inline)) {
+          __builtin_prefetch(behind + left + line * (64 / Index(sizeof(*behind))));
+        });
+      }
       store(panel, widen(from + left));
       store(panel + L, widen(from + left + L));
     }
@@ -151,15 +169,25 @@ void add_product(const Strided<S>& a, Index rows, const StoredWeight<W>& b, S* c
           return b.data() + (k + r) * b.outerStride() + left;
         }
       };
-      pack_panels(piece, depth, cols, packed_b);
+      const auto behind = [&](Index r) -> const W* {
+        if constexpr (std::is_same_v<W, Quantized>) {
+          return nullptr;
+        } else {
+          return r + rows_fetched < depth ? piece(r + rows_fetched) : nullptr;
+        }
+      };
+      pack_panels(piece, behind, depth, cols, packed_b);
       for (Index top = 0; top < rows; top += product_rows_in_block) {
         const Index height = std::min(product_rows_in_block, rows - top);
         pack_rows(a.from(top, k), height, depth, packed_a);
         for (Index row = 0; row < height; row += product_rows) {
-          const auto tile = product_tile_of<S>(std::min<Index>(product_rows, height - row));
+          const Index tall = std::min<Index>(product_rows, height - row);
+          const auto tile = product_tile_of<S>(tall);
+          S* const to = c + (top + row) * c_stride + left;
           for (Index col = 0; col < cols; col += width) {
-            tile(packed_a + row * depth, packed_b + col * depth, depth, c + (top + row) * c_stride + left + col,
-                 c_stride, std::min(width, cols - col));
+            if (col + width < cols) fetch_tile(to + col + width, tall, c_stride);
+            tile(packed_a + row * depth, packed_b + col * depth, depth, to + col, c_stride,
+                 std::min(width, cols - col));
           }
         }
       }
