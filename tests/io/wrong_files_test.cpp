@@ -336,6 +336,38 @@ TEST_F(WrongFiles, HalfOfTheExperts) {
                     " experts have a \"experts.#.up_proj.weight\""});
 }
 
+/// Of every model of tests/real; of experts, the first one's. Left are what no class uses, and a scale that tells later
+/// layers from the first.
+TEST_F(WrongFiles, AnyOneTensorOfABlockThatIsLeftOut) {
+  const std::set<std::string> needless = {"router.classifier.bias", "gate.router_states_scale"};
+  int left_out = 0;
+  for (const auto& entry : fs::directory_iterator("tests/real")) {
+    const fs::path from = entry.path();
+    if (!fs::exists(from / "model.safetensors") || from.filename() == "doge") continue;
+    const Tensors all = Tensors::open(from / "model.safetensors");
+    const std::string block = Model(from).moe_blocks().at(0), prefix = block.empty() ? "" : block + ".";
+    fs::copy_file(from / "config.json", model / "config.json", fs::copy_options::overwrite_existing);
+    std::set<std::string> kinds;
+    for (const std::string& name : all.names()) {
+      if (!name.starts_with(prefix) || all.at(name).bytes.empty()) continue;
+      const std::string its = name.substr(prefix.size());
+      if (needless.contains(its) || (from.filename() == "qwen2_moe_no_shared" && its == "shared_expert_gate.weight"))
+        continue;
+      std::string kind = its;
+      kind.erase(std::remove_if(kind.begin(), kind.end(), [](char c) { return c >= '0' && c <= '9'; }), kind.end());
+      if (its.find("experts.") != its.npos && !kinds.insert(kind).second) continue;
+      std::vector<Tensor> kept;
+      for (const std::string& other : all.names()) {
+        if (other != name) kept.push_back(all.at(other));
+      }
+      write_safetensors(model / "model.safetensors", kept);
+      EXPECT_NE(error_of_loading(model, block), "no error") << from << " without " << name;
+      ++left_out;
+    }
+  }
+  EXPECT_GE(left_out, 1000);
+}
+
 /// A folder that holds blocks alone may be part of a model; one with the embedding is all of it.
 TEST_F(WrongFiles, AConfigThatPromisesMoreLayersThanThereAre) {
   const Tensors block = Tensors::open(model / "model.safetensors");

@@ -128,7 +128,7 @@ void with_dtype(const PlannedTensor& tensor, const F& f) {
 /// @throws Error if a finite number is too large for that.
 inline Tensor put_together(const PlannedTensor& planned) {
   if (planned.kept) return *planned.kept;
-  const std::shared_ptr<std::byte[]> memory(new std::byte[planned.bytes()]);
+  const std::shared_ptr<std::byte[]> memory(new std::byte[planned.bytes()]());
   with_dtype(planned, [&]<class T>(T) {
     T* const all = reinterpret_cast<T*>(memory.get());
     for (const auto& [parameter, place] : planned.pieces) {
@@ -194,7 +194,7 @@ PlannedTensors plan_block(const ModelBlock& block, const std::vector<StoredParam
   }
   PlannedTensors planned;
   for (auto& [name, tensor] : tensors) {
-    Index numbers = 0;
+    Index numbers = tensor.pieces.front().second.spare;
     for (const auto& [parameter, place] : tensor.pieces) numbers += place.rows * place.cols;
     if (numbers != element_count({.name = name, .shape = tensor.shape})) {
       fail(who, "tensor \"", name, "\" ", to_string(tensor.shape), " gets ", numbers, " numbers");
