@@ -29,7 +29,7 @@ struct StoredParameter {
   Index rows, cols;
   Index first = 0, row_step = 0, col_step = 1;
   std::string like = {};  // what is there of the same kind, and says the type: "….experts.0.w1.weight"
-  Index spare = 0;        // how many numbers of the tensor are nobody's: zeros
+  Index spare = 0;        // how many numbers of the tensor are nobody's: its last
 };
 
 /// Lists what LayerLoader reads of a block, by the same names and layouts, for a block of these sizes.
