@@ -26,7 +26,7 @@ mistral_large4_text mixtral muse_spark_text nemotron_h nllb-moe olmoe openai_pri
 qwen3_5_moe_text qwen3_moe qwen3_next qwen3_omni_moe_talker_text qwen3_omni_moe_text qwen3_vl_moe_text qwen4_exp_text
 solar_open step3p5 switch_transformers unlimited_ocr_text zaya""".split()
 
-KEYS = """hidden_size d_model d_ff encoder_ffn_dim intermediate_size moe_intermediate_size expert_ffn_hidden_size
+KEYS = """hidden_size d_model d_ff encoder_ffn_dim decoder_ffn_dim intermediate_size moe_intermediate_size expert_ffn_hidden_size
 num_experts num_local_experts n_routed_experts moe_num_experts num_experts_per_tok num_experts_per_token moe_k moe_topk
 top_k_experts n_shared_experts num_shared_experts moe_num_shared_experts shared_expert_intermediate_size
 shared_intermediate_size shared_experts_intermediate_size moe_shared_expert_intermediate_size share_expert_dim
@@ -70,11 +70,11 @@ struct ReferenceDefaults {{
 }};
 
 /// Made by tests/reference_defaults.py from transformers {version}, which also checks it.
+// clang-format off
 inline constexpr auto reference_defaults = std::to_array<ReferenceDefaults>({{
-    // clang-format off
 {rows}
-    // clang-format on
 }});
+// clang-format on
 
 }}  // namespace moe::inline MOE_TARGET::io::detail
 """

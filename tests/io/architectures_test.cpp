@@ -141,6 +141,23 @@ TEST(Architectures, WhatIsNotComputedIsRefused) {
                          "num_experts_per_tok": 2, "activation_function": "tanh"})"),
             "config.json: activation_function is \"tanh\", expected \"silu\" or \"swish\" or \"gelu\" or "
             "\"gelu_pytorch_tanh\" or \"gelu_new\" or \"relu\" or \"relu2\"");
+  for (const std::string key : {"mlp_gate_softcap", "mlp_up_softcap"}) {
+    const std::string config = R"({"model_type": "inkling2_text", ")" + key + R"(": 0.0})";
+    EXPECT_EQ(error_of(config.c_str()), "config.json: " + key + " is 0, expected more than 0");
+  }
+}
+
+TEST(Architectures, PhimoeTakesTwoExpertsWhateverItsConfigSays) {
+  const MoeShape shape = shape_of(R"({"model_type": "phimoe", "num_experts_per_tok": 1})");
+  EXPECT_EQ(shape.top_k, 2);
+  EXPECT_EQ(std::get<SparseMixerOptions>(shape.router).top_k, 2);
+}
+
+/// Transformers' class gives the key to the shared expert alone.
+TEST(Architectures, AriaSharesTheActivationThatItsConfigNames) {
+  const MoeShape shape = shape_of(R"({"model_type": "aria_text", "hidden_act": "gelu"})");
+  EXPECT_EQ(to_string(shape.hidden), to_string(HiddenActivation(AnyGatedActivation(SwiGlu{}))));
+  EXPECT_EQ(to_string(shape.hidden_shared), to_string(HiddenActivation(AnyGatedActivation(GeGlu{}))));
 }
 
 // ---- errors that name the tensor

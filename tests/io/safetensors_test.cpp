@@ -471,7 +471,6 @@ class Shards : public Safetensors {
 
 TEST_F(Shards, AnIndexMakesThemOneModel) {
   write_model(R"({"metadata": {"total_size": 16}, "weight_map": {"a": "1.safetensors", "b": "2.safetensors"}})");
-  write_safetensors(folder / "model.safetensors", {});  // the index goes first
   for (const fs::path& path : {folder, folder / "model.safetensors.index.json"}) {
     const Tensors model = Tensors::open(path);
     EXPECT_EQ(model.names(), (std::vector<std::string>{"a", "b"}));
@@ -482,8 +481,34 @@ TEST_F(Shards, AnIndexMakesThemOneModel) {
   }
 }
 
-TEST_F(Shards, ATensorThatTheIndexDoesNotNameIsNotPartOfTheModel) {
+TEST_F(Shards, AShardThatTheIndexDoesNotNameIsNotPartOfTheModel) {
   write_model(R"({"weight_map": {"a": "1.safetensors"}})");
+  EXPECT_EQ(Tensors::open(folder).names(), std::vector<std::string>{"a"});
+}
+
+/// As in transformers, which reads whole shards.
+TEST_F(Shards, AllThatAShardHoldsIsPartOfTheModel) {
+  write_model(R"({"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}})");
+  write_safetensors(folder / "2.safetensors", {make_tensor("b", {2}, b), make_tensor("c", {2}, a)});
+  EXPECT_EQ(Tensors::open(folder).names(), (std::vector<std::string>{"a", "b", "c"}));
+}
+
+/// Whom the index names does not matter to transformers, where the last shard that has it counts.
+TEST_F(Shards, ATensorInTwoOfThemIsAnErrorThatNamesBoth) {
+  write_model(R"({"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}})");
+  write_safetensors(folder / "2.safetensors", {make_tensor("a", {2}, b), make_tensor("b", {2}, b)});
+  expect_parts(error_of([&] { Tensors::open(folder); }),
+               {(folder / "2.safetensors").string() + ": tensor \"a\" is in another shard of ",
+                (folder / "1.safetensors").string() + ": tensor \"a\""});
+}
+
+/// Transformers reads model.safetensors then, and others the index.
+TEST_F(Shards, AModelThatIsThereInOneFileTooIsAnError) {
+  write_model(R"({"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}})");
+  write_safetensors(folder / "model.safetensors", {make_tensor("a", {2}, b)});
+  expect_parts(error_of([&] { Tensors::open(folder); }),
+               {folder.string() + ": has model.safetensors, and model.safetensors.index.json"});
+  write_text(folder / "model.safetensors.index.json", R"({"weight_map": {"a": "model.safetensors"}})");
   EXPECT_EQ(Tensors::open(folder).names(), std::vector<std::string>{"a"});
 }
 

@@ -13,6 +13,7 @@
 #include <set>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -334,6 +335,41 @@ TEST_F(WrongFiles, HalfOfTheExperts) {
   expect_error({"model.safetensors: no tensor \"experts.1.up_proj.weight\"",
                 std::to_string(there) + " of " + std::to_string(there + left_out) +
                     " experts have a \"experts.#.up_proj.weight\""});
+}
+
+/// Of every model of tests/real; of experts, the first one's. Left are what no class uses, and a scale that tells later
+/// layers from the first.
+TEST_F(WrongFiles, AnyOneTensorOfABlockThatIsLeftOut) {
+  const std::set<std::string> needless = {"router.classifier.bias", "gate.router_states_scale"};
+  int left_out = 0;
+  for (const auto& entry : fs::directory_iterator("tests/real")) {
+    const fs::path from = entry.path();
+    if (!fs::exists(from / "model.safetensors") || from.filename() == "doge") continue;
+    const Tensors all = Tensors::open(from / "model.safetensors");
+    const Model whole(from);
+    const std::string block = whole.moe_blocks().at(0), prefix = block.empty() ? "" : block + ".";
+    const auto scopes = io::detail::alternatives(whole.architecture(block).scope);
+    fs::copy_file(from / "config.json", model / "config.json", fs::copy_options::overwrite_existing);
+    std::set<std::string> kinds;
+    for (const std::string& name : all.names()) {
+      if (!name.starts_with(prefix) || all.at(name).bytes.empty()) continue;
+      const std::string its = name.substr(prefix.size());
+      if (std::ranges::none_of(scopes, [&](std::string_view with) { return its.starts_with(with); })) continue;
+      if (needless.contains(its) || (from.filename() == "qwen2_moe_no_shared" && its == "shared_expert_gate.weight"))
+        continue;
+      std::string kind = its;
+      kind.erase(std::remove_if(kind.begin(), kind.end(), [](char c) { return c >= '0' && c <= '9'; }), kind.end());
+      if (its.find("experts.") != its.npos && !kinds.insert(kind).second) continue;
+      std::vector<Tensor> kept;
+      for (const std::string& other : all.names()) {
+        if (other != name) kept.push_back(all.at(other));
+      }
+      write_safetensors(model / "model.safetensors", kept);
+      EXPECT_NE(error_of_loading(model, block), "no error") << from << " without " << name;
+      ++left_out;
+    }
+  }
+  EXPECT_GE(left_out, 1000);
 }
 
 /// A folder that holds blocks alone may be part of a model; one with the embedding is all of it.

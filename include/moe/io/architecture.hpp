@@ -40,6 +40,7 @@ struct Architecture {
   const char* top_k = "num_experts_per_tok";  // where there is none, `fixed_top_k` counts
   Index fixed_top_k = 1;
   const char* d_ff = "moe_intermediate_size";
+  const char* d_ff_of_decoder = "";  // that of blocks below "decoder.", where it may be another
   const char* num_zero_experts = "";
   const char* bias = "";  // says whether FFNs have biases
   bool always_biased = false;

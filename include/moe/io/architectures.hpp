@@ -328,10 +328,15 @@ inline HiddenActivation clamped_of_layer(const Config& config, Index layer, bool
 }
 inline HiddenActivation softcapped(const Config& config, Index, bool) {
   one_of(config, "hidden_act", {"silu", "swish"});
-  return AnyGatedActivation(SoftcappedSwiGlu{.gate_cap = static_cast<float>(config.number("mlp_gate_softcap")),
-                                             .up_cap = static_cast<float>(config.number("mlp_up_softcap"))});
+  const auto cap = [&](const char* key) { return limit_of(config, key, config.number(key)); };
+  return AnyGatedActivation(SoftcappedSwiGlu{.gate_cap = cap("mlp_gate_softcap"), .up_cap = cap("mlp_up_softcap")});
 }
 inline HiddenActivation always_swiglu(const Config&, Index, bool) { return AnyGatedActivation(SwiGlu{}); }
+/// Aria's routed experts are SwiGLU whatever the key says; the shared one is what it says.
+inline HiddenActivation swiglu_routed(const Config& config, Index, bool shared) {
+  const AnyGatedActivation said = gated_activation(config, "hidden_act");
+  return shared ? said : AnyGatedActivation(SwiGlu{});
+}
 
 // ------------------------------------------------------------------------------------------------------------- the
 // table
@@ -420,7 +425,7 @@ inline constexpr auto known_architectures = std::to_array<Architecture>({
     {.model_type = "zaya", .router_options = softmax_top_k, .router_kind = RouterKind::carried, .router = "gate.router_mlp.out_proj.weight",
      .selection_bias = "gate.balancing_biases", .skips = true},
     {.model_type = "aria_text", .num_experts = "moe_num_experts", .top_k = "moe_topk", .d_ff = "intermediate_size", .bias = "mlp_bias",
-     .router_options = softmax_of_chosen, .hidden = nullptr, .d_ff_shared = aria_shared_experts, .shared = "shared_experts."},
+     .router_options = softmax_of_chosen, .hidden = swiglu_routed, .d_ff_shared = aria_shared_experts, .shared = "shared_experts."},
     {.model_type = "dbrx", .d_model = "d_model", .num_experts = "ffn_config.moe_num_experts", .top_k = "ffn_config.moe_top_k",
      .d_ff = "ffn_config.ffn_hidden_size", .router_options = dbrx_options, .router = "router.weight|router.layer.weight",
      .experts = "experts.mlp.|experts.", .parameters_of_experts = "", .activation = "ffn_config.ffn_act_fn.name"},
@@ -441,14 +446,14 @@ inline constexpr auto known_architectures = std::to_array<Architecture>({
     {.model_type = "jetmoe", .num_experts = "num_local_experts", .d_ff = "intermediate_size", .router_options = softmax_of_chosen,
      .router = "router.weight|router.layer.weight", .experts = "experts.|", .parameters_of_experts = "input_linear.weight|output_linear.weight",
      .activation = "activation_function", .output_bias = "bias"},
-    {.model_type = "phimoe", .num_experts = "num_local_experts", .d_ff = "intermediate_size", .router_options = sparse_mixer_options},
+    {.model_type = "phimoe", .num_experts = "num_local_experts", .top_k = "", .fixed_top_k = 2, .d_ff = "intermediate_size", .router_options = sparse_mixer_options},
     {.model_type = "longcat_flash", .num_experts = "n_routed_experts", .top_k = "moe_topk", .d_ff = "expert_ffn_hidden_size",
      .num_zero_experts = "zero_expert_num", .ignored_keys = "router_bias", .router_options = longcat_options, .router = "router.classifier.weight",
      .selection_bias = "router.e_score_correction_bias", .ignored = "router.classifier.bias"},
     {.model_type = "switch_transformers", .d_model = "d_model", .top_k = "", .d_ff = "d_ff", .ignored_keys = "router_jitter_noise", .router_options = softmax_top_k,
      .router = "router.classifier.weight", .router_bias = "router.classifier.bias", .router_bias_if = "router_bias", .capacity = switch_capacity,
      .gated = false, .parameters_of_experts = "experts.expert_#.wi.weight|experts.expert_#.wo.weight", .activation = "dense_act_fn"},
-    {.model_type = "nllb-moe", .d_model = "d_model", .top_k = "", .fixed_top_k = 2, .d_ff = "encoder_ffn_dim", .always_biased = true, .router_options = nllb_options,
+    {.model_type = "nllb-moe", .d_model = "d_model", .top_k = "", .fixed_top_k = 2, .d_ff = "encoder_ffn_dim", .d_ff_of_decoder = "decoder_ffn_dim", .always_biased = true, .router_options = nllb_options,
      .router = "router.classifier.weight", .router_bias = "router.classifier.bias", .router_bias_if = "router_bias", .capacity = nllb_capacity,
      .gated = false, .parameters_of_experts = "experts.expert_#.fc1.weight|experts.expert_#.fc2.weight", .activation = "activation_function", .output_scale = nllb_output_scale},
     {.model_type = "ernie4_5_vl_moe_text", .num_experts = "moe_num_experts", .top_k = "moe_k", .bias = "use_bias", .router_options = ernie_options,
@@ -614,6 +619,8 @@ inline MoeShape moe_shape(const Config& config, const Architecture& architecture
   MoeShape shape = moe_shape(config, architecture, detail::layer_number(block));
   const bool of_images = architecture.router_kind == RouterKind::by_modality && block.ends_with("vision_moe");
   if (of_images && config.is_list(architecture.d_ff)) shape.d_ff = config.integer_in_list(architecture.d_ff, 1);
+  const bool of_decoder = ('.' + block + '.').find(".decoder.") != std::string::npos;
+  if (of_decoder && *architecture.d_ff_of_decoder) shape.d_ff = config.integer(architecture.d_ff_of_decoder);
   return shape;
 }
 

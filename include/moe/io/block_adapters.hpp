@@ -400,7 +400,7 @@ class BlockAdapterReader {
 
   void take_fused(const std::string& module, const std::string& parameter, Index matrix_number,
                   bool of_others = false) {
-    const Index n = of_others ? others_.count : shape_.num_experts;
+    const Index n = of_others ? others_.count : shape_.num_experts + num_spare(matrix_number);
     const std::string a = module + std::string(a_end), b = module + std::string(b_end);
     const Index rows = shape_of(a)[0];
     if (rows % n != 0) {
@@ -413,6 +413,11 @@ class BlockAdapterReader {
       fail(what(module), " is between ", one, " and ", other, " numbers, expected ", out, " and ", in);
     }
     fused_.push_back({std::move(fused), parameter, matrix_number, of_others});
+  }
+
+  /// How many further experts a parameter has, which compute nothing: LongCat's gate_up_proj.
+  Index num_spare(Index matrix_number) const {
+    return matrix_number == AdapterPlace::gate_and_up ? shape_.num_zero_experts : 0;
   }
 
   /// Of an expert's matrices, its numbers out and in.
@@ -443,7 +448,8 @@ class BlockAdapterReader {
 
   void give(const Fused& fused, bool turned) {
     const double alpha = file_.config.alpha(fused.parameter, fused.adapter.rank());
-    for (Index e = 0; e < fused.adapter.num_experts; ++e) {
+    const Index n = fused.adapter.num_experts - (fused.of_others ? 0 : num_spare(fused.matrix));
+    for (Index e = 0; e < n; ++e) {
       auto& its = found_.experts[std::size_t(e + (fused.of_others ? shape_.num_experts : 0))];
       Adapter<Scalar> one = fused.adapter.of_expert(e, turned, alpha);
       if (fused.matrix != AdapterPlace::gate_and_up) {

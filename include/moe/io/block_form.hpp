@@ -29,6 +29,7 @@ struct StoredParameter {
   Index rows, cols;
   Index first = 0, row_step = 0, col_step = 1;
   std::string like = {};  // what is there of the same kind, and says the type: "….experts.0.w1.weight"
+  Index spare = 0;        // how many numbers of the tensor are nobody's: its last
 };
 
 /// Lists what LayerLoader reads of a block, by the same names and layouts, for a block of these sizes.
@@ -39,7 +40,11 @@ class BlockForm {
   /// @param shape     of the block as it is there
   BlockForm(const WeightTensors& tensors, const Config& config, const Architecture& architecture, const Names& experts,
             const MoeShape& shape)
-      : tensors_(tensors), config_(config), names_(architecture), experts_(experts), shape_(shape) {
+      : tensors_(tensors.with_spare(shape.num_zero_experts)),
+        config_(config),
+        names_(architecture),
+        experts_(experts),
+        shape_(shape) {
     if (is_part_of_block(tensors, architecture)) shape_.d_ff_shared = 0;
   }
 
@@ -177,15 +182,18 @@ class BlockForm {
       return tensors_.full_name(separate ? WeightTensors::numbered(of_all, expert) : of_all);
     };
     std::vector<Index> shape = {turned ? cols : all_rows, turned ? all_rows : cols};
+    Index spare = 0;
     if (names.layout == Layout::rows) {
       shape[0] *= n;
     } else if (!separate) {
-      shape.insert(shape.begin(), n);
+      const Tensor* const there = tensors_.find(name);
+      spare = there != nullptr ? tensors_.num_stored(*there) - tensors_.num_experts() : 0;
+      shape.insert(shape.begin(), n + spare);
     }
     const Index before = separate ? 0 : e * all_rows * cols;
     all.push_back({parameter + ".weight", tensor(name, e), std::move(shape), rows, cols,
                    before + (turned ? first : first * cols), turned ? step : step * cols, turned ? all_rows : 1,
-                   tensor(name, 0)});
+                   tensor(name, 0), spare * all_rows * cols});
     const std::string bias = bias_name(name);
     if (!tensors_.contains(separate ? WeightTensors::numbered(bias, 0) : bias)) return;
     all.push_back({parameter + ".bias", tensor(bias, e),
@@ -236,7 +244,7 @@ class BlockForm {
     one("down_proj", names.down, parts.down);
   }
 
-  const WeightTensors& tensors_;
+  const WeightTensors tensors_;
   const Config& config_;
   const Architecture& names_;
   const Names experts_;

@@ -109,12 +109,12 @@ inline FfnParts ffn_parts(Layout layout, Index in, Index ff, bool turned, bool a
 
 /// Both shapes together say it: gate and up (2·d_ff × in), down (in × d_ff), or both turned.
 inline bool is_turned(const WeightTensors& tensors, const Names& names, Index in, Index ff) {
-  const Index n = tensors.num_experts();
-  const auto shape_is = [&](const std::string& name, const std::vector<Index>& shape) {
-    return tensors.contains(name) && tensors.shape(name) == shape;
+  const auto shape_is = [&](const std::string& name, Index rows, Index cols) {
+    const Tensor* const tensor = tensors.find(name);
+    return tensor != nullptr && tensor->shape == std::vector{tensors.num_stored(*tensor), rows, cols};
   };
-  const int straight = shape_is(names.up, {n, 2 * ff, in}) + shape_is(names.down, {n, in, ff});
-  const int turned = shape_is(names.up, {n, in, 2 * ff}) + shape_is(names.down, {n, ff, in});
+  const int straight = shape_is(names.up, 2 * ff, in) + shape_is(names.down, in, ff);
+  const int turned = shape_is(names.up, in, 2 * ff) + shape_is(names.down, ff, in);
   return turned > straight;
 }
 

@@ -168,7 +168,8 @@ class LayerLoader {
       : config_(config),
         names_(architecture),
         shape_(shape_of(tensors, config, architecture)),
-        tensors_(experts ? tensors.only(within(*experts, 0, shape_.num_experts)) : tensors),
+        tensors_((experts ? tensors.only(within(*experts, 0, shape_.num_experts)) : tensors)
+                     .with_spare(shape_.num_zero_experts)),
         others_(experts ? within(*experts, shape_.num_experts, num_outputs()) : std::vector<Index>()),
         all_(!experts),
         spelling_(find_names(tensors_, expert_spellings, architecture.experts, architecture.gated)) {
@@ -379,7 +380,7 @@ class LayerLoader {
     return TopKByModality<Scalar>({of(names_.router, 0), of(second_modality, 1)});
   }
 
-  /// ZAYA's: the first layer hears none before it, and has no scale.
+  /// ZAYA's: the first layer hears none before it, and has no scale. All else is in each.
   MlpTopK<Scalar> mlp_top_k() const {
     const Tensor down = tensors_.at("gate.down_proj.weight");
     const Index size = config_.integer("router_hidden_size");
@@ -388,11 +389,12 @@ class LayerLoader {
       const Vector numbers = finite(name, {rows, cols});
       return Eigen::Map<const Weight<Scalar>>(numbers.data(), rows, cols);
     };
-    const auto vector = [&](std::string_view name) { return vector_if(tensors_.contains(name), name, {size}); };
+    const auto vector = [&](std::string_view name) { return finite(name, {size}); };
+    const std::string_view scale = "gate.router_states_scale";
     return {{.down = matrix("gate.down_proj.weight", size, d()),
              .down_bias = vector("gate.down_proj.bias"),
-             .state_scale = vector("gate.router_states_scale"),
-             .norm_scale = finite("gate.router_mlp.norm.weight", {size}),
+             .state_scale = vector_if(tensors_.contains(scale), scale, {size}),
+             .norm_scale = vector("gate.router_mlp.norm.weight"),
              .fc1 = matrix("gate.router_mlp.fc1.weight", size, size),
              .fc1_bias = vector("gate.router_mlp.fc1.bias"),
              .fc2 = matrix("gate.router_mlp.fc2.weight", size, size),
@@ -682,7 +684,7 @@ class LayerLoader {
   void require_all_read() const {
     tensors_.ignore(names_.ignored);
     if (!names_.shared_gate.empty() && shape_.d_ff_shared == 0) tensors_.ignore(names_.shared_gate);
-    const auto left = tensors_.unread(names_.scope, shape_.num_zero_experts > 0);
+    const auto left = tensors_.unread(names_.scope);
     if (!left.empty()) {
       fail(to_string(left[0]), " is of the block \"", tensors_.block(), "\", and a layer of model_type \"",
            config_.text("model_type"), "\" with these settings has nothing that reads it",

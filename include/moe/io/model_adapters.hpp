@@ -176,9 +176,10 @@ class PeftFolder {
       if (one.ends_with("experts.")) name = one;
     }
     const bool by_modality = architecture().router_kind == RouterKind::by_modality && !others.empty();
-    add_group(routed, by_modality ? "text_moe.experts" : std::string(name.substr(0, name.size() - 1)));
+    add_group(routed, by_modality ? "text_moe.experts" : std::string(name.substr(0, name.size() - 1)),
+              model_.shape(layer_).num_zero_experts);
     if (!by_modality) return refuse(others);
-    add_group(others, "vision_moe.experts");
+    add_group(others, "vision_moe.experts", 0);
   }
 
   void refuse(const Experts& experts) const {
@@ -189,8 +190,9 @@ class PeftFolder {
     }
   }
 
-  /// @param module  of all experts
-  void add_group(const Experts& experts, const std::string& module) {
+  /// @param module     of all experts
+  /// @param num_spare  how many more gate_up_proj has, which compute nothing
+  void add_group(const Experts& experts, const std::string& module, Index num_spare) {
     if (experts.empty()) return;
     const bool gated = experts.begin()->second.gate.out() > 0;
     std::vector<Adapter<Scalar>> up, down;
@@ -205,6 +207,7 @@ class PeftFolder {
       add_all_of(up, in_layer(block_, std::string(parameters[0])));
       return add_all_of(down, in_layer(block_, std::string(parameters[1])));
     }
+    if (gated) up.resize(up.size() + std::size_t(num_spare));
     const auto any = [](const Adapter<Scalar>& one) { return one.rank() > 0; };
     const bool has_up = std::ranges::any_of(up, any), has_down = std::ranges::any_of(down, any);
     const std::string full = in_layer(block_, module);

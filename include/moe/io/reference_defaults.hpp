@@ -15,8 +15,8 @@ struct ReferenceDefaults {
 };
 
 /// Made by tests/reference_defaults.py from transformers 5.23.0, which also checks it.
+// clang-format off
 inline constexpr auto reference_defaults = std::to_array<ReferenceDefaults>({
-    // clang-format off
     {"afmoe",
      R"({"hidden_size": 2048, "intermediate_size": 6144, "moe_intermediate_size": 1408, "num_experts": 64, "num_experts_per_tok": 6, "num_shared_experts": 2, "hidden_act": "silu", "route_scale": 1.0, "rms_norm_eps": 1e-05})",
      R"({})"},
@@ -189,7 +189,7 @@ inline constexpr auto reference_defaults = std::to_array<ReferenceDefaults>({
      R"({"hidden_size": 4096, "intermediate_size": 21504, "moe_intermediate_size": 7688, "n_routed_experts": 8, "num_experts_per_tok": 2, "n_shared_experts": 1, "moe_shared_expert_intermediate_size": 7688, "mlp_hidden_act": "relu2", "norm_topk_prob": true, "routed_scaling_factor": 1.0, "n_group": 1, "topk_group": 1, "moe_latent_size": null, "layer_norm_epsilon": 1e-05, "use_bias": false, "mlp_bias": false})",
      R"({"num_local_experts": "n_routed_experts"})"},
     {"nllb-moe",
-     R"({"d_model": 1024, "encoder_ffn_dim": 4096, "num_experts": 128, "activation_function": "relu", "router_bias": false, "expert_capacity": 64, "second_expert_policy": "all", "normalize_router_prob_before_dropping": false, "moe_eval_capacity_token_fraction": 1.0, "moe_token_dropout": 0.2, "batch_prioritized_routing": false})",
+     R"({"d_model": 1024, "encoder_ffn_dim": 4096, "decoder_ffn_dim": 4096, "num_experts": 128, "activation_function": "relu", "router_bias": false, "expert_capacity": 64, "second_expert_policy": "all", "normalize_router_prob_before_dropping": false, "moe_eval_capacity_token_fraction": 1.0, "moe_token_dropout": 0.2, "batch_prioritized_routing": false})",
      R"({"hidden_size": "d_model"})"},
     {"olmoe",
      R"({"hidden_size": 2048, "intermediate_size": 2048, "num_experts": 64, "num_experts_per_tok": 8, "hidden_act": "silu", "norm_topk_prob": false, "rms_norm_eps": 1e-05})",
@@ -239,7 +239,7 @@ inline constexpr auto reference_defaults = std::to_array<ReferenceDefaults>({
     {"zaya",
      R"({"hidden_size": 2048, "moe_intermediate_size": 2048, "num_experts": 16, "num_experts_per_tok": 1, "hidden_act": "silu", "rms_norm_eps": 1e-05, "router_hidden_size": 256})",
      R"({})"},
-    // clang-format on
 });
+// clang-format on
 
 }  // namespace moe::inline MOE_TARGET::io::detail

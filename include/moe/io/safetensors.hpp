@@ -37,12 +37,32 @@ inline std::vector<std::filesystem::path> safetensors_names_in(const std::filesy
   return names;
 }
 
+/// What an index says is in which shard.
+inline std::map<std::string, std::vector<std::string>> names_by_shard(const std::filesystem::path& index) {
+  const nlohmann::json json = read_json(index);
+  const std::string whose = utf8(index) + ": the index";
+  const nlohmann::json& weight_map = member(json, "weight_map", whose);
+  if (!weight_map.is_object()) {
+    fail(utf8(index), ": weight_map is ", describe(weight_map), ", expected an object");
+  }
+  std::map<std::string, std::vector<std::string>> names;
+  for (const auto& [name, shard] : weight_map.items()) {
+    names[to_text(shard, "shard", utf8(index) + ": tensor \"" + name + "\"")].push_back(name);
+  }
+  return names;
+}
+
 /// The one file in a folder to begin with.
 inline std::filesystem::path entry_file_of(const std::filesystem::path& folder) {
   std::error_code ignored;
-  for (const char* const usual : {"model.safetensors.index.json", "model.safetensors"}) {
-    if (std::filesystem::exists(folder / usual, ignored)) return folder / usual;
+  const std::filesystem::path index = folder / "model.safetensors.index.json", single = folder / "model.safetensors";
+  const bool has_index = std::filesystem::exists(index, ignored), has_single = std::filesystem::exists(single, ignored);
+  if (has_index && has_single && !names_by_shard(index).contains("model.safetensors")) {
+    fail(utf8(folder), ": has model.safetensors, and model.safetensors.index.json, which does not name it: ",
+         "one of them was left behind; remove it");
   }
+  if (has_index) return index;
+  if (has_single) return single;
   const std::vector<std::filesystem::path> names = safetensors_names_in(folder);
   if (names.empty()) fail(utf8(folder), ": no *.safetensors file in this folder", other_weights_in(folder));
   if (names.size() == 1) return folder / names[0];
@@ -72,7 +92,7 @@ inline std::filesystem::path shard_path(const std::filesystem::path& index, cons
 class Tensors {
  public:
   /// @param path  a *.safetensors file; a *.gguf, or one part of it; a *.index.json whose "weight_map" says in which
-  ///              shard beside it each tensor is; or a folder with model.safetensors.index.json, else
+  ///              shard beside it each tensor is; or a folder with model.safetensors.index.json, or
   ///              model.safetensors, else one *.safetensors.
   /// @throws Error if there is none of these, or a file, or the index, is not as it should be.
   /// @param access  how to the bytes
@@ -167,31 +187,23 @@ class Tensors {
     return {utf8(path), std::move(tensors), std::move(file.metadata)};
   }
 
+  /// All that the shards hold, as transformers has it, which looks for no name in the index.
   static Tensors open_shards(const std::filesystem::path& index, Access access) {
     Tensors all(utf8(index), {}, {});
-    for (const auto& [shard, names] : names_by_shard(index)) {
+    for (const auto& [shard, names] : detail::names_by_shard(index)) {
       Tensors some = open_file(detail::shard_path(index, shard), access);
       for (const std::string& name : names) {
         if (!some.contains(name)) fail(utf8(index), ": tensor \"", name, "\" is not in its shard ", some.path_);
-        all.tensors_.insert(some.tensors_.extract(name));
+      }
+      all.tensors_.merge(some.tensors_);
+      if (!some.tensors_.empty()) {
+        const auto& [name, twice] = *some.tensors_.begin();
+        fail(to_string(twice), " is in another shard of ", utf8(index), ", too: ", to_string(all.tensors_.at(name)),
+             "; expected one tensor of a name");
       }
       all.metadata_.merge(some.metadata_);
     }
     return all;
-  }
-
-  static std::map<std::string, std::vector<std::string>> names_by_shard(const std::filesystem::path& index) {
-    const nlohmann::json json = read_json(index);
-    const std::string whose = utf8(index) + ": the index";
-    const nlohmann::json& weight_map = detail::member(json, "weight_map", whose);
-    if (!weight_map.is_object()) {
-      fail(utf8(index), ": weight_map is ", detail::describe(weight_map), ", expected an object");
-    }
-    std::map<std::string, std::vector<std::string>> names;
-    for (const auto& [name, shard] : weight_map.items()) {
-      names[detail::to_text(shard, "shard", utf8(index) + ": tensor \"" + name + "\"")].push_back(name);
-    }
-    return names;
   }
 
   std::string did_you_mean(std::string_view name) const {

@@ -285,7 +285,7 @@ inline std::vector<GgufSource> gguf_sources(const Model& model, const std::strin
   factors_of(architecture, config);  // whose settings count as read
   if (shape.d_ff_shared == 0 && !architecture.shared_gate.empty()) tensors.ignore(architecture.shared_gate);
   tensors.ignore(architecture.ignored);
-  for (const Tensor& left : tensors.unread(architecture.scope, shape.num_zero_experts > 0)) {
+  for (const Tensor& left : tensors.with_spare(shape.num_zero_experts).unread(architecture.scope)) {
     if (listed.contains(left.name)) continue;
     fail(to_string(left), " is of the block \"", block, "\", and a layer of model_type \"", config.text("model_type"),
          "\" with these settings has nothing that reads it: to leave it out would ", "change what the layer computes");

@@ -88,6 +88,7 @@ struct PlannedTensor {
   std::vector<Index> shape;
   std::vector<std::pair<const AnyParameter*, StoredParameter>> pieces = {};
   std::optional<Tensor> kept = {};
+  std::span<const std::byte> spare = {};  // its last bytes, which are of no piece
 
   std::size_t bytes() const {
     return std::size_t(element_count({.name = name, .shape = shape}) * dtype_bits(dtype) / 8);
@@ -146,6 +147,7 @@ inline Tensor put_together(const PlannedTensor& planned) {
       });
     }
   });
+  std::ranges::copy(planned.spare, memory.get() + (planned.bytes() - planned.spare.size()));
   return {.name = planned.name,
           .dtype = planned.dtype,
           .shape = planned.shape,
@@ -194,7 +196,7 @@ PlannedTensors plan_block(const ModelBlock& block, const std::vector<StoredParam
   }
   PlannedTensors planned;
   for (auto& [name, tensor] : tensors) {
-    Index numbers = 0;
+    Index numbers = tensor.pieces.front().second.spare;
     for (const auto& [parameter, place] : tensor.pieces) numbers += place.rows * place.cols;
     if (numbers != element_count({.name = name, .shape = tensor.shape})) {
       fail(who, "tensor \"", name, "\" ", to_string(tensor.shape), " gets ", numbers, " numbers");
@@ -418,6 +420,9 @@ class BlockSaver {
     };
     for (PlannedTensor& tensor : plan_block(block_, places, dtype_of)) {
       replaced.insert(tensor.name);
+      if (const Index spare = tensor.pieces.front().second.spare; spare > 0) {  // as it was
+        tensor.spare = tensors.find(tensor.name)->bytes.last(std::size_t(spare * dtype_bits(tensor.dtype) / 8));
+      }
       planned.push_back(std::move(tensor));
     }
   }
@@ -435,11 +440,16 @@ inline std::string text_of(const BlockSizes& sizes) {
 /// The config of the first tower alone is changed: "talker" of Qwen3-Omni keeps its sizes.
 /// @throws Error naming the block and both sizes, if it is of another tower and has others.
 inline void require_sizes_as_they_were(const Model& model, const std::string& block, const BlockSizes& sizes) {
-  const MoeShape& shape = model.shape(block);
+  const MoeShape shape = moe_shape(model.config(block), model.architecture(block), block);
   const BlockSizes old{shape.num_experts, shape.d_ff, shape.top_k};
   if (sizes == old) return;
   fail("\"", block, "\" has ", text_of(sizes), ", and had ", text_of(old), ": blocks of \"",
        block.substr(0, block.find('.')), "\" keep their sizes");
+}
+
+/// Is the width of its experts that of the config's own key? NLLB's decoder has another.
+inline bool is_as_wide(const Model& model, const std::string& block) {
+  return moe_shape(model.config(block), model.architecture(block), block).d_ff == model.shape(block).d_ff;
 }
 
 /// @throws Error unless all MoE blocks of the model are to be of these sizes.
@@ -448,6 +458,10 @@ inline void require_same_sizes(const Model& model, const std::map<std::string, B
   const auto [block, sizes] = *given.begin();
   for (const std::string& name : model.moe_blocks()) {
     if (&model.config(name) != &model.config()) continue;
+    if (!is_as_wide(model, name)) {
+      if (sizes == old) continue;
+      fail("\"", block, "\" has ", text_of(sizes), ", and \"", name, "\" is of another width: all keep their sizes");
+    }
     const auto found = given.find(name);
     const BlockSizes its = found == given.end() ? old : found->second;
     if (its == sizes) continue;
@@ -487,7 +501,7 @@ inline void save_model(const std::filesystem::path& folder, const Model& model, 
     saver.plan(tensors, replaced);
     if (!saver.is_sparse()) continue;
     sparse.push_back(block.name);
-    if (&model.config(block.name) == &model.config()) {
+    if (&model.config(block.name) == &model.config() && detail::is_as_wide(model, block.name)) {
       sizes.emplace(block.name, saver.sizes());
     } else {
       detail::require_sizes_as_they_were(model, block.name, saver.sizes());

@@ -64,8 +64,22 @@ class WeightTensors {
     WeightTensors others = *this;
     others.first_ = first;
     others.num_experts_ = count;
+    others.num_spare_ = 0;
     others.chosen_.reset();
     return others;
+  }
+
+  /// The same, where files may hold matrices of further experts that nothing uses: LongCat's gate and up of experts
+  /// that compute nothing.
+  WeightTensors with_spare(Index count) const {
+    WeightTensors all = *this;
+    all.num_spare_ = count;
+    return all;
+  }
+  /// How many experts a tensor of all of them holds, or should.
+  Index num_stored(const Tensor& tensor) const {
+    const Index all = num_experts_ + num_spare_;
+    return !tensor.shape.empty() && tensor.shape[0] == all ? all : num_experts_;
   }
 
   /// The same, but experts' weights are not read: they say which bytes of a mapped file they are, or have an address
@@ -143,15 +157,15 @@ class WeightTensors {
   }
 
   /// Tensors below the block that hold something and that nobody asked for. Experts' that are not chosen do not count,
-  /// nor do those whose number is that of no expert, where `numbers` may go on.
+  /// nor do spare ones.
   /// @param scope  what names of the block begin with, where other things lie below it; or ""
-  std::vector<Tensor> unread(std::string_view scope, bool numbers_go_on) const {
+  std::vector<Tensor> unread(std::string_view scope) const {
     std::vector<Tensor> left;
     const auto scopes = detail::alternatives(scope);
     tensors_.for_each_below(prefix_, [&](const Tensor& tensor) {
       const std::string_view relative = std::string_view(tensor.name).substr(prefix_.size());
       if (std::ranges::none_of(scopes, [&](std::string_view with) { return relative.starts_with(with); })) return;
-      if (asked_->names.contains(tensor.name) || is_of_an_expert(tensor.name, numbers_go_on)) return;
+      if (asked_->names.contains(tensor.name) || is_of_an_expert(tensor.name)) return;
       if (element_count(tensor) > 0) left.push_back(tensor);
     });
     return left;
@@ -231,8 +245,8 @@ class WeightTensors {
   WeightStack<W> stacked(std::string_view names, const StoredPart& part) const {
     const Tensor tensor = at(names);
     const auto& [all_rows, first, step, rows, cols, turned] = part;
-    const std::vector<Index> shape =
-        turned ? std::vector{num_experts_, cols, all_rows} : std::vector{num_experts_, all_rows, cols};
+    const Index n = num_stored(tensor);
+    const std::vector<Index> shape = turned ? std::vector{n, cols, all_rows} : std::vector{n, all_rows, cols};
     return in_stack<W>(tensor, shape, part);
   }
 
@@ -467,7 +481,7 @@ class WeightTensors {
   }
 
   /// Is it one of a pattern that was read, of an expert that there is?
-  bool is_of_an_expert(std::string_view name, bool numbers_go_on) const {
+  bool is_of_an_expert(std::string_view name) const {
     for (std::size_t first = prefix_.size(); first < name.size(); ++first) {
       const auto digits = std::min(name.find_first_not_of("0123456789", first), name.size()) - first;
       if (digits == 0 || digits > 9) continue;
@@ -479,7 +493,7 @@ class WeightTensors {
         }
         Index number = 0;
         for (const char digit : name.substr(first, digits)) number = 10 * number + (digit - '0');
-        return numbers_go_on || number < end;
+        return number < end + num_spare_;
       }
       return false;
     }
@@ -499,6 +513,7 @@ class WeightTensors {
   const Tensors& tensors_;
   std::string block_, prefix_;
   Index num_experts_;                         // of the block
+  Index num_spare_ = 0;                       // further ones that files may hold
   Index first_ = 0;                           // what files call the first of them
   std::optional<std::vector<Index>> chosen_;  // those that are read, if not all
   std::shared_ptr<ExpertLender> lender_;      // null: weights are read
