@@ -25,6 +25,7 @@ struct Several {
   static_assert(n % width == 0);
   kernels::Lanes<float> part[count];
 
+  /// Those from there on.
   MOE_INLINE static Several load(const float* from) {
     Several all;
     kernels::repeat<count>([&](int i) __attribute__((always_inline)) {
@@ -32,6 +33,7 @@ struct Several {
     });
     return all;
   }
+  /// To there, one after the other.
   MOE_INLINE void store(float* to) const {
     kernels::repeat<count>([&](int i) __attribute__((always_inline)) { kernels::store(to + i * width, part[i]); });
   }
@@ -68,10 +70,11 @@ struct Several {
   }
 };
 
-/// Lane by lane the less, and the greater; b where a is a NaN.
+/// Lane by lane the less; b where a is a NaN.
 MOE_INLINE kernels::Lanes<float> less_of(const kernels::Lanes<float>& a, const kernels::Lanes<float>& b) {
   return a < b ? a : b;
 }
+/// Lane by lane the greater; b where a is a NaN.
 MOE_INLINE kernels::Lanes<float> greater_of(const kernels::Lanes<float>& a, const kernels::Lanes<float>& b) {
   return a > b ? a : b;
 }
@@ -105,6 +108,7 @@ MOE_INLINE float squared_error(const Several<n>& x, const Several<n>& w, const S
          })
       .sum();
 }
+/// The same of numbers in memory.
 template <int n>
 MOE_KERNEL float squared_error(const float* x, const float* w, const float* code, float scale, float minimum) {
   using All = Several<n>;

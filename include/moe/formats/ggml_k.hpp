@@ -142,6 +142,9 @@ struct Q3_K : codes::SixteenGroups<Q3_K> {
   static constexpr const char* name = "Q3_K";
   static constexpr Index bytes = 110;
 
+ private:
+  friend codes::SixteenGroups<Q3_K>;
+
   MOE_INLINE static void multiply_scales(const std::byte* block, codes::GroupScales& scales) {
     const std::byte* const groups = block + 96;
     // 16 of 6 bits: in 8 bytes the low four of 0 to 7 and of 8 to 15, in 4 bytes the high two, each of every fourth
@@ -170,6 +173,9 @@ struct Q4_K : codes::EightGroups<Q4_K> {
   static constexpr const char* name = "Q4_K";
   static constexpr Index bytes = 144;
 
+ private:
+  friend codes::EightGroups<Q4_K>;
+
   MOE_INLINE static void recode(const std::byte* block, std::int8_t* its_codes) {
     kernels::repeat<8>([&](int n) __attribute__((always_inline)) {  // 32 numbers each
       const auto code_of = [=](const auto& four)
@@ -183,6 +189,9 @@ struct Q4_K : codes::EightGroups<Q4_K> {
 struct Q5_K : codes::EightGroups<Q5_K> {
   static constexpr const char* name = "Q5_K";
   static constexpr Index bytes = 176;
+
+ private:
+  friend codes::EightGroups<Q5_K>;
 
   MOE_INLINE static void recode(const std::byte* block, std::int8_t* its_codes) {
     kernels::repeat<8>([&](int n) __attribute__((always_inline)) {  // 32 numbers each
@@ -198,6 +207,9 @@ struct Q5_K : codes::EightGroups<Q5_K> {
 struct Q6_K : codes::SixteenGroups<Q6_K> {
   static constexpr const char* name = "Q6_K";
   static constexpr Index bytes = 210;
+
+ private:
+  friend codes::SixteenGroups<Q6_K>;
 
   MOE_INLINE static void multiply_scales(const std::byte* block, codes::GroupScales& scales) {
     codes::multiply_scales(reinterpret_cast<const std::int8_t*>(block + 192), codes::half_at(block + 208), scales);

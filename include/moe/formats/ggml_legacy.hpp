@@ -66,6 +66,9 @@ struct Q4_0 : codes::OneScale<Q4_0> {
   static constexpr const char* name = "Q4_0";
   static constexpr Index bytes = 18;
 
+ private:
+  friend codes::OneScale<Q4_0>;
+
   template <class F>
   MOE_INLINE static void spread(const std::byte* block, float* to, const F& value_of) {
     codes::spread_nibbles<codes::from_minus_8>(block + 2, to, value_of);
@@ -79,6 +82,9 @@ struct Q4_0 : codes::OneScale<Q4_0> {
 struct Q4_1 : codes::ScaleAndOffset<Q4_1> {
   static constexpr const char* name = "Q4_1";
   static constexpr Index bytes = 20;
+
+ private:
+  friend codes::ScaleAndOffset<Q4_1>;
 
   template <class F>
   MOE_INLINE static void spread(const std::byte* block, float* to, const F& value_of) {
@@ -94,6 +100,9 @@ struct Q5_0 : codes::OneScale<Q5_0> {
   static constexpr const char* name = "Q5_0";
   static constexpr Index bytes = 22;
 
+ private:
+  friend codes::OneScale<Q5_0>;
+
   template <class F>
   MOE_INLINE static void spread(const std::byte* block, float* to, const F& value_of) {
     codes::spread_five_bits<-16>(block + 6, block + 2, to, value_of);
@@ -108,6 +117,9 @@ struct Q5_1 : codes::ScaleAndOffset<Q5_1> {
   static constexpr const char* name = "Q5_1";
   static constexpr Index bytes = 24;
 
+ private:
+  friend codes::ScaleAndOffset<Q5_1>;
+
   template <class F>
   MOE_INLINE static void spread(const std::byte* block, float* to, const F& value_of) {
     codes::spread_five_bits<0>(block + 8, block + 4, to, value_of);
@@ -121,6 +133,9 @@ struct Q5_1 : codes::ScaleAndOffset<Q5_1> {
 struct Q8_0 : codes::OneScale<Q8_0> {
   static constexpr const char* name = "Q8_0";
   static constexpr Index bytes = 34;
+
+ private:
+  friend codes::OneScale<Q8_0>;
 
   template <class F>
   MOE_INLINE static void spread(const std::byte* block, float* to, const F& value_of) {
