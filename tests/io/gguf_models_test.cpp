@@ -13,6 +13,7 @@
 #include <memory>
 #include <numeric>
 #include <set>
+#include <span>
 #include <string>
 #include <utility>
 #include <variant>
@@ -25,6 +26,7 @@
 #include "load_layer.hpp"
 #include "moe/io/checkpoint.hpp"
 #include "moe/io/model.hpp"
+#include "moe/io/quantize_gguf.hpp"
 #include "moe/io/save_gguf.hpp"
 #include "moe/moe.hpp"
 #include "recorded_folders.hpp"
@@ -551,12 +553,31 @@ TEST(GgufModels, RefuseWhatTheirArchitectureCannotMean) {
 }
 
 TEST(GgufModels, RefuseTensorsOfABlockThatNobodyReads) {
-  for (const char* const end : {"ffn_up_exps.scale", "ffn_up_shexp.scale", "ffn_gate_tid2eid.weight",
-                                "exp_probs_b_vl.bias", "ffn_up_chexps.weight", "ffn_gate.weight"}) {
+  for (const char* const end : {"ffn_gate_up_exps.scale", "ffn_gate_tid2eid.weight", "exp_probs_b_vl.bias",
+                                "ffn_up_chexps.weight", "ffn_gate.weight"}) {
     const std::string name = std::string("blk.1.") + end;
     expect_parts(Made("qwen3moe").tensor(name, {n}).error(),
                  {"tensor \"" + name + "\" is of the block \"blk.1\"", "has nothing that reads it"});
   }
+}
+
+TEST(GgufModels, RefuseScalesThatFitNoWeight) {
+  const std::string up = "tensor \"blk.1.ffn_up_exps.scale\"";
+  expect_parts(Made("qwen3moe").tensor("blk.1.ffn_up_shexp.scale", {1}).error(),
+               {"tensor \"blk.1.ffn_up_shexp.scale\" is there, and no \"blk.1.ffn_up_shexp.weight\""});
+  expect_parts(Made("qwen3moe").tensor("blk.1.ffn_up_exps.scale", {1}).error(),
+               {up + " has shape [1], expected [6], a factor of each matrix"});
+  expect_parts(Made("gpt-oss").tensor("blk.1.ffn_up_exps.scale", {n}).tensor("blk.1.ffn_up_exps.bias", {n, ff}).error(),
+               {up + " is beside \"blk.1.ffn_up_exps.bias\": whether a bias is multiplied"});
+  Made other("qwen3moe");
+  other.tensor("blk.1.ffn_up_exps.scale", {n}).file.tensors.back().dtype = "I32";
+  expect_parts(other.error(), {up + " has dtype I32, expected F32"});
+  Made none("qwen3moe");
+  none.tensor("blk.1.ffn_up_exps.scale", {n});
+  std::vector<float> numbers(n, 1);
+  numbers[4] = std::nanf("");
+  none.file.tensors.back().bytes = std::as_bytes(std::span(numbers));
+  expect_parts(none.error(), {up + " holds nan, expected finite numbers"});
 }
 
 TEST(GgufModels, RefuseOtherArchitectures) {
