@@ -395,11 +395,6 @@ class GgufTranslation {
         blocks_(blocks_of(file.tensors)) {
     if (row_.refused) fail(name, ": general.architecture is \"", row_.name, "\", which is not read: ", row_.refused);
     require_all_blocks(file.tensors);
-    if (blocks_.have("ffn_routed_norm.weight")) {
-      fail(name,
-           ": tensor \"blk.*.ffn_routed_norm.weight\" norms what experts answer together, before it is projected to ",
-           "the width of the model, and no part here does that");
-    }
     if (!blocks_.ends.empty()) return;
     const bool are_separate = std::ranges::any_of(
         file.tensors, [](const Tensor& tensor) { return end_in_layer(tensor.name) == "ffn_down.0.weight"; });
@@ -438,6 +433,7 @@ class GgufTranslation {
     of.shared_gate = blocks_.have("ffn_gate_inp_shexp.weight") ? "ffn_gate_inp_shexp.weight" : "";
     of.latent_in = "ffn_latent_down|ffn_routed_down";
     of.latent_out = "ffn_latent_up|ffn_routed_up";
+    of.norm_of_answers = blocks_.have("ffn_routed_norm.weight") ? "ffn_routed_norm.weight" : "";
     of.output_scale = row_.output_scale;
     of.scope = "ffn_|exp_probs_b|router.|gate.";
     static const std::string usual_ones = "ffn_norm.weight|ffn_norm.bias|" + std::string(scales_beside_weights),

@@ -63,6 +63,7 @@ inline GgufPlace gguf_place(const std::string& parameter, const std::string& blo
       {"shared_expert_gate.weight", "ffn_gate_inp_shexp.weight"},
       {"fc1_latent_proj.weight", "ffn_latent_down.weight"},
       {"fc2_latent_proj.weight", "ffn_latent_up.weight"},
+      {"routed_expert_norm.weight", "ffn_routed_norm.weight"},
   });
   for (const auto& [name, its] : known) {
     if (name == parameter) return {its};
