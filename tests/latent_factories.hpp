@@ -24,12 +24,14 @@ Projection<W> random_projection(Index out, Index in, unsigned seed, bool bias = 
 
 template <class W, class G, class Scalar = typename G::Scalar>
 auto random_latent(Index d_model, G experts, unsigned seed, bool biases = false,
-                   std::optional<RmsNormOptions> norm = {}) {
+                   std::optional<RmsNormOptions> norm = {}, std::optional<RmsNormOptions> norm_of_answers = {}) {
   const Index latent = experts.d_model();
-  std::optional<RmsNorm<Scalar>> its_norm;
+  std::optional<RmsNorm<Scalar>> its_norm, other_norm;
   if (norm) its_norm.emplace(random_matrix<Vector<Scalar>>(latent, 1, seed + 2), *norm);
+  if (norm_of_answers) other_norm.emplace(random_matrix<Vector<Scalar>>(latent, 1, seed + 3), *norm_of_answers);
   return LatentExperts(random_projection<W>(latent, d_model, seed, biases), std::move(experts),
-                       random_projection<W>(d_model, latent, seed + 1, biases), std::move(its_norm));
+                       random_projection<W>(d_model, latent, seed + 1, biases), std::move(its_norm), {},
+                       std::move(other_norm));
 }
 
 /// Groups of any kind, in between. Biases and a norm would make experts that weights on the input do not see as the

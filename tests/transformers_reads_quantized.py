@@ -9,6 +9,7 @@ Without compressed-tensors, of FP8 alone. Prints "skipped: ..." and exits with 7
 """
 
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ try:
     import accelerate  # without which transformers reads no FP8
     import torch
     import transformers
-    from safetensors.torch import load_file
+    from safetensors.torch import load_file, save_file
 except ImportError as error:
     print(f"skipped: {error}")
     sys.exit(77)
@@ -107,6 +108,62 @@ def expected_of_compressed_tensors(weight, kind):
     return fake_quantize(weight, scale, zero, args)
 
 
+def fuse(model, folder):
+    """The same model as transformers has it in memory: experts in two tensors a layer."""
+    folder.mkdir()
+    shutil.copy(model / "config.json", folder)
+    tensors, experts = {}, {}
+    for name, weight in load_file(model / "model.safetensors").items():
+        before, found, after = name.partition(".experts.")
+        if found:
+            number, projection, _ = after.split(".")
+            experts.setdefault(before, {})[int(number), projection] = weight
+        else:
+            tensors[name] = weight
+    for block, its in experts.items():
+        every = range(1 + max(number for number, _ in its))
+        both = [torch.cat([its[e, "gate_proj"], its[e, "up_proj"]]) for e in every]
+        tensors[block + ".experts.gate_up_proj"] = torch.stack(both)
+        tensors[block + ".experts.down_proj"] = torch.stack([its[e, "down_proj"] for e in every])
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def check_fused(program, fused, kind, folder, apart):
+    """Experts that were in one tensor become what experts become that never were."""
+    subprocess.run([program, fused, folder, "--type", kind], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    is_, expected = load_file(folder / "model.safetensors"), load_file(apart / "model.safetensors")
+    same = is_.keys() == expected.keys() and all(
+        is_[name].dtype == weight.dtype and torch.equal(is_[name].float(), weight.float()) for name, weight in expected.items())
+    same = same and (folder / "config.json").read_text() == (apart / "config.json").read_text()
+    print(f"{kind}, of experts in one: {'the same folder' if same else 'another folder'}")
+    return same
+
+
+def check_gpt_oss(program, root):
+    """Its own form of MXFP4, with compressed-tensors' numbers."""
+    torch.manual_seed(6)
+    config = transformers.GptOssConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+                                       head_dim=32, vocab_size=52, max_position_embeddings=64, num_local_experts=4,
+                                       num_experts_per_tok=2, intermediate_size=96)
+    transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(root / "gpt_oss")
+    subprocess.run([program, root / "gpt_oss", root / "gpt_oss_mxfp4", "--type", "mxfp4"], check=True,
+                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    state = transformers.AutoModelForCausalLM.from_pretrained(
+        root / "gpt_oss_mxfp4", dtype=torch.bfloat16,
+        quantization_config=transformers.Mxfp4Config(dequantize=True)).state_dict()
+    before, wrong = load_file(root / "gpt_oss" / "model.safetensors"), []
+    for name, weight in before.items():
+        expected = weight
+        if name.endswith(("gate_up_proj", "down_proj")) and ".experts." in name:
+            turned = weight.transpose(1, 2)
+            expected = expected_of_compressed_tensors(turned.flatten(0, 1), "mxfp4").unflatten(0, turned.shape[:2]).transpose(1, 2)
+        if not torch.equal(state[name], expected):
+            wrong.append(name)
+    print(f"mxfp4 of gpt_oss: {len(before) - len(wrong)} of {len(before)} tensors as transformers reads them" +
+          (f"; wrong: {wrong[0]}" if wrong else ""))
+    return not wrong
+
+
 def main():
     program = pathlib.Path(sys.argv[1]).resolve()
     with tempfile.TemporaryDirectory() as temporary:
@@ -114,6 +171,10 @@ def main():
         make_model(root / "model")
         kinds = ["fp8"] + (["int4_g32", "int4_g128", "mxfp4"] if compressed_tensors else [])  # it drops NVFP4's global scale
         right = [check(program, root / "model", kind, root / kind) for kind in kinds]
+        fuse(root / "model", root / "fused")
+        right += [check_fused(program, root / "fused", kind, root / f"{kind}_fused", root / kind) for kind in kinds]
+        if compressed_tensors:
+            right.append(check_gpt_oss(program, root))
     if not compressed_tensors:
         print("skipped: compressed-tensors is not there")
     return 0 if all(right) else 1

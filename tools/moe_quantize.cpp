@@ -48,8 +48,8 @@ constexpr const char* usage =
     "  --overwrite     OUT may be a model's folder, which is replaced with all that is in it, or a .gguf file\n"
     "  --json          the report as JSON: every matrix and every block with its error\n"
     "  --help          this\n"
-    "What is written is loaded and compared before it appears: what could not be used is not there.\n"
-    "Exit code: 0; 2 if nothing was written, or the report could not be.\n";
+    "What is written is loaded and compared before it appears: what could not be used is not OUT, but OUT.refused.\n"
+    "Exit code: 0; 2 if OUT was not written, or the report could not be.\n";
 
 int complain(const std::string& what) {
   std::fprintf(stderr, "moe_quantize: %s\n", what.c_str());
@@ -230,7 +230,7 @@ Comparison compare(const Command& command, const std::filesystem::path& written)
   for (std::size_t at = 0; (at = what.find(its, at)) != what.npos; at += command.out.size()) {
     what.replace(at, its.size(), command.out);
   }
-  throw moe::io::Error("what was written is gone again, since it cannot be used: " + what);
+  throw moe::io::Error("what was written cannot be used: " + what);
 }
 
 /// A whole number; nothing if it is none.

@@ -21,7 +21,7 @@ expect() {
   fi
 }
 
-expect 0 'Exit code: 0; 2 if nothing was written, or' --help
+expect 0 'Exit code: 0; 2 if OUT was not written, or' --help
 expect 0 'weights are off by' $model "$folder/a" --type nvfp4 --keep gate_proj --keep up_proj
 grep -qF '100 %' "$err"  # a line for each tenth, where no terminal is
 [ -f "$folder/a/config.json" ]

@@ -49,16 +49,21 @@ MatrixD projected(const Projection<W>& projection, const MatrixD& x) {
   return y;
 }
 
+/// Itself, where there is no norm.
+void apply_norm(const std::optional<RmsNorm<float>>& norm, MatrixD& u) {
+  for (Index t = 0; norm && t < u.cols(); ++t) {
+    const auto& options = norm->options();
+    u.col(t) /= std::sqrt(u.col(t).squaredNorm() / double(u.rows()) + options.epsilon);
+    for (Index i = 0; i < u.rows(); ++i) u(i, t) *= options.offset + double(norm->gain()(i));
+  }
+}
+
 /// The formula, expert after expert, token after token, by the routes that the layer took.
 template <class Layer>
 MatrixD naive_latent(const Layer& layer, const Matrix<float>& x, const Routing<float>& routing) {
   const auto& group = layer.experts();
   MatrixD u = projected(group.in(), naive::exact(x));
-  for (Index t = 0; group.norm() && t < u.cols(); ++t) {
-    const auto& options = group.norm()->options();
-    u.col(t) /= std::sqrt(u.col(t).squaredNorm() / double(u.rows()) + options.epsilon);
-    for (Index i = 0; i < u.rows(); ++i) u(i, t) *= options.offset + double(group.norm()->gain()(i));
-  }
+  apply_norm(group.norm(), u);
   MatrixD v = MatrixD::Zero(u.rows(), u.cols());
   for (Index r = 0; r < routing.size(); ++r) {
     if (routing.is_dropped(r)) continue;
@@ -74,6 +79,7 @@ MatrixD naive_latent(const Layer& layer, const Matrix<float>& x, const Routing<f
     v.col(t) += (on_input ? 1 : w) *
                 (naive::product(naive::exact(bank.w_down()[e]), hidden) + naive::exact(bank.biases().down.col(e)));
   }
+  apply_norm(group.norm_of_answers(), v);
   return projected(group.out(), v);
 }
 
@@ -96,6 +102,13 @@ TEST(LatentExperts, EqualTheirNaiveTwin) {
         check(MoeLayer(router_of(d_model, WeightOn::input),
                        random_latent<float16>(d_model, bank_of(latent), 3, biases, RmsNormOptions{.epsilon = 0.1})),
               "float16, weights on the input, norm, ");
+        check(MoeLayer(router_of(d_model),
+                       random_latent<float>(d_model, bank_of(latent), 3, biases, {}, RmsNormOptions{.epsilon = 0.1})),
+              "norm of answers, ");
+        check(MoeLayer(router_of(d_model, WeightOn::input),
+                       random_latent<bfloat16>(d_model, bank_of(latent), 3, biases, RmsNormOptions{.epsilon = 0.1},
+                                               RmsNormOptions{.epsilon = 0.1, .offset = 1})),
+              "weights on the input, both norms, ");
       }
     }
   }

@@ -17,6 +17,7 @@
 #include "moe/core/quantized.hpp"
 #include "moe/formats/ggml.hpp"
 #include "moe/io/safetensors.hpp"
+#include "quantized_blocks.hpp"
 #include "random.hpp"
 
 namespace moe {
@@ -301,6 +302,36 @@ TEST(GgmlTypes, FloatsOneByOneAreThemselves) {
       Bytes bytes = random_bytes(count * type.bytes + 1, 2006);
       bytes.erase(bytes.begin());
       expect_same(decoded(matrix_of(type, bytes, 1)), decoded_naively(type, bytes).data(), name);
+    }
+  }
+}
+
+/// A matrix of blocks may have a factor: of all its numbers, and of the scales and minima of its integers.
+TEST(GgmlTypes, AreMultipliedByTheFactorOfTheirMatrix) {
+  for (const GgmlType& type : ggml_types) {
+    if (type.format == nullptr) continue;
+    SCOPED_TRACE(type.name);
+    const test::RandomBlocks blocks(type, 2, 512, /*seed=*/8);
+    QuantizedMatrix twice = blocks.matrix;
+    twice.factor = 0.3F;
+    std::vector<float> once(512), is(512);
+    blocks.matrix.decode(1, 0, 512, once.data());
+    twice.decode(1, 0, 512, is.data());
+    for (std::size_t i = 0; i < 512; ++i) {
+      if (std::isfinite(once[i])) {
+        ASSERT_EQ(is[i], once[i] * 0.3F) << i;
+      }
+    }
+    if (twice.integers() == nullptr) continue;
+    const std::size_t groups = std::size_t(512 / twice.integers()->group);
+    std::vector<std::int8_t> code(512), same(512);
+    std::vector<float> scale(groups), minimum(groups), its_scale(groups), its_minimum(groups);
+    blocks.matrix.take(1, 0, 512, code.data(), scale.data(), minimum.data());
+    twice.take(1, 0, 512, same.data(), its_scale.data(), its_minimum.data());
+    EXPECT_EQ(same, code);
+    for (std::size_t g = 0; g < groups; ++g) {
+      ASSERT_EQ(its_scale[g], scale[g] * 0.3F) << g;
+      ASSERT_EQ(its_minimum[g], minimum[g] * 0.3F) << g;
     }
   }
 }

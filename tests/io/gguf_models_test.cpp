@@ -13,6 +13,7 @@
 #include <memory>
 #include <numeric>
 #include <set>
+#include <span>
 #include <string>
 #include <utility>
 #include <variant>
@@ -25,6 +26,7 @@
 #include "load_layer.hpp"
 #include "moe/io/checkpoint.hpp"
 #include "moe/io/model.hpp"
+#include "moe/io/quantize_gguf.hpp"
 #include "moe/io/save_gguf.hpp"
 #include "moe/moe.hpp"
 #include "recorded_folders.hpp"
@@ -370,7 +372,9 @@ TEST(GgufModels, HaveWhatNoFolderHas) {
   k3.tensor("blk.1.ffn_routed_down.weight", {3, d}).tensor("blk.1.ffn_routed_up.weight", {d, 3});
   EXPECT_EQ(k3.shape().d_latent, 3);
   EXPECT_EQ(k3.loads(), n);
-  expect_parts(k3.tensor("blk.1.ffn_routed_norm.weight", {3}).error(), {"ffn_routed_norm.weight", "no part here"});
+  expect_parts(
+      Made(k3).key("attention.layer_norm_rms_epsilon", 1e-5F).tensor("blk.1.ffn_routed_norm.weight", {4}).error(),
+      {"tensor \"blk.1.ffn_routed_norm.weight\" has shape [4], expected [3]"});
   expect_parts(Made("kimi-k3").error(), {"made.gguf: has no \"kimi-k3.activation.situ_beta\""});
 
   const Made nomic = Made("nomic-bert-moe").ungated().without("blk.0.ffn_gate.weight").count("moe_every_n_layers", 2);
@@ -449,6 +453,44 @@ TEST(GgufModels, ComputeWhatTheirArchitecturesCompute) {
         return hidden;
       },
       false);
+}
+
+/// Kimi K3's norm of what the experts answer together is before they are projected to the width of the model: the layer
+/// without it, and with 1 for W_up, tells what is normed.
+TEST(GgufModels, NormWhatExpertsAnswerTogether) {
+  Made k3("kimi-k3");
+  k3.bias().key("activation.situ_beta", 4.0F).key("activation.situ_linear_beta", 25.0F);
+  k3.key("expert_weights_norm", true).count("expert_latent_length", d).key("attention.layer_norm_rms_epsilon", 0.01F);
+  k3.tensor("blk.1.ffn_routed_down.weight", {d, d}).tensor("blk.1.ffn_routed_up.weight", {d, d});
+  const test::TemporaryFolder temporary("gguf_routed_norm");
+  const Matrix<float> x = random_tokens<float>(d, 9, /*seed=*/3);
+  const auto answer = [&](const Made& made) {
+    write_gguf(temporary.path / "made.gguf", made.file.metadata, made.file.tensors);
+    return load_layer(temporary.path / "made.gguf", "blk.1").layer.forward(x);
+  };
+  const auto numbers_of = [](const Made& made, const std::string& name) {
+    return as<float>(*std::ranges::find(made.file.tensors, name, &Tensor::name));
+  };
+  Made inside = k3;
+  inside.without("blk.1.ffn_routed_up.weight").tensor("blk.1.ffn_routed_up.weight", {d, d});
+  std::vector<float> one(d * d);
+  for (std::size_t i = 0; i < d; ++i) one[i * d + i] = 1;
+  inside.file.tensors.back().bytes = std::as_bytes(std::span(one));
+  Matrix<float> v = answer(inside);
+  k3.tensor("blk.1.ffn_routed_norm.weight", {d});
+  const auto gain = numbers_of(k3, "blk.1.ffn_routed_norm.weight"), up = numbers_of(k3, "blk.1.ffn_routed_up.weight");
+  for (Index t = 0; t < v.cols(); ++t) {
+    v.col(t) /= std::sqrt(v.col(t).squaredNorm() / float(d) + 0.01F);
+    for (Index i = 0; i < d; ++i) v(i, t) *= gain[std::size_t(i)];
+  }
+  const Matrix<float> expected = WeightMap<float>(up.data(), d, d, Eigen::OuterStride<>(d)) * v;
+  EXPECT_LE((answer(k3) - expected).cwiseAbs().maxCoeff(), 1e-5F * (1 + expected.cwiseAbs().maxCoeff()));
+
+  // Coded anew, it goes along.
+  write_gguf(temporary.path / "in.gguf", k3.file.metadata, k3.file.tensors);
+  quantize_gguf(temporary.path / "in.gguf", temporary.path / "out.gguf", {.type = "bf16"});
+  const Matrix<float> rounded = load_layer(temporary.path / "out.gguf", "blk.1").layer.forward(x);
+  EXPECT_LE((rounded - expected).norm(), 0.02F * expected.norm());
 }
 
 TEST(GgufModels, HaveAsManyBlocksAsTheySay) {
@@ -551,12 +593,31 @@ TEST(GgufModels, RefuseWhatTheirArchitectureCannotMean) {
 }
 
 TEST(GgufModels, RefuseTensorsOfABlockThatNobodyReads) {
-  for (const char* const end : {"ffn_up_exps.scale", "ffn_up_shexp.scale", "ffn_gate_tid2eid.weight",
-                                "exp_probs_b_vl.bias", "ffn_up_chexps.weight", "ffn_gate.weight"}) {
+  for (const char* const end : {"ffn_gate_up_exps.scale", "ffn_gate_tid2eid.weight", "exp_probs_b_vl.bias",
+                                "ffn_up_chexps.weight", "ffn_gate.weight"}) {
     const std::string name = std::string("blk.1.") + end;
     expect_parts(Made("qwen3moe").tensor(name, {n}).error(),
                  {"tensor \"" + name + "\" is of the block \"blk.1\"", "has nothing that reads it"});
   }
+}
+
+TEST(GgufModels, RefuseScalesThatFitNoWeight) {
+  const std::string up = "tensor \"blk.1.ffn_up_exps.scale\"";
+  expect_parts(Made("qwen3moe").tensor("blk.1.ffn_up_shexp.scale", {1}).error(),
+               {"tensor \"blk.1.ffn_up_shexp.scale\" is there, and no \"blk.1.ffn_up_shexp.weight\""});
+  expect_parts(Made("qwen3moe").tensor("blk.1.ffn_up_exps.scale", {1}).error(),
+               {up + " has shape [1], expected [6], a factor of each matrix"});
+  expect_parts(Made("gpt-oss").tensor("blk.1.ffn_up_exps.scale", {n}).tensor("blk.1.ffn_up_exps.bias", {n, ff}).error(),
+               {up + " is beside \"blk.1.ffn_up_exps.bias\": whether a bias is multiplied"});
+  Made other("qwen3moe");
+  other.tensor("blk.1.ffn_up_exps.scale", {n}).file.tensors.back().dtype = "I32";
+  expect_parts(other.error(), {up + " has dtype I32, expected F32"});
+  Made none("qwen3moe");
+  none.tensor("blk.1.ffn_up_exps.scale", {n});
+  std::vector<float> numbers(n, 1);
+  numbers[4] = std::nanf("");
+  none.file.tensors.back().bytes = std::as_bytes(std::span(numbers));
+  expect_parts(none.error(), {up + " holds nan, expected finite numbers"});
 }
 
 TEST(GgufModels, RefuseOtherArchitectures) {

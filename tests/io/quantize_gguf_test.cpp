@@ -9,6 +9,7 @@
 #include <fstream>
 #include <iterator>
 #include <limits>
+#include <memory>
 #include <set>
 #include <span>
 #include <string>
@@ -22,6 +23,7 @@
 #include "errors.hpp"
 #include "load_layer.hpp"
 #include "moe/experts/gated_ffn_bank.hpp"
+#include "moe/io/coded_tensor.hpp"
 #include "moe/io/compare_models.hpp"
 #include "moe/io/importance_matrix.hpp"
 #include "moe/io/safetensors.hpp"
@@ -312,6 +314,91 @@ TEST(QuantizeGguf, WhatIsCodedIsDecodedFirstAndWhatIsOfTheTypeStays) {
               quantize_gguf(temporary.path / "b.gguf", temporary.path / "c.gguf", {.type = "q5_1"});
             }).find("no tensor is a weight of experts that could be q5_1: \"blk.0.ffn_"),
             std::string::npos);
+}
+
+/// Of a file: with a scale beside each weight of experts; and with the products, as floats, in place of both.
+struct Scaled {
+  std::vector<Tensor> beside, products;
+};
+Scaled with_scales(const io::GgufFile& file) {
+  Scaled all;
+  const auto add = [](std::vector<Tensor>& tensors, const std::string& name, std::vector<float> numbers,
+                      std::vector<Index> shape) {
+    const auto memory = std::make_shared<std::vector<float>>(std::move(numbers));
+    tensors.push_back({.name = name,
+                       .dtype = "F32",
+                       .shape = std::move(shape),
+                       .bytes = std::as_bytes(std::span(*memory)),
+                       .owner = memory});
+  };
+  for (const Tensor& tensor : file.tensors) {
+    all.beside.push_back(tensor);
+    const std::size_t end = tensor.name.rfind("_exps.weight"), of_shared = tensor.name.rfind("_shexp.weight");
+    if ((end == tensor.name.npos && of_shared == tensor.name.npos) || tensor.name.find("_inp") != tensor.name.npos) {
+      all.products.push_back(tensor);
+      continue;
+    }
+    const std::string module = tensor.name.substr(0, tensor.name.rfind('.'));
+    const bool of_all = end != tensor.name.npos;
+    const Tensor its = io::coded(tensor);
+    std::vector<float> factors, numbers = io::decoded(its);
+    const std::size_t count = its.coded->size(), size = numbers.size() / count;
+    for (std::size_t e = 0; e < count; ++e) {
+      factors.push_back(e == 1 ? 1 : 0.01F * float(all.beside.size() + e));
+      for (std::size_t i = 0; i < size; ++i) numbers[e * size + i] *= factors[e];
+    }
+    add(all.products, tensor.name, std::move(numbers), tensor.shape);
+    add(all.beside, module + ".scale", factors, {of_all ? Index(count) : 1});
+    add(all.beside, module + ".input_scale", std::vector<float>(count, 7.0F), {of_all ? Index(count) : 1});
+  }
+  return all;
+}
+
+/// As llama.cpp's converter writes NVFP4 of safetensors: what it multiplies by is in what the weights decode to, and in
+/// what is coded anew; and goes along with weights that stay as they are.
+TEST(QuantizeGguf, ScalesBesideWeightsAreInTheirNumbers) {
+  const TemporaryFolder temporary("quantize_gguf_scales");
+  const auto at = [&](const std::string& name) { return temporary.path / (name + ".gguf"); };
+  SmallModel{.type = "qwen2_moe", .d = 64, .ff = 64}.write(temporary.path / "in");
+  for (const std::string type : {"nvfp4", "q4_1", "f16"}) {
+    SCOPED_TRACE(type);
+    quantize_gguf(temporary.path / "in", at("plain"), {.type = type, .overwrite = true});
+    const io::GgufFile file = io::read_gguf(at("plain"));
+    const auto [beside, products] = with_scales(file);
+    io::write_gguf(at("scaled"), file.metadata, beside);
+    io::write_gguf(at("products"), file.metadata, products);
+    const Model scaled(at("scaled")), expected(at("products"));
+    const auto answer = [&](const Model& model, Index n, Products of = Products::exact) {
+      Workspace<float> ws;
+      ws.numerics.products = of;
+      return model.layer("blk.0").layer.forward(random_tokens<float>(64, n, /*seed=*/5), ws);
+    };
+    for (const Index n : {1, 19}) EXPECT_EQ(answer(scaled, n), answer(expected, n)) << n;
+    const Matrix<float> y = answer(expected, 19);
+    EXPECT_LT((answer(scaled, 19, Products::fast) - y).norm(), 0.02F * y.norm());
+
+    quantize_gguf(scaled, at("a"), {.type = "q5_0", .overwrite = true});
+    quantize_gguf(expected, at("b"), {.type = "q5_0", .overwrite = true});
+    EXPECT_EQ(bytes_in(at("a")), bytes_in(at("b")));
+    const auto report = quantize_gguf(scaled, at("c"), {.type = "q5_0", .keep = {"ffn_up"}, .overwrite = true});
+    EXPECT_EQ(report.matrices.size(), 2U * 4);
+    quantize_gguf(scaled, at("d"), {.type = "f32", .keep = {"ffn_up"}, .overwrite = true});
+    EXPECT_EQ(answer(Model(at("d")), 3), answer(scaled, 3));
+    const Tensors d = Tensors::open(at("d"));
+    EXPECT_TRUE(std::ranges::equal(d.at("blk.0.ffn_up_exps.weight").bytes,
+                                   scaled.tensors().at("blk.0.ffn_up_exps.weight").bytes));
+    EXPECT_TRUE(d.contains("blk.0.ffn_up_exps.scale") && d.contains("blk.0.ffn_up_shexp.input_scale"));
+    EXPECT_FALSE(d.contains("blk.0.ffn_down_exps.scale") || d.contains("blk.0.ffn_down_exps.input_scale"));
+
+    const std::vector<Tensor> floats = io::gguf_tensors(scaled, "blk.0");
+    ASSERT_EQ(floats.size(), products.size());
+    for (const Tensor& tensor : products) {
+      const auto its = std::ranges::find(floats, tensor.name, &Tensor::name);
+      ASSERT_NE(its, floats.end()) << tensor.name;
+      EXPECT_EQ(its->dtype, tensor.dtype);
+      EXPECT_TRUE(std::ranges::equal(its->bytes, tensor.bytes)) << tensor.name;
+    }
+  }
 }
 
 TEST(QuantizeGguf, ReplacesAFileOnlyIfAsked) {

@@ -1,9 +1,11 @@
 /// @file  Folders of models whose experts are quantised: what is in them, and what is refused.
+#include <moe/io/model.hpp>
 #include <moe/io/quantize_model.hpp>
 #include <moe/io/quantized_tensors.hpp>
 #include <moe/models/random.hpp>
 #include <moe/runtime/executors/openmp.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <filesystem>
@@ -12,6 +14,7 @@
 #include <limits>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -20,6 +23,7 @@
 #include <nlohmann/json.hpp>
 
 #include "errors.hpp"
+#include "load_layer.hpp"
 #include "temporary_folder.hpp"
 
 namespace {
@@ -192,9 +196,91 @@ TEST(QuantizeModel, AllLinearsButThoseThatAreAskedToStay) {
   EXPECT_EQ(std::count(ignore.begin(), ignore.end(), "model.layers.0.mlp.experts.1.up_proj"), 1);
 }
 
-TEST(QuantizeModel, AllExpertsAtOnceInFp8) {
+/// A model whose experts are in two tensors, of which config.json says how wide they are.
+SmallModel fused_model(bool turned) {
+  SmallModel model{.fused = true, .turned = turned};
+  model.config = {{"model_type", "qwen3_moe"}, {"num_experts", 2},     {"num_experts_per_tok", 1},
+                  {"hidden_size", 128},        {"hidden_act", "silu"}, {"moe_intermediate_size", 256}};
+  return model;
+}
+
+/// Rows [first, first + rows) of what expert e has of such a tensor, (in × out) or not.
+Weight<bfloat16> matrix_in(const Tensors& tensors, const std::string& name, Index e, Index first, Index rows,
+                           bool turned) {
+  const Tensor all = tensors.at(name);
+  const Index down = all.shape[1], across = all.shape[2];
+  const Eigen::Map<const Weight<bfloat16>> its(io::as<bfloat16>(all).data() + e * down * across, down, across);
+  if (turned) return its.transpose().middleRows(first, rows);
+  return its.middleRows(first, rows);
+}
+
+/// Each matrix of each expert has tensors of its own then, as compressed-tensors' software has them, and is coded as if
+/// it always had; a layer of them answers as one of its numbers.
+template <class T>
+void expect_taken_apart(const std::string& type, bool turned) {
+  SCOPED_TRACE(type + (turned ? ", turned" : ""));
+  const TemporaryFolder temporary("quantize_apart_" + type);
+  const fs::path in = temporary.path / "in", out = temporary.path / "out", some = temporary.path / "some";
+  fused_model(turned).write(in);
+  const auto report = quantize_model(in, out, {.type = type});
+  ASSERT_EQ(report.matrices.size(), 6u);
+  const Tensors before = Tensors::open(in), after = Tensors::open(out);
+  const std::string experts = "model.layers.0.mlp.experts.";
+  EXPECT_FALSE(after.contains(experts + "gate_up_proj") || after.contains(experts + "down_proj"));
+  std::size_t bytes = 0;
+  for (const std::string& name : after.names()) bytes += after.find(name)->bytes.size();
+  EXPECT_EQ(report.bytes_after, bytes);
+  const io::Quantization said(json_of(out / "config.json").at("quantization_config"), "config.json");
+  for (Index e = 0; e < 2; ++e) {
+    for (const auto& [kind, first] : {std::pair("gate", Index(0)), {"up", 256}, {"down", 0}}) {
+      const std::string fused = experts + (std::string(kind) == "down" ? "down_proj" : "gate_up_proj"),
+                        module = experts + std::to_string(e) + "." + kind + "_proj";
+      const Weight<bfloat16> was = matrix_in(before, fused, e, first, std::string(kind) == "down" ? 128 : 256, turned);
+      const Tensor alone{.name = module,
+                         .dtype = "BF16",
+                         .shape = {was.rows(), was.cols()},
+                         .bytes = std::as_bytes(std::span(was.data(), std::size_t(was.size())))};
+      const auto weight = io::quantized_weight(after, module, said);
+      ASSERT_TRUE(weight.has_value()) << module;
+      EXPECT_EQ(dequantized(weight->matrix), (coded<T, bfloat16>(alone))) << module;
+      const auto its = std::ranges::find(report.matrices, module + ".weight", &io::MatrixQuantization::tensor);
+      ASSERT_NE(its, report.matrices.end()) << module;
+      EXPECT_EQ(its->expert, -1);
+      const Weight<float> floats = was.cast<float>();
+      EXPECT_NEAR(its->error, double((dequantized(weight->matrix) - floats).norm() / floats.norm()), 1e-5);
+    }
+  }
+  const Matrix<float> x = random_tokens<float>(128, 5, /*seed=*/3);
+  const Matrix<float> y = io::load_layer(in, "model.layers.0.mlp").layer.forward(x);
+  EXPECT_LT((io::load_layer(out, "model.layers.0.mlp").layer.forward(x) - y).norm(), 0.3F * y.norm());
+
+  // What stays goes along: no reader takes a half of them apart.
+  const auto half = quantize_model(in, some, {.type = type, .keep = {"down_proj"}});
+  EXPECT_EQ(half.matrices.size(), 4u);
+  ASSERT_EQ(half.kept.size(), 1u);
+  EXPECT_EQ(half.kept[0].second, "asked to stay");
+  const Tensors halves = Tensors::open(some);
+  const Weight<bfloat16> down = matrix_in(before, experts + "down_proj", 1, 0, 128, turned);
+  EXPECT_TRUE(std::ranges::equal(halves.at(experts + "1.down_proj.weight").bytes,
+                                 std::as_bytes(std::span(down.data(), std::size_t(down.size())))));
+  EXPECT_LT((io::load_layer(some, "model.layers.0.mlp").layer.forward(x) - y).norm(), 0.3F * y.norm());
+}
+
+TEST(QuantizeModel, AllExpertsAtOnceAreTakenApart) {
+  for (const bool turned : {false, true}) {
+    expect_taken_apart<BlockFp8>("fp8", turned);
+    expect_taken_apart<GroupInt4<32>>("int4_g32", turned);
+    expect_taken_apart<GroupInt4<128>>("int4_g128", turned);
+    expect_taken_apart<GroupMxfp4>("mxfp4", turned);
+    expect_taken_apart<GroupNvfp4>("nvfp4", turned);
+  }
+}
+
+TEST(QuantizeModel, AllExpertsAtOnceStayTogetherInFp8WhereNothingSaysHowTheyAreApart) {
   const TemporaryFolder temporary("quantize_fused");
-  SmallModel{.fused = true}.write(temporary.path / "in");
+  SmallModel model{.fused = true};
+  model.config["model_type"] = "model_of_tomorrow";
+  model.write(temporary.path / "in");
   const auto report = quantize_model(temporary.path / "in", temporary.path / "out");
   ASSERT_EQ(report.matrices.size(), 4u);
   EXPECT_EQ(report.matrices[3].tensor, "model.layers.0.mlp.experts.gate_up_proj");
@@ -213,25 +299,70 @@ TEST(QuantizeModel, AllExpertsAtOnceInFp8) {
     const Eigen::Map<const Weight<float>> was(all.row(e).data(), 512, 128);
     EXPECT_LT((is - was).norm() / was.norm(), 0.04F);
   }
-  EXPECT_NE(test::error_of<io::Error>([&] {
-              quantize_model(temporary.path / "in", temporary.path / "other", {.type = "nvfp4"});
-            }).find("experts.down_proj\" has shape [2, 128, 256], all experts at once, expected a tensor for each"),
-            std::string::npos);
+  const std::string error = test::error_of<io::Error>(
+      [&] { quantize_model(temporary.path / "in", temporary.path / "other", {.type = "nvfp4"}); });
+  EXPECT_NE(
+      error.find("experts.down_proj\" has shape [2, 128, 256], all experts at once, expected a tensor for each: of "
+                 "a model type that is not known here"),
+      std::string::npos)
+      << error;
 }
 
-TEST(QuantizeModel, ExpertsThatNoReaderWouldTakeInFp8AreRefused) {
-  const TemporaryFolder temporary("quantize_turned");
-  SmallModel model{.fused = true, .turned = true};
-  model.config = {
-      {"model_type", "qwen3_moe"}, {"num_experts", 2}, {"hidden_size", 128}, {"moe_intermediate_size", 256}};
-  model.write(temporary.path / "in");
-  const std::string error =
-      test::error_of<io::Error>([&] { quantize_model(temporary.path / "in", temporary.path / "out"); });
-  EXPECT_NE(error.find("experts.down_proj\" has shape [2, 256, 128], (experts × in × out), and numbers are coded along "
-                       "what a row multiplies"),
-            std::string::npos)
-      << error;
-  EXPECT_FALSE(fs::exists(temporary.path / "out"));
+/// gpt-oss' own form, with the numbers, and so the bits of the answers, of a folder that has it already.
+TEST(QuantizeModel, Mxfp4OfAGptOssIsItsOwn) {
+  const fs::path real = fs::path(MOE_SOURCE_DIR) / "tests/real/gpt_oss_mxfp4";
+  const TemporaryFolder temporary("quantize_gpt_oss");
+  const fs::path in = temporary.path / "in", out = temporary.path / "out";
+  fs::create_directories(in);
+  auto config = json_of(real / "config.json");
+  const io::Quantization said(config.at("quantization_config"), "config.json");
+  config.erase("quantization_config");
+  std::ofstream(in / "config.json") << config.dump(2);
+  const Tensors coded_ones = Tensors::open(real);
+  std::vector<Weight<float>> memory;
+  std::vector<Tensor> tensors;
+  for (const std::string& name : coded_ones.names()) {
+    const Tensor its = coded_ones.at(name);
+    if (name.ends_with("_scales")) continue;
+    if (!name.ends_with("_blocks")) {
+      tensors.push_back(its);
+      continue;
+    }
+    const std::string module = name.substr(0, name.size() - 7);
+    const Index n = its.shape[0], rows = its.shape[1], cols = 32 * its.shape[2];
+    Weight<float> turned(n * cols, rows);
+    for (Index e = 0; e < n; ++e) {
+      const auto weight = io::quantized_weight(coded_ones, module, said, io::OfExperts{e, n});
+      turned.middleRows(e * cols, cols) = dequantized(weight->matrix).transpose();
+    }
+    memory.push_back(std::move(turned));
+    tensors.push_back({.name = module,
+                       .dtype = "F32",
+                       .shape = {n, cols, rows},
+                       .bytes = std::as_bytes(std::span(memory.back().data(), std::size_t(memory.back().size())))});
+  }
+  io::write_safetensors(in / "model.safetensors", tensors);
+  const auto report = quantize_model(in, out, {.type = "mxfp4"});
+  for (const auto& matrix : report.matrices) EXPECT_EQ(matrix.error, 0) << matrix.tensor;
+  EXPECT_EQ(json_of(out / "config.json")["quantization_config"]["quant_method"], "mxfp4");
+  const Tensors after = Tensors::open(out);
+  EXPECT_EQ(after.names(), coded_ones.names());
+  for (const std::string& name : after.names()) EXPECT_EQ(after.at(name).shape, coded_ones.at(name).shape) << name;
+  const io::Model model(out), expected(real);
+  for (const std::string& block : model.moe_blocks()) {
+    const Matrix<float> x = random_tokens<float>(model.shape().d_model, 7, /*seed=*/2);
+    EXPECT_EQ(model.layer(block).layer.forward(x), expected.layer(block).layer.forward(x)) << block;
+  }
+  const auto error = [&](const io::QuantizeModelOptions& options) {
+    return test::error_of<io::Error>([&] { quantize_model(in, temporary.path / "other", options); });
+  };
+  EXPECT_NE(error({.type = "int4_g32"}).find("there are biases beside them, which no software expects apart"),
+            std::string::npos);
+  EXPECT_NE(error({.type = "fp8"})
+                .find("(experts × in × out), and numbers are coded along what a row multiplies: take "
+                      "an OUT that ends in .gguf, or mxfp4"),
+            std::string::npos);
+  EXPECT_NE(error({.type = "mxfp4", .all_linears = true}).find("is of experts alone"), std::string::npos);
 }
 
 TEST(QuantizeModel, ExpertsAreThoseThatALoaderReadsWhateverTheyAreCalled) {
@@ -245,11 +376,11 @@ TEST(QuantizeModel, ExpertsAreThoseThatALoaderReadsWhateverTheyAreCalled) {
   // Too narrow for blocks of 128, and found.
   expect_error("granitemoe", "block_sparse_moe.input_linear.weight\" the length of a row is");
   expect_error("step3p7", "moe.down_proj.weight\" the length of a row is 18");
-  expect_error("llama4", "(experts × in × out), and numbers are coded along what a row multiplies");
+  expect_error("llama4", "feed_forward.shared_expert.down_proj.weight\" the length of a row is 24");
   expect_error("dbrx", "rows that are multiplied from behind");
 }
 
-TEST(QuantizeModel, WhatIsCheckedAndRefusedIsNotThere) {
+TEST(QuantizeModel, WhatIsCheckedAndRefusedIsBesideUnderAnotherName) {
   const TemporaryFolder temporary("quantize_check");
   SmallModel{}.write(temporary.path / "in");
   bool was_there = false;
@@ -259,9 +390,21 @@ TEST(QuantizeModel, WhatIsCheckedAndRefusedIsNotThere) {
                      io::fail("no");
                    }});
   });
-  EXPECT_EQ(error, "no");
+  EXPECT_EQ(error, "no; what was written is kept as " + (temporary.path / "out.refused").string());
   EXPECT_TRUE(was_there);
-  EXPECT_EQ(std::distance(fs::directory_iterator(temporary.path), {}), 1) << "the model alone";
+  EXPECT_EQ(std::distance(fs::directory_iterator(temporary.path), {}), 2) << "the model, and what was refused";
+  quantize_model(temporary.path / "in", temporary.path / "out");
+  const Tensors kept = Tensors::open(temporary.path / "out.refused"), out = Tensors::open(temporary.path / "out");
+  ASSERT_EQ(kept.names(), out.names());
+  for (const std::string& name : kept.names()) {
+    EXPECT_TRUE(std::ranges::equal(kept.at(name).bytes, out.at(name).bytes)) << name;
+  }
+  const std::string again = test::error_of<io::Error>([&] {
+    quantize_model(temporary.path / "in", temporary.path / "out",
+                   {.overwrite = true, .check = [](const fs::path&) { io::fail("no"); }});
+  });
+  EXPECT_NE(again.find("out.refused1"), std::string::npos) << again;
+  EXPECT_TRUE(fs::exists(temporary.path / "out" / "config.json")) << "what was there stays";
   EXPECT_NE(test::error_of<io::Error>([&] {
               quantize_model(temporary.path / "in", temporary.path / "out", {.keep = {"experts.1.", "up_prj"}});
             }).find("\"up_prj\" was asked to stay, and is in no name"),

@@ -19,7 +19,8 @@ struct LayersOfLatentExperts {
   static auto make(Index d_model) {
     const auto bank = test::GatedFfnBanks<float>::make(test::latent_size(d_model), seeds_from(3, 5));
     return MoeLayer(router_for<float>(d_model, 5, 2),
-                    test::random_latent<bfloat16>(d_model, bank, 9, true, RmsNormOptions{.offset = 1}));
+                    test::random_latent<bfloat16>(d_model, bank, 9, true, RmsNormOptions{.offset = 1},
+                                                  RmsNormOptions{.epsilon = 0.1}));
   }
 };
 INSTANTIATE_TYPED_TEST_SUITE_P(OfLatentExperts, LayerLaws, LayersOfLatentExperts);

@@ -45,9 +45,12 @@ TEST(LatentGradients, AreTrue) {
     for (const bool biases : {false, true}) {
       for (const WeightOn weight_on : {WeightOn::output, WeightOn::input}) {
         for (const Index tokens : token_counts) {
-          expect_true_gradients(
-              MoeLayer(router_of(9, 1, weight_on), random_latent<double>(9, random_bank(4, 6, 5, 2), 3, biases, norm)),
-              tokens, 4);
+          for (const auto& of_answers : norms) {
+            expect_true_gradients(
+                MoeLayer(router_of(9, 1, weight_on),
+                         random_latent<double>(9, random_bank(4, 6, 5, 2), 3, biases, norm, of_answers)),
+                tokens, 4);
+          }
         }
       }
     }
@@ -76,8 +79,9 @@ TEST(LatentGradients, OfListsOfJoinedAndOfDroppedOnes) {
 }
 
 TEST(LatentGradients, PassThroughWhatDoesNotLearn) {
-  const auto whole = random_latent<double>(9, random_bank(4, 6, 5, 26), 27, true, RmsNormOptions{});
-  const auto inside = random_latent<double>(9, Frozen(random_bank(4, 6, 5, 26)), 27, true, RmsNormOptions{});
+  const RmsNormOptions norm{.epsilon = 0.1};
+  const auto whole = random_latent<double>(9, random_bank(4, 6, 5, 26), 27, true, norm, norm);
+  const auto inside = random_latent<double>(9, Frozen(random_bank(4, 6, 5, 26)), 27, true, norm, norm);
   const auto router = router_of(9, 28);
   for (const Index tokens : token_counts) {
     expect_true_gradients(MoeLayer(router, Frozen(whole)), tokens, 29);
@@ -91,14 +95,17 @@ TEST(LatentGradients, PassThroughWhatDoesNotLearn) {
 }
 
 /// Adapters beside both projections, and inside; all of them add something.
+/// @param normed  are answers normed? Differences of what such numbers make of each other twice are too rough.
 template <class W>
-auto adapted(Index d_model, Index latent, double dropout = 0, Index rank = 2) {
+auto adapted(Index d_model, Index latent, double dropout = 0, Index rank = 2, bool normed = false) {
   using Scalar = ActivationScalar<W>;
   const LoraOptions options{.rank = rank, .dropout = dropout, .seed = 3};
   LatentExperts group(with_lora(random_projection<W>(latent, d_model, 32, true), options),
                       with_lora(moe::random_bank<W>(4, latent, 5, 33), {.rank = rank, .dropout = dropout}),
                       with_lora(random_projection<W>(d_model, latent, 34, true), options),
                       std::optional(RmsNorm<Scalar>(random_matrix<Vector<Scalar>>(latent, 1, 35), {.epsilon = 0.1})));
+  if (normed)
+    group.norm_of_answers().emplace(random_matrix<Vector<Scalar>>(latent, 1, 36), RmsNormOptions{.epsilon = 0.1});
   unsigned seed = 36;
   for (const auto& named : named_adapters("", group)) {
     named.adapter->b = random_matrix<Weight<Scalar>>(named.adapter->out(), named.adapter->rank(), ++seed);
@@ -112,6 +119,17 @@ TEST(LatentGradients, OfAdaptersBesideTheProjections) {
     expect_true_gradients(MoeLayer(router_of(9, 50), adapted<double>(9, 6, 0.5)), tokens, 51, 20, {.seed = 7});
   }
   expect_true_gradients(MoeLayer(router_of(9, 50), adapted<double>(9, 6, 0, 0)), 9, 51);  // the norm and router learn
+}
+
+TEST(LatentGradients, OfAdaptersBelowANormOfAnswersAreThoseOfMergedWeights) {
+  const MoeLayer layer(router_of(9, 50), adapted<double>(9, 6, 0, 2, true));
+  const auto x = random_matrix<Matrix<double>>(9, 20, 53), c = random_matrix<Matrix<double>>(9, 20, 54);
+  const auto is = gradients_of(layer, x, c);
+  const auto expected = gradients_of(merged(layer), x, c);
+  EXPECT_LT((is.of_x - expected.of_x).norm(), 1e-10 * expected.of_x.norm());
+  const auto gain = [](const auto& of) { return of.of_parameters.experts().norm_of_answers()->gain(); };
+  EXPECT_LT((gain(is) - gain(expected)).norm(), 1e-10 * gain(expected).norm());
+  EXPECT_GT(gain(is).norm(), 0);
 }
 
 template <class W>
@@ -132,8 +150,9 @@ auto naive_twin(const LoraProjection<W>& projection) {
 TYPED_TEST(LatentLora, ComputesWhatWeightsWithTheirDeltasDo) {
   using Scalar = ActivationScalar<TypeParam>;
   for (const Index d_model : {1, 7, 16, 33}) {
-    const auto group = adapted<TypeParam>(d_model, test::latent_size(d_model));
-    const LatentExperts expected(naive_twin(group.in()), group.experts(), naive_twin(group.out()), group.norm());
+    const auto group = adapted<TypeParam>(d_model, test::latent_size(d_model), 0, 2, true);
+    const LatentExperts expected(naive_twin(group.in()), group.experts(), naive_twin(group.out()), group.norm(), {},
+                                 group.norm_of_answers());
     const auto router = random_router<Scalar>(4, d_model, {.top_k = 2}, 52);
     for (const Index tokens : {0, 1, 15, 16, 17, 40}) {
       const auto x = random_matrix<Matrix<Scalar>>(d_model, tokens, 53);
@@ -157,7 +176,7 @@ TYPED_TEST(LatentLora, ThatAddsNothingIsTheProjectionToTheLastBit) {
 }
 
 TEST(LatentLora, NarrowProjectionsStayAsTheyAreAndMergeIntoWeightsOfTheirOwn) {
-  const MoeLayer layer(random_router<float>(4, 17, {.top_k = 2}, 59), adapted<bfloat16>(17, 9));
+  const MoeLayer layer(random_router<float>(4, 17, {.top_k = 2}, 59), adapted<bfloat16>(17, 9, 0, 2, true));
   const auto plain = merged(layer);
   static_assert(std::is_same_v<std::remove_cvref_t<decltype(plain.experts().in())>, Projection<bfloat16>>);
   const auto x = random_matrix<Matrix<float>>(17, 20, 60);
@@ -166,10 +185,11 @@ TEST(LatentLora, NarrowProjectionsStayAsTheyAreAndMergeIntoWeightsOfTheirOwn) {
   auto learning = layer;
   std::string names;
   for (const auto& parameter : parameters(learning)) {
-    if (parameter.name.find("latent") != std::string::npos) names += parameter.name + " ";
+    const bool is_around = parameter.name.find("latent") != std::string::npos || parameter.name.starts_with("routed_");
+    if (is_around) names += parameter.name + " ";
   }
   EXPECT_EQ(names,
-            "fc1_latent_proj.lora_A.weight fc1_latent_proj.lora_B.weight latent_norm.weight "
+            "fc1_latent_proj.lora_A.weight fc1_latent_proj.lora_B.weight latent_norm.weight routed_expert_norm.weight "
             "fc2_latent_proj.lora_A.weight fc2_latent_proj.lora_B.weight ");
   const auto gradients = gradients_of(learning, x, y);
   EXPECT_FALSE(gradients.of_parameters.experts().in().adapter().a.isZero());
@@ -190,7 +210,8 @@ TEST(LatentSteps, HaveTheSameBitsOnAnyNumberOfThreadsAndAllocateNothingOnceWarm)
     laws::expect_warm_steps_to_allocate_nothing(layer);
   };
   const auto router = random_router<float>(4, 40, {.top_k = 2}, 62);
-  check(MoeLayer(router, random_latent<float>(40, random_bank<float>(4, 21, 33, 63), 64, true, RmsNormOptions{})));
+  check(MoeLayer(router, random_latent<float>(40, random_bank<float>(4, 21, 33, 63), 64, true, RmsNormOptions{},
+                                              RmsNormOptions{})));
   check(MoeLayer(router, adapted<bfloat16>(40, 21)));
 }
 

@@ -163,7 +163,7 @@ class QuantizedMatrix {
   }
 
   BytePlane codes, scales, zeros;          // as the format reads them
-  float factor;                            // of the whole matrix, where the format has one
+  float factor;                            // of the whole matrix, where the format has one, as all blocks have
   const std::int32_t* group_of = nullptr;  // of each number of a row, where groups are no runs (act-order)
 
  private:
@@ -197,8 +197,14 @@ inline constexpr IntegerForm form_of_blocks = {
       constexpr Index groups = Block::numbers / Block::group;
       static_assert((Block::group == 16 || Block::group == 32) && Block::numbers % Block::group == 0);
       const std::byte* block = matrix.codes.row(row) + first / Block::numbers * Block::bytes;
+      const float* const end = scales + count / Block::group;
       for (Index i = 0, g = 0; i < count; i += Block::numbers, g += groups, block += Block::bytes) {
         Block::integers(block, codes + i, scales + g, minima + (Block::has_minima ? g : 0));
+      }
+      if (matrix.factor == 1) return;
+      for (; scales < end; ++scales) {
+        *scales *= matrix.factor;
+        if constexpr (Block::has_minima) *minima++ *= matrix.factor;
       }
     }};
 
@@ -213,7 +219,8 @@ constexpr const IntegerForm* integers_of_blocks() {
 
 }  // namespace detail
 
-/// The NumberFormat of blocks that hold everything that their numbers need, one after the other in a row:
+/// The NumberFormat of blocks that hold everything that their numbers need, but for a factor of the whole matrix, one
+/// after the other in a row:
 ///
 ///   struct Block {
 ///     static constexpr const char* name = "Q8_0";
@@ -233,6 +240,8 @@ inline constexpr NumberFormat block_format = {
       const std::byte* block = matrix.codes.row(row) + first / Block::numbers * Block::bytes;
       static_assert(Block::numbers <= NumberFormat::max_block);
       for (Index i = 0; i < count; i += Block::numbers, block += Block::bytes) Block::decode(block, to + i);
+      if (matrix.factor == 1) return;
+      for (Index i = 0; i < count; ++i) to[i] *= matrix.factor;
     },
     true,
     detail::integers_of_blocks<Block>()};

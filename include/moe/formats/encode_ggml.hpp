@@ -20,6 +20,8 @@
 #include "moe/formats/ggml_legacy.hpp"
 #include "moe/formats/ggml_lookup.hpp"
 #include "moe/formats/ggml_tiny.hpp"
+#include "moe/kernels/lanes.hpp"
+#include "moe/kernels/rounding.hpp"
 
 namespace moe::inline MOE_TARGET {
 
@@ -125,16 +127,34 @@ struct Uneven {
   }();
   /// The numbers of the table that are nearest to factor · x.
   template <int n>
-  static void find(const float* x, float factor, float* number) {
-    float place[n];
-    for (int i = 0; i < n; ++i) place[i] = factor * x[i];
-    std::fill(number, number + n, values[0]);
-    for (std::size_t code = 1; code < values.size(); ++code) {
-      const float middle = (values[code - 1] + values[code]) * 0.5F, more = values[code] - values[code - 1];
-      for (int i = 0; i < n; ++i) number[i] += place[i] >= middle ? more : 0;
-    }
+  MOE_KERNEL static void find(const float* x, float factor, float* number) {
+    using kernels::Lanes;
+    const auto from = Several<n>::load(x);
+    Several<n>::of([&](int part) __attribute__((always_inline)) {
+      const Lanes<float> place = factor * from.part[part];
+      Lanes<float> its = Lanes<float>{} + values[0];
+      for (std::size_t code = 1; code < values.size(); ++code) {
+        const float middle = (values[code - 1] + values[code]) * 0.5F, more = values[code] - values[code - 1];
+        its += place >= middle ? Lanes<float>{} + more : Lanes<float>{};
+      }
+      return its;
+    }).store(number);
   }
 };
+
+/// The numbers of IQ4_NL that are nearest to those of x; of two as near the higher one: nearest_uneven().
+MOE_INLINE Several<32> nearest_unevens(const Several<32>& x) {
+  using kernels::Lanes;
+  return Several<32>::of([&](int part) __attribute__((always_inline)) {
+    Lanes<float> its = Lanes<float>{} + float(uneven[0]);
+    for (std::size_t code = 0; code < 15; ++code) {
+      const float below = float(uneven[code]), above = float(uneven[code + 1]);
+      const auto stays = x.part[part] - below < above - x.part[part];
+      its += stays ? Lanes<float>{} : Lanes<float>{} + (above - below);
+    }
+    return its;
+  });
+}
 
 /// The scale of 32 numbers of IQ4_NL: of sixteen tried, that which leaves the least Σ x² (x − scale · number)², each
 /// after a fit to the numbers that it gave.
@@ -145,11 +165,13 @@ inline float uneven_scale(const float* x) {
   for (int attempt = -8; attempt <= 7; ++attempt) {
     const float inverse = attempt == -8 ? 1 / (-peak / -127) : float(attempt - 127) / peak;
     float xn[32], nn[32];
-    for (int j = 0; j < 32; ++j) {
-      const float number = float(uneven[nearest_uneven(product(inverse, x[j]))]), weighted = x[j] * x[j] * number;
-      xn[j] = weighted * x[j];
-      nn[j] = weighted * number;
-    }
+    const auto all = Several<32>::load(x);
+    const auto number = nearest_unevens(
+        Several<32>::of([&](int i) __attribute__((always_inline)) { return kernels::product(inverse * all.part[i]); }));
+    const auto weighted = Several<32>::of(
+        [&](int i) __attribute__((always_inline)) { return all.part[i] * all.part[i] * number.part[i]; });
+    Several<32>::of([&](int i) __attribute__((always_inline)) { return weighted.part[i] * all.part[i]; }).store(xn);
+    Several<32>::of([&](int i) __attribute__((always_inline)) { return weighted.part[i] * number.part[i]; }).store(nn);
     rounded_here(xn);
     rounded_here(nn);
     float sum_xn = 0, sum_nn = 0;

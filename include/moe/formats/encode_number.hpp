@@ -24,7 +24,13 @@ inline __attribute__((always_inline)) void rounded_here(T& numbers) {
 template <class S>
 S product(S a, std::type_identity_t<S> b) {
   S of_both = a * b;
+#if defined(__SSE2__)
+  __asm__("" : "+x"(of_both));
+#elif defined(__aarch64__)
+  __asm__("" : "+w"(of_both));
+#else
   rounded_here(of_both);
+#endif
   return of_both;
 }
 

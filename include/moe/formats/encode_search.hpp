@@ -8,48 +8,111 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <utility>
 
 #include "moe/core/types.hpp"
 #include "moe/formats/encode_number.hpp"
+#include "moe/kernels/lanes.hpp"
+#include "moe/kernels/rounding.hpp"
+#include "moe/kernels/shuffle.hpp"
 
 namespace moe::inline MOE_TARGET::encoding {
 
-/// Their sum, in an order that n decides; the numbers are gone.
+/// n numbers in registers, which are read from memory, and written to it.
 template <int n>
-float sum(float* x) {
-  if constexpr (n > 1) {
-    for (int i = 0; i < n / 2; ++i) x[i] += x[i + n / 2];
-    return sum<n / 2>(x);
+struct Several {
+  static constexpr int width = kernels::lanes<float>, count = n / width;
+  static_assert(n % width == 0);
+  kernels::Lanes<float> part[count];
+
+  /// Those from there on.
+  MOE_INLINE static Several load(const float* from) {
+    Several all;
+    kernels::repeat<count>([&](int i) __attribute__((always_inline)) {
+      all.part[i] = kernels::load_as<kernels::Lanes<float>>(from + i * width);
+    });
+    return all;
   }
-  return x[0];
+  /// To there, one after the other.
+  MOE_INLINE void store(float* to) const {
+    kernels::repeat<count>([&](int i) __attribute__((always_inline)) { kernels::store(to + i * width, part[i]); });
+  }
+
+  /// f of each register's number.
+  template <class F>
+  MOE_INLINE static Several of(const F& f) {
+    Several all;
+    kernels::repeat<count>([&](int i) __attribute__((always_inline)) { all.part[i] = f(i); });
+    return all;
+  }
+
+  /// Their sum, in an order that n decides, whatever a register holds: halves are added until one is left.
+  MOE_INLINE float sum() const {
+    kernels::Lanes<float> halves[count];
+    for (int i = 0; i < count; ++i) halves[i] = part[i];
+    for (int left = count / 2; left > 0; left /= 2) {
+      for (int i = 0; i < left; ++i) halves[i] += halves[i + left];
+    }
+    kernels::Lanes<float> its = halves[0];
+    if constexpr (width > 8) its += upper<8>(its);
+    if constexpr (width > 4) its += upper<4>(its);
+    its += upper<2>(its);
+    return its[0] + its[1];
+  }
+
+ private:
+  /// Lanes from number `first` on, in front.
+  template <int first>
+  MOE_INLINE static kernels::Lanes<float> upper(const kernels::Lanes<float>& its) {
+    return [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
+      return kernels::shuffle<float, (i + first) % width...>(its, its);
+    }(std::make_integer_sequence<int, width>{});
+  }
+};
+
+/// Lane by lane the less; b where a is a NaN.
+MOE_INLINE kernels::Lanes<float> less_of(const kernels::Lanes<float>& a, const kernels::Lanes<float>& b) {
+  return a < b ? a : b;
+}
+/// Lane by lane the greater; b where a is a NaN.
+MOE_INLINE kernels::Lanes<float> greater_of(const kernels::Lanes<float>& a, const kernels::Lanes<float>& b) {
+  return a > b ? a : b;
 }
 
 /// Codes of n numbers, as floats: the whole numbers in first … last that are nearest to (x + shift) · inverse.
 template <int n>
-void find_codes(const float* x, float shift, float inverse, int first, int last, float* code) {
-  float place[n];
-  for (int i = 0; i < n; ++i) place[i] = (x[i] + shift) * inverse;
-  rounded_here(place);
+MOE_INLINE Several<n> nearest_codes(const Several<n>& x, float shift, float inverse, int first, int last) {
+  using kernels::Lanes;
   const float up = 0.5F - float(first), most = float(last - first);
-  for (int i = 0; i < n; ++i) {
-    const float from_first = place[i] + up;
-    const float within = from_first < most ? (from_first > 0 ? from_first : 0) : most;
-    code[i] = float(int(within) + first);
-  }
+  return Several<n>::of([&](int i) __attribute__((always_inline)) {
+    const Lanes<float> from_first = kernels::product((x.part[i] + shift) * inverse) + up;
+    const Lanes<float> within = greater_of(less_of(from_first, Lanes<float>{} + most), Lanes<float>{});
+    const auto floor = __builtin_convertvector(within, kernels::IntLanes<std::int32_t>);
+    return __builtin_convertvector(floor, Lanes<float>) + float(first);
+  });
+}
+
+/// The same, from memory to memory.
+template <int n>
+MOE_KERNEL void find_codes(const float* x, float shift, float inverse, int first, int last, float* code) {
+  nearest_codes(Several<n>::load(x), shift, inverse, first, last).store(code);
 }
 
 /// Σ w · (x − (scale · code − minimum))².
 template <int n>
-float squared_error(const float* x, const float* w, const float* code, float scale, float minimum) {
-  float part[n];
-  for (int i = 0; i < n; ++i) part[i] = scale * code[i];
-  rounded_here(part);
-  for (int i = 0; i < n; ++i) {
-    const float off = x[i] - (part[i] - minimum);
-    part[i] = off * off * w[i];
-  }
-  rounded_here(part);
-  return sum<n>(part);
+MOE_INLINE float squared_error(const Several<n>& x, const Several<n>& w, const Several<n>& code, float scale,
+                               float minimum) {
+  return Several<n>::of([&](int i) __attribute__((always_inline)) {
+           const auto off = x.part[i] - (kernels::product(scale * code.part[i]) - minimum);
+           return kernels::product(off * off * w.part[i]);
+         })
+      .sum();
+}
+/// The same of numbers in memory.
+template <int n>
+MOE_KERNEL float squared_error(const float* x, const float* w, const float* code, float scale, float minimum) {
+  using All = Several<n>;
+  return squared_error(All::load(x), All::load(w), All::load(code), scale, minimum);
 }
 
 /// What least squares needs of n numbers and their codes.
@@ -57,22 +120,29 @@ struct Moments {
   double w, x, code, code_code, code_x;  // Σ w, Σ w·x, Σ w·code, Σ w·code², Σ w·code·x
 };
 
+/// Of n numbers, weighted by w, what their codes change: all but Σ w and Σ w·x.
+template <int n>
+MOE_INLINE void add_moments_of_codes(const Several<n>& x, const Several<n>& w, const Several<n>& code, Moments& m) {
+  const auto of = [](const Several<n>& a, const Several<n>& b) __attribute__((always_inline)) {
+    return Several<n>::of([&](int i)
+                              __attribute__((always_inline)) { return kernels::product(a.part[i] * b.part[i]); });
+  };
+  const Several<n> with_code = of(w, code);
+  m.code = with_code.sum();
+  m.code_code = of(with_code, code).sum();
+  m.code_x = of(with_code, x).sum();
+}
+
 /// Of n numbers, weighted by w.
 template <int n>
-Moments moments(const float* x, const float* w, const float* code) {
-  float weighted[n], with_code[n], with_code_code[n], with_code_x[n], with_x[n];
-  for (int i = 0; i < n; ++i) {
-    weighted[i] = w[i];
-    with_x[i] = w[i] * x[i];
-    with_code[i] = w[i] * code[i];
-    with_code_code[i] = w[i] * code[i] * code[i];
-    with_code_x[i] = w[i] * code[i] * x[i];
-  }
-  rounded_here(with_x);
-  rounded_here(with_code);
-  rounded_here(with_code_code);
-  rounded_here(with_code_x);
-  return {sum<n>(weighted), sum<n>(with_x), sum<n>(with_code), sum<n>(with_code_code), sum<n>(with_code_x)};
+MOE_KERNEL Moments moments(const float* from, const float* weights, const float* code) {
+  const auto x = Several<n>::load(from), w = Several<n>::load(weights);
+  Moments m{w.sum(), Several<n>::of([&](int i) __attribute__((always_inline)) {
+                       return kernels::product(w.part[i] * x.part[i]);
+                     }).sum(),
+            0, 0, 0};
+  add_moments_of_codes(x, w, Several<n>::load(code), m);
+  return m;
 }
 
 /// a · b − c · d.
@@ -130,6 +200,34 @@ inline std::array<float, 3> halves_around(float scale) {
 /// Can float16 hold it?
 inline bool is_half(float x) { return (to_half(x) & 0x7c00U) != 0x7c00U; }
 
+/// Sorts numbers of which the upper 32 bits are a positive float: into some parts of each octave first, so that what is
+/// left to do is near.
+template <std::size_t most>
+void sort_by_size(std::array<std::uint64_t, most>& numbers, std::size_t count) {
+  constexpr std::size_t num_parts = 1024;  // 64 an octave; all beyond the sixteenth is the last one
+  if (count == 0) return;
+  const auto bits = [](std::uint64_t number) { return std::uint32_t(number >> 32); };
+  std::uint32_t least = bits(numbers[0]);
+  for (std::size_t i = 1; i < count; ++i) least = std::min(least, bits(numbers[i]));
+  const auto part = [&](std::uint64_t number) {
+    return std::min(std::size_t(bits(number) - least) >> 17, num_parts - 1);
+  };
+  std::array<std::uint16_t, num_parts + 1> end{};  // of a part, one further on
+  for (std::size_t i = 0; i < count; ++i) ++end[part(numbers[i]) + 1];
+  for (std::size_t p = 1; p < num_parts; ++p) end[p] = std::uint16_t(end[p] + end[p - 1]);
+  const std::size_t last = end[num_parts - 1];
+  std::array<std::uint64_t, most> sorted;
+  for (std::size_t i = 0; i < count; ++i) sorted[end[part(numbers[i])]++] = numbers[i];
+  std::sort(sorted.begin() + std::ptrdiff_t(last), sorted.begin() + std::ptrdiff_t(count));
+  for (std::size_t i = 1; i < last; ++i) {
+    const std::uint64_t its = sorted[i];
+    std::size_t at = i;
+    for (; at > 0 && sorted[at - 1] > its; --at) sorted[at] = sorted[at - 1];
+    sorted[at] = its;
+  }
+  std::copy_n(sorted.begin(), count, numbers.begin());
+}
+
 /// The scale of n numbers x = scale · number, each of which is the nearest of those that Numbers has, that leaves the
 /// least Σ w · error². As 1/scale grows from 0, a number changes where x/scale passes the middle of two neighbours:
 /// from one such place to the next all are the same, and least squares gives their scale. All places are visited, for
@@ -148,27 +246,29 @@ float least_error_scale(const float* x, const float* w) {
   for (const bool is_negative : {false, true}) {
     std::size_t count = 0;
     double nx = 0, nn = 0;  // Σ w · number · x and Σ w · number²
+    std::array<double, n> weighted;
     for (int i = 0; i < n; ++i) {
       const float its = is_negative ? -x[i] : x[i];
-      nx += product(product(double(w[i]), its), values[nearest_zero]);
+      weighted[std::size_t(i)] = product(double(w[i]), its);
+      nx += product(weighted[std::size_t(i)], values[nearest_zero]);
       nn += product(double(w[i]), values[nearest_zero] * values[nearest_zero]);
       if (its == 0 || w[i] == 0) continue;
       for (std::size_t k = its > 0 ? nearest_zero : 0; k < (its > 0 ? last : nearest_zero); ++k) {
         const float at = (values[k] + values[k + 1]) * 0.5F / its;
         if (at < std::numeric_limits<float>::infinity()) {
-          places[count++] = std::uint64_t(std::bit_cast<std::uint32_t>(at)) << 8 | std::uint64_t(i);
+          places[count++] = std::uint64_t(std::bit_cast<std::uint32_t>(at)) << 32 | std::uint64_t(i);
         }
       }
     }
-    std::sort(places.begin(), places.begin() + std::ptrdiff_t(count));
+    sort_by_size(places, count);
     std::array<std::size_t, n> code;
     code.fill(nearest_zero);
     for (std::size_t p = 0; p < count; ++p) {
       const auto i = std::size_t(places[p] & 255U);
-      const float its = is_negative ? -x[i] : x[i], before = values[code[i]];
-      code[i] = its > 0 ? code[i] + 1 : code[i] - 1;
+      const float before = values[code[i]];
+      code[i] = weighted[i] > 0 ? code[i] + 1 : code[i] - 1;
       const float after = values[code[i]];
-      nx += product(product(double(w[i]), its), after - before);
+      nx += product(weighted[i], after - before);
       nn += product(double(w[i]), after * after - before * before);
       const double explained = nn > 0 && nx > 0 ? product(nx, nx) / nn : 0;
       if (!(explained > most)) continue;

@@ -21,6 +21,8 @@ inline constexpr void (*decode_numbers)(const QuantizedMatrix&, Index, Index, In
       Index i = 0;
       for (; i + width <= count; i += width) kernels::store(to + i, kernels::widen(from + i));
       for (; i < count; ++i) to[i] = float(kernels::load_as<T>(from + i));
+      if (matrix.factor == 1) return;
+      for (i = 0; i < count; ++i) to[i] *= matrix.factor;
     };
 
 }  // namespace codes

@@ -36,34 +36,61 @@ MOE_INLINE void eight_scales_and_minima(const std::byte* block, GroupScales& sca
   multiply_scales(both.at, -dmin, minima);
 }
 
-/// What Q4_K and Q5_K make of codes: groups of 32.
-MOE_INLINE void spread_eight_groups(const std::byte* block, Codes<256>& its_codes, float* to) {
-  GroupScales scales, minima;
-  eight_scales_and_minima(block, scales, minima);
-  keep_in_memory(its_codes);
-  for (int g = 0; g < 8; ++g) {
-    const auto scale = all(scales.at[g]), minimum = all(minima.at[8 + g]);
-    spread<32>(its_codes.at + 32 * g, to + 32 * g,
-               [&](const auto& x) { return kernels::multiply_add(scale, x, minimum); });
-  }
-}
+/// Q4_K and Q5_K but for their codes: groups of 32, scales and minima of 6 bits.
+/// @tparam Block  recode(block, to): the codes of 256 numbers
+template <class Block>
+struct EightGroups {
+  static constexpr Index numbers = 256, group = 32;
+  static constexpr bool has_minima = true;
 
-/// The integers of Q4_K and Q5_K but for codes.
-MOE_INLINE void put_eight_groups(const std::byte* block, float* to, float* its_minima) {
-  GroupScales scales, minima;
-  eight_scales_and_minima(block, scales, minima);
-  std::memcpy(to, scales.at, 8 * sizeof(float));
-  std::memcpy(its_minima, minima.at + 8, 8 * sizeof(float));
-}
-
-/// What Q3_K and Q6_K make of codes: groups of 16.
-MOE_INLINE void spread_sixteen_groups(const GroupScales& scales, Codes<256>& its_codes, float* to) {
-  keep_in_memory(its_codes);
-  for (int g = 0; g < 16; ++g) {
-    const auto scale = all(scales.at[g]);
-    spread<16>(its_codes.at + 16 * g, to + 16 * g, [&](const auto& x) { return scale * x; });
+  MOE_INLINE static void decode(const std::byte* block, float* to) {
+    Codes<256> its_codes;
+    Block::recode(block, its_codes.at);
+    GroupScales scales, minima;
+    eight_scales_and_minima(block, scales, minima);
+    keep_in_memory(its_codes);
+    for (int g = 0; g < 8; ++g) {
+      const auto scale = all(scales.at[g]), minimum = all(minima.at[8 + g]);
+      spread<32>(its_codes.at + 32 * g, to + 32 * g,
+                 [&](const auto& x) { return kernels::multiply_add(scale, x, minimum); });
+    }
   }
-}
+
+  MOE_INLINE static void integers(const std::byte* block, std::int8_t* its_codes, float* scales, float* its_minima) {
+    Block::recode(block, its_codes);
+    GroupScales all_scales, minima;
+    eight_scales_and_minima(block, all_scales, minima);
+    std::memcpy(scales, all_scales.at, 8 * sizeof(float));
+    std::memcpy(its_minima, minima.at + 8, 8 * sizeof(float));
+  }
+};
+
+/// Q3_K and Q6_K but for their codes and scales: groups of 16.
+/// @tparam Block  recode(block, to): the codes of 256 numbers; multiply_scales(block, to): the scales of all groups
+template <class Block>
+struct SixteenGroups {
+  static constexpr Index numbers = 256, group = 16;
+  static constexpr bool has_minima = false;
+
+  MOE_INLINE static void decode(const std::byte* block, float* to) {
+    GroupScales scales;
+    Block::multiply_scales(block, scales);
+    Codes<256> its_codes;
+    Block::recode(block, its_codes.at);
+    keep_in_memory(its_codes);
+    for (int g = 0; g < 16; ++g) {
+      const auto scale = all(scales.at[g]);
+      spread<16>(its_codes.at + 16 * g, to + 16 * g, [&](const auto& x) { return scale * x; });
+    }
+  }
+
+  MOE_INLINE static void integers(const std::byte* block, std::int8_t* its_codes, float* scales, float*) {
+    GroupScales all_scales;
+    Block::multiply_scales(block, all_scales);
+    kernels::store(scales, all_scales);
+    Block::recode(block, its_codes);
+  }
+};
 
 }  // namespace codes
 
@@ -111,29 +138,13 @@ struct Q2_K {
 };
 
 /// Groups of 16; scales of 6 bits less 32, codes of 2 bits with a third one elsewhere, less 4.
-struct Q3_K {
+struct Q3_K : codes::SixteenGroups<Q3_K> {
   static constexpr const char* name = "Q3_K";
-  static constexpr Index numbers = 256, bytes = 110;
-
-  static constexpr Index group = 16;
-  static constexpr bool has_minima = false;
-
-  MOE_INLINE static void decode(const std::byte* block, float* to) {
-    codes::GroupScales scales;
-    multiply_scales(block, scales);
-    codes::Codes<256> its_codes;
-    recode(block, its_codes.at);
-    codes::spread_sixteen_groups(scales, its_codes, to);
-  }
-
-  MOE_INLINE static void integers(const std::byte* block, std::int8_t* its_codes, float* scales, float*) {
-    codes::GroupScales all;
-    multiply_scales(block, all);
-    kernels::store(scales, all);
-    recode(block, its_codes);
-  }
+  static constexpr Index bytes = 110;
 
  private:
+  friend codes::SixteenGroups<Q3_K>;
+
   MOE_INLINE static void multiply_scales(const std::byte* block, codes::GroupScales& scales) {
     const std::byte* const groups = block + 96;
     // 16 of 6 bits: in 8 bytes the low four of 0 to 7 and of 8 to 15, in 4 bytes the high two, each of every fourth
@@ -158,25 +169,13 @@ struct Q3_K {
 };
 
 /// Groups of 32; scales and minima of 6 bits, codes of 4.
-struct Q4_K {
+struct Q4_K : codes::EightGroups<Q4_K> {
   static constexpr const char* name = "Q4_K";
-  static constexpr Index numbers = 256, bytes = 144;
-
-  static constexpr Index group = 32;
-  static constexpr bool has_minima = true;
-
-  MOE_INLINE static void decode(const std::byte* block, float* to) {
-    codes::Codes<256> its_codes;
-    recode(block, its_codes.at);
-    codes::spread_eight_groups(block, its_codes, to);
-  }
-
-  MOE_INLINE static void integers(const std::byte* block, std::int8_t* its_codes, float* scales, float* minima) {
-    recode(block, its_codes);
-    codes::put_eight_groups(block, scales, minima);
-  }
+  static constexpr Index bytes = 144;
 
  private:
+  friend codes::EightGroups<Q4_K>;
+
   MOE_INLINE static void recode(const std::byte* block, std::int8_t* its_codes) {
     kernels::repeat<8>([&](int n) __attribute__((always_inline)) {  // 32 numbers each
       const auto code_of = [=](const auto& four)
@@ -187,25 +186,13 @@ struct Q4_K {
 };
 
 /// Groups of 32; scales and minima of 6 bits, codes of 4 bits with a fifth one elsewhere.
-struct Q5_K {
+struct Q5_K : codes::EightGroups<Q5_K> {
   static constexpr const char* name = "Q5_K";
-  static constexpr Index numbers = 256, bytes = 176;
-
-  static constexpr Index group = 32;
-  static constexpr bool has_minima = true;
-
-  MOE_INLINE static void decode(const std::byte* block, float* to) {
-    codes::Codes<256> its_codes;
-    recode(block, its_codes.at);
-    codes::spread_eight_groups(block, its_codes, to);
-  }
-
-  MOE_INLINE static void integers(const std::byte* block, std::int8_t* its_codes, float* scales, float* minima) {
-    recode(block, its_codes);
-    codes::put_eight_groups(block, scales, minima);
-  }
+  static constexpr Index bytes = 176;
 
  private:
+  friend codes::EightGroups<Q5_K>;
+
   MOE_INLINE static void recode(const std::byte* block, std::int8_t* its_codes) {
     kernels::repeat<8>([&](int n) __attribute__((always_inline)) {  // 32 numbers each
       const auto code_of = [=](const auto& four, const auto& fifth) __attribute__((always_inline)) {
@@ -217,29 +204,13 @@ struct Q5_K {
 };
 
 /// Groups of 16; scales of 8 bits with a sign, codes of 4 bits with two elsewhere, less 32.
-struct Q6_K {
+struct Q6_K : codes::SixteenGroups<Q6_K> {
   static constexpr const char* name = "Q6_K";
-  static constexpr Index numbers = 256, bytes = 210;
-
-  static constexpr Index group = 16;
-  static constexpr bool has_minima = false;
-
-  MOE_INLINE static void decode(const std::byte* block, float* to) {
-    codes::GroupScales scales;
-    multiply_scales(block, scales);
-    codes::Codes<256> its_codes;
-    recode(block, its_codes.at);
-    codes::spread_sixteen_groups(scales, its_codes, to);
-  }
-
-  MOE_INLINE static void integers(const std::byte* block, std::int8_t* its_codes, float* scales, float*) {
-    codes::GroupScales all;
-    multiply_scales(block, all);
-    kernels::store(scales, all);
-    recode(block, its_codes);
-  }
+  static constexpr Index bytes = 210;
 
  private:
+  friend codes::SixteenGroups<Q6_K>;
+
   MOE_INLINE static void multiply_scales(const std::byte* block, codes::GroupScales& scales) {
     codes::multiply_scales(reinterpret_cast<const std::int8_t*>(block + 192), codes::half_at(block + 208), scales);
   }

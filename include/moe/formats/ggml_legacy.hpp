@@ -18,108 +18,130 @@ namespace codes {
 inline constexpr SixteenValues from_minus_8 = sixteen_from(-8), from_0 = sixteen_from(0);
 }  // namespace codes
 
-/// d · (code − 8)
-struct Q4_0 {
-  static constexpr const char* name = "Q4_0";
-  static constexpr Index numbers = 32, bytes = 18;
+namespace codes {
 
-  MOE_INLINE static void decode(const std::byte* block, float* to) {
-    const auto d = codes::all(codes::first_halves(block).first);
-    codes::spread_nibbles<codes::from_minus_8>(block + 2, to, [&](const auto& x) { return d * x; });
-  }
-
-  static constexpr Index group = 32;
+/// Blocks of 32 numbers d · code, which begin with d.
+/// @tparam Block  spread(block, to, f): f of the codes; recode(block, to): the codes
+template <class Block>
+struct OneScale {
+  static constexpr Index numbers = 32, group = 32;
   static constexpr bool has_minima = false;
 
+  MOE_INLINE static void decode(const std::byte* block, float* to) {
+    const auto d = all(first_halves(block).first);
+    Block::spread(block, to, [&](const auto& x) { return d * x; });
+  }
+
   MOE_INLINE static void integers(const std::byte* block, std::int8_t* its_codes, float* scales, float*) {
-    scales[0] = codes::first_halves(block).first;
-    codes::recode_nibbles<codes::from_minus_8>(block + 2, its_codes);
+    scales[0] = first_halves(block).first;
+    Block::recode(block, its_codes);
+  }
+};
+
+/// Blocks of 32 numbers d · code + m, which begin with d and m.
+/// @tparam Block  as above
+template <class Block>
+struct ScaleAndOffset {
+  static constexpr Index numbers = 32, group = 32;
+  static constexpr bool has_minima = true;
+
+  MOE_INLINE static void decode(const std::byte* block, float* to) {
+    const auto [scale, minimum] = first_halves(block);
+    const auto d = all(scale), m = all(minimum);
+    Block::spread(block, to, [&](const auto& x) { return kernels::multiply_add(d, x, m); });  // d · x is exact
+  }
+
+  MOE_INLINE static void integers(const std::byte* block, std::int8_t* its_codes, float* scales, float* minima) {
+    const auto [scale, minimum] = first_halves(block);
+    scales[0] = scale;
+    minima[0] = minimum;
+    Block::recode(block, its_codes);
+  }
+};
+
+}  // namespace codes
+
+/// d · (code − 8)
+struct Q4_0 : codes::OneScale<Q4_0> {
+  static constexpr const char* name = "Q4_0";
+  static constexpr Index bytes = 18;
+
+ private:
+  friend codes::OneScale<Q4_0>;
+
+  template <class F>
+  MOE_INLINE static void spread(const std::byte* block, float* to, const F& value_of) {
+    codes::spread_nibbles<codes::from_minus_8>(block + 2, to, value_of);
+  }
+  MOE_INLINE static void recode(const std::byte* block, std::int8_t* to) {
+    codes::recode_nibbles<codes::from_minus_8>(block + 2, to);
   }
 };
 
 /// d · code + m
-struct Q4_1 {
+struct Q4_1 : codes::ScaleAndOffset<Q4_1> {
   static constexpr const char* name = "Q4_1";
-  static constexpr Index numbers = 32, bytes = 20;
+  static constexpr Index bytes = 20;
 
-  MOE_INLINE static void decode(const std::byte* block, float* to) {
-    const auto [scale, minimum] = codes::first_halves(block);
-    const auto d = codes::all(scale), m = codes::all(minimum);
-    const auto value_of = [&](const auto& x) { return kernels::multiply_add(d, x, m); };  // d · x is exact
+ private:
+  friend codes::ScaleAndOffset<Q4_1>;
+
+  template <class F>
+  MOE_INLINE static void spread(const std::byte* block, float* to, const F& value_of) {
     codes::spread_nibbles<codes::from_0>(block + 4, to, value_of);
   }
-
-  static constexpr Index group = 32;
-  static constexpr bool has_minima = true;
-
-  MOE_INLINE static void integers(const std::byte* block, std::int8_t* its_codes, float* scales, float* minima) {
-    const auto [scale, minimum] = codes::first_halves(block);
-    scales[0] = scale;
-    minima[0] = minimum;
-    codes::recode_nibbles<codes::from_0>(block + 4, its_codes);
+  MOE_INLINE static void recode(const std::byte* block, std::int8_t* to) {
+    codes::recode_nibbles<codes::from_0>(block + 4, to);
   }
 };
 
 /// d · (code − 16)
-struct Q5_0 {
+struct Q5_0 : codes::OneScale<Q5_0> {
   static constexpr const char* name = "Q5_0";
-  static constexpr Index numbers = 32, bytes = 22;
+  static constexpr Index bytes = 22;
 
-  MOE_INLINE static void decode(const std::byte* block, float* to) {
-    const auto d = codes::all(codes::first_halves(block).first);
-    codes::spread_five_bits<-16>(block + 6, block + 2, to, [&](const auto& x) { return d * x; });
+ private:
+  friend codes::OneScale<Q5_0>;
+
+  template <class F>
+  MOE_INLINE static void spread(const std::byte* block, float* to, const F& value_of) {
+    codes::spread_five_bits<-16>(block + 6, block + 2, to, value_of);
   }
-
-  static constexpr Index group = 32;
-  static constexpr bool has_minima = false;
-
-  MOE_INLINE static void integers(const std::byte* block, std::int8_t* its_codes, float* scales, float*) {
-    scales[0] = codes::first_halves(block).first;
-    codes::recode_five_bits<-16>(block + 6, block + 2, its_codes);
+  MOE_INLINE static void recode(const std::byte* block, std::int8_t* to) {
+    codes::recode_five_bits<-16>(block + 6, block + 2, to);
   }
 };
 
 /// d · code + m
-struct Q5_1 {
+struct Q5_1 : codes::ScaleAndOffset<Q5_1> {
   static constexpr const char* name = "Q5_1";
-  static constexpr Index numbers = 32, bytes = 24;
+  static constexpr Index bytes = 24;
 
-  MOE_INLINE static void decode(const std::byte* block, float* to) {
-    const auto [scale, minimum] = codes::first_halves(block);
-    const auto d = codes::all(scale), m = codes::all(minimum);
-    const auto value_of = [&](const auto& x) { return kernels::multiply_add(d, x, m); };  // d · x is exact
+ private:
+  friend codes::ScaleAndOffset<Q5_1>;
+
+  template <class F>
+  MOE_INLINE static void spread(const std::byte* block, float* to, const F& value_of) {
     codes::spread_five_bits<0>(block + 8, block + 4, to, value_of);
   }
-
-  static constexpr Index group = 32;
-  static constexpr bool has_minima = true;
-
-  MOE_INLINE static void integers(const std::byte* block, std::int8_t* its_codes, float* scales, float* minima) {
-    const auto [scale, minimum] = codes::first_halves(block);
-    scales[0] = scale;
-    minima[0] = minimum;
-    codes::recode_five_bits<0>(block + 8, block + 4, its_codes);
+  MOE_INLINE static void recode(const std::byte* block, std::int8_t* to) {
+    codes::recode_five_bits<0>(block + 8, block + 4, to);
   }
 };
 
 /// d · code, a byte with a sign
-struct Q8_0 {
+struct Q8_0 : codes::OneScale<Q8_0> {
   static constexpr const char* name = "Q8_0";
-  static constexpr Index numbers = 32, bytes = 34;
+  static constexpr Index bytes = 34;
 
-  MOE_INLINE static void decode(const std::byte* block, float* to) {
-    const auto d = codes::all(codes::first_halves(block).first);
-    const auto* const its_codes = reinterpret_cast<const std::int8_t*>(block + 2);
-    codes::spread<32>(its_codes, to, [&](const auto& x) { return d * x; });
+ private:
+  friend codes::OneScale<Q8_0>;
+
+  template <class F>
+  MOE_INLINE static void spread(const std::byte* block, float* to, const F& value_of) {
+    codes::spread<32>(reinterpret_cast<const std::int8_t*>(block + 2), to, value_of);
   }
-
-  static constexpr Index group = 32;
-  static constexpr bool has_minima = false;
-
-  MOE_INLINE static void integers(const std::byte* block, std::int8_t* its_codes, float* scales, float*) {
-    scales[0] = codes::first_halves(block).first;
-    std::memcpy(its_codes, block + 2, 32);
-  }
+  MOE_INLINE static void recode(const std::byte* block, std::int8_t* to) { std::memcpy(to, block + 2, 32); }
 };
 
 }  // namespace moe::inline MOE_TARGET

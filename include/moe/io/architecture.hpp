@@ -88,6 +88,7 @@ struct Architecture {
   // What stands around.
   Index (*d_latent)(const Config&) = nullptr;  // null, or 0, for none
   std::string_view latent_in = "", latent_norm = "", latent_out = "";
+  std::string_view norm_of_answers = "";  // of what a token's experts answer together, before latent_out
   std::string_view output_bias = "";
   double (*output_scale)(const Config&) = nullptr;  // of the whole layer; null for 1
   std::string_view output_norm = "";

@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdio>
+#include <exception>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -75,6 +76,28 @@ inline bool flush_to_disk(std::FILE* stream) {
 #endif
 }
 
+/// Calls check(written), and if that throws, leaves what was written beside `path`, as "….refused" or "….refused1" and
+/// so on: to write it may have taken hours.
+/// @throws Error that says what check() did, and the name
+inline void check_or_keep(const std::filesystem::path& written, const std::filesystem::path& path,
+                          const std::function<void(const std::filesystem::path&)>& check) {
+  if (!check) return;
+  try {
+    check(written);
+  } catch (const std::exception& error) {
+    const std::string what = error.what();
+    for (int attempt = 0; attempt < 1000; ++attempt) {
+      std::filesystem::path kept = path;
+      kept += ".refused" + (attempt == 0 ? "" : std::to_string(attempt));
+      std::error_code failed;
+      if (std::filesystem::exists(std::filesystem::symlink_status(kept, failed))) continue;
+      std::filesystem::rename(written, kept, failed);
+      if (!failed) throw Error(what + "; what was written is kept as " + utf8(kept));
+    }
+    throw;
+  }
+}
+
 /// Makes a rename in this folder outlast a power cut, where the system can.
 inline void flush_folder_to_disk([[maybe_unused]] const std::filesystem::path& folder) {
 #if !defined(_WIN32) && __has_include(<unistd.h>)
@@ -90,8 +113,10 @@ inline void flush_folder_to_disk([[maybe_unused]] const std::filesystem::path& f
 /// Calls write(append), whose append(bytes) adds to a temporary file beside `path`, which then takes its place. Whoever
 /// opens `path` sees the old file or the whole new one; mappings of the old one stay valid (on Windows they prevent
 /// it).
-/// @param check  check(path) is called of the temporary file, when all is in it
-/// @throws Error if that fails, or whatever write() or check() throws; a file that was at `path` is then as it was.
+/// @param check  check(path) is called of the temporary file, when all is in it; if that throws, the file stays beside
+///               `path`, as "….refused"
+/// @throws Error if that fails, or whatever write() throws, or what check() does; a file that was at `path` is then as
+///         it was.
 template <class F>
 void write_file_atomically(const std::filesystem::path& path, const F& write,
                            const std::function<void(const std::filesystem::path&)>& check = {}) {
@@ -109,7 +134,7 @@ void write_file_atomically(const std::filesystem::path& path, const F& write,
     if (!detail::flush_to_disk(temporary.stream.get()) || std::fclose(temporary.stream.release()) != 0) {
       complain(detail::last_error());
     }
-    if (check) check(temporary.path);
+    detail::check_or_keep(temporary.path, path, check);
     std::error_code error;
     std::filesystem::rename(temporary.path, path, error);
     if (error) complain(error);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -91,9 +92,13 @@ inline void require_replaceable(const std::filesystem::path& folder, bool overwr
 /// new one. Mappings of files of the old one stay valid (on Windows they prevent it).
 /// @param overwrite  whether there may be a folder of this name, which is then replaced with all that is in it
 /// @param its_file   a file that such a folder must hold
-/// @throws Error if that fails, or whatever write() throws; a folder that was there is then as it was.
+/// @param check      check(the new folder) is called when all is in it; if that throws, it stays beside `folder`, as
+///                   "….refused"
+/// @throws Error if that fails, or whatever write() throws, or what check() does; a folder that was there is then as it
+///         was.
 template <class F>
-void write_folder_atomically(std::filesystem::path folder, bool overwrite, const char* its_file, const F& write) {
+void write_folder_atomically(std::filesystem::path folder, bool overwrite, const char* its_file, const F& write,
+                             const std::function<void(const std::filesystem::path&)>& check = {}) {
   if (!folder.has_filename()) folder = folder.parent_path();  // "out/"
   std::error_code error;
   if (std::filesystem::is_symlink(folder, error)) {
@@ -106,6 +111,7 @@ void write_folder_atomically(std::filesystem::path folder, bool overwrite, const
   try {
     write(temporary);
     detail::flush_folder_to_disk(temporary);
+    detail::check_or_keep(temporary, folder, check);
     detail::require_replaceable(folder, overwrite, its_file);  // still
     if (std::filesystem::exists(folder, error)) {
       error = detail::replace(temporary, folder);

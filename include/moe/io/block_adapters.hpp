@@ -183,6 +183,7 @@ inline std::vector<std::pair<std::string, std::string_view>> whole_vectors(const
       {"bias", architecture.output_bias},
       {"post_mlp_layernorm.weight", architecture.output_norm},
       {"latent_norm.weight", architecture.latent_norm},
+      {"routed_expert_norm.weight", architecture.norm_of_answers},
       {"experts.post_expert_norm.weight", architecture.expert_norm}};
   std::erase_if(all, [](const auto& one) { return one.second.empty(); });
   return all;

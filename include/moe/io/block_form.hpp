@@ -206,6 +206,9 @@ class BlockForm {
     if (shape_.d_latent > 0) {
       add_projection(all, "fc1_latent_proj", names_.latent_in, shape_.d_latent, d());
       if (!names_.latent_norm.empty()) add(all, "latent_norm.weight", names_.latent_norm, {shape_.d_latent});
+      if (!names_.norm_of_answers.empty()) {
+        add(all, "routed_expert_norm.weight", names_.norm_of_answers, {shape_.d_latent});
+      }
       add_projection(all, "fc2_latent_proj", names_.latent_out, d(), shape_.d_latent);
     }
     if (!names_.expert_norm.empty()) {

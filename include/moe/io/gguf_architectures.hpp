@@ -31,6 +31,7 @@
 #include "moe/io/edit_distance.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/gguf.hpp"
+#include "moe/io/gguf_scales.hpp"
 #include "moe/io/mapped_file.hpp"
 #include "moe/io/safetensors.hpp"
 #include "moe/io/tensor.hpp"
@@ -394,11 +395,6 @@ class GgufTranslation {
         blocks_(blocks_of(file.tensors)) {
     if (row_.refused) fail(name, ": general.architecture is \"", row_.name, "\", which is not read: ", row_.refused);
     require_all_blocks(file.tensors);
-    if (blocks_.have("ffn_routed_norm.weight")) {
-      fail(name,
-           ": tensor \"blk.*.ffn_routed_norm.weight\" norms what experts answer together, before it is projected to ",
-           "the width of the model, and no part here does that");
-    }
     if (!blocks_.ends.empty()) return;
     const bool are_separate = std::ranges::any_of(
         file.tensors, [](const Tensor& tensor) { return end_in_layer(tensor.name) == "ffn_down.0.weight"; });
@@ -437,15 +433,14 @@ class GgufTranslation {
     of.shared_gate = blocks_.have("ffn_gate_inp_shexp.weight") ? "ffn_gate_inp_shexp.weight" : "";
     of.latent_in = "ffn_latent_down|ffn_routed_down";
     of.latent_out = "ffn_latent_up|ffn_routed_up";
+    of.norm_of_answers = blocks_.have("ffn_routed_norm.weight") ? "ffn_routed_norm.weight" : "";
     of.output_scale = row_.output_scale;
     of.scope = "ffn_|exp_probs_b|router.|gate.";
-    of.ignored =
-        row_.dense_beside
-            ? "ffn_norm.weight|ffn_norm.bias|ffn_norm_exps.weight|ffn_gate.weight|ffn_up.weight|ffn_down.weight|"
-              "ffn_gate_inp.scale|ffn_down_exps.scale"  // read as router.scale and router.per_expert_scale
-        : of.router_kind == RouterKind::hashed
-            ? "ffn_norm.weight|ffn_norm.bias|ffn_gate_tid2eid.weight"  // read as gate.tid2eid
-            : "ffn_norm.weight|ffn_norm.bias";
+    static const std::string usual_ones = "ffn_norm.weight|ffn_norm.bias|" + std::string(scales_beside_weights),
+                             of_dense = usual_ones + "|ffn_norm_exps.weight|ffn_gate.weight|ffn_up.weight|" +
+                                        "ffn_down.weight|ffn_gate_inp.scale",  // read as router.scale
+        of_hashed = usual_ones + "|ffn_gate_tid2eid.weight";                   // read as gate.tid2eid
+    of.ignored = row_.dense_beside ? of_dense : of.router_kind == RouterKind::hashed ? of_hashed : usual_ones;
     return of;
   }
 
@@ -480,8 +475,9 @@ class GgufTranslation {
   /// By the file's names; and what the loader asks for by another, by that, too.
   std::vector<Tensor> tensors(std::vector<Tensor> all) const {
     std::vector<Tensor> others;
+    for (Tensor& tensor : all) restore_outer_sizes(tensor);
+    multiply_by_scales(all, [&](const std::string& name) { return other_name(end_in_layer(name)) != nullptr; });
     for (Tensor& tensor : all) {
-      restore_outer_sizes(tensor);
       const std::string_view end = end_in_layer(tensor.name);
       const char* const its = other_name(end);
       if (its == nullptr) continue;

@@ -545,8 +545,10 @@ class LayerLoader {
     const StoredType type = type_of({in + ".weight", out + ".weight"});
     return with_type_for(make, type, tensors_.at(in + ".weight"), [&]<class W>(W) -> std::function<Experts(Experts)> {
       return [in = make.projection(projection<W>(in, shape_.d_latent, d()), true),
-              out = make.projection(projection<W>(out, d(), shape_.d_latent), false), norm = latent_norm(make)](
-                 Experts experts) -> Experts { return LatentExperts(in, std::move(experts), out, norm); };
+              out = make.projection(projection<W>(out, d(), shape_.d_latent), false), norm = latent_norm(make),
+              norm_of_answers = norm_of_answers(make)](Experts experts) -> Experts {
+        return LatentExperts(in, std::move(experts), out, norm, {}, norm_of_answers);
+      };
     });
   }
 
@@ -563,6 +565,14 @@ class LayerLoader {
     if (names_.latent_norm.empty()) return {};
     return RmsNorm<Scalar>(make.vector("latent_norm.weight", finite(names_.latent_norm, {shape_.d_latent})),
                            {.epsilon = config_.number("rms_norm_eps"), .offset = 1});
+  }
+
+  /// Kimi K3's.
+  template <class Make>
+  std::optional<RmsNorm<Scalar>> norm_of_answers(const Make& make) const {
+    if (names_.norm_of_answers.empty()) return {};
+    return RmsNorm<Scalar>(make.vector("routed_expert_norm.weight", finite(names_.norm_of_answers, {shape_.d_latent})),
+                           {.epsilon = config_.number("rms_norm_eps")});
   }
 
   /// The first of several names whose weight there is.

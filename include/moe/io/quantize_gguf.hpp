@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <functional>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -54,7 +55,7 @@ struct QuantizeGgufOptions {
                                                     // TQ1_0, TQ2_0 and 16 or 32 bits have none
   std::function<void(const QuantizeProgress&)> progress = {};
   std::function<void(const std::filesystem::path&)> check = {};  // what is written, before it appears; what this throws
-                                                                 // is thrown, and all is as it was
+                                                                 // is thrown, and that is beside, as OUT.refused
 };
 
 namespace detail {
@@ -224,27 +225,34 @@ inline std::vector<GgufTensorPlan> plan_gguf(const Model& model, const QuantizeG
       continue;
     }
     const std::vector<GgufSource> sources = gguf_sources(model, block);
+    std::set<std::string> coded;  // anew
+    const auto coding_of = [&](const GgufSource& source) -> const GgufCoding* {
+      const std::string& name = source.tensor.name;
+      if (!is_of_gguf_experts(name)) return nullptr;
+      const std::string module = name.substr(0, name.rfind('.'));
+      bool is_asked = false;
+      for (std::size_t k = 0; k < parts.size(); ++k) {
+        if (module.find(parts[k]) == module.npos) continue;
+        is_found[k] = true;
+        is_asked = is_asked || k < options.keep.size();
+      }
+      const GgufCoding& coding = coding_for(options, module, num_layers);
+      if (const std::string reason = why_kept(source, *find_ggml_type(coding.type), is_asked); !reason.empty()) {
+        report.kept.emplace_back(name, reason);
+        return nullptr;
+      }
+      coded.insert(name);
+      return &coding;
+    };
+    std::vector<const GgufCoding*> codings;
+    for (const GgufSource& source : sources) codings.push_back(coding_of(source));
     for (std::size_t i = 0; i < sources.size(); ++i) {
       const Tensor& its = sources[i].tensor;
+      const GgufCoding* const coding = codings[i];
       Tensor tensor{.name = its.name, .dtype = its.dtype, .shape = its.shape};
+      if (coded.contains(sources[i].scaled)) continue;  // the new codes are of what it made of the old ones
       for (const GgufSource::Part& part : sources[i].parts) report.bytes_before += bytes_of(part);
-      const GgufCoding* coding = nullptr;
-      if (is_of_gguf_experts(its.name)) {
-        const std::string module = its.name.substr(0, its.name.rfind('.'));
-        bool is_asked = false;
-        for (std::size_t k = 0; k < parts.size(); ++k) {
-          if (module.find(parts[k]) == module.npos) continue;
-          is_found[k] = true;
-          is_asked = is_asked || k < options.keep.size();
-        }
-        coding = &coding_for(options, module, num_layers);
-        if (const std::string reason = why_kept(sources[i], *find_ggml_type(coding->type), is_asked); !reason.empty()) {
-          coding = nullptr;
-          report.kept.emplace_back(its.name, reason);
-        }
-      }
       if (coding != nullptr) {
-        any = true;
         tensor.dtype = coding->type;
         if (options.importance && !options.importance->contains(its.name)) report.unweighed.push_back(its.name);
         const std::string type = in_small_letters(coding->type);
@@ -252,6 +260,7 @@ inline std::vector<GgufTensorPlan> plan_gguf(const Model& model, const QuantizeG
           report.unweighing.push_back(type);
         }
       }
+      any = any || coding != nullptr;
       report.bytes_after += ggml_bytes(tensor, *find_ggml_type(tensor.dtype));
       plan.push_back({std::move(tensor), block, i, coding});
     }

@@ -28,6 +28,7 @@
 #include "moe/io/expert_tensors.hpp"
 #include "moe/io/gguf.hpp"
 #include "moe/io/gguf_architectures.hpp"
+#include "moe/io/gguf_scales.hpp"
 #include "moe/io/gguf_writer.hpp"
 #include "moe/io/model.hpp"
 #include "moe/io/safetensors.hpp"
@@ -62,6 +63,7 @@ inline GgufPlace gguf_place(const std::string& parameter, const std::string& blo
       {"shared_expert_gate.weight", "ffn_gate_inp_shexp.weight"},
       {"fc1_latent_proj.weight", "ffn_latent_down.weight"},
       {"fc2_latent_proj.weight", "ffn_latent_up.weight"},
+      {"routed_expert_norm.weight", "ffn_routed_norm.weight"},
   });
   for (const auto& [name, its] : known) {
     if (name == parameter) return {its};
@@ -206,6 +208,7 @@ struct GgufSource {
   };
   Tensor tensor;  // with bytes if they are those of a GGUF file
   std::vector<Part> parts;
+  std::string scaled = {};  // of a scale in a GGUF file: the weight whose bytes, as they are, need it
 };
 
 /// Of a block of a GGUF file: its tensors, under another layer's name.
@@ -216,6 +219,12 @@ inline std::vector<GgufSource> sources_in_gguf(const Model& model, const std::st
     if (!end.starts_with("ffn_") && !end.starts_with("exp_probs_b")) return;
     GgufSource source{tensor, {}};
     source.tensor.name = stem + end;
+    for (const std::string_view its_end : {end_of_scale, end_of_input_scale}) {
+      const std::string_view module = scaled_module(source.tensor.name, its_end);
+      const bool is_of_router =
+          model.tensors().contains(block + ".router.per_expert_scale") && end == "ffn_down_exps.scale";
+      if (!module.empty() && !is_of_router) source.scaled = std::string(module) + ".weight";
+    }
     const std::size_t n = tensor.shape.size();
     const Index rows = n > 1 ? tensor.shape[n - 2] : 1, cols = n > 0 ? tensor.shape[n - 1] : 1;
     const Index size = rows * cols, count = size == 0 ? 0 : element_count(tensor) / size;
@@ -298,7 +307,8 @@ inline std::vector<GgufSource> gguf_sources(const Model& model, const std::strin
 
 /// The tensors of a block as GGUF has them: "blk.3.ffn_up_exps.weight" (experts × d_ff × d_model) and so on, in memory
 /// of their own. Weights of 16 or 32 bits keep their type, coded ones become their numbers, and all else is F32. Code
-/// weights as you like, then save_gguf(). Of a model that is a GGUF file already, those of the file.
+/// weights as you like, then save_gguf(). Of a model that is a GGUF file already, those of the file; but weights that
+/// have a scale beside them become their numbers, the scale among them.
 /// @param layer  the number in their names; else the block's own
 /// @throws Error naming the parameter, if GGUF has no place for it; or the tensor, if it is missing, has another shape
 ///         than the block gives it, or is one that nothing of the block reads; or a setting that nothing reads; or the
@@ -306,9 +316,18 @@ inline std::vector<GgufSource> gguf_sources(const Model& model, const std::strin
 inline std::vector<Tensor> gguf_tensors(const Model& model, const std::string& block,
                                         std::optional<Index> layer = std::nullopt) {
   std::vector<Tensor> all;
-  for (detail::GgufSource& source : detail::gguf_sources(model, block, layer)) {
+  std::vector<detail::GgufSource> sources = detail::gguf_sources(model, block, layer);
+  for (detail::GgufSource& source : sources) {
+    if (!source.scaled.empty()) continue;
     Tensor& tensor = all.emplace_back(std::move(source.tensor));
-    if (detail::is_gguf(model.folder())) continue;
+    if (detail::is_gguf(model.folder())) {
+      const bool is_scaled = std::ranges::any_of(sources, [&](const detail::GgufSource& its) {
+        return its.scaled == tensor.name && its.tensor.name.ends_with(detail::end_of_scale);
+      });
+      if (!is_scaled) continue;
+      tensor.dtype = dtype_name<float>;
+      tensor.coded = nullptr;
+    }
     const int bits = dtype_bits(tensor.dtype);
     const auto bytes = std::size_t(element_count(tensor) * bits / 8);
     const std::shared_ptr<std::byte[]> memory(new std::byte[bytes]);

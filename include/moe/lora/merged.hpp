@@ -73,7 +73,8 @@ auto merged(const ExpertSubset<G>& subset) {
 
 template <class G, class In, class Out>
 auto merged(const LatentExperts<G, In, Out>& group) {
-  return LatentExperts(merged(group.in()), merged(group.experts()), merged(group.out()), group.norm(), group.names());
+  return LatentExperts(merged(group.in()), merged(group.experts()), merged(group.out()), group.norm(), group.names(),
+                       group.norm_of_answers());
 }
 
 template <class G>

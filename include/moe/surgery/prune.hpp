@@ -62,7 +62,8 @@ FfnBank<W, Act> keep_experts(const FfnBank<W, Act>& bank, const std::vector<Inde
 /// The group within with these experts alone, between the same projections.
 template <class G, class In, class Out>
 auto keep_experts(const LatentExperts<G, In, Out>& group, const std::vector<Index>& kept) {
-  return LatentExperts(group.in(), keep_experts(group.experts(), kept), group.out(), group.norm(), group.names());
+  return LatentExperts(group.in(), keep_experts(group.experts(), kept), group.out(), group.norm(), group.names(),
+                       group.norm_of_answers());
 }
 
 /// The group within with these experts alone, under the same norm.

@@ -19,7 +19,8 @@ namespace moe::inline MOE_TARGET {
 /// What a forward pass keeps for its backward pass, (d_latent × n_tokens) each.
 template <class Scalar, class ExpertsTape>
 struct LatentExpertsTape {
-  std::vector<Scalar> projected, normed, answers;  // W_in·x + b_in; what experts read, if there is a norm; v
+  std::vector<Scalar> projected, normed, answers, normed_answers;  // W_in·x + b_in; what experts read, if there is a
+                                                                   // norm; v; what is projected, if there is one
   ExpertsTape experts;
 };
 
@@ -36,8 +37,9 @@ void apply(const LatentExperts<G, In, Out>& group, const ConstMatrixRef<Scalar>&
     numbers.resize(std::size_t(group.d_latent() * x.cols()));
     return Eigen::Map<Matrix<Scalar>>(numbers.data(), group.d_latent(), x.cols());
   };
-  auto projected = keep(tape.projected), u = keep(group.norm() ? tape.normed : tape.projected), v = keep(tape.answers);
-  group.run(x, projected, u, v, y, workers, [&] { apply(group.experts(), u, plan, v, tape.experts, workers); });
+  auto projected = keep(tape.projected), u = keep(group.norm() ? tape.normed : tape.projected), v = keep(tape.answers),
+       normed = keep(group.norm_of_answers() ? tape.normed_answers : tape.answers);
+  group.run(x, projected, u, v, normed, y, workers, [&] { apply(group.experts(), u, plan, v, tape.experts, workers); });
 }
 
 /// As backward() of a bank: experts/gated_ffn_bank.hpp.
@@ -57,16 +59,25 @@ void backward(const LatentExperts<G, In, Out>& group, const ConstMatrixRef<Scala
   };
   const auto projected = kept(tape.projected), u = kept(group.norm() ? tape.normed : tape.projected);
 
-  auto d_v = zeros(), d_u = zeros();
-  backward(group.out(), kept(tape.answers), d_y, d_v, gradient.out(), workers);
+  const auto through = [&](const RmsNorm<Scalar>& norm, const auto& its_x, const auto& d_its_y, auto gain_of) {
+    auto d_its_x = zeros();
+    if constexpr (learns<Gradient>) {
+      backward(norm, its_x, d_its_y, d_its_x, gain_of(gradient)->gain(), workers);
+    } else {
+      backward(norm, its_x, d_its_y, d_its_x, gradient.gain(), workers);
+    }
+    return d_its_x;
+  };
+  auto d_u = zeros(), d_answers = zeros();
+  const auto v = kept(tape.answers);
+  backward(group.out(), kept(group.norm_of_answers() ? tape.normed_answers : tape.answers), d_y, d_answers,
+           gradient.out(), workers);
+  const auto d_v = group.norm_of_answers() ? through(*group.norm_of_answers(), v, d_answers,
+                                                     [](auto& its) -> auto& { return its.norm_of_answers(); })
+                                           : d_answers;
   backward(group.experts(), u, plan, d_v, tape.experts, d_weight, d_u, gradient.experts(), workers);
-  if (!group.norm()) return backward(group.in(), x, d_u, d_x, gradient.in(), workers);
-  auto d_projected = zeros();
-  if constexpr (learns<Gradient>) {
-    backward(*group.norm(), projected, d_u, d_projected, gradient.norm()->gain(), workers);
-  } else {
-    backward(*group.norm(), projected, d_u, d_projected, gradient.gain(), workers);
-  }
+  const auto d_projected =
+      group.norm() ? through(*group.norm(), projected, d_u, [](auto& its) -> auto& { return its.norm(); }) : d_u;
   backward(group.in(), x, d_projected, d_x, gradient.in(), workers);
 }
 
