@@ -77,7 +77,10 @@ TEST(ByteProducts, AreThoseOfIntegers) {
       }
       const kernels::ByteWeights<nonnegative, kernels::register_bytes> weights(
           kernels::load_as<kernels::ByteRegister>(w));
-      kernels::store(got, kernels::byte_products(weights, kernels::load_as<kernels::ByteRegister>(x), starts));
+      const bool starts_count = kernels::has_starts && !nonnegative;
+      using Integers = kernels::IntegersOf<kernels::register_bytes>;
+      const auto start = starts_count ? kernels::load_as<Integers>(starts) : Integers{};
+      kernels::store(got, kernels::byte_products(weights, kernels::load_as<kernels::ByteRegister>(x), start));
       for (int i = 0; i < size / 4; ++i) EXPECT_EQ(got[i], sums[i]) << "lane " << i << ", round " << round;
     }
   };

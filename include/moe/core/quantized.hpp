@@ -27,6 +27,10 @@ consteval bool are_written_in_place() {
 
 class QuantizedMatrix;
 
+namespace kernels {
+struct CodedColumns;
+}
+
 /// What a format tells of itself so that Products::fast multiplies it as integers: number = scale · code + minimum,
 /// where `group` neighbours have the same scale and minimum.
 struct IntegerForm {
@@ -36,6 +40,10 @@ struct IntegerForm {
   /// groups; `first` and `count` as for NumberFormat::decode, `first` a multiple of the group as well.
   void (*take)(const QuantizedMatrix& matrix, Index row, Index first, Index count, std::int8_t* codes, float* scales,
                float* minima);
+  /// out[r + c · stride] = row first + r · column c, codes taken to registers; or null, where a format has only the
+  /// former: moe/kernels/register_products.hpp.
+  void (*multiply)(const QuantizedMatrix& matrix, Index first, Index rows, const kernels::CodedColumns& x, float* out,
+                   Index stride) = nullptr;
 };
 
 /// How numbers are coded. A format joins, from outside too, by being one of these (docs/formats.md).
@@ -188,6 +196,15 @@ struct WeightType<QuantizedMatrix> {
 
 namespace detail {
 
+template <class Block>
+constexpr auto multiplied_in_registers() -> decltype(IntegerForm::multiply) {
+  if constexpr (requires { &Block::multiply; }) {
+    return &Block::multiply;
+  } else {
+    return nullptr;
+  }
+}
+
 /// The IntegerForm of blocks that have one.
 template <class Block>
 inline constexpr IntegerForm form_of_blocks = {
@@ -200,7 +217,8 @@ inline constexpr IntegerForm form_of_blocks = {
       for (Index i = 0, g = 0; i < count; i += Block::numbers, g += groups, block += Block::bytes) {
         Block::integers(block, codes + i, scales + g, minima + (Block::has_minima ? g : 0));
       }
-    }};
+    },
+    multiplied_in_registers<Block>()};
 
 template <class Block>
 constexpr const IntegerForm* integers_of_blocks() {
@@ -223,6 +241,7 @@ constexpr const IntegerForm* integers_of_blocks() {
 ///     static constexpr Index group = 32;           // optional: its IntegerForm
 ///     static constexpr bool has_minima = false;
 ///     static void integers(const std::byte* block, std::int8_t* codes, float* scales, float* minima);
+///     static constexpr auto multiply = …           // optional as well: IntegerForm::multiply
 ///   };
 template <class Block>
 inline constexpr NumberFormat block_format = {

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "moe/core/quantized.hpp"
+#include "moe/formats/registers.hpp"
 #include "moe/formats/spread.hpp"
 #include "moe/kernels/multiply_add.hpp"
 
@@ -56,6 +57,13 @@ MOE_INLINE void put_eight_groups(const std::byte* block, float* to, float* its_m
   std::memcpy(its_minima, minima.at + 8, 8 * sizeof(float));
 }
 
+/// The scales and minima of 8 groups, zeros behind the latter.
+MOE_INLINE void put_scales_of_eight(const std::byte* block, GroupScales& scales, GroupScales& minima) {
+  GroupScales behind;
+  eight_scales_and_minima(block, scales, behind);
+  store_upper_half(behind, minima);
+}
+
 /// What Q3_K and Q6_K make of codes: groups of 16.
 MOE_INLINE void spread_sixteen_groups(const GroupScales& scales, Codes<256>& its_codes, float* to) {
   keep_in_memory(its_codes);
@@ -68,7 +76,7 @@ MOE_INLINE void spread_sixteen_groups(const GroupScales& scales, Codes<256>& its
 }  // namespace codes
 
 /// Groups of 16; scales and minima of 4 bits, codes of 2.
-struct Q2_K {
+struct Q2_K : codes::InRegisters<Q2_K> {
   static constexpr const char* name = "Q2_K";
   static constexpr Index numbers = 256, bytes = 84;
 
@@ -111,7 +119,7 @@ struct Q2_K {
 };
 
 /// Groups of 16; scales of 6 bits less 32, codes of 2 bits with a third one elsewhere, less 4.
-struct Q3_K {
+struct Q3_K : codes::InRegisters<Q3_K> {
   static constexpr const char* name = "Q3_K";
   static constexpr Index numbers = 256, bytes = 110;
 
@@ -158,7 +166,7 @@ struct Q3_K {
 };
 
 /// Groups of 32; scales and minima of 6 bits, codes of 4.
-struct Q4_K {
+struct Q4_K : codes::InRegisters<Q4_K> {
   static constexpr const char* name = "Q4_K";
   static constexpr Index numbers = 256, bytes = 144;
 
@@ -176,6 +184,15 @@ struct Q4_K {
     codes::put_eight_groups(block, scales, minima);
   }
 
+  template <int k, class Wide>
+  MOE_INLINE static auto wide_codes(const std::byte* block) {
+    return Wide::nibbles(block + 16 + 32 * k);
+  }
+
+  MOE_INLINE static void put_scales(const std::byte* block, codes::GroupScales& scales, codes::GroupScales& minima) {
+    codes::put_scales_of_eight(block, scales, minima);
+  }
+
  private:
   MOE_INLINE static void recode(const std::byte* block, std::int8_t* its_codes) {
     kernels::repeat<8>([&](int n) __attribute__((always_inline)) {  // 32 numbers each
@@ -187,7 +204,7 @@ struct Q4_K {
 };
 
 /// Groups of 32; scales and minima of 6 bits, codes of 4 bits with a fifth one elsewhere.
-struct Q5_K {
+struct Q5_K : codes::InRegisters<Q5_K> {
   static constexpr const char* name = "Q5_K";
   static constexpr Index numbers = 256, bytes = 176;
 
@@ -205,6 +222,15 @@ struct Q5_K {
     codes::put_eight_groups(block, scales, minima);
   }
 
+  template <int k, class Wide>
+  MOE_INLINE static auto wide_codes(const std::byte* block) {
+    return Wide::nibbles(block + 48 + 32 * k) | Wide::template bits<4 - 2 * k, 3 - 2 * k>(block + 16, 16);
+  }
+
+  MOE_INLINE static void put_scales(const std::byte* block, codes::GroupScales& scales, codes::GroupScales& minima) {
+    codes::put_scales_of_eight(block, scales, minima);
+  }
+
  private:
   MOE_INLINE static void recode(const std::byte* block, std::int8_t* its_codes) {
     kernels::repeat<8>([&](int n) __attribute__((always_inline)) {  // 32 numbers each
@@ -217,7 +243,7 @@ struct Q5_K {
 };
 
 /// Groups of 16; scales of 8 bits with a sign, codes of 4 bits with two elsewhere, less 32.
-struct Q6_K {
+struct Q6_K : codes::InRegisters<Q6_K> {
   static constexpr const char* name = "Q6_K";
   static constexpr Index numbers = 256, bytes = 210;
 
@@ -237,6 +263,19 @@ struct Q6_K {
     multiply_scales(block, all);
     kernels::store(scales, all);
     recode(block, its_codes);
+  }
+
+  static constexpr int offset = 32;
+
+  template <int k, class Wide>
+  MOE_INLINE static auto wide_codes(const std::byte* block) {
+    const auto both = kernels::load_as<codes::Bytes<64>>(block + k / 2 * 64);
+    const auto twos = Wide::template bits<4 - k % 2 * 4, 2 - k % 2 * 4>(block + 128 + k / 2 * 32, 48);
+    return codes::moved(both, k % 2 * 4, 15) | twos;
+  }
+
+  MOE_INLINE static void put_scales(const std::byte* block, codes::GroupScales& scales, codes::GroupScales&) {
+    multiply_scales(block, scales);
   }
 
  private:

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "moe/core/quantized.hpp"
+#include "moe/formats/registers.hpp"
 #include "moe/formats/spread.hpp"
 #include "moe/kernels/multiply_add.hpp"
 
@@ -19,7 +20,7 @@ inline constexpr SixteenValues from_minus_8 = sixteen_from(-8), from_0 = sixteen
 }  // namespace codes
 
 /// d · (code − 8)
-struct Q4_0 {
+struct Q4_0 : codes::InRegisters<Q4_0> {
   static constexpr const char* name = "Q4_0";
   static constexpr Index numbers = 32, bytes = 18;
 
@@ -35,10 +36,22 @@ struct Q4_0 {
     scales[0] = codes::first_halves(block).first;
     codes::recode_nibbles<codes::from_minus_8>(block + 2, its_codes);
   }
+
+  static constexpr int offset = 8;
+
+  template <int, class Wide>
+  MOE_INLINE static auto wide_codes(const std::byte* block) {
+    return Wide::nibbles_of_two(block + 2, block + bytes + 2);
+  }
+
+  template <class Wide>
+  MOE_INLINE static auto wide_scales(const std::byte* block) {
+    return Wide::two_halves(block, block + bytes);
+  }
 };
 
 /// d · code + m
-struct Q4_1 {
+struct Q4_1 : codes::InRegisters<Q4_1> {
   static constexpr const char* name = "Q4_1";
   static constexpr Index numbers = 32, bytes = 20;
 
@@ -58,10 +71,25 @@ struct Q4_1 {
     minima[0] = minimum;
     codes::recode_nibbles<codes::from_0>(block + 4, its_codes);
   }
+
+  template <int, class Wide>
+  MOE_INLINE static auto wide_codes(const std::byte* block) {
+    return Wide::nibbles_of_two(block + 4, block + bytes + 4);
+  }
+
+  template <class Wide>
+  MOE_INLINE static auto wide_scales(const std::byte* block) {
+    return Wide::two_halves(block, block + bytes);
+  }
+
+  template <class Wide>
+  MOE_INLINE static auto wide_minima(const std::byte* block) {
+    return Wide::four_halves(block + 2, bytes);
+  }
 };
 
 /// d · (code − 16)
-struct Q5_0 {
+struct Q5_0 : codes::InRegisters<Q5_0> {
   static constexpr const char* name = "Q5_0";
   static constexpr Index numbers = 32, bytes = 22;
 
@@ -77,10 +105,23 @@ struct Q5_0 {
     scales[0] = codes::first_halves(block).first;
     codes::recode_five_bits<-16>(block + 6, block + 2, its_codes);
   }
+
+  static constexpr int offset = 16;
+
+  template <int, class Wide>
+  MOE_INLINE static auto wide_codes(const std::byte* block) {
+    const auto fours = Wide::nibbles_of_two(block + 6, block + bytes + 6);
+    return Wide::with_fifth_bits(fours, block + 2, block + bytes + 2);
+  }
+
+  template <class Wide>
+  MOE_INLINE static auto wide_scales(const std::byte* block) {
+    return Wide::two_halves(block, block + bytes);
+  }
 };
 
 /// d · code + m
-struct Q5_1 {
+struct Q5_1 : codes::InRegisters<Q5_1> {
   static constexpr const char* name = "Q5_1";
   static constexpr Index numbers = 32, bytes = 24;
 
@@ -100,10 +141,26 @@ struct Q5_1 {
     minima[0] = minimum;
     codes::recode_five_bits<0>(block + 8, block + 4, its_codes);
   }
+
+  template <int, class Wide>
+  MOE_INLINE static auto wide_codes(const std::byte* block) {
+    const auto fours = Wide::nibbles_of_two(block + 8, block + bytes + 8);
+    return Wide::with_fifth_bits(fours, block + 4, block + bytes + 4);
+  }
+
+  template <class Wide>
+  MOE_INLINE static auto wide_scales(const std::byte* block) {
+    return Wide::two_halves(block, block + bytes);
+  }
+
+  template <class Wide>
+  MOE_INLINE static auto wide_minima(const std::byte* block) {
+    return Wide::four_halves(block + 2, bytes);
+  }
 };
 
 /// d · code, a byte with a sign
-struct Q8_0 {
+struct Q8_0 : codes::InRegisters<Q8_0> {
   static constexpr const char* name = "Q8_0";
   static constexpr Index numbers = 32, bytes = 34;
 
@@ -119,6 +176,16 @@ struct Q8_0 {
   MOE_INLINE static void integers(const std::byte* block, std::int8_t* its_codes, float* scales, float*) {
     scales[0] = codes::first_halves(block).first;
     std::memcpy(its_codes, block + 2, 32);
+  }
+
+  template <int, class Wide>
+  MOE_INLINE static auto wide_codes(const std::byte* block) {
+    return Wide::two(block + 2, block + bytes + 2);
+  }
+
+  template <class Wide>
+  MOE_INLINE static auto wide_scales(const std::byte* block) {
+    return Wide::two_halves(block, block + bytes);
   }
 };
 
