@@ -58,10 +58,11 @@ MOE_INLINE void put_eight_groups(const std::byte* block, float* to, float* its_m
 }
 
 /// The scales and minima of 8 groups, zeros behind the latter.
+template <class Wide>
 MOE_INLINE void put_scales_of_eight(const std::byte* block, GroupScales& scales, GroupScales& minima) {
   GroupScales behind;
   eight_scales_and_minima(block, scales, behind);
-  store_upper_half(behind, minima);
+  kernels::store(minima.at, Wide::upper_half(kernels::load_as<Lanes<float>>(behind.at)));
 }
 
 /// What Q3_K and Q6_K make of codes: groups of 16.
@@ -189,8 +190,9 @@ struct Q4_K : codes::InRegisters<Q4_K> {
     return Wide::nibbles(block + 16 + 32 * k);
   }
 
+  template <class Wide>
   MOE_INLINE static void put_scales(const std::byte* block, codes::GroupScales& scales, codes::GroupScales& minima) {
-    codes::put_scales_of_eight(block, scales, minima);
+    codes::put_scales_of_eight<Wide>(block, scales, minima);
   }
 
  private:
@@ -227,8 +229,9 @@ struct Q5_K : codes::InRegisters<Q5_K> {
     return Wide::nibbles(block + 48 + 32 * k) | Wide::template bits<4 - 2 * k, 3 - 2 * k>(block + 16, 16);
   }
 
+  template <class Wide>
   MOE_INLINE static void put_scales(const std::byte* block, codes::GroupScales& scales, codes::GroupScales& minima) {
-    codes::put_scales_of_eight(block, scales, minima);
+    codes::put_scales_of_eight<Wide>(block, scales, minima);
   }
 
  private:
@@ -274,6 +277,7 @@ struct Q6_K : codes::InRegisters<Q6_K> {
     return codes::moved(both, k % 2 * 4, 15) | twos;
   }
 
+  template <class Wide>
   MOE_INLINE static void put_scales(const std::byte* block, codes::GroupScales& scales, codes::GroupScales&) {
     multiply_scales(block, scales);
   }

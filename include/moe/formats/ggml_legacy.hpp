@@ -6,7 +6,6 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
 #include "moe/core/quantized.hpp"
 #include "moe/formats/registers.hpp"
@@ -175,7 +174,7 @@ struct Q8_0 : codes::InRegisters<Q8_0> {
 
   MOE_INLINE static void integers(const std::byte* block, std::int8_t* its_codes, float* scales, float*) {
     scales[0] = codes::first_halves(block).first;
-    std::memcpy(its_codes, block + 2, 32);
+    codes::recode<32>(its_codes, [](const auto& its) { return its; }, block + 2);  // as registers, which are loaded
   }
 
   template <int, class Wide>

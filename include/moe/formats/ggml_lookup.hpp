@@ -97,6 +97,7 @@ struct IQ4_XS : codes::InRegisters<IQ4_XS> {
     return Wide::look_up(codes::iq4_values, Wide::nibbles_of_two(from, from + 16));
   }
 
+  template <class Wide>
   MOE_INLINE static void put_scales(const std::byte* block, codes::GroupScales& scales, codes::GroupScales&) {
     scales = its_scales(block);
   }

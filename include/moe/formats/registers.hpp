@@ -18,7 +18,8 @@
 
 namespace moe::inline MOE_TARGET::codes {
 
-/// Registers do not hold 64 codes here.
+/// Whether registers hold 64 codes here.
+inline constexpr bool has_wide = false;
 struct Wide;
 
 }  // namespace moe::inline MOE_TARGET::codes
@@ -42,11 +43,11 @@ namespace moe::inline MOE_TARGET::codes {
 ///
 /// or else those of its groups, and their minima if it has some:
 ///
+///   template <class Wide>
 ///   static void put_scales(const std::byte* block, GroupScales& scales, GroupScales& minima);
 template <class Block>
-concept WideBlock = sizeof(kernels::ByteRegister) == 64 && requires { sizeof(Wide); } && requires(const std::byte* at) {
-  Block::template wide_codes<0, Wide>(at);
-};
+concept WideBlock =
+    has_wide && requires(const std::byte* at) { Block::template wide_codes<0, Wide>(at); };
 
 /// Four blocks of 32 numbers in registers.
 template <class Block>
@@ -83,7 +84,7 @@ struct OneWideBlock {
   GroupScales of_groups, minima_of_groups;
 
   MOE_INLINE explicit OneWideBlock(const std::byte* its) : block(its) {
-    Block::put_scales(block, of_groups, minima_of_groups);
+    Block::template put_scales<Wide>(block, of_groups, minima_of_groups);
   }
 
   template <int k>

@@ -74,13 +74,6 @@ struct alignas(64) GroupScales {
   float at[16];
 };
 
-/// to = from[8, 16), then zeros.
-MOE_INLINE void store_upper_half(const GroupScales& from, GroupScales& to) {
-  using All = kernels::detail::VectorOf<float, 64>::type;
-  const auto all = kernels::load_as<All>(from.at);
-  kernels::store(to.at, __builtin_shufflevector(all, All{}, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23));
-}
-
 /// scales.at[i] = factor · codes[i]
 MOE_INLINE void multiply_scales(const std::int8_t* codes, float factor, GroupScales& scales) {
   spread<16>(codes, scales.at, [f = all(factor)](const auto& x) { return f * x; });

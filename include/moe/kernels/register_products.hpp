@@ -133,13 +133,14 @@ MOE_KERNEL void register_tile(const Row& row, Index depth, const ActivationCodes
 }  // namespace detail
 
 /// A register of codes; where it is the widest, of two stores.
-MOE_INLINE ByteRegister codes_at(const std::int8_t* codes) {
-  if constexpr (register_bytes == 64) {
+template <std::size_t bytes = register_bytes>
+MOE_INLINE BytesOf<bytes> codes_at(const std::int8_t* codes) {
+  if constexpr (bytes == 64) {
     using Half = typename detail::VectorOf<std::int64_t, 32>::type;
     const auto low = load_as<Half>(codes), high = load_as<Half>(codes + 32);
-    return (ByteRegister)__builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7);
+    return (BytesOf<bytes>)__builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7);
   } else {
-    return load_as<ByteRegister>(codes);
+    return load_as<BytesOf<bytes>>(codes);
   }
 }
 
@@ -177,7 +178,10 @@ struct TakenUnit {
 
   template <int i>
   MOE_INLINE Lanes<float> minima() const {
-    return load_as<Lanes<float>>(minima_of_groups + i * lanes<float>);
+    if constexpr (groups > 4) return load_as<Lanes<float>>(minima_of_groups + i * lanes<float>);
+    return [&]<int... j>(std::integer_sequence<int, j...>) __attribute__((always_inline)) {  // few come one by one
+      return Lanes<float>{minima_of_groups[i * lanes<float> + j]...};
+    }(std::make_integer_sequence<int, lanes<float>>{});
   }
 };
 

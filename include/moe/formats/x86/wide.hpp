@@ -7,6 +7,8 @@
 
 namespace moe::inline MOE_TARGET::codes {
 
+inline constexpr bool has_wide = true;
+
 /// What blocks take their codes apart with, where a register has 64 of them.
 struct Wide {
   /// 32 numbers each of 16 bytes at two places: their low halves, then their high ones.
@@ -75,6 +77,11 @@ struct Wide {
     const auto low = kernels::load_as<std::uint32_t>(first), high = kernels::load_as<std::uint32_t>(second);
     const auto bits = (__mmask64)(low | std::uint64_t(high) << 32);
     return codes | (Bytes<64>)_mm512_maskz_set1_epi8(bits, 16);
+  }
+
+  /// Lanes 8 to 15, then zeros.
+  MOE_INLINE static Lanes<float> upper_half(const Lanes<float>& all) {
+    return (Lanes<float>)_mm512_maskz_shuffle_i64x2(0x0f, (__m512i)all, (__m512i)all, 0xee);
   }
 
  private:
