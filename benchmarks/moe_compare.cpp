@@ -81,8 +81,9 @@ void compare(const Subject& subject, const std::vector<Index>& token_counts, Ind
     const moe::Numerics numerics = numerics_of(kind);
     if (kind == Kind::moe_fast && !multiplies_integers(subject, arena)) continue;
     if (subject.layer) {  // nobody knows what real weights were
-      sparse.push_back({kind, std::make_unique<Sparse<moe::AnyLayer<float>>>(std::vector{*subject.layer}, subject.shape,
-                                                                             bytes_of(subject.weights), threads, numerics)});
+      sparse.push_back(
+          {kind, std::make_unique<Sparse<moe::AnyLayer<float>>>(std::vector{*subject.layer}, subject.shape,
+                                                                bytes_of(subject.weights), threads, numerics)});
     } else {
       sparse.push_back({kind, make_sparse(arena, numerics), answer_error(arena, numerics)});
     }
@@ -112,7 +113,8 @@ void print_legend(bool real_weights) {
       "reads: bytes of the experts that were used. error: how far the sparse layer's answers are from those of float "
       "weights, by their norm. share of limit: the time that the measured limits allow, by the "
       "time "
-      "taken; of fast products those of bytes. Dense FFNs of as many parameters as one token meets (active), or as there are (total), run on this "
+      "taken; of fast products those of bytes. Dense FFNs of as many parameters as one token meets (active), or as "
+      "there are (total), run on this "
       "library "
       "as well. By hand: Eigen's matrix-vector products for each token, or its matrix products for each expert; "
       "weights "

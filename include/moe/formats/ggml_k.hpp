@@ -9,7 +9,7 @@
 #include <cstring>
 
 #include "moe/core/quantized.hpp"
-#include "moe/formats/registers.hpp"
+#include "moe/formats/detail/registers.hpp"
 #include "moe/formats/spread.hpp"
 #include "moe/kernels/multiply_add.hpp"
 
@@ -20,12 +20,16 @@ namespace codes {
 /// The 8 scales of 6 bits, then the 8 minima, that Q4_K and Q5_K keep in 12 bytes: 0 to 3 in the low bits of bytes 0 to
 /// 3 (minima: 4 to 7), 4 to 7 in the low (high) halves of bytes 8 to 11, with two bits on top of the former.
 MOE_INLINE void unpack_scales_and_minima(const std::byte* from, Codes<16>& to) {
+#if defined(__AVX2__)
+  kernels::store(to.at, scales_and_minima(from));
+#else
   const auto a = kernels::load_as<std::uint32_t>(from), b = kernels::load_as<std::uint32_t>(from + 4),
              c = kernels::load_as<std::uint32_t>(from + 8);
   const auto eight = [](std::uint32_t low, std::uint32_t high) {
     return (low & 0x3f3f3f3fU) | std::uint64_t((high & 0x0f0f0f0fU) | (low >> 2 & 0x30303030U)) << 32;
   };
   store_sixteen(eight(a, c), eight(b, c >> 4), to);
+#endif
 }
 
 /// Of Q4_K and Q5_K, the scales of 8 groups, and, from 8 on, their minima.

@@ -7,7 +7,7 @@
 #include <cstring>
 
 #include "moe/core/quantized.hpp"
-#include "moe/formats/registers.hpp"
+#include "moe/formats/detail/registers.hpp"
 #include "moe/formats/spread.hpp"
 
 namespace moe::inline MOE_TARGET {

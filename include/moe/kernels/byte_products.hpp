@@ -28,8 +28,8 @@ inline constexpr bool has_starts = false;
 template <bool nonnegative, std::size_t bytes>
 using ByteWeights = SignedByteWeights<nonnegative, bytes>;
 
-/// Lane i is start[i] and the sum of w · x over its four bytes; x is -127 to 127. Where has_starts, and w may be negative,
-/// start has -128 · the sums of four of x.
+/// Lane i is start[i] and the sum of w · x over its four bytes; x is -127 to 127. Where has_starts, and w may be
+/// negative, start has -128 · the sums of four of x.
 template <bool nonnegative, std::size_t bytes>
 MOE_INLINE IntegersOf<bytes> byte_products(const ByteWeights<nonnegative, bytes>& w, const BytesOf<bytes>& x,
                                            const IntegersOf<bytes>& start) {

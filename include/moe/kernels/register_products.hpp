@@ -213,33 +213,49 @@ struct TakenRow {
   }
 };
 
+namespace detail {
+
+/// Rows that meet some columns before these meet the next ones, while the columns are in L1.
+inline constexpr Index register_rows = 16;
+
+/// out[r + i · stride] = row r of so many, `first` the first · columns [c, c + columns), at most C.
+template <int C, CodedRow Row>
+void some_register_products(const Row& first, Index rows, const CodedColumns& x, Index c, Index columns, float* out,
+                            Index stride) {
+  const ActivationCodes* column[C];
+  const float* sums[C];
+  for (Index i = 0; i < C; ++i) {  // or the last column more than once
+    const Index its = c + std::min(i, columns - 1);
+    column[i] = x.column[its];
+    sums[i] = x.sums + its * x.sums_stride;
+  }
+  Row row = first;
+  for (Index r = 0; r < rows; ++r, row.go_on()) {
+    float dots[C];
+    register_tile<Row, C>(row, x.depth, column, sums, dots);
+    for (Index i = 0; i < columns; ++i) out[r + i * stride] = dots[i];
+  }
+}
+
+}  // namespace detail
+
 /// out[r + c · stride] = row first + r of the matrix · column c.
 template <CodedRow Row>
 void register_products(const QuantizedMatrix& matrix, Index first, Index rows, const CodedColumns& x, float* out,
                        Index stride) {
-  constexpr int most = detail::register_columns;
-  Row row{matrix, first};
-  for (Index r = 0; r < rows; ++r, row.go_on()) {
-    const auto tile = [&]<int C>(Index c, Index columns) {
-      const ActivationCodes* column[C];
-      const float* sums[C];
-      for (Index i = 0; i < C; ++i) {  // or the last column more than once
-        const Index its = c + std::min(i, columns - 1);
-        column[i] = x.column[its];
-        sums[i] = x.sums + its * x.sums_stride;
-      }
-      float dots[C];
-      detail::register_tile<Row, C>(row, x.depth, column, sums, dots);
-      for (Index i = 0; i < columns; ++i) out[r + (c + i) * stride] = dots[i];
-    };
+  constexpr int most = detail::register_columns, two = std::min(2, most);
+  for (Index top = 0; top < rows; top += detail::register_rows) {
+    const Row row{matrix, first + top};
+    const Index height = std::min(detail::register_rows, rows - top);
     for (Index c = 0; c < x.count; c += most) {
       const Index columns = std::min<Index>(most, x.count - c);
+      float* const to = out + top + c * stride;
       if (columns == 1) {
-        tile.template operator()<1>(c, 1);
-      } else if (columns == 2 || most == 2) {
-        tile.template operator()<std::min(2, most)>(c, columns);
+        detail::some_register_products<1>(row, height, x, c, columns, to, stride);
+      } else if (columns == 2) {
+        detail::some_register_products<two>(row, height, x, c, columns, to, stride);
       } else {
-        tile.template operator()<most>(c, columns);
+        detail::some_register_products<most>(row, height, x, c, columns, to, stride);
       }
     }
   }

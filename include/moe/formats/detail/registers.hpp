@@ -46,8 +46,7 @@ namespace moe::inline MOE_TARGET::codes {
 ///   template <class Wide>
 ///   static void put_scales(const std::byte* block, GroupScales& scales, GroupScales& minima);
 template <class Block>
-concept WideBlock =
-    has_wide && requires(const std::byte* at) { Block::template wide_codes<0, Wide>(at); };
+concept WideBlock = has_wide && requires(const std::byte* at) { Block::template wide_codes<0, Wide>(at); };
 
 /// Four blocks of 32 numbers in registers.
 template <class Block>
