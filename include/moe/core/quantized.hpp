@@ -165,6 +165,11 @@ class QuantizedMatrix {
     return row_of_codes(row) + Index(double(first_col_ + first) * (format_->bits / 8));
   }
 
+  /// The scale of (row, first), where scales are bytes in a plane.
+  const std::byte* scales_at(Index row, Index first) const {
+    return scales.row(first_row_ + row * row_step_) + (first_col_ + first) / scales.cols_together;
+  }
+
   /// Asks for the codes of such numbers, which are decoded soon. (g++ takes a function that does nothing but fetch for
   /// one that does nothing, unless it is inlined.)
   [[gnu::always_inline]] void fetch(Index row, Index first, Index count) const {
