@@ -1,6 +1,8 @@
 /// @file  Takes codes to registers of 64 with the instructions of AVX-512.
 #pragma once
 
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+
 #include <immintrin.h>
 
 #include "moe/formats/codes.hpp"
@@ -105,3 +107,5 @@ struct Wide {
 };
 
 }  // namespace moe::inline MOE_TARGET::codes
+
+#endif
