@@ -109,10 +109,11 @@ struct OneWideBlock {
 template <class Block, Index numbers>
 struct TakenBlocks : kernels::TakenUnit<numbers, Block::group, Block::has_minima> {
   MOE_INLINE explicit TakenBlocks(const std::byte* blocks) {
-    constexpr int groups = int(Block::numbers / Block::group);
+    constexpr int groups_of_block = int(Block::numbers / Block::group);
     kernels::unroll<int(numbers / Block::numbers)>([&](auto i) __attribute__((always_inline)) {
-      Block::integers(blocks + i * Block::bytes, this->its_codes + i * Block::numbers, this->its_scales + i * groups,
-                      this->minima_of_groups + (Block::has_minima ? i * groups : 0));
+      Block::integers(blocks + i * Block::bytes, this->its_codes + i * Block::numbers,
+                      this->its_scales + i * groups_of_block,
+                      this->minima_of_groups + (Block::has_minima ? i * groups_of_block : 0));
     });
   }
 };
