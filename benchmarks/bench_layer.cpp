@@ -114,9 +114,7 @@ const Limits& limits_for(Index threads) {
 }
 
 void run(benchmark::State& state, const Case& wanted, Stage& stage) try {
-  Limits limits = limits_for(wanted.threads);
-  if (wanted.kind == Kind::moe_fast && bytes_of(wanted.weights) == 2) limits.fma_gflops = limits.pairs_gflops;
-  if (wanted.kind == Kind::moe_fast && is_coded(wanted.weights)) limits.fma_gflops = limits.bytes_gflops;
+  const Limits limits = limits_of(wanted.kind, wanted.weights, limits_for(wanted.threads));
   Contender& contender = stage.contender_for(wanted);
   const Index d_model = moe::layer_shape(wanted.shape).d_model;
   Tokens tokens(d_model, max_tokens);

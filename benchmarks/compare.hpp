@@ -21,19 +21,26 @@ struct Patience {
   double one_call = 10;  // a call that would take longer is not made
 };
 
+/// A sparse layer, and how far its answers are off, if that is known.
+struct Measured {
+  Kind kind;
+  std::unique_ptr<Contender> contender;
+  std::optional<double> error = {};
+};
+
 class Comparison {
  public:
-  /// @param sparse  the sparse layer; all others are made of what is in the arena
-  /// @param error   of the sparse layer's answers, if it is known
+  /// @param sparse  the sparse layer, of each kind of products that it is measured with, Kind::moe first; all others
+  ///                are made of what is in the arena
   template <class W>
-  Comparison(const Arena<W>& arena, std::unique_ptr<Contender> sparse, Index max_tokens, const Limits& limits,
-             const Patience& patience, std::optional<double> error = {})
+  Comparison(const Arena<W>& arena, std::vector<Measured> sparse, WeightType weights, Index max_tokens,
+             const Limits& limits, const Patience& patience)
       : tokens_(arena.shape.d_model, max_tokens),
         y_(arena.shape.d_model, max_tokens),
+        weights_(weights),
         limits_(limits),
-        patience_(patience),
-        error_(error) {
-    entries_.push_back({Kind::moe, std::move(sparse)});
+        patience_(patience) {
+    for (Measured& layer : sparse) entries_.push_back({layer.kind, std::move(layer.contender), layer.error});
     entries_.push_back({Kind::dense_active, make_contender(Kind::dense_active, arena)});
     entries_.push_back({Kind::dense_total, make_contender(Kind::dense_total, arena)});
     entries_.push_back({std::nullopt, make_routing_alone(arena)});  // here its weights are as cold as in the layer
@@ -70,6 +77,7 @@ class Comparison {
   struct Entry {
     std::optional<Kind> kind;  // none: routing alone
     std::unique_ptr<Contender> contender;
+    std::optional<double> error{};
     CallWork work{};
     Last last{};
   };
@@ -88,13 +96,14 @@ class Comparison {
   }
 
   Row row_of(const Entry& entry, Index tokens) const {
-    Row row{.kind = *entry.kind, .tokens = tokens};
+    Row row{.kind = *entry.kind, .tokens = tokens, .error = entry.error};
     row.measured = entry.work.calls > 0;
     row.seconds = row.measured ? entry.last.seconds : expected_seconds(entry, tokens);
     if (!row.measured) return row;
     const double one = 1 / double(entry.work.calls);
     row.experts = one * entry.work.experts;
-    row.limit_share = limit_seconds(row.experts + one * entry.work.router, limits_) / row.seconds;
+    const Limits limits = limits_of(row.kind, weights_, limits_);
+    row.limit_share = limit_seconds(row.experts + one * entry.work.router, limits) / row.seconds;
     return row;
   }
 
@@ -109,9 +118,7 @@ class Comparison {
       }
     }
     for (Row& row : rows) {
-      if (row.kind != Kind::moe) continue;
-      row.error = error_;
-      if (row.measured) row.routing_share = routing_seconds / row.seconds;
+      if (row.kind == Kind::moe && row.measured) row.routing_share = routing_seconds / row.seconds;
     }
     return rows;
   }
@@ -119,9 +126,9 @@ class Comparison {
   std::vector<Entry> entries_;
   Tokens tokens_;
   Matrix<float> y_;
+  WeightType weights_;
   Limits limits_;
   Patience patience_;
-  std::optional<double> error_;
 };
 
 }  // namespace moe::bench

@@ -6,6 +6,7 @@
 #include "moe/core/numerics.hpp"
 #include "moe/core/types.hpp"
 #include "moe/models/presets.hpp"
+#include "options.hpp"
 #include "work.hpp"
 
 namespace moe::bench {
@@ -45,6 +46,14 @@ constexpr bool takes_coded(Kind kind) { return !is_by_hand(kind); }
 inline Numerics numerics_of(Kind kind) {
   return {.products = kind == Kind::moe_fast ? Products::fast : Products::exact,
           .batch_invariant = kind == Kind::moe_invariant};
+}
+
+/// What the machine could do with the products that the kind may take.
+inline Limits limits_of(Kind kind, WeightType weights, Limits limits) {
+  if (kind != Kind::moe_fast) return limits;
+  if (bytes_of(weights) == 2) limits.fma_gflops = limits.pairs_gflops;
+  if (is_coded(weights)) limits.fma_gflops = limits.bytes_gflops;
+  return limits;
 }
 
 /// The hidden units of one layer, all experts together.

@@ -3,9 +3,9 @@
 #include <cstdio>
 #include <exception>
 #include <memory>
-#include <optional>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "answer_error.hpp"
@@ -48,11 +48,22 @@ Limits measure_and_print_limits(Index threads) {
   const Limits limits = measure_limits(threads);
   progress.clear();
   std::printf(
-      "%s, %td thread%s, %s, kernels for %s\nlimits measured: %s GFLOP/s of float multiply-adds, %s GB/s read from "
-      "memory\n\n",
+      "%s, %td thread%s, %s, kernels for %s\nlimits measured: %s GFLOP/s of float multiply-adds, %s of bytes, %s GB/s "
+      "read from memory\n\n",
       processor_name().c_str(), threads, threads == 1 ? "" : "s", compiler_name().c_str(), moe::target_name,
-      three_digits(limits.fma_gflops).c_str(), three_digits(limits.read_gbs).c_str());
+      three_digits(limits.fma_gflops).c_str(), three_digits(limits.bytes_gflops).c_str(),
+      three_digits(limits.read_gbs).c_str());
   return limits;
+}
+
+/// Whether fast products are others than exact ones, of weights that are coded.
+template <class W>
+bool multiplies_integers([[maybe_unused]] const Subject& subject, [[maybe_unused]] const Arena<W>& arena) {
+  if constexpr (std::is_same_v<W, moe::Quantized>) {
+    return subject.layer || experts_of(arena, 0).w_gate().are_integers();
+  } else {
+    return false;
+  }
 }
 
 /// Prints the table while it grows, and writes what is measured.
@@ -65,13 +76,19 @@ void compare(const Subject& subject, const std::vector<Index>& token_counts, Ind
   };
   const auto arena = make_arena<W>(subject.weights, subject.shape, subject.num_layers(), threads,
                                    [&](double share) { show(share, "making up weights"); });
-  auto sparse = make_sparse(arena);
-  if (subject.layer)
-    sparse = std::make_unique<Sparse<moe::AnyLayer<float>>>(std::vector{*subject.layer}, subject.shape,
-                                                            bytes_of(subject.weights), threads);
-  std::optional<double> error;  // of real weights nobody knows what they were
-  if (!subject.layer) error = answer_error(arena);
-  Comparison comparison(arena, std::move(sparse), largest(token_counts), limits, patience, error);
+  std::vector<Measured> sparse;
+  for (const Kind kind : {Kind::moe, Kind::moe_fast}) {
+    const moe::Numerics numerics = numerics_of(kind);
+    if (kind == Kind::moe_fast && !multiplies_integers(subject, arena)) continue;
+    if (subject.layer) {  // nobody knows what real weights were
+      sparse.push_back(
+          {kind, std::make_unique<Sparse<moe::AnyLayer<float>>>(std::vector{*subject.layer}, subject.shape,
+                                                                bytes_of(subject.weights), threads, numerics)});
+    } else {
+      sparse.push_back({kind, make_sparse(arena, numerics), answer_error(arena, numerics)});
+    }
+  }
+  Comparison comparison(arena, std::move(sparse), subject.weights, largest(token_counts), limits, patience);
   progress.clear();
   std::printf("%s\n%s", description(subject).c_str(), table_head().c_str());
 
@@ -96,7 +113,8 @@ void print_legend(bool real_weights) {
       "reads: bytes of the experts that were used. error: how far the sparse layer's answers are from those of float "
       "weights, by their norm. share of limit: the time that the measured limits allow, by the "
       "time "
-      "taken. Dense FFNs of as many parameters as one token meets (active), or as there are (total), run on this "
+      "taken; of fast products those of bytes. Dense FFNs of as many parameters as one token meets (active), or as "
+      "there are (total), run on this "
       "library "
       "as well. By hand: Eigen's matrix-vector products for each token, or its matrix products for each expert; "
       "weights "

@@ -23,7 +23,7 @@ struct Setting {
 };
 
 /// `bits` are of a weight, `bytes` of the experts that were used; `error` and `routing_share` are null but for the
-/// sparse layer.
+/// sparse layer; `fma_gflops` is the limit of the products that the row has.
 inline nlohmann::ordered_json record_of(const Row& row, const Setting& setting) {
   nlohmann::ordered_json record{
       {"shape", setting.shape_name},
@@ -39,7 +39,7 @@ inline nlohmann::ordered_json record_of(const Row& row, const Setting& setting) 
       {"error", nullptr},
       {"limit_share", row.limit_share},
       {"routing_share", nullptr},
-      {"fma_gflops", setting.limits.fma_gflops},
+      {"fma_gflops", limits_of(row.kind, setting.weights, setting.limits).fma_gflops},
       {"read_gbs", setting.limits.read_gbs},
       {"d_model", setting.shape.d_model},
       {"d_ff", setting.shape.d_ff},

@@ -91,6 +91,12 @@ NR == 2 && ($0 == "///" || $0 == "#pragma once") { next }  # in its place was a 
 /^  (MOE_INLINE )?static void integers\(const std::byte\* block/ {
   is("", "The codes of a block as whole numbers, a scale for each group of them, and a minimum where there are any.")
 }
+/^  MOE_INLINE static (auto wide_|void put_scales)/ {
+  is("wide_codes", "64 codes from here on in a register: codes::WideBlock.")
+  is("wide_scales", "The scales of two blocks, of four codes each: codes::WideBlock.")
+  is("wide_minima", "The minima of four blocks, then zeros: codes::WideBlock.")
+  is("put_scales", "The scales of groups, and their minima, then zeros: codes::WideBlock.")
+}
 /^  (MOE_INLINE )?static void decode\(const std::byte\* block, float\* to\)/ { is("", "The numbers of a block, in order.") }
 /^  static void encode\(const float\* x, const float\*/ { is("", "The block whose numbers are nearest to x, as far as importance counts.") }
 

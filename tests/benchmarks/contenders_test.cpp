@@ -102,3 +102,16 @@ TEST(Limit, IsTheLargerOfArithmeticAndReading) {
   EXPECT_DOUBLE_EQ(limit_seconds({.flops = 50e9, .bytes = 1e9}, limits), 0.5);
   EXPECT_DOUBLE_EQ(limit_seconds({.flops = 50e9, .bytes = 8e9}, limits), 0.8);
 }
+
+TEST(Limits, OfFastProductsAreTheirs) {
+  const Limits limits{.fma_gflops = 100, .read_gbs = 10, .pairs_gflops = 200, .bytes_gflops = 400};
+  const auto peak = [&](Kind kind, WeightType type) { return limits_of(kind, type, limits).fma_gflops; };
+  for (const WeightType type : {WeightType::f32, WeightType::bf16, WeightType::q4_k}) {
+    EXPECT_EQ(peak(Kind::moe, type), 100);
+    EXPECT_EQ(peak(Kind::dense_active, type), 100);
+  }
+  EXPECT_EQ(peak(Kind::moe_fast, WeightType::f32), 100);
+  EXPECT_EQ(peak(Kind::moe_fast, WeightType::bf16), 200);
+  EXPECT_EQ(peak(Kind::moe_fast, WeightType::q4_k), 400);
+  EXPECT_EQ(limits_of(Kind::moe_fast, WeightType::q4_k, limits).read_gbs, 10);
+}

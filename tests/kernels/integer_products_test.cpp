@@ -77,7 +77,10 @@ TEST(ByteProducts, AreThoseOfIntegers) {
       }
       const kernels::ByteWeights<nonnegative, kernels::register_bytes> weights(
           kernels::load_as<kernels::ByteRegister>(w));
-      kernels::store(got, kernels::byte_products(weights, kernels::load_as<kernels::ByteRegister>(x), starts));
+      const bool starts_count = kernels::has_starts && !nonnegative;
+      using Integers = kernels::IntegersOf<kernels::register_bytes>;
+      const auto start = starts_count ? kernels::load_as<Integers>(starts) : Integers{};
+      kernels::store(got, kernels::byte_products(weights, kernels::load_as<kernels::ByteRegister>(x), start));
       for (int i = 0; i < size / 4; ++i) EXPECT_EQ(got[i], sums[i]) << "lane " << i << ", round " << round;
     }
   };
@@ -161,6 +164,65 @@ TEST(IntegerProducts, EqualTheirNaiveTwin) {
           // codes of the twin are rounded in double: a tie may go the other way
           EXPECT_LT(relative(products(blocks.matrix, x).cast<double>() - expected, expected), 2e-3)
               << rows << " rows, " << cols << " columns, " << tokens << " tokens";
+        }
+      }
+    }
+  });
+}
+
+/// Row r · the token x in plain code, in the order of registers: lanes of four codes, two sums in turn, then halves of
+/// lanes. Minima, if there are any, in lanes of groups, `unit` numbers of a row at a time.
+float dot_in_plain_code(const QuantizedMatrix& w, Index r, const float* x, Index unit) {
+  constexpr int L = kernels::lanes<float>;
+  const IntegerForm& form = *w.integers();
+  const std::size_t groups = std::size_t(w.cols() / form.group);
+  std::vector<std::int8_t> codes(std::size_t(w.cols()));
+  std::vector<float> scales(groups), minima(groups), padded(std::size_t(kernels::round_up(w.cols(), 64)));
+  w.take(r, 0, w.cols(), codes.data(), scales.data(), minima.data());
+  std::copy_n(x, w.cols(), padded.begin());
+  float sums[2][L] = {}, of_minima[L] = {};
+  for (Index step = 0; step < w.cols(); step += 64) {
+    ActivationCodes its;
+    kernels::code_activations(padded.data() + step, its);
+    for (Index i = step; i < std::min(step + 64, w.cols()); i += 4) {
+      int sum = 0;
+      for (Index k = i; k < i + 4; ++k) sum += codes[std::size_t(k)] * its.codes[k - step];
+      float& lane = sums[i / (4 * L) % 2][i / 4 % L];
+      lane = kernels::multiply_add(float(sum), scales[std::size_t(i / form.group)] * its.scales[(i - step) / 4], lane);
+    }
+    for (Index g = step / form.group; form.has_minima && g < std::min(step + 64, w.cols()) / form.group; ++g) {
+      float& lane = of_minima[g % (unit / form.group) % L];
+      const Index in_step = g - step / form.group;
+      lane = kernels::multiply_add(minima[std::size_t(g)], its.sums[in_step + (form.group == 16 ? 0 : 4)], lane);
+    }
+  }
+  for (int i = 0; i < L; ++i) sums[0][i] = sums[0][i] + sums[1][i] + of_minima[i];
+  for (int half = L / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) sums[0][i] += sums[0][i + half];
+  }
+  return sums[0][0];
+}
+
+/// Codes that a format takes to registers, and those of a format that can only write them.
+TEST(IntegerProducts, OfFewTokensAreThoseOfPlainCodeToTheBit) {
+  for_each_type_with_integers([](const GgmlType& type) {
+    const IntegerForm& form = *type.format->integers;
+    EXPECT_NE(form.multiply, nullptr);
+    IntegerForm taken_form = form;
+    taken_form.multiply = nullptr;
+    NumberFormat taken_format = *type.format;
+    taken_format.integers = &taken_form;
+    for (const Index cols : {type.numbers, 2 * type.numbers, 3 * type.numbers, 9 * type.numbers}) {
+      constexpr Index rows = 19;
+      const RandomBlocks blocks(type, rows, cols, 17);
+      const QuantizedMatrix taken(taken_format, rows, cols, blocks.matrix.codes);
+      const auto x = random_matrix<Matrix<float>>(cols, 7, 18);
+      const Matrix<float> in_registers = products(blocks.matrix, x), in_memory = products(taken, x);
+      const Index unit = std::max<Index>(128, type.numbers);
+      for (Index c = 0; c < 7; ++c) {
+        for (Index r = 0; r < rows; ++r) {
+          ASSERT_EQ(in_registers(r, c), dot_in_plain_code(taken, r, x.col(c).data(), unit)) << r << ' ' << c;
+          ASSERT_EQ(in_memory(r, c), dot_in_plain_code(taken, r, x.col(c).data(), 256)) << r << ' ' << c;
         }
       }
     }

@@ -27,6 +27,10 @@ consteval bool are_written_in_place() {
 
 class QuantizedMatrix;
 
+namespace kernels {
+struct CodedColumns;
+}
+
 /// What a format tells of itself so that Products::fast multiplies it as integers: number = scale · code + minimum,
 /// where `group` neighbours have the same scale and minimum.
 struct IntegerForm {
@@ -36,6 +40,10 @@ struct IntegerForm {
   /// groups; `first` and `count` as for NumberFormat::decode, `first` a multiple of the group as well.
   void (*take)(const QuantizedMatrix& matrix, Index row, Index first, Index count, std::int8_t* codes, float* scales,
                float* minima);
+  /// out[r + c · stride] = row first + r · column c, codes taken to registers; or null, where a format has only the
+  /// former: moe/kernels/register_products.hpp.
+  void (*multiply)(const QuantizedMatrix& matrix, Index first, Index rows, const kernels::CodedColumns& x, float* out,
+                   Index stride) = nullptr;
 };
 
 /// How numbers are coded. A format joins, from outside too, by being one of these (docs/formats.md).
@@ -61,7 +69,9 @@ struct BytePlane {
   Index cols_together = 1;  // numbers of a row that share an element of the plane
 
   /// What a row of the matrix has here.
-  const std::byte* row(Index r) const { return data + r / rows_together * row_bytes; }
+  const std::byte* row(Index r) const {
+    return data + (rows_together == 1 ? r : r / rows_together) * row_bytes;  // a division costs as much as 50 numbers
+  }
 };
 
 /// (rows × cols) numbers, coded, in memory that someone else keeps.
@@ -155,6 +165,11 @@ class QuantizedMatrix {
     return row_of_codes(row) + Index(double(first_col_ + first) * (format_->bits / 8));
   }
 
+  /// The scale of (row, first), where scales are bytes in a plane.
+  const std::byte* scales_at(Index row, Index first) const {
+    return scales.row(first_row_ + row * row_step_) + (first_col_ + first) / scales.cols_together;
+  }
+
   /// Asks for the codes of such numbers, which are decoded soon. (g++ takes a function that does nothing but fetch for
   /// one that does nothing, unless it is inlined.)
   [[gnu::always_inline]] void fetch(Index row, Index first, Index count) const {
@@ -188,6 +203,15 @@ struct WeightType<QuantizedMatrix> {
 
 namespace detail {
 
+template <class Block>
+constexpr auto multiplied_in_registers() -> decltype(IntegerForm::multiply) {
+  if constexpr (requires { &Block::multiply; }) {
+    return &Block::multiply;
+  } else {
+    return nullptr;
+  }
+}
+
 /// The IntegerForm of blocks that have one.
 template <class Block>
 inline constexpr IntegerForm form_of_blocks = {
@@ -206,7 +230,8 @@ inline constexpr IntegerForm form_of_blocks = {
         *scales *= matrix.factor;
         if constexpr (Block::has_minima) *minima++ *= matrix.factor;
       }
-    }};
+    },
+    multiplied_in_registers<Block>()};
 
 template <class Block>
 constexpr const IntegerForm* integers_of_blocks() {
@@ -230,6 +255,7 @@ constexpr const IntegerForm* integers_of_blocks() {
 ///     static constexpr Index group = 32;           // optional: its IntegerForm
 ///     static constexpr bool has_minima = false;
 ///     static void integers(const std::byte* block, std::int8_t* codes, float* scales, float* minima);
+///     static constexpr auto multiply = …           // optional as well: IntegerForm::multiply
 ///   };
 template <class Block>
 inline constexpr NumberFormat block_format = {

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "moe/core/quantized.hpp"
+#include "moe/formats/detail/registers.hpp"
 #include "moe/formats/spread.hpp"
 #include "moe/kernels/multiply_add.hpp"
 
@@ -19,12 +20,16 @@ namespace codes {
 /// The 8 scales of 6 bits, then the 8 minima, that Q4_K and Q5_K keep in 12 bytes: 0 to 3 in the low bits of bytes 0 to
 /// 3 (minima: 4 to 7), 4 to 7 in the low (high) halves of bytes 8 to 11, with two bits on top of the former.
 MOE_INLINE void unpack_scales_and_minima(const std::byte* from, Codes<16>& to) {
+#if defined(__AVX2__)
+  kernels::store(to.at, scales_and_minima(from));
+#else
   const auto a = kernels::load_as<std::uint32_t>(from), b = kernels::load_as<std::uint32_t>(from + 4),
              c = kernels::load_as<std::uint32_t>(from + 8);
   const auto eight = [](std::uint32_t low, std::uint32_t high) {
     return (low & 0x3f3f3f3fU) | std::uint64_t((high & 0x0f0f0f0fU) | (low >> 2 & 0x30303030U)) << 32;
   };
   store_sixteen(eight(a, c), eight(b, c >> 4), to);
+#endif
 }
 
 /// Of Q4_K and Q5_K, the scales of 8 groups, and, from 8 on, their minima.
@@ -34,6 +39,14 @@ MOE_INLINE void eight_scales_and_minima(const std::byte* block, GroupScales& sca
   unpack_scales_and_minima(block + 4, both);
   multiply_scales(both.at, d, scales);
   multiply_scales(both.at, -dmin, minima);
+}
+
+/// The scales and minima of 8 groups, zeros behind the latter.
+template <class Wide>
+MOE_INLINE void put_scales_of_eight(const std::byte* block, GroupScales& scales, GroupScales& minima) {
+  GroupScales behind;
+  eight_scales_and_minima(block, scales, behind);
+  kernels::store(minima.at, Wide::upper_half(kernels::load_as<Lanes<float>>(behind.at)));
 }
 
 /// Q4_K and Q5_K but for their codes: groups of 32, scales and minima of 6 bits.
@@ -95,7 +108,7 @@ struct SixteenGroups {
 }  // namespace codes
 
 /// Groups of 16; scales and minima of 4 bits, codes of 2.
-struct Q2_K {
+struct Q2_K : codes::InRegisters<Q2_K> {
   static constexpr const char* name = "Q2_K";
   static constexpr Index numbers = 256, bytes = 84;
 
@@ -138,7 +151,7 @@ struct Q2_K {
 };
 
 /// Groups of 16; scales of 6 bits less 32, codes of 2 bits with a third one elsewhere, less 4.
-struct Q3_K : codes::SixteenGroups<Q3_K> {
+struct Q3_K : codes::SixteenGroups<Q3_K>, codes::InRegisters<Q3_K> {
   static constexpr const char* name = "Q3_K";
   static constexpr Index bytes = 110;
 
@@ -169,9 +182,19 @@ struct Q3_K : codes::SixteenGroups<Q3_K> {
 };
 
 /// Groups of 32; scales and minima of 6 bits, codes of 4.
-struct Q4_K : codes::EightGroups<Q4_K> {
+struct Q4_K : codes::EightGroups<Q4_K>, codes::InRegisters<Q4_K> {
   static constexpr const char* name = "Q4_K";
   static constexpr Index bytes = 144;
+
+  template <int k, class Wide>
+  MOE_INLINE static auto wide_codes(const std::byte* block) {
+    return Wide::nibbles(block + 16 + 32 * k);
+  }
+
+  template <class Wide>
+  MOE_INLINE static void put_scales(const std::byte* block, codes::GroupScales& scales, codes::GroupScales& minima) {
+    codes::put_scales_of_eight<Wide>(block, scales, minima);
+  }
 
  private:
   friend codes::EightGroups<Q4_K>;
@@ -186,9 +209,19 @@ struct Q4_K : codes::EightGroups<Q4_K> {
 };
 
 /// Groups of 32; scales and minima of 6 bits, codes of 4 bits with a fifth one elsewhere.
-struct Q5_K : codes::EightGroups<Q5_K> {
+struct Q5_K : codes::EightGroups<Q5_K>, codes::InRegisters<Q5_K> {
   static constexpr const char* name = "Q5_K";
   static constexpr Index bytes = 176;
+
+  template <int k, class Wide>
+  MOE_INLINE static auto wide_codes(const std::byte* block) {
+    return Wide::nibbles(block + 48 + 32 * k) | Wide::template bits<4 - 2 * k, 3 - 2 * k>(block + 16, 16);
+  }
+
+  template <class Wide>
+  MOE_INLINE static void put_scales(const std::byte* block, codes::GroupScales& scales, codes::GroupScales& minima) {
+    codes::put_scales_of_eight<Wide>(block, scales, minima);
+  }
 
  private:
   friend codes::EightGroups<Q5_K>;
@@ -204,9 +237,23 @@ struct Q5_K : codes::EightGroups<Q5_K> {
 };
 
 /// Groups of 16; scales of 8 bits with a sign, codes of 4 bits with two elsewhere, less 32.
-struct Q6_K : codes::SixteenGroups<Q6_K> {
+struct Q6_K : codes::SixteenGroups<Q6_K>, codes::InRegisters<Q6_K> {
   static constexpr const char* name = "Q6_K";
   static constexpr Index bytes = 210;
+
+  static constexpr int offset = 32;
+
+  template <int k, class Wide>
+  MOE_INLINE static auto wide_codes(const std::byte* block) {
+    const auto both = kernels::load_as<codes::Bytes<64>>(block + k / 2 * 64);
+    const auto twos = Wide::template bits<4 - k % 2 * 4, 2 - k % 2 * 4>(block + 128 + k / 2 * 32, 48);
+    return codes::moved(both, k % 2 * 4, 15) | twos;
+  }
+
+  template <class Wide>
+  MOE_INLINE static void put_scales(const std::byte* block, codes::GroupScales& scales, codes::GroupScales&) {
+    multiply_scales(block, scales);
+  }
 
  private:
   friend codes::SixteenGroups<Q6_K>;

@@ -6,7 +6,6 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
 #include "moe/core/quantized.hpp"
 #include "moe/formats/spread.hpp"
@@ -62,9 +61,21 @@ struct ScaleAndOffset {
 }  // namespace codes
 
 /// d · (code − 8)
-struct Q4_0 : codes::OneScale<Q4_0> {
+struct Q4_0 : codes::OneScale<Q4_0>, codes::InRegisters<Q4_0> {
   static constexpr const char* name = "Q4_0";
   static constexpr Index bytes = 18;
+
+  static constexpr int offset = 8;
+
+  template <int, class Wide>
+  MOE_INLINE static auto wide_codes(const std::byte* block) {
+    return Wide::nibbles_of_two(block + 2, block + bytes + 2);
+  }
+
+  template <class Wide>
+  MOE_INLINE static auto wide_scales(const std::byte* block) {
+    return Wide::two_halves(block, block + bytes);
+  }
 
  private:
   friend codes::OneScale<Q4_0>;
@@ -79,9 +90,24 @@ struct Q4_0 : codes::OneScale<Q4_0> {
 };
 
 /// d · code + m
-struct Q4_1 : codes::ScaleAndOffset<Q4_1> {
+struct Q4_1 : codes::ScaleAndOffset<Q4_1>, codes::InRegisters<Q4_1> {
   static constexpr const char* name = "Q4_1";
   static constexpr Index bytes = 20;
+
+  template <int, class Wide>
+  MOE_INLINE static auto wide_codes(const std::byte* block) {
+    return Wide::nibbles_of_two(block + 4, block + bytes + 4);
+  }
+
+  template <class Wide>
+  MOE_INLINE static auto wide_scales(const std::byte* block) {
+    return Wide::two_halves(block, block + bytes);
+  }
+
+  template <class Wide>
+  MOE_INLINE static auto wide_minima(const std::byte* block) {
+    return Wide::four_halves(block + 2, bytes);
+  }
 
  private:
   friend codes::ScaleAndOffset<Q4_1>;
@@ -96,9 +122,22 @@ struct Q4_1 : codes::ScaleAndOffset<Q4_1> {
 };
 
 /// d · (code − 16)
-struct Q5_0 : codes::OneScale<Q5_0> {
+struct Q5_0 : codes::OneScale<Q5_0>, codes::InRegisters<Q5_0> {
   static constexpr const char* name = "Q5_0";
   static constexpr Index bytes = 22;
+
+  static constexpr int offset = 16;
+
+  template <int, class Wide>
+  MOE_INLINE static auto wide_codes(const std::byte* block) {
+    const auto fours = Wide::nibbles_of_two(block + 6, block + bytes + 6);
+    return Wide::with_fifth_bits(fours, block + 2, block + bytes + 2);
+  }
+
+  template <class Wide>
+  MOE_INLINE static auto wide_scales(const std::byte* block) {
+    return Wide::two_halves(block, block + bytes);
+  }
 
  private:
   friend codes::OneScale<Q5_0>;
@@ -113,9 +152,25 @@ struct Q5_0 : codes::OneScale<Q5_0> {
 };
 
 /// d · code + m
-struct Q5_1 : codes::ScaleAndOffset<Q5_1> {
+struct Q5_1 : codes::ScaleAndOffset<Q5_1>, codes::InRegisters<Q5_1> {
   static constexpr const char* name = "Q5_1";
   static constexpr Index bytes = 24;
+
+  template <int, class Wide>
+  MOE_INLINE static auto wide_codes(const std::byte* block) {
+    const auto fours = Wide::nibbles_of_two(block + 8, block + bytes + 8);
+    return Wide::with_fifth_bits(fours, block + 4, block + bytes + 4);
+  }
+
+  template <class Wide>
+  MOE_INLINE static auto wide_scales(const std::byte* block) {
+    return Wide::two_halves(block, block + bytes);
+  }
+
+  template <class Wide>
+  MOE_INLINE static auto wide_minima(const std::byte* block) {
+    return Wide::four_halves(block + 2, bytes);
+  }
 
  private:
   friend codes::ScaleAndOffset<Q5_1>;
@@ -130,9 +185,19 @@ struct Q5_1 : codes::ScaleAndOffset<Q5_1> {
 };
 
 /// d · code, a byte with a sign
-struct Q8_0 : codes::OneScale<Q8_0> {
+struct Q8_0 : codes::OneScale<Q8_0>, codes::InRegisters<Q8_0> {
   static constexpr const char* name = "Q8_0";
   static constexpr Index bytes = 34;
+
+  template <int, class Wide>
+  MOE_INLINE static auto wide_codes(const std::byte* block) {
+    return Wide::two(block + 2, block + bytes + 2);
+  }
+
+  template <class Wide>
+  MOE_INLINE static auto wide_scales(const std::byte* block) {
+    return Wide::two_halves(block, block + bytes);
+  }
 
  private:
   friend codes::OneScale<Q8_0>;
@@ -141,7 +206,9 @@ struct Q8_0 : codes::OneScale<Q8_0> {
   MOE_INLINE static void spread(const std::byte* block, float* to, const F& value_of) {
     codes::spread<32>(reinterpret_cast<const std::int8_t*>(block + 2), to, value_of);
   }
-  MOE_INLINE static void recode(const std::byte* block, std::int8_t* to) { std::memcpy(to, block + 2, 32); }
+  MOE_INLINE static void recode(const std::byte* block, std::int8_t* to) {
+    codes::recode<32>(to, [](const auto& its) { return its; }, block + 2);  // as registers, which are loaded
+  }
 };
 
 }  // namespace moe::inline MOE_TARGET

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "moe/core/quantized.hpp"
+#include "moe/formats/detail/registers.hpp"
 #include "moe/formats/spread.hpp"
 
 namespace moe::inline MOE_TARGET {
@@ -39,7 +40,7 @@ inline constexpr std::array<float, 256> half_ue4m3 = [] {
 }  // namespace codes
 
 /// d · a number of IQ4's table
-struct IQ4_NL {
+struct IQ4_NL : codes::InRegisters<IQ4_NL> {
   static constexpr const char* name = "IQ4_NL";
   static constexpr Index numbers = 32, bytes = 18;
 
@@ -55,10 +56,20 @@ struct IQ4_NL {
     scales[0] = codes::first_halves(block).first;
     codes::recode_nibbles<codes::iq4_values>(block + 2, its_codes);
   }
+
+  template <int, class Wide>
+  MOE_INLINE static auto wide_codes(const std::byte* block) {
+    return Wide::look_up(codes::iq4_values, Wide::nibbles_of_two(block + 2, block + bytes + 2));
+  }
+
+  template <class Wide>
+  MOE_INLINE static auto wide_scales(const std::byte* block) {
+    return Wide::two_halves(block, block + bytes);
+  }
 };
 
 /// d · scale · a number of IQ4's table, in groups of 32; scales have 6 bits, less 32.
-struct IQ4_XS {
+struct IQ4_XS : codes::InRegisters<IQ4_XS> {
   static constexpr const char* name = "IQ4_XS";
   static constexpr Index numbers = 256, bytes = 136;
 
@@ -78,6 +89,17 @@ struct IQ4_XS {
     const codes::GroupScales all = its_scales(block);
     std::memcpy(scales, all.at, 8 * sizeof(float));
     for (int g = 0; g < 8; ++g) codes::recode_nibbles<codes::iq4_values>(block + 8 + 16 * g, its_codes + 32 * g);
+  }
+
+  template <int k, class Wide>
+  MOE_INLINE static auto wide_codes(const std::byte* block) {
+    const std::byte* const from = block + 8 + 32 * k;
+    return Wide::look_up(codes::iq4_values, Wide::nibbles_of_two(from, from + 16));
+  }
+
+  template <class Wide>
+  MOE_INLINE static void put_scales(const std::byte* block, codes::GroupScales& scales, codes::GroupScales&) {
+    scales = its_scales(block);
   }
 
  private:
@@ -104,7 +126,7 @@ struct IQ4_XS {
 };
 
 /// 2^(scale − 127) · E2M1. The scale is a byte and no NaN even if it is 255.
-struct GgmlMxfp4 {
+struct GgmlMxfp4 : codes::InRegisters<GgmlMxfp4> {
   static constexpr const char* name = "MXFP4";
   static constexpr Index numbers = 32, bytes = 17;
 
@@ -120,10 +142,20 @@ struct GgmlMxfp4 {
     scales[0] = codes::half_e8m0(std::uint8_t(*block));
     codes::recode_nibbles<codes::doubled_e2m1>(block + 1, its_codes);
   }
+
+  template <int, class Wide>
+  MOE_INLINE static auto wide_codes(const std::byte* block) {
+    return Wide::look_up(codes::doubled_e2m1, Wide::nibbles_of_two(block + 1, block + bytes + 1));
+  }
+
+  template <class Wide>
+  MOE_INLINE static auto wide_scales(const std::byte* block) {
+    return Wide::two_e8m0(block[0], block[bytes]);
+  }
 };
 
 /// E4M3 without a sign · E2M1, in groups of 16. There is no scale of the whole matrix in it.
-struct GgmlNvfp4 {
+struct GgmlNvfp4 : codes::InRegisters<GgmlNvfp4> {
   static constexpr const char* name = "NVFP4";
   static constexpr Index numbers = 64, bytes = 36;
 

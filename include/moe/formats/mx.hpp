@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "moe/core/quantized.hpp"
+#include "moe/formats/detail/registers.hpp"
 #include "moe/formats/detail/rows.hpp"
 #include "moe/formats/ggml_lookup.hpp"
 #include "moe/formats/spread.hpp"
@@ -41,34 +42,104 @@ inline void decode_mxfp4(const QuantizedMatrix& matrix, Index row, Index first, 
   });
 }
 
+/// The codes of 32 numbers.
+MOE_INLINE void put_mxfp4(const std::byte* bytes, std::int8_t* to) {
+  std::int8_t halves[32];  // the lower halves of bytes, then the upper ones
+  codes::recode_nibbles<codes::doubled_e2m1>(bytes, halves);
+  const auto low = kernels::load_as<codes::Bytes<16>>(halves), high = kernels::load_as<codes::Bytes<16>>(halves + 16);
+  kernels::store(to, __builtin_shufflevector(low, high, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23));
+  kernels::store(to + 16,
+                 __builtin_shufflevector(low, high, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31));
+}
+
 /// The codes of 32 numbers at a time, of which the last few of a row are fewer.
 inline void take_mxfp4(const QuantizedMatrix& matrix, Index row, Index first, Index count, std::int8_t* to,
                        float* its_scales, float*) {
   const std::byte *bytes = matrix.codes.row(row) + first / 2, *scales = matrix.scales.row(row) + first / 32;
   for (Index i = 0; i < count; i += 32, bytes += 16) {
     *its_scales++ = half_scale(*scales++);
-    const auto put = [](const std::byte* from, std::int8_t* numbers) __attribute__((always_inline)) {
-      std::int8_t halves[32];  // the lower halves of bytes, then the upper ones
-      codes::recode_nibbles<codes::doubled_e2m1>(from, halves);
-      const auto low = kernels::load_as<codes::Bytes<16>>(halves),
-                 high = kernels::load_as<codes::Bytes<16>>(halves + 16);
-      kernels::store(numbers,
-                     __builtin_shufflevector(low, high, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23));
-      kernels::store(numbers + 16,
-                     __builtin_shufflevector(low, high, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31));
-    };
     if (i + 32 <= count) {
-      put(bytes, to + i);
+      put_mxfp4(bytes, to + i);
     } else {
       std::byte rest[16] = {};
       std::int8_t numbers[32];
       std::memcpy(rest, bytes, std::size_t(count - i) / 2);
-      put(rest, numbers);
+      put_mxfp4(rest, numbers);
       std::memcpy(to + i, numbers, std::size_t(count - i));
     }
   }
 }
-inline constexpr IntegerForm mxfp4_integers = {32, false, take_mxfp4};
+
+/// A kernels::CodedRow of codes in one plane and scales in another.
+struct Mxfp4Row {
+  static constexpr Index unit = 128, group = 32;
+  static constexpr bool is_whole = false, has_minima = false, is_unsigned = false;
+  static constexpr int offset = 0;
+
+  const std::byte *codes, *scales;
+  Index apart, scales_apart;  // from one row to the next
+
+  Mxfp4Row(const QuantizedMatrix& matrix, Index row)
+      : codes(matrix.codes_at(row, 0)),
+        scales(matrix.scales_at(row, 0)),
+        apart(matrix.codes_at(row + 1, 0) - codes),
+        scales_apart(matrix.scales_at(row + 1, 0) - scales) {}
+
+  void go_on() {
+    codes += apart;
+    scales += scales_apart;
+  }
+
+  /// 128 numbers in registers.
+  template <class Wide>
+  struct WideUnit {
+    const std::byte *its_codes, *its_scales;
+
+    template <int k>
+    MOE_INLINE kernels::ByteRegister codes() const {
+      return (kernels::ByteRegister)Wide::look_up(moe::codes::doubled_e2m1, Wide::nibbles_in_turn(its_codes + 32 * k));
+    }
+    template <int k>
+    MOE_INLINE auto scales() const {
+      return Wide::two_e8m0(its_scales[2 * k], its_scales[2 * k + 1]);
+    }
+  };
+
+  using Taken = kernels::TakenUnit<unit, group, has_minima>;
+
+  MOE_INLINE static Taken taken(const std::byte* its_codes, const std::byte* its_scales) {
+    Taken its;
+    kernels::unroll<int(unit / group)>([&](auto i) __attribute__((always_inline)) {
+      put_mxfp4(its_codes + i * 16, its.its_codes + i * 32);
+      its.its_scales[i] = half_scale(its_scales[i]);
+    });
+    return its;
+  }
+
+  template <class Wide = moe::codes::Wide>
+  MOE_INLINE static auto unit_of(const std::byte* its_codes, const std::byte* its_scales) {
+    if constexpr (moe::codes::has_wide) {
+      return WideUnit<Wide>{its_codes, its_scales};
+    } else {
+      return taken(its_codes, its_scales);
+    }
+  }
+
+  MOE_INLINE auto at(Index u) const {
+    const std::byte* const from = codes + u * (unit / 2);
+    __builtin_prefetch(from + 8192);
+    return unit_of(from, scales + u * (unit / group));
+  }
+
+  auto last(Index u, Index count) const {
+    alignas(64) std::byte its_codes[unit / 2] = {}, its_scales[unit / group] = {};
+    std::memcpy(its_codes, codes + u * (unit / 2), std::size_t(count) / 2);
+    std::memcpy(its_scales, scales + u * (unit / group), std::size_t((count + group - 1) / group));
+    return taken(its_codes, its_scales);
+  }
+};
+
+inline constexpr IntegerForm mxfp4_integers = {32, false, take_mxfp4, kernels::register_products<Mxfp4Row>};
 
 /// E2M3: a sign, 2 bits of exponent, 3 of mantissa; twice, as of E2M1.
 inline void decode_mxfp6(const QuantizedMatrix& matrix, Index row, Index first, Index count, float* to) {

@@ -24,7 +24,7 @@ struct alignas(64) ActivationCodes {
   std::int8_t codes[64];
   float scales[16];         // of each four codes
   float sums[16];           // Σ x as coded, of 16 neighbours each, then of 32 each
-  std::int32_t starts[16];  // of each four codes, -128 · their sum; written where has_starts
+  std::int32_t starts[16];  // of each four codes, -128 · their sum
 };
 
 namespace detail {
@@ -84,9 +84,9 @@ MOE_INLINE void code_activations(const float* x, ActivationCodes& to) {
   std::int32_t fours[16];
   repeat<int(64 / register_bytes)>([&](int i) __attribute__((always_inline)) {
     const auto codes = load_as<BytesOf<register_bytes>>(to.codes + i * int(register_bytes));
-    const auto sums = byte_products(ones, codes, nullptr);
+    const auto sums = byte_products(ones, codes, IntegersOf<register_bytes>{});
     store(fours + i * lanes<float>, sums);
-    if constexpr (has_starts) store(to.starts + i * lanes<float>, sums * -128);
+    store(to.starts + i * lanes<float>, sums * -128);
   });
   asm("" : "+m"(fours));  // lanes that are taken out of registers cost more than loads
   std::int32_t sums[4];

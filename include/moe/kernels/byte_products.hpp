@@ -28,14 +28,14 @@ inline constexpr bool has_starts = false;
 template <bool nonnegative, std::size_t bytes>
 using ByteWeights = SignedByteWeights<nonnegative, bytes>;
 
-/// Lane i is the sum of w · x over its four bytes; x is -127 to 127. `starts` has -128 · the sums of four of x, where
-/// has_starts.
+/// Lane i is start[i] and the sum of w · x over its four bytes; x is -127 to 127. Where has_starts, and w may be
+/// negative, start has -128 · the sums of four of x.
 template <bool nonnegative, std::size_t bytes>
 MOE_INLINE IntegersOf<bytes> byte_products(const ByteWeights<nonnegative, bytes>& w, const BytesOf<bytes>& x,
-                                           const std::int32_t*) {
+                                           const IntegersOf<bytes>& start) {
   using Bits = typename detail::VectorOf<std::uint32_t, bytes>::type;
   const auto a = (Bits)w.codes, b = (Bits)x;
-  IntegersOf<bytes> sum{};
+  IntegersOf<bytes> sum = start;
   unroll<4>([&](auto i) __attribute__((always_inline)) {
     sum += ((IntegersOf<bytes>)(a << unsigned(8 * i)) >> 24) * ((IntegersOf<bytes>)(b << unsigned(8 * i)) >> 24);
   });
@@ -47,7 +47,7 @@ template <bool nonnegative>
 MOE_INLINE IntegersOf<register_bytes> added_byte_products(const IntegersOf<register_bytes>& sum,
                                                           const BytesOf<register_bytes>& w,
                                                           const BytesOf<register_bytes>& x) {
-  return sum + byte_products(ByteWeights<nonnegative, register_bytes>(w), x, nullptr);
+  return byte_products(ByteWeights<nonnegative, register_bytes>(w), x, sum);
 }
 
 }  // namespace moe::inline MOE_TARGET::kernels

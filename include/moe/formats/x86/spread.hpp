@@ -98,6 +98,16 @@ MOE_INLINE Bytes<32> nibbles(const std::byte* bytes) {
   return (Bytes<32>)_mm256_srlv_epi64(both, _mm256_setr_epi64x(0, 0, 4, 4)) & 15;
 }
 
+/// The 8 scales and 8 minima of Q4_K and Q5_K: ggml_k.hpp. 16 bytes are read.
+MOE_INLINE Bytes<16> scales_and_minima(const std::byte* from) {
+  const auto bytes = kernels::load_as<__m128i>(from);
+  const __m128i low = _mm_shuffle_epi8(bytes, _mm_setr_epi8(0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 8, 9, 10, 11));
+  const __m128i high = _mm_shuffle_epi8(bytes, _mm_setr_epi8(-1, -1, -1, -1, 0, 1, 2, 3, -1, -1, -1, -1, 4, 5, 6, 7));
+  const __m128i lows = _mm_setr_epi32(0x3f3f3f3f, 0x0f0f0f0f, 0x3f3f3f3f, 0x0f0f0f0f);
+  return (Bytes<16>)_mm_or_si128(_mm_and_si128(_mm_srlv_epi32(low, _mm_setr_epi32(0, 0, 0, 4)), lows),
+                                 _mm_and_si128(_mm_srli_epi32(high, 2), _mm_set1_epi8(0x30)));
+}
+
 MOE_INLINE Bytes<32> look_up(const SixteenValues& values, const Bytes<32>& codes) {
   const __m256i twice = _mm256_broadcastsi128_si256(kernels::load_as<__m128i>(values.data()));
   return (Bytes<32>)_mm256_shuffle_epi8(twice, (__m256i)codes);

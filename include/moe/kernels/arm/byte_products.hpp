@@ -17,15 +17,15 @@ using ByteWeights = SignedByteWeights<nonnegative, bytes>;
 
 template <bool nonnegative, std::size_t bytes>
 MOE_INLINE IntegersOf<bytes> byte_products(const ByteWeights<nonnegative, bytes>& w, const BytesOf<bytes>& x,
-                                           const std::int32_t*) {
+                                           const IntegersOf<bytes>& start) {
   static_assert(bytes == 16);
   const auto a = (int8x16_t)w.codes, b = (int8x16_t)x;
 #if defined(__ARM_FEATURE_DOTPROD)
-  return (IntegersOf<bytes>)vdotq_s32(vdupq_n_s32(0), a, b);
+  return (IntegersOf<bytes>)vdotq_s32((int32x4_t)start, a, b);
 #else
   const int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(a), vget_low_s8(b)));
   const int32x4_t high = vpaddlq_s16(vmull_high_s8(a, b));
-  return (IntegersOf<bytes>)vpaddq_s32(low, high);
+  return start + (IntegersOf<bytes>)vpaddq_s32(low, high);
 #endif
 }
 
@@ -34,11 +34,7 @@ template <bool nonnegative>
 MOE_INLINE IntegersOf<register_bytes> added_byte_products(const IntegersOf<register_bytes>& sum,
                                                           const BytesOf<register_bytes>& w,
                                                           const BytesOf<register_bytes>& x) {
-#if defined(__ARM_FEATURE_DOTPROD)
-  return (IntegersOf<register_bytes>)vdotq_s32((int32x4_t)sum, (int8x16_t)w, (int8x16_t)x);
-#else
-  return sum + byte_products(ByteWeights<nonnegative, register_bytes>(w), x, nullptr);
-#endif
+  return byte_products(ByteWeights<nonnegative, register_bytes>(w), x, sum);
 }
 
 }  // namespace moe::inline MOE_TARGET::kernels

@@ -31,7 +31,7 @@ struct ByteWeights {
 
 template <bool nonnegative, std::size_t bytes>
 MOE_INLINE IntegersOf<bytes> byte_products(const ByteWeights<nonnegative, bytes>& w, const BytesOf<bytes>& x,
-                                           const std::int32_t*) {
+                                           const IntegersOf<bytes>& start) {
 #if defined(__AVX512BW__)
   if constexpr (bytes == 64) {
     auto turned = (__m512i)x;
@@ -39,14 +39,14 @@ MOE_INLINE IntegersOf<bytes> byte_products(const ByteWeights<nonnegative, bytes>
       turned = _mm512_mask_sub_epi8(turned, _mm512_movepi8_mask((__m512i)w.codes), _mm512_setzero_si512(), turned);
     }
     const __m512i pairs = _mm512_maddubs_epi16((__m512i)w.sizes, turned);
-    return (IntegersOf<bytes>)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
+    return start + (IntegersOf<bytes>)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
   }
 #endif
   if constexpr (bytes == 32) {
     auto turned = (__m256i)x;
     if constexpr (!nonnegative) turned = _mm256_sign_epi8(turned, (__m256i)w.codes);
     const __m256i pairs = _mm256_maddubs_epi16((__m256i)w.sizes, turned);
-    return (IntegersOf<bytes>)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    return start + (IntegersOf<bytes>)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
   }
 }
 
@@ -68,13 +68,13 @@ using ByteWeights = SignedByteWeights<nonnegative, bytes>;
 
 template <bool nonnegative, std::size_t bytes>
 MOE_INLINE IntegersOf<bytes> byte_products(const ByteWeights<nonnegative, bytes>& w, const BytesOf<bytes>& x,
-                                           const std::int32_t*) {
+                                           const IntegersOf<bytes>& start) {
   constexpr int parts = int(bytes / 16);
   __m128i a[parts], b[parts], sums[parts];
   store(a, w.codes);
   store(b, x);
   unroll<parts>([&](auto i) __attribute__((always_inline)) { sums[i] = detail::products_of_16(a[i], b[i]); });
-  return load_as<IntegersOf<bytes>>(sums);
+  return start + load_as<IntegersOf<bytes>>(sums);
 }
 
 #endif
@@ -84,7 +84,7 @@ template <bool nonnegative>
 MOE_INLINE IntegersOf<register_bytes> added_byte_products(const IntegersOf<register_bytes>& sum,
                                                           const BytesOf<register_bytes>& w,
                                                           const BytesOf<register_bytes>& x) {
-  return sum + byte_products(ByteWeights<nonnegative, register_bytes>(w), x, nullptr);
+  return byte_products(ByteWeights<nonnegative, register_bytes>(w), x, sum);
 }
 
 }  // namespace moe::inline MOE_TARGET::kernels

@@ -1,7 +1,7 @@
 /// @file  Products of bytes with the instructions of AVX512_VNNI or AVX_VNNI.
 ///
 /// They multiply unsigned bytes by signed ones. So weights that may be negative have 128 added, and their sums begin
-/// with the activations times -128.
+/// with -128 times the activations.
 #pragma once
 
 #if (defined(__AVX512VNNI__) && defined(__AVX512VL__)) || defined(__AVXVNNI__)
@@ -43,9 +43,8 @@ struct ByteWeights {
 
 template <bool nonnegative, std::size_t bytes>
 MOE_INLINE IntegersOf<bytes> byte_products(const ByteWeights<nonnegative, bytes>& w, const BytesOf<bytes>& x,
-                                           const std::int32_t* starts) {
-  if constexpr (nonnegative) return detail::added_products<bytes>(IntegersOf<bytes>{}, w.codes, x);
-  return detail::added_products<bytes>(load_as<IntegersOf<bytes>>(starts), w.codes, x);
+                                           const IntegersOf<bytes>& start) {
+  return detail::added_products<bytes>(start, w.codes, x);
 }
 
 /// sum + w · x of four bytes each, lane by lane; w has 128 added if it may be negative.
