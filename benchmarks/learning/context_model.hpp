@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "corpus.hpp"
+#include "learning/corpus.hpp"
 #include "moe/core/parameters.hpp"
 #include "moe/core/random_number.hpp"
 #include "moe/core/types.hpp"
