@@ -70,7 +70,8 @@ class Learning {
     std::fflush(stdout);
     const Examples held_out = corpus.held_out(8192);
     std::vector<std::vector<Run>> seeds;
-    for (std::uint64_t seed = 1; seed <= std::uint64_t(o_.seeds); ++seed) {
+    const auto begin = std::uint64_t(o_.first_seed);
+    for (std::uint64_t seed = begin; seed < begin + std::uint64_t(o_.seeds); ++seed) {
       const std::size_t first = file_.size();
       const auto keep = [&](const std::vector<Run>& runs, bool all) {
         for (std::size_t k = 0; k < runs.size(); ++k)

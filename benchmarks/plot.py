@@ -168,9 +168,10 @@ def draw_what_was_learnt(plt, records, out):
             if row == 0:
                 axes.set_title(text.rsplit("/")[-1], color=GREY, fontsize=11, loc="left")
         panels[row][0].set_ylabel("held-out bits per byte", color=GREY)
-    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="lower center", ncol=3, frameon=False,
-                  labelcolor=GREY, fontsize=9)
-    figure.tight_layout(rect=(0, 0.09, 1, 1))
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    columns = min(3, len(texts))
+    figure.legend(handles, labels, loc="lower center", ncol=columns, frameon=False, labelcolor=GREY, fontsize=9)
+    figure.tight_layout(rect=(0, 0.01 + 0.03 * math.ceil(len(labels) / columns), 1, 1))
     save(figure, out)
 
 

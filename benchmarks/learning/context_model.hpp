@@ -20,7 +20,7 @@ namespace moe::bench {
 struct ContextModelShape {
   Index context = 16;    // bytes that it sees
   Index embedding = 24;  // numbers that stand for one of them
-  Index d_model = 128;
+  Index d_model = 64;
 };
 
 /// h = W_in · [embeddings of the bytes]; then h += FFN(norm(h)) for each block; logits = W_out · norm(h), where

@@ -18,8 +18,8 @@ namespace moe::bench {
 
 struct LearnOptions {
   std::vector<std::string> texts;
-  std::string models = "dense,8x2,16x1,64x7+1,64x7+1@1,64x7+1@0.5", json;
-  Index steps = 1000, batch = 1024, seeds = 3, threads = default_threads(), active = 256, blocks = 2;
+  std::string models = "dense,8x2,8x2@1,8x2@0.5,16x1,64x3+1,64x3+1@1", json;
+  Index steps = 2000, batch = 512, seeds = 3, first_seed = 1, threads = default_threads(), active = 128, blocks = 2;
   ContextModelShape shape;
   Recipe recipe;
   std::vector<Kind> kinds;  // of `models`
@@ -88,6 +88,7 @@ inline std::optional<int> read_options(int argc, char** argv, LearnOptions& o) {
   add_count("--steps", o.steps, "Steps of each model");
   add_count("--batch", o.batch, "Bytes to guess in a step");
   add_count("--seeds", o.seeds, "Runs of each model on each text");
+  add_count("--first-seed", o.first_seed, "Number of the first of them, to share runs out");
   add_count("--threads", o.threads, "Default: one a core");
   add_count("--d-model", o.shape.d_model, "Width of the model");
   add_count("--context", o.shape.context, "Bytes that it sees");
