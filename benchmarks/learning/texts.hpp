@@ -103,8 +103,9 @@ inline std::optional<Text> find(const KnownText& known) {
 
 /// What to say of one that is not there.
 inline std::string how_to_get(const KnownText& known) {
-  return known.name + " are left out: no " + known.in_words + " of a megabyte in all. On Debian, apt-get install " +
-         known.package + " brings them; --text FILE takes any other text.";
+  return "left out: " + known.name + ", for there are no " + known.in_words +
+         " of a megabyte in all. On Debian, apt-get install " + known.package +
+         " brings them; --text FILE takes any other text";
 }
 
 }  // namespace moe::bench
