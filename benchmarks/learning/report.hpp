@@ -13,7 +13,8 @@
 namespace moe::bench {
 
 inline const char* const learning_head =
-    "seed  FFNs                                parameters  steps     FLOPs    a step      time bits/byte  to dense"
+    "seed  FFNs                                           parameters  steps     FLOPs    a step      time bits/byte  "
+    "to dense"
     "   at dense's loss";
 
 /// 0.45 × dense's time, 512 steps
@@ -25,7 +26,7 @@ inline std::string time_to_dense_text(const Run& run, const std::vector<Run>& of
 
 /// @param of_seed  all of its text and seed, `dense` first
 inline std::string line_of(const Run& run, const std::vector<Run>& of_seed) {
-  std::string line = text("%4d  %-35s %8.2f M %6td %9.3g %6.1f ms %7.1f s %9.4f %+7.1f %% %s", int(run.seed),
+  std::string line = text("%4d  %-46s %8.2f M %6td %9.3g %6.1f ms %7.1f s %9.4f %+7.1f %% %s", int(run.seed),
                           run.kind.words().c_str(), 1e-6 * double(run.numbers), run.steps(),
                           run.flops_a_step * double(run.steps()), 1e3 * run.seconds_a_step, run.seconds(), run.bits(),
                           100 * (run.bits() / of_seed.front().bits() - 1), time_to_dense_text(run, of_seed).c_str());
@@ -55,7 +56,7 @@ inline std::string verdict_of(const std::vector<std::vector<Run>>& seeds, std::s
   }
   const Spread bits = spread_of(off), first = spread_of(time);
   std::string line =
-      text("%-35s %+6.1f %% bits per byte (%+.1f ... %+.1f), a step takes %.2f of dense's; ",
+      text("%-46s %+6.1f %% bits per byte (%+.1f ... %+.1f), a step takes %.2f of dense's; ",
            seeds.front()[which].kind.words().c_str(), bits.mean, bits.least, bits.most, spread_of(step).mean);
   line += std::isfinite(first.most)
               ? text("at dense's loss after %.2f of its time (%.2f ... %.2f)", first.mean, first.least, first.most)
