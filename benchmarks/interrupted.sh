@@ -1,12 +1,14 @@
 #!/bin/sh
-# interrupted.sh MOE_COMPARE JSON: what was finished is in the file when Ctrl-C ends the program, which ends by that signal.
+# interrupted.sh JSON DONE LEFT PROGRAM ARGUMENTS: what was done is in the file when Ctrl-C ends the program, which ends by
+# that signal. It comes once the file has a line that DONE fits; none fits LEFT, of what was to come.
 set -eu
-rm -f "$2"
+json=$1 done=$2 left=$3
+shift 3
+rm -f "$json"
 # A shell's background jobs ignore Ctrl-C unless told otherwise.
-env --default-signal=INT "$1" --shape 64,64,4,2 --weights f32 --threads 1 --seconds 0.3 --json "$2" \
-  --tokens 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30 > "$2.txt" &
+env --default-signal=INT "$@" --json "$json" > "$json.txt" &
 program=$!
-until grep -q '"tokens": 3' "$2" 2> /dev/null; do
+until grep -q "$done" "$json" 2> /dev/null; do
   kill -0 $program
   sleep 0.1
 done
@@ -17,6 +19,6 @@ if [ $status != 130 ]; then
   echo "ended with $status, expected 130, by SIGINT"
   exit 1
 fi
-[ "$(head -c 1 "$2")$(tail -n 1 "$2")" = "[]" ]
-grep -q '"tokens": 1' "$2"
-! grep -q '"tokens": 30' "$2"
+[ "$(head -c 1 "$json")$(tail -n 1 "$json")" = "[]" ]
+grep -q "$done" "$json"
+! grep -q "$left" "$json"

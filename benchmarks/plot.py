@@ -3,7 +3,7 @@
 
 usage: plot.py results.json  out.svg|out.png   time per token against tokens, a panel for each type of weights:
                                                what moe_compare --json wrote; needs matplotlib
-       plot.py learn.json    out.svg|out.png   what models learn against FLOPs and time, and the load of their experts:
+       plot.py learn.json    out.svg|out.png   what models learn against time and FLOPs, a column for each text:
                                                what learn --json wrote; needs matplotlib
        plot.py plan.json … out.svg|out.png     time on a cluster against ranks, a panel for each shape, and what was measured
                                                against what was predicted: what moe_cluster_plan --json and
@@ -26,16 +26,9 @@ LINES = {
 }
 GREY = "#848d97"
 
-# What learn calls its models: colour, line style.
-LEARNT = {
-    "dense, equal active size": ("#2da44e", "-"),
-    "8 experts, top 2": ("#388bfd", "-"),
-    "8 experts, top 2, no balance loss": ("#388bfd", ":"),
-    "16 experts, top 1": ("#9a7fd1", "-"),
-    "dense, 4 times as large": ("#e5534b", "-"),
-    "dense, the time of 8 top 2": ("#2da44e", "--"),
-    "dense, the time of 16 top 1": ("#2da44e", "-."),
-}
+# Of learn: dense models, and the sparse ones in the order of the file.
+DENSE, DENSE_MORE = "#2da44e", "#e5534b"
+SPARSE = ["#d29922", "#9a7fd1", "#388bfd", "#db61a2"]
 
 # Load relative to an even share, from an eighth to eight times; an expert without tokens has a colour of its own.
 COLOURS = ["#2362ad", "#4a90d0", "#85b9e2", "#c6dcf0", "#f7f4ee", "#fdcc8a", "#fc8d59", "#d7301f", "#7f0000"]
@@ -106,51 +99,79 @@ def draw(plt, records, out):
     save(figure, out)
 
 
-def mean_curve(curves, of):
-    """The mean over seeds. The first points, with all still to learn, are left out."""
-    mean = lambda key: [sum(column) / len(column) for column in zip(*([p[key] for p in c[2:]] for c in curves))]
-    return mean(of), mean("held_out_bits_per_byte")
+def ffns_of(record):
+    """What has one colour: the same FFNs, whatever their time."""
+    return record["model"].split("@")[0]
 
 
-def draw_learning(axes, records, of, what):
-    for name, (colour, style) in LEARNT.items():
-        curves = [r["curve"] for r in records if r["ffns"] == name]
-        if curves and (of == "seconds" or "the time of" not in name):
-            axes.plot(*mean_curve(curves, of), color=colour, linestyle=style, linewidth=1.6, label=name)
+def colours_of(records):
+    names = list(dict.fromkeys(map(ffns_of, records)))
+    sparse = [name for name in names if not name.startswith("dense")]
+    return {name: DENSE if name == "dense" else DENSE_MORE if name.startswith("dense")
+            else SPARSE[sparse.index(name) % len(SPARSE)] for name in names}
+
+
+def draw_learning(axes, records, of, colours):
+    """A line for each model, the mean over seeds, in a band from the best of them to the worst."""
+    for model in dict.fromkeys(r["model"] for r in records):
+        runs = [r for r in records if r["model"] == model]
+        curves = [r["curve"][2:] for r in runs]  # the first points, with all still to learn, are left out
+        x = [sum(p[of] for p in points) / len(points) for points in zip(*curves)]
+        bits = [[p["held_out_bits_per_byte"] for p in points] for points in zip(*curves)]
+        timed, colour = "@" in model, colours[ffns_of(runs[0])]
+        axes.plot(x, [sum(b) / len(b) for b in bits], color=colour, linewidth=1.2 if timed else 1.8,
+                  linestyle="--" if timed else "-", label=runs[0]["ffns"])
+        axes.fill_between(x, [min(b) for b in bits], [max(b) for b in bits], color=colour, alpha=0.15, linewidth=0)
+    final = [r["curve"][-1] for r in records if r["model"] == "dense"]
+    mean = lambda key: sum(p[key] for p in final) / len(final)
+    axes.axhline(mean("held_out_bits_per_byte"), color=DENSE, linewidth=0.8, linestyle=":")
+    if of == "seconds":
+        draw_times_to_dense(axes, records, mean("held_out_bits_per_byte"), mean("seconds"), colours)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    ticks = [digit * 10**power for power in range(0, 16) for digit in (1, 2, 5)]
     low, high = axes.get_xlim()
+    ticks = [digit * 10**power for power in range(-2, 18) for digit in (1, 2, 5)]
     axes.set_xticks([t for t in ticks if low <= t <= high], [f"{t:g}" for t in ticks if low <= t <= high])
-    axes.set_yticks([1.6, 1.8, 2, 2.5, 3], ["1.6", "1.8", "2", "2.5", "3"])
-    axes.set_xlabel(what, color=GREY)
-    axes.set_title("held-out bits per byte", color=GREY, fontsize=10, loc="left")
+    low, high = axes.get_ylim()
+    ticks = [t / 10 for t in range(8, 40, 2)]
+    axes.set_yticks([t for t in ticks if low <= t <= high], [f"{t:g}" for t in ticks if low <= t <= high])
     tidy(axes)
 
 
-def draw_loads(axes, records):
-    """Experts from the busiest to the idlest, in even shares: the mean over blocks and seeds."""
-    for name, (colour, style) in LEARNT.items():
-        loads = [sorted(block, reverse=True) for r in records if r["ffns"] == name for block in r["loads"]]
-        if loads:
-            mean = [sum(column) / len(loads) for column in zip(*loads)]
-            axes.step([i / len(mean) for i in range(len(mean) + 1)], mean + mean[-1:], where="post", color=colour,
-                      linestyle=style, linewidth=1.6)
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("experts, from the busiest on", color=GREY)
-    axes.set_xticks([0, 0.5, 1], ["", "half", "all"])
-    axes.set_title("load, in even shares", color=GREY, fontsize=10, loc="left")
-    tidy(axes)
+def draw_times_to_dense(axes, records, bits, seconds, colours):
+    """A point where a model knows what dense knows in the end, of the one that is there first."""
+    times = {}
+    for name in dict.fromkeys(map(ffns_of, records)):
+        of_seeds = {r["seed"]: r.get("time_to_dense") for r in records if ffns_of(r) == name}
+        if name != "dense" and None not in of_seeds.values():
+            times[name] = sum(of_seeds.values()) / len(of_seeds)
+    if times:
+        first = min(times, key=times.get)
+        axes.plot([times[first] * seconds], [bits], "o", color=colours[first], markersize=5)
+        axes.annotate(f"{times[first]:.2f} of dense's time", (times[first] * seconds, bits), (-4, -12),
+                      textcoords="offset points", ha="right", color=GREY, fontsize=9)
 
 
 def draw_what_was_learnt(plt, records, out):
-    figure, (by_flops, by_time, loads) = plt.subplots(1, 3, figsize=(11, 4.2), gridspec_kw={"width_ratios": (3, 3, 2)})
-    draw_learning(by_flops, records, "flops", "training FLOPs")
-    draw_learning(by_time, records, "seconds", "seconds of training")
-    draw_loads(loads, records)
-    figure.legend(*by_time.get_legend_handles_labels(), loc="lower center", ncol=4, frameon=False, labelcolor=GREY,
-                  fontsize=9)
-    figure.tight_layout(rect=(0, 0.13, 1, 1))
+    """A column for each text, of runs that were finished."""
+    records = [r for r in records if r["curve"] and r["curve"][-1]["step"] == r["steps"]]
+    texts = [text for text in dict.fromkeys(r["text"] for r in records)
+             if any(r["text"] == text and r["model"] == "dense" for r in records)]
+    if not texts:
+        sys.exit("plot.py: no run of dense was finished")
+    colours = colours_of(records)
+    figure, panels = plt.subplots(2, len(texts), figsize=(1.2 + 3.6 * len(texts), 7), squeeze=False)
+    for row, of, what in ((0, "seconds", "seconds of training"), (1, "flops", "training FLOPs")):
+        for axes, text in zip(panels[row], texts):
+            draw_learning(axes, [r for r in records if r["text"] == text], of, colours)
+            axes.set_xlabel(what, color=GREY)
+            if row == 0:
+                axes.set_title(text.rsplit("/")[-1], color=GREY, fontsize=11, loc="left")
+        panels[row][0].set_ylabel("held-out bits per byte", color=GREY)
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    columns = min(3, len(texts))
+    figure.legend(handles, labels, loc="lower center", ncol=columns, frameon=False, labelcolor=GREY, fontsize=9)
+    figure.tight_layout(rect=(0, 0.01 + 0.03 * math.ceil(len(labels) / columns), 1, 1))
     save(figure, out)
 
 

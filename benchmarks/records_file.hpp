@@ -1,6 +1,7 @@
 /// @file  A JSON file that grows by one record after the other.
 #pragma once
 
+#include <cstddef>
 #include <filesystem>
 #include <fstream>
 #include <stdexcept>
@@ -45,10 +46,18 @@ class RecordsFile {
     if (!file_.empty()) require_writable(file_);
   }
 
+  std::size_t size() const { return all_.size(); }
+
   void add(nlohmann::ordered_json record) {
-    if (file_.empty()) return;
-    all_.push_back(std::move(record));
-    write_whole(file_, all_.dump(1) + "\n");
+    set(size(), std::move(record));
+    write();
+  }
+
+  /// Adds a record, or puts it in the place of one of before; write() then writes all of them.
+  void set(std::size_t at, nlohmann::ordered_json record) { all_[at] = std::move(record); }
+
+  void write() const {
+    if (!file_.empty()) write_whole(file_, all_.dump(1) + "\n");
   }
 
  private:

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "moe/core/quantized.hpp"
+#include "moe/formats/detail/registers.hpp"
 #include "moe/formats/spread.hpp"
 #include "moe/kernels/multiply_add.hpp"
 

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "corpus.hpp"
+#include "learning/corpus.hpp"
 #include "moe/core/parameters.hpp"
 #include "moe/core/random_number.hpp"
 #include "moe/core/types.hpp"
@@ -20,7 +20,7 @@ namespace moe::bench {
 struct ContextModelShape {
   Index context = 16;    // bytes that it sees
   Index embedding = 24;  // numbers that stand for one of them
-  Index d_model = 128;
+  Index d_model = 64;
 };
 
 /// h = W_in · [embeddings of the bytes]; then h += FFN(norm(h)) for each block; logits = W_out · norm(h), where

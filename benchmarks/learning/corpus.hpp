@@ -3,11 +3,9 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "moe/core/random_number.hpp"
@@ -24,12 +22,21 @@ struct Examples {
 class Corpus {
  public:
   static constexpr Index chunk = 8192, held_out_every = 10;  // every tenth chunk of so many bytes is held out
+  static constexpr Index few = 16;
 
-  explicit Corpus(std::string text, Index context) : text_(std::move(text)), context_(context) {
-    const Index chunks = Index(text_.size()) / chunk;
-    if (chunks < held_out_every) {
-      throw std::invalid_argument("the text has " + std::to_string(text_.size()) + " bytes, expected at least " +
-                                  std::to_string(held_out_every * chunk));
+  /// @param name   of the text, for errors
+  /// @param batch  of a step
+  /// @throws std::invalid_argument if the text is shorter than a few batches, or has no chunk to hold out.
+  Corpus(std::string text, Index context, const std::string& name, Index batch)
+      : text_(std::move(text)), context_(context) {
+    const Index chunks = Index(text_.size()) / chunk, least = std::max(held_out_every * chunk, few * batch);
+    if (Index(text_.size()) < least) {
+      throw std::invalid_argument(name + " has " + std::to_string(text_.size()) + " bytes, expected at least " +
+                                  std::to_string(least));
+    }
+    if (context >= chunk) {
+      throw std::invalid_argument("--context is " + std::to_string(context) + ", expected less than " +
+                                  std::to_string(chunk));
     }
     for (Index c = 0; c < chunks; ++c) (c % held_out_every == held_out_every - 1 ? held_out_ : training_).push_back(c);
   }
@@ -59,23 +66,5 @@ class Corpus {
   Index context_;
   std::vector<Index> training_, held_out_;
 };
-
-inline std::string read_text(const std::filesystem::path& file) {
-  std::ifstream stream(file, std::ios::binary);
-  if (!stream) throw std::invalid_argument(file.string() + ": cannot be read");
-  return {std::istreambuf_iterator<char>(stream), {}};
-}
-
-/// All headers below a folder, in order of name: those of Eigen are on every machine that builds this.
-inline std::string read_headers(const std::filesystem::path& folder) {
-  std::vector<std::filesystem::path> files;
-  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) {
-    if (entry.is_regular_file() && entry.path().extension() == ".h") files.push_back(entry.path());
-  }
-  std::sort(files.begin(), files.end());
-  std::string text;
-  for (const auto& file : files) text += read_text(file);
-  return text;
-}
 
 }  // namespace moe::bench

@@ -1,0 +1,55 @@
+/// @file  Makes the models that are compared.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "learning/context_model.hpp"
+#include "learning/kind.hpp"
+#include "learning/options.hpp"
+#include "moe/moe.hpp"
+#include "moe/train.hpp"
+
+namespace moe::bench {
+
+inline TrainableLayer<float> make_block(const Kind& kind, const LearnOptions& o, std::uint64_t seed) {
+  const Index d = o.shape.d_model, units = kind.units(o.active);
+  if (kind.is_dense()) {
+    return TrainableLayer<float>(DenseLayer(random_bank<float>(1, d, kind.width * o.active, seed)));
+  }
+  const Recipe& r = o.recipe;
+  MoeLayer routed(LinearTopK<float>(random_weight<float>(kind.experts, d, seed + 7),
+                                    {.top_k = kind.top_k,
+                                     .score = r.sigmoid ? Score::sigmoid : Score::softmax,
+                                     .renormalize = r.renormalize && kind.top_k > 1,
+                                     .scale = r.combine_scale}),
+                  random_bank<float>(kind.experts, d, units, seed));
+  for (const auto& matrix : parameters(routed)) {
+    matrix.array() *= float(matrix.name.starts_with("gate.") ? r.router_scale : r.expert_scale);
+  }
+  if (kind.shared == 0) return TrainableLayer<float>(std::move(routed));
+  return TrainableLayer<float>(
+      WithSharedExpert(std::move(routed), random_bank<float>(1, d, kind.shared * units, seed + 5)));
+}
+
+/// Matrices begin with the deviation of PyTorch's Linear, as those around them.
+inline ContextModel make_model(const Kind& kind, const LearnOptions& o, std::uint64_t seed) {
+  std::vector<TrainableLayer<float>> blocks;
+  for (Index b = 0; b < o.blocks; ++b) {
+    blocks.push_back(make_block(kind, o, 100 * seed + 10 * std::uint64_t(b)));
+    for (const auto& matrix : blocks.back().parameters()) matrix.array() /= std::sqrt(3.0f);
+  }
+  return {o.shape, std::move(blocks), seed};
+}
+
+/// Multiplications count as two operations, backward as two forward passes.
+inline double flops_a_step(const Kind& kind, const LearnOptions& o) {
+  const auto d = double(o.shape.d_model);
+  const double ffn = 3 * d * double(o.active * kind.width) + (kind.is_dense() ? 0 : d * double(kind.experts));
+  const double around = d * double(o.shape.context * o.shape.embedding) + 256 * d;
+  return 6 * double(o.batch) * (double(o.blocks) * ffn + around);
+}
+
+}  // namespace moe::bench

@@ -1,0 +1,110 @@
+/// @file  What learn can be told.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+#include "learning/context_model.hpp"
+#include "learning/kind.hpp"
+#include "learning/recipe.hpp"
+#include "machine.hpp"
+#include "moe/core/types.hpp"
+#include "parse.hpp"
+
+namespace moe::bench {
+
+struct LearnOptions {
+  std::vector<std::string> texts;
+  std::string models = "dense,8x2,8x2@1,8x2@0.5,16x1,64x3+1,64x3+1@1", json;
+  Index steps = 2000, batch = 512, seeds = 3, first_seed = 1, threads = default_threads(), active = 128, blocks = 2;
+  ContextModelShape shape;
+  Recipe recipe;
+  std::vector<Kind> kinds;  // of `models`
+};
+
+namespace detail {
+
+inline void add_recipe(CLI::App& app, Recipe& r) {
+  const auto add = [&](const char* name, double& value, const char* what) {
+    app.add_option(name, value, what)->check(CLI::NonNegativeNumber)->group("Recipe");
+  };
+  app.add_option("--learning-rate", r.learning_rate, "The highest")->check(above_zero())->group("Recipe");
+  add("--warm-up", r.warm_up, "The share of the steps in which it rises");
+  add("--lowest", r.lowest, "What is left of it in the end");
+  app.add_option("--beta2", r.beta2, "Of AdamW")->check(CLI::Range(0.0, 0.9999999))->group("Recipe");
+  add("--decay", r.decay, "Of weights");
+  app.add_option("--clip", r.clip, "The largest norm of a gradient")->check(above_zero())->group("Recipe");
+  add("--balance", r.balance, "Coefficient of the load balancing loss");
+  add("--z-loss", r.z_loss, "Coefficient of the z-loss");
+  add("--router-rate", r.router_rate, "Learning rate of routers, relative");
+  add("--expert-rate", r.expert_rate, "Learning rate of routed experts, relative");
+  add("--router-scale", r.router_scale, "Size of a router's first weights, relative");
+  add("--expert-scale", r.expert_scale, "Size of experts' first weights, relative");
+  add("--combine-scale", r.combine_scale, "What the weights of a token's experts sum to");
+  app.add_option("--sigmoid", r.sigmoid, "Scores of routers: else softmax")->group("Recipe");
+  app.add_option("--renormalize", r.renormalize, "Weights of top 2 and more sum to 1")->group("Recipe");
+}
+
+/// `dense` first, as all others are held against it; beside those whose time is given also those of as many steps,
+/// which tell how long a step takes.
+inline std::vector<Kind> parse_kinds(const std::string& models, Index active) {
+  std::vector<Kind> kinds{parse_kind("dense")};
+  const auto add = [&](const Kind& kind) {
+    for (const Kind& other : kinds) {
+      if (other.spec == kind.spec) return;
+    }
+    kinds.push_back(kind);
+  };
+  for (const std::string& spec : CLI::detail::split(models, ',')) {
+    const Kind kind = parse_kind(spec);
+    if (!kind.is_dense() && active % (kind.top_k + kind.shared) != 0) {
+      throw CLI::ValidationError(
+          "--models", text("%s has %td active experts, expected a number that divides --active %td", spec.c_str(),
+                           kind.top_k + kind.shared, active));
+    }
+    if (kind.time > 0) add(parse_kind(spec.substr(0, spec.find('@'))));
+    add(kind);
+  }
+  return kinds;
+}
+
+}  // namespace detail
+
+/// @return as parse()
+inline std::optional<int> read_options(int argc, char** argv, LearnOptions& o) {
+  CLI::App app(
+      "Does sparse pay in what it learns? Trains byte-level language models, dense and sparse, on the same data.");
+  app.option_defaults()->always_capture_default();
+  app.add_option("--text", o.texts, "Files to learn from; else Eigen's headers, Python's library and Perl's manual");
+  app.add_option("--models", o.models,
+                 "FFNs with commas between them: dense*4, 8x2 (8 experts, top 2), 64x7+1 (and 1 shared), each with "
+                 "@0.5 behind it for half of the time of dense");
+  const auto add_count = [&](const char* name, Index& value, const char* what) {
+    app.add_option(name, value, what)->check(at_least_one());
+  };
+  add_count("--steps", o.steps, "Steps of each model");
+  add_count("--batch", o.batch, "Bytes to guess in a step");
+  add_count("--seeds", o.seeds, "Runs of each model on each text");
+  add_count("--first-seed", o.first_seed, "Number of the first of them, to share runs out");
+  add_count("--threads", o.threads, "Default: one a core");
+  add_count("--d-model", o.shape.d_model, "Width of the model");
+  add_count("--context", o.shape.context, "Bytes that it sees");
+  add_count("--active", o.active, "Hidden units that a token meets in a block");
+  add_count("--blocks", o.blocks, "FFNs, one on the other");
+  app.add_option("--json", o.json, "Write the curves to this file, as they grow");
+  detail::add_recipe(app, o.recipe);
+  app.final_callback([&] {
+    o.kinds = detail::parse_kinds(o.models, o.active);
+    if (o.threads > usable_cores())
+      throw CLI::ValidationError("--threads",
+                                 text("got %td, expected at most %td, the cores of this machine: with more "
+                                      "the times say nothing",
+                                      o.threads, usable_cores()));
+  });
+  return parse(app, argc, argv);
+}
+
+}  // namespace moe::bench
