@@ -126,6 +126,10 @@ TEST(AdoptFusedAdapters, RefuseWhatDoesNotFitAndChangeNothing) {
   EXPECT_EQ(test::error_of<Error>([&] { adopt_fused_adapters(folder.path, experts, many); }),
             file + ": adapter \"base_model.model." + experts +
                 "\" has 6 rows in lora_A, expected a multiple of 4, one for each expert");
+  auto fewer = with_lora(random_bank<float>(2, 6, 5, 5), {.rank = 0});  // 6 rows of 3 experts would be 2 of rank 3
+  const std::string what = test::error_of<Error>([&] { adopt_fused_adapters(folder.path, experts, fewer); });
+  EXPECT_NE(what.find("has 6 rows in lora_A, which are 3 for each of 2 experts, and "), what.npos) << what;
+  EXPECT_NE(what.find("adapter_config.json has rank 2"), what.npos) << what;
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 /// @file  Adapters that PEFT keeps for all experts of a layer in one piece.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <filesystem>
 #include <optional>
@@ -103,6 +104,11 @@ void adopt_fused_adapters(const std::filesystem::path& folder, const std::string
     const std::string what = utf8(file) + ": adapter \"" + name + "\"";
     if (rows == 0 || rows % n != 0) {
       fail(what, " has ", rows, " rows in lora_A, expected a multiple of ", n, ", one for each expert");
+    }
+    if (!config.ranks().empty() && std::ranges::count(config.ranks(), rows / n) == 0) {
+      fail(what, " has ", rows, " rows in lora_A, which are ", rows / n, " for each of ", n, " experts, and ",
+           utf8(folder / "adapter_config.json"), " has rank ", config.ranks().front(),
+           ": experts that compute nothing have rows of their own there, as LongCat's: load_lora_layer() knows them");
     }
     detail::FusedAdapter<Scalar> found{what, weight(name + ".lora_A.weight", rows, one_side),
                                        weight(name + ".lora_B.weight", other_side, rows), n};

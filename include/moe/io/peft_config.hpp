@@ -93,6 +93,9 @@ class PeftConfig {
         target_parameters_, [&](const std::string& target) { return name == target || name.ends_with("." + target); });
   }
 
+  /// Ranks that any adapter may have. Where a file has those of several experts in one tensor, its rows do not tell.
+  const std::vector<Index>& ranks() const { return ranks_; }
+
   /// Of a matrix. Where its B·A is multiplied by α / √rank, as much more.
   double alpha(const std::string& matrix, Index rank) const {
     const std::string name = is_target_parameter(matrix + ".weight") ? matrix + ".weight" : matrix;
@@ -122,6 +125,13 @@ class PeftConfig {
     if (bias != "none") fail(file, ": bias is \"", bias, "\", expected \"none\"");
     require_base_as_it_is(json, file);
     read_alpha_patterns(json, text, file);
+    const auto add_rank = [&](const nlohmann::json& rank) {
+      if (rank.is_number_integer()) ranks_.push_back(rank.get<Index>());
+    };
+    if (json.contains("r")) add_rank(json.at("r"));
+    if (const auto patterns = json.find("rank_pattern"); patterns != json.end() && patterns->is_object()) {
+      for (const auto& [pattern, rank] : patterns->items()) add_rank(rank);
+    }
     if (const auto targets = json.find("target_parameters"); targets != json.end() && targets->is_array()) {
       for (const auto& target : *targets) target_parameters_.push_back(to_text(target, "target_parameters", file));
     }
@@ -173,6 +183,7 @@ class PeftConfig {
   Config config_;
   std::vector<std::pair<NamePattern, double>> alpha_patterns_;
   std::vector<std::string> target_parameters_;
+  std::vector<Index> ranks_;
 };
 
 }  // namespace moe::inline MOE_TARGET::io::detail
