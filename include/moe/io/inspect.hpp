@@ -263,6 +263,24 @@ inline bool is_unused(const Tensor& tensor, const std::string& block, const Arch
          });
 }
 
+/// What of it is: all, the matrices behind those of the experts of a tensor that has all of them, or nothing.
+inline Tensor unused_part(const Tensor& tensor, const std::string& block, const Architecture& architecture,
+                          const MoeShape& shape) {
+  Tensor part = tensor;
+  if (is_unused(tensor, block, architecture, shape)) return part;
+  const std::string_view relative = std::string_view(tensor.name).substr(block.empty() ? 0 : block.size() + 1);
+  const Index stored = shape.num_experts + shape.num_zero_experts;
+  const bool of_experts = std::ranges::any_of(alternatives(architecture.experts), [&](std::string_view experts) {
+    return !experts.empty() && relative.starts_with(experts);
+  });
+  const bool has_spare = of_experts && shape.num_zero_experts > 0 && !tensor.shape.empty() && tensor.shape[0] == stored;
+  const std::size_t used =
+      has_spare ? tensor.bytes.size() / std::size_t(stored) * std::size_t(shape.num_experts) : tensor.bytes.size();
+  if (has_spare) part.shape[0] = shape.num_zero_experts;
+  part.bytes = tensor.bytes.subspan(used);
+  return part;
+}
+
 /// The shape of the block, loaded as load_layer() does; but of experts that would be turned in memory, or read for
 /// their scales, one alone: what holds them is of all, so it is checked for all.
 template <class Scalar, class BuiltAs>
@@ -277,7 +295,8 @@ void inspect_layer(const Model& model, BlockInspection& block) {
   const Config& config = model.config(block.name);
   const MoeShape shape = moe_shape(config, its, block.name);
   const auto weights = model.weights(block.name);
-  const WeightTensors tensors(*weights, block.name, shape.num_experts);
+  const WeightTensors tensors =
+      WeightTensors(*weights, block.name, shape.num_experts).with_spare(shape.num_zero_experts);
   const Names names = find_names(tensors, expert_spellings, its.experts, its.gated);
   const bool fused = names.layout == Layout::fused;
   const bool turned =
@@ -299,9 +318,11 @@ void inspect_layer(const Model& model, BlockInspection& block) {
                     : loaded_shape<float, BuiltAs>(model, block.name, in_place);
   if (block.router.kind == hash_kind) block.shape->selection_bias = false;  // a table chooses
   for (const Tensor* const tensor : tensors_of(model, *weights, {block.name, true})) {
-    if (tensor->name.size() < block.name.size() || !is_unused(*tensor, block.name, its, *block.shape)) continue;
-    block.unused.add(*tensor);
-    block.parameters -= parameters_in(*tensor);
+    if (tensor->name.size() < block.name.size()) continue;
+    const Tensor unused = unused_part(*tensor, block.name, its, *block.shape);
+    if (unused.bytes.empty()) continue;
+    block.unused.add(unused);
+    block.parameters -= parameters_in(unused);
   }
   block.active = block.parameters - count_idle(model, block, tensors);
   for (const FileParts& parts : expert_parts(model, block.name)) block.expert_bytes += io::bytes_of(parts);

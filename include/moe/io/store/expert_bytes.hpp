@@ -55,9 +55,10 @@ inline std::optional<Index> expert_called(std::string_view name, std::string_vie
 /// Where the weights of each of a block's experts are, with their codes and scales; biases, which are small, left out.
 inline std::vector<FileParts> expert_parts(const Model& model, const std::string& block) {
   const Architecture& its = model.architecture(block);
-  const Index num_experts = moe_shape(model.config(block), its, block).num_experts;
+  const MoeShape shape = moe_shape(model.config(block), its, block);
+  const Index num_experts = shape.num_experts;
   const auto weights = model.weights(block);
-  const WeightTensors tensors(*weights, block, num_experts);
+  const WeightTensors tensors = WeightTensors(*weights, block, num_experts).with_spare(shape.num_zero_experts);
   const detail::Names names = detail::find_names(tensors, detail::expert_spellings, its.experts, its.gated);
   std::vector<FileParts> parts(static_cast<std::size_t>(num_experts));
   const std::string prefix = block.empty() ? "" : block + '.';
@@ -70,8 +71,8 @@ inline std::vector<FileParts> expert_parts(const Model& model, const std::string
     if (!expert || *expert >= num_experts) return;
     if (*expert >= 0) {
       parts[std::size_t(*expert)].push_back(tensor.bytes);
-    } else if (tensor.bytes.size() % parts.size() == 0) {
-      const std::size_t size = tensor.bytes.size() / parts.size();
+    } else if (const auto stored = std::size_t(tensors.num_stored(tensor)); tensor.bytes.size() % stored == 0) {
+      const std::size_t size = tensor.bytes.size() / stored;
       for (std::size_t e = 0; e < parts.size(); ++e) parts[e].push_back(tensor.bytes.subspan(e * size, size));
     }
   });

@@ -67,7 +67,7 @@ namespace detail {
 /// The tensors of each expert of a block, as files have them.
 inline std::vector<std::map<std::string, Tensor, std::less<>>> tensors_of_experts(const Model& model,
                                                                                   const std::string& block) {
-  const Index num_experts = model.shape(block).num_experts;
+  const Index num_experts = model.shape(block).num_experts, spare = model.shape(block).num_zero_experts;
   std::vector<std::map<std::string, Tensor, std::less<>>> all(static_cast<std::size_t>(num_experts));
   const std::string prefix = block.empty() ? "" : block + '.';
   model.tensors().for_each_below(prefix, [&](const Tensor& tensor) {
@@ -83,8 +83,9 @@ inline std::vector<std::map<std::string, Tensor, std::less<>>> tensors_of_expert
           all[std::size_t(number)].try_emplace(std::string(rest.substr(1)), tensor);
         return;
       }
-      if (experts.empty() || tensor.shape.size() < 2 || tensor.shape[0] != num_experts) continue;
-      const std::size_t size = tensor.bytes.size() / std::size_t(num_experts);
+      if (experts.empty() || tensor.shape.size() < 2) continue;
+      if (tensor.shape[0] != num_experts && tensor.shape[0] != num_experts + spare) continue;
+      const std::size_t size = tensor.bytes.size() / std::size_t(tensor.shape[0]);
       for (Index e = 0; e < num_experts; ++e) {
         Tensor part = tensor;
         part.shape.erase(part.shape.begin());
