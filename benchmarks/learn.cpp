@@ -1,12 +1,17 @@
 /// @file  Does sparse pay in what it learns? Byte-level language models on real text: dense FFNs against sparse ones of
 ///        equal active size, with the same data in the same order.
+#include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <exception>
+#include <mutex>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "learning/corpus.hpp"
@@ -40,7 +45,7 @@ std::vector<Text> texts_of(const LearnOptions& o) {
   return texts;
 }
 
-/// All texts and seeds, one after the other.
+/// All texts and seeds, some at once.
 class Learning {
  public:
   explicit Learning(const LearnOptions& options) : o_(options), file_(options.json) {
@@ -48,57 +53,95 @@ class Learning {
       names_.push_back(text.name);
       corpora_.emplace_back(std::move(text.bytes), o_.shape.context, text.name, o_.batch);
     }
+    runs_.resize(corpora_.size(), std::vector<std::vector<Run>>(std::size_t(o_.seeds)));
     for (const Kind& kind : o_.kinds) all_work_ += work_of(kind, o_) * double(o_.seeds) * double(corpora_.size());
   }
 
+  /// @throws what a run throws; the others then end after their part.
   void run() {
-    std::printf("%s, %td thread%s, %s; %td steps of %td bytes, d_model %td, %td active units in each of %td blocks\n",
-                processor_name().c_str(), o_.threads, o_.threads == 1 ? "" : "s", compiler_name().c_str(), o_.steps,
+    const auto at_once = std::size_t(std::min<Index>(o_.at_once, Index(corpora_.size()) * o_.seeds));
+    std::printf("%s, %td thread%s%s, %s; %td steps of %td bytes, d_model %td, %td active units in each of %td blocks\n",
+                processor_name().c_str(), o_.threads, o_.threads == 1 ? "" : "s",
+                at_once > 1 ? text(" a run, %zu runs at once", at_once).c_str() : "", compiler_name().c_str(), o_.steps,
                 o_.batch, o_.shape.d_model, o_.active, o_.blocks);
-    for (std::size_t i = 0; i < corpora_.size(); ++i) learn_from(i);
+    {
+      std::vector<std::jthread> others;
+      for (std::size_t i = 1; i < at_once; ++i) others.emplace_back([this] { learn_in_turn(); });
+      learn_in_turn();
+    }
     progress_.clear();
+    if (error_) std::rethrow_exception(error_);
     std::printf("\n%.1f minutes in all\n", progress_.seconds() / 60);
   }
 
  private:
-  void learn_from(std::size_t which) {
-    const Corpus& corpus = corpora_[which];
-    const std::string& name = names_[which];
-    progress_.clear();
-    std::printf("\n%s, %.2f MB, every tenth chunk held out\n%s\n", name.c_str(), 1e-6 * double(corpus.size()),
-                learning_head);
-    std::fflush(stdout);
-    const Examples held_out = corpus.held_out(8192);
-    std::vector<std::vector<Run>> seeds;
-    const auto begin = std::uint64_t(o_.first_seed);
-    for (std::uint64_t seed = begin; seed < begin + std::uint64_t(o_.seeds); ++seed) {
-      const std::size_t first = file_.size();
-      const auto keep = [&](const std::vector<Run>& runs, bool all) {
-        for (std::size_t k = 0; k < runs.size(); ++k)
-          file_.set(first + k, record_of(runs[k], all ? runs : std::vector<Run>(), name, o_));
-        file_.write();
-      };
-      seeds.push_back(learn_all(corpus, held_out, o_, seed, [&](const std::vector<Run>& runs, double work) {
-        done_ += work;
-        progress_.show(done_ / all_work_, name + ", seed " + std::to_string(seed));
-        keep(runs, false);
-      }));
-      keep(seeds.back(), true);
+  void learn_in_turn() {
+    while (true) {
+      const std::size_t job = next_++, seeds = std::size_t(o_.seeds);
+      if (job >= corpora_.size() * seeds) return;
+      try {
+        learn(job / seeds, job % seeds);
+      } catch (...) {
+        const std::lock_guard lock(mutex_);
+        if (!error_) error_ = std::current_exception();
+        next_ = corpora_.size() * seeds;
+        return;
+      }
+    }
+  }
+
+  void learn(std::size_t which, std::size_t nth) {
+    const auto seed = std::uint64_t(o_.first_seed) + nth;
+    std::vector<std::size_t> records;  // where these runs are in the file
+    const auto keep = [&](const std::vector<Run>& runs, bool all) {
+      for (std::size_t k = 0; k < runs.size(); ++k) {
+        if (records.size() == k) records.push_back(file_.size());
+        file_.set(records[k], record_of(runs[k], all ? runs : std::vector<Run>(), names_[which], o_));
+      }
+      file_.write();
+    };
+    auto runs = learn_all(corpora_[which], corpora_[which].held_out(8192), o_, seed,
+                          [&](const std::vector<Run>& so_far, double work) {
+                            const std::lock_guard lock(mutex_);
+                            if (error_) throw std::runtime_error("another run has failed");
+                            done_ += work;
+                            progress_.show(done_ / all_work_, names_[which] + ", seed " + std::to_string(seed));
+                            keep(so_far, false);
+                          });
+    const std::lock_guard lock(mutex_);
+    keep(runs, true);
+    runs_[which][nth] = std::move(runs);
+    print_what_is_complete();
+  }
+
+  /// Texts in their order.
+  void print_what_is_complete() {
+    for (; printed_ < runs_.size(); ++printed_) {
+      const auto& seeds = runs_[printed_];
+      if (std::ranges::any_of(seeds, [](const auto& runs) { return runs.empty(); })) return;
       progress_.clear();
-      for (const Run& run : seeds.back()) std::printf("%s\n", line_of(run, seeds.back()).c_str());
+      std::printf("\n%s, %.2f MB, every tenth chunk held out\n%s\n", names_[printed_].c_str(),
+                  1e-6 * double(corpora_[printed_].size()), learning_head);
+      for (const auto& runs : seeds) {
+        for (const Run& run : runs) std::printf("%s\n", line_of(run, runs).c_str());
+      }
+      std::printf("\nTo dense, means over seeds (least ... most):\n");
+      for (std::size_t k = 1; k < o_.kinds.size(); ++k) std::printf("%s\n", verdict_of(seeds, k).c_str());
       std::fflush(stdout);
     }
-    std::printf("\nTo dense, means over seeds (least ... most):\n");
-    for (std::size_t k = 1; k < o_.kinds.size(); ++k) std::printf("%s\n", verdict_of(seeds, k).c_str());
-    std::fflush(stdout);
   }
 
   const LearnOptions& o_;
   RecordsFile file_;  // first of all: said before anything is learnt
   std::vector<std::string> names_;
   std::vector<Corpus> corpora_;
+  std::atomic<std::size_t> next_ = 0;  // text and seed
+  std::mutex mutex_;                   // of what follows, and of the file
   Progress progress_;
   double all_work_ = 0, done_ = 0;
+  std::vector<std::vector<std::vector<Run>>> runs_;  // of each text, of each seed
+  std::size_t printed_ = 0;                          // texts
+  std::exception_ptr error_;
 };
 
 }  // namespace

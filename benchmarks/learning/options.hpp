@@ -19,7 +19,7 @@ namespace moe::bench {
 struct LearnOptions {
   std::vector<std::string> texts;
   std::string models = "dense,8x2,8x2@1,8x2@0.5,16x1,64x3+1,64x3+1@1", json;
-  Index steps = 2000, batch = 512, seeds = 3, first_seed = 1, threads = default_threads(), active = 128, blocks = 2;
+  Index steps = 2000, batch = 512, seeds = 3, first_seed = 1, threads = 1, at_once = 0, active = 128, blocks = 2;
   ContextModelShape shape;
   Recipe recipe;
   std::vector<Kind> kinds;  // of `models`
@@ -89,7 +89,10 @@ inline std::optional<int> read_options(int argc, char** argv, LearnOptions& o) {
   add_count("--batch", o.batch, "Bytes to guess in a step");
   add_count("--seeds", o.seeds, "Runs of each model on each text");
   add_count("--first-seed", o.first_seed, "Number of the first of them, to share runs out");
-  add_count("--threads", o.threads, "Default: one a core");
+  add_count("--threads", o.threads, "Of a run: small models do not pay for more than one");
+  app.add_option("--at-once", o.at_once,
+                 "Texts and seeds that learn at the same time; 0: as many as there are cores for")
+      ->check(CLI::NonNegativeNumber);
   add_count("--d-model", o.shape.d_model, "Width of the model");
   add_count("--context", o.shape.context, "Bytes that it sees");
   add_count("--active", o.active, "Hidden units that a token meets in a block");
@@ -103,6 +106,12 @@ inline std::optional<int> read_options(int argc, char** argv, LearnOptions& o) {
                                  text("got %td, expected at most %td, the cores of this machine: with more "
                                       "the times say nothing",
                                       o.threads, usable_cores()));
+    if (o.at_once == 0) o.at_once = usable_cores() / o.threads;
+    if (o.at_once > usable_cores() / o.threads)
+      throw CLI::ValidationError("--at-once",
+                                 text("got %td of %td threads each, expected at most %td, for which there are cores: "
+                                      "with more the times say nothing",
+                                      o.at_once, o.threads, usable_cores() / o.threads));
   });
   return parse(app, argc, argv);
 }
