@@ -19,7 +19,7 @@ namespace moe::bench {
 struct LearnOptions {
   std::vector<std::string> texts;
   std::string models = "dense,8x2,8x2@1,8x2@0.5,16x1,64x3+1,64x3+1@1", json;
-  Index steps = 2000, batch = 512, seeds = 3, first_seed = 1, threads = 1, at_once = 0, active = 128, blocks = 2;
+  Index steps = 4000, batch = 512, seeds = 3, first_seed = 1, threads = 1, at_once = 0, active = 128, blocks = 2;
   ContextModelShape shape;
   Recipe recipe;
   std::vector<Kind> kinds;  // of `models`
