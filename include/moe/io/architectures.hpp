@@ -323,8 +323,8 @@ inline HiddenActivation clamped_of_layer(const Config& config, Index layer, bool
   one_of(config, "hidden_act", {"silu", "swish"});
   const char* const key = shared ? "swiglu_limits_shared" : "swiglu_limits";
   const double limit = config.number_of_layer(key, layer);
-  if (limit == 0) return AnyGatedActivation(SwiGlu{});
-  return AnyGatedActivation(ClampedOutputGlu<Silu>{.limit = limit_of(config, key, limit)});
+  if (limit != 0) return AnyGatedActivation(ClampedOutputGlu<Silu>{.limit = limit_of(config, key, limit)});
+  return gated_activation(config, "hidden_act");  // (AnyGatedActivation(SwiGlu{}) is uninitialized here to g++ 12)
 }
 inline HiddenActivation softcapped(const Config& config, Index, bool) {
   one_of(config, "hidden_act", {"silu", "swish"});
