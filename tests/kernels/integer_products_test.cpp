@@ -235,6 +235,21 @@ Eigen::MatrixXd sizes(const QuantizedMatrix& w, const Matrix<float>& x) {
 }
 
 /// Rows and columns computed together change no bit, and nothing but these rows is written.
+// What takes codes to registers knows no factor, and is not asked where there is one.
+TEST(IntegerProducts, AFactorOfTheMatrixIsInThem) {
+  for_each_type_with_integers([](const GgmlType& type) {
+    const Index cols = 3 * type.numbers;
+    const RandomBlocks blocks(type, 7, cols, 4);
+    QuantizedMatrix w = blocks.matrix;
+    w.factor = 0.3F;
+    for (const Index tokens : {1, 3, 20}) {
+      const auto x = random_matrix<Matrix<float>>(cols, tokens, 5);
+      const Eigen::MatrixXd expected = twin(w, x);
+      EXPECT_LT(relative(products(w, x).cast<double>() - expected, expected), 2e-3) << tokens << " tokens";
+    }
+  });
+}
+
 TEST(IntegerProducts, NoCutChangesABit) {
   for_each_type_with_integers([](const GgmlType& type) {
     const Index cols = 2 * type.numbers, rows = 11;

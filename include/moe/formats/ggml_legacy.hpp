@@ -36,6 +36,11 @@ struct OneScale {
     scales[0] = first_halves(block).first;
     Block::recode(block, its_codes);
   }
+
+  template <class Wide>
+  MOE_INLINE static auto wide_scales(const std::byte* block) {
+    return Wide::two_halves(block, block + Block::bytes);
+  }
 };
 
 /// Blocks of 32 numbers d · code + m, which begin with d and m.
@@ -57,6 +62,16 @@ struct ScaleAndOffset {
     minima[0] = minimum;
     Block::recode(block, its_codes);
   }
+
+  template <class Wide>
+  MOE_INLINE static auto wide_scales(const std::byte* block) {
+    return Wide::two_halves(block, block + Block::bytes);
+  }
+
+  template <class Wide>
+  MOE_INLINE static auto wide_minima(const std::byte* block) {
+    return Wide::four_halves(block + 2, Block::bytes);
+  }
 };
 
 }  // namespace codes
@@ -71,11 +86,6 @@ struct Q4_0 : codes::OneScale<Q4_0>, codes::InRegisters<Q4_0> {
   template <int, class Wide>
   MOE_INLINE static auto wide_codes(const std::byte* block) {
     return Wide::nibbles_of_two(block + 2, block + bytes + 2);
-  }
-
-  template <class Wide>
-  MOE_INLINE static auto wide_scales(const std::byte* block) {
-    return Wide::two_halves(block, block + bytes);
   }
 
  private:
@@ -98,16 +108,6 @@ struct Q4_1 : codes::ScaleAndOffset<Q4_1>, codes::InRegisters<Q4_1> {
   template <int, class Wide>
   MOE_INLINE static auto wide_codes(const std::byte* block) {
     return Wide::nibbles_of_two(block + 4, block + bytes + 4);
-  }
-
-  template <class Wide>
-  MOE_INLINE static auto wide_scales(const std::byte* block) {
-    return Wide::two_halves(block, block + bytes);
-  }
-
-  template <class Wide>
-  MOE_INLINE static auto wide_minima(const std::byte* block) {
-    return Wide::four_halves(block + 2, bytes);
   }
 
  private:
@@ -135,11 +135,6 @@ struct Q5_0 : codes::OneScale<Q5_0>, codes::InRegisters<Q5_0> {
     return Wide::with_fifth_bits(fours, block + 2, block + bytes + 2);
   }
 
-  template <class Wide>
-  MOE_INLINE static auto wide_scales(const std::byte* block) {
-    return Wide::two_halves(block, block + bytes);
-  }
-
  private:
   friend codes::OneScale<Q5_0>;
 
@@ -163,16 +158,6 @@ struct Q5_1 : codes::ScaleAndOffset<Q5_1>, codes::InRegisters<Q5_1> {
     return Wide::with_fifth_bits(fours, block + 4, block + bytes + 4);
   }
 
-  template <class Wide>
-  MOE_INLINE static auto wide_scales(const std::byte* block) {
-    return Wide::two_halves(block, block + bytes);
-  }
-
-  template <class Wide>
-  MOE_INLINE static auto wide_minima(const std::byte* block) {
-    return Wide::four_halves(block + 2, bytes);
-  }
-
  private:
   friend codes::ScaleAndOffset<Q5_1>;
 
@@ -193,11 +178,6 @@ struct Q8_0 : codes::OneScale<Q8_0>, codes::InRegisters<Q8_0> {
   template <int, class Wide>
   MOE_INLINE static auto wide_codes(const std::byte* block) {
     return Wide::two(block + 2, block + bytes + 2);
-  }
-
-  template <class Wide>
-  MOE_INLINE static auto wide_scales(const std::byte* block) {
-    return Wide::two_halves(block, block + bytes);
   }
 
  private:

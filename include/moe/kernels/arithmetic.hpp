@@ -12,8 +12,8 @@
 ///   parts_in_turn         is there where the parts of a step are its numbers in turn, L of them each
 ///   arrange(x, to)        the activations of a step, as the weights will meet them
 ///   multiply_add          sum += w · x, lane by lane
-///   blocks_pay            from so many tokens on, activations may be turned into blocks (blocks.hpp); `never` for
-///   never column_alone          time of a column by itself, by that of one in a full block; need not be there
+///   blocks_pay            from so many tokens on, activations may be in blocks (blocks.hpp); `never` for never
+///   column_alone          time of a column by itself, by that of one in a full block; need not be there
 ///
 /// and, where there are blocks, in which a register holds one unit of each of as many tokens as it has lanes:
 ///

@@ -21,8 +21,7 @@ namespace moe::inline MOE_TARGET::io {
 
 /// How the disk is asked.
 struct DiskProbe {
-  std::size_t piece =
-      std::size_t(8) << 20;  // bytes of a read, as an expert has: 4 KB to 32 MB of them are read at once
+  std::size_t piece = std::size_t(8) << 20;  // bytes of a read, as an expert has; 4 KB to 32 MB are read at once
   Index threads = 4;
   double seconds = 1;
   std::uint64_t seed = 2026;  // of the places
