@@ -177,9 +177,9 @@ class ContextModel {
   std::vector<TrainableLayer<float>> blocks_;
   Weight<float> table_, in_, out_, d_table_, d_in_, d_out_;
   Matrix<float> embedded_, d_embedded_, hidden_, d_hidden_, answer_, d_normed_, logits_;
-  std::vector<Matrix<float>> normed_;      // what each block reads, then what W_out reads
+  std::vector<Matrix<float>> normed_;         // what each block reads, then what W_out reads
   std::vector<Matrix<float>> noise_, noisy_;  // what that is multiplied by, and what comes of it; none without jitter
-  std::vector<Eigen::RowVectorXf> norms_;  // ‖h‖ / √d of each token
+  std::vector<Eigen::RowVectorXf> norms_;     // ‖h‖ / √d of each token
 };
 
 }  // namespace moe::bench

@@ -18,7 +18,7 @@ namespace moe::bench {
 
 struct LearnOptions {
   std::vector<std::string> texts;
-  std::string models = "dense,8x2,8x2@1,8x2@0.5,16x1,64x3+1,64x3+1@1", json;
+  std::string models = "dense,8x2,8x2@1,8x2@0.5,16x1,16x1@1,16x1@0.5,64x3+1,64x3+1@1", json;
   Index steps = 4000, batch = 1024, seeds = 3, first_seed = 1, threads = 1, at_once = 0, active = 128, blocks = 1,
         dense_blocks = 0;
   ContextModelShape shape;
@@ -117,9 +117,11 @@ inline std::optional<int> read_options(int argc, char** argv, LearnOptions& o) {
     if (o.recipe.upcycle > 0) {
       for (const Kind& kind : o.kinds) {
         if (!kind.is_dense() && (kind.shared > 0 || kind.experts % kind.top_k != 0))
-          throw CLI::ValidationError("--upcycle", "got " + kind.spec + " in --models, expected no shared experts, and "
-                                                  "experts that are copies of a dense FFN, cut into as many as a token "
-                                                  "meets");
+          throw CLI::ValidationError("--upcycle",
+                                     "got " + kind.spec +
+                                         " in --models, expected no shared experts, and "
+                                         "experts that are copies of a dense FFN, cut into as many as a token "
+                                         "meets");
       }
     }
     if (o.threads > usable_cores())
