@@ -61,9 +61,12 @@ class ContextModel {
   }
 
   /// The same, and sets the gradients of nats. `add_losses(block)` may add to a block's logit_gradient().
+  /// @param jitter  what each block reads is multiplied by a random number within this distance of 1
+  /// @param seed    of these
   template <class F>
-  double learn(const Examples& examples, ExecutorRef executor, const F& add_losses) {
-    run(examples, executor);
+  double learn(const Examples& examples, ExecutorRef executor, const F& add_losses, double jitter = 0,
+               std::uint64_t seed = 0) {
+    run(examples, executor, jitter, seed);
     const double bits = bits_of(examples);
     const Index n = Index(examples.next.size());
     set_to_zero(gradients(), executor);
@@ -78,7 +81,8 @@ class ContextModel {
     add_norm_gradient(blocks_.size());
     for (std::size_t b = blocks_.size(); b-- > 0;) {
       d_normed_.setZero(shape_.d_model, n);
-      blocks_[b].backward(normed_[b], d_hidden_, d_normed_, executor);
+      blocks_[b].backward(noise_.empty() ? normed_[b] : noisy_[b], d_hidden_, d_normed_, executor);
+      if (!noise_.empty()) d_normed_.array() *= noise_[b].array();
       add_norm_gradient(b);
     }
     d_in_.noalias() = d_hidden_ * embedded_.transpose();
@@ -110,7 +114,7 @@ class ContextModel {
   }
 
   /// Leaves softmax(logits) in logits_.
-  void run(const Examples& examples, ExecutorRef executor) {
+  void run(const Examples& examples, ExecutorRef executor, double jitter = 0, std::uint64_t seed = 0) {
     const Index n = Index(examples.next.size());
     embedded_.resize(shape_.context * shape_.embedding, n);
     for (Index t = 0; t < n; ++t) {
@@ -124,9 +128,12 @@ class ContextModel {
     norms_.resize(num + 1);
     hidden_.noalias() = in_ * embedded_;
     answer_.resize(shape_.d_model, n);
+    noise_.resize(jitter > 0 ? num : 0);
+    noisy_.resize(noise_.size());
     for (std::size_t b = 0; b < num; ++b) {
       norm(b);
-      blocks_[b].forward(normed_[b], answer_, executor);
+      if (jitter > 0) add_noise(b, jitter, seed);
+      blocks_[b].forward(noise_.empty() ? normed_[b] : noisy_[b], answer_, executor);
       hidden_ += answer_;
     }
     norm(num);
@@ -145,6 +152,15 @@ class ContextModel {
     return sum / double(examples.next.size());
   }
 
+  void add_noise(std::size_t which, double jitter, std::uint64_t seed) {
+    Matrix<float>& noise = noise_[which];
+    noise.resizeLike(normed_[which]);
+    for (Index i = 0; i < noise.size(); ++i) {
+      noise.data()[i] = float(1 + jitter * (2 * uniform_number(seed + which, std::uint64_t(i)) - 1));
+    }
+    noisy_[which] = normed_[which].cwiseProduct(noise);
+  }
+
   void norm(std::size_t which) {
     norms_[which] = hidden_.colwise().norm().cwiseMax(1e-6f) / std::sqrt(float(shape_.d_model));
     normed_[which] = hidden_.array().rowwise() / norms_[which].array();
@@ -161,8 +177,9 @@ class ContextModel {
   std::vector<TrainableLayer<float>> blocks_;
   Weight<float> table_, in_, out_, d_table_, d_in_, d_out_;
   Matrix<float> embedded_, d_embedded_, hidden_, d_hidden_, answer_, d_normed_, logits_;
-  std::vector<Matrix<float>> normed_;      // what each block reads, then what W_out reads
-  std::vector<Eigen::RowVectorXf> norms_;  // ‖h‖ / √d of each token
+  std::vector<Matrix<float>> normed_;         // what each block reads, then what W_out reads
+  std::vector<Matrix<float>> noise_, noisy_;  // what that is multiplied by, and what comes of it; none without jitter
+  std::vector<Eigen::RowVectorXf> norms_;     // ‖h‖ / √d of each token
 };
 
 }  // namespace moe::bench

@@ -1,9 +1,12 @@
 /// @file  A model on its way through its steps.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <stdexcept>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -12,6 +15,7 @@
 #include "learning/model.hpp"
 #include "learning/options.hpp"
 #include "learning/run.hpp"
+#include "moe/losses/bias_update.hpp"
 #include "moe/train.hpp"
 #include "text.hpp"
 #include "timing.hpp"
@@ -25,15 +29,14 @@ class Learner {
       : corpus_(corpus),
         options_(options),
         executor_(options.threads),
-        model_(make_model(kind, options, seed)),
-        adam_(model_.parameters(), {.beta2 = options.recipe.beta2, .weight_decay = options.recipe.decay},
-              groups(kind, options.recipe)) {
+        dense_steps_(kind.is_dense() ? 0 : Index(options.recipe.upcycle * double(steps))),
+        model_(make_model(dense_steps_ > 0 ? parse_kind("dense") : kind, options, seed)) {
     run_.kind = kind;
     run_.seed = seed;
     run_.planned_steps = steps;
     run_.learning_rate = options.recipe.learning_rate;
     run_.flops_a_step = moe::bench::flops_a_step(kind, options);
-    run_.numbers = count_numbers(model_.parameters());
+    make_optimisers();
   }
 
   /// One of `rounds` equal parts of the way. Others have their turn in between, so that what disturbs the clock
@@ -46,29 +49,71 @@ class Learner {
     run_.curve.push_back({step_, model_.bits(held_out, executor_)});
     require_sense(run_.curve.back().bits);
     run_.seconds_a_step = median(seconds_);
+    run_.numbers = count_numbers(model_.parameters());
     measure_loads();
   }
 
   const Run& run() const { return run_; }
 
  private:
-  static std::vector<ParameterGroup> groups(const Kind& kind, const Recipe& recipe) {
-    if (kind.is_dense()) return {};
-    return {{.patterns = {"*.gate.weight"}, .learning_rate = recipe.router_rate},
-            {.patterns = {"*.experts.*"}, .learning_rate = recipe.expert_rate}};
+  bool is_dense() const { return run_.kind.is_dense() || step_ < dense_steps_; }
+
+  static bool is_of_router(const Parameter<float>& parameter) { return parameter.name.ends_with(".gate.weight"); }
+  static std::vector<Parameter<float>> without(bool routers, std::vector<Parameter<float>> all) {
+    std::erase_if(all, [&](const auto& parameter) { return is_of_router(parameter) == routers; });
+    return all;
+  }
+
+  /// One for routers, whose rate has a course of its own.
+  void make_optimisers() {
+    const Recipe& recipe = options_.recipe;
+    const AdamWOptions of_all{.beta2 = recipe.beta2, .weight_decay = recipe.decay};
+    std::vector<ParameterGroup> groups;
+    if (!is_dense()) groups = {{.patterns = sparse_experts(), .learning_rate = recipe.expert_rate}};
+    adam_.emplace(without(true, model_.parameters()), of_all, groups);
+    router_adam_.emplace(without(false, model_.parameters()), of_all);
+  }
+
+  std::vector<std::string> sparse_experts() const {
+    std::vector<std::string> patterns;
+    for (Index b = options_.dense_blocks; b < options_.blocks; ++b) {
+      patterns.push_back("blocks." + std::to_string(b) + ".experts.*");
+    }
+    return patterns;
+  }
+
+  void upcycle_model() {
+    auto& blocks = model_.blocks();
+    for (Index b = options_.dense_blocks; b < options_.blocks; ++b) {
+      blocks[std::size_t(b)] =
+          upcycled(blocks[std::size_t(b)], run_.kind, options_, 100 * run_.seed + 10 * std::uint64_t(b));
+    }
+    make_optimisers();
+    seconds_.clear();  // of dense steps
+  }
+
+  /// The rate of a step, as a share of the highest.
+  double rate(double warm_up) const {
+    return WarmUpCosine{.warm_up = Index(double(run_.planned_steps) * warm_up),
+                        .steps = run_.planned_steps,
+                        .lowest = options_.recipe.lowest}(step_);
   }
 
   void take_step() {
     const Recipe& recipe = options_.recipe;
-    const WarmUpCosine rate{.warm_up = Index(double(run_.planned_steps) * recipe.warm_up),
-                            .steps = run_.planned_steps,
-                            .lowest = recipe.lowest};
+    if (step_ == dense_steps_ && step_ > 0) upcycle_model();
     const Examples batch = corpus_.batch(options_.batch, run_.seed, std::uint64_t(step_));
-    adam_.options().learning_rate = recipe.learning_rate * rate(step_);
+    adam_->options().learning_rate = recipe.learning_rate * rate(recipe.warm_up);
+    router_adam_->options().learning_rate =
+        recipe.learning_rate * recipe.router_rate * rate(std::max(recipe.warm_up, recipe.router_warm_up));
+    const double jitter = is_dense() ? 0 : recipe.jitter;
+    const std::uint64_t noise = (run_.seed << 32) + std::uint64_t(step_) * std::uint64_t(options_.blocks);
     seconds_.push_back(seconds_of([&] {
-      require_sense(model_.learn(batch, executor_, [&](auto& block) { add_losses(block); }));
-      clip_gradients(model_.gradients(), recipe.clip, executor_);
-      adam_.step(model_.gradients(), executor_);
+      require_sense(model_.learn(batch, executor_, [&](auto& block) { add_losses(block); }, jitter, noise));
+      const auto gradients = model_.gradients();
+      clip_gradients(gradients, recipe.clip, executor_);
+      adam_->step(without(true, gradients), executor_);
+      router_adam_->step(without(false, gradients), executor_);
     }));
   }
 
@@ -79,13 +124,17 @@ class Learner {
     throw std::runtime_error(
         text("%s, seed %d, diverges at step %td: %.3g bits a byte, at learning rate %.3g. Choose a "
              "--learning-rate below %.3g",
-             run_.kind.words().c_str(), int(run_.seed), step_ + 1, bits, adam_.options().learning_rate,
+             run_.kind.words().c_str(), int(run_.seed), step_ + 1, bits, adam_->options().learning_rate,
              options_.recipe.learning_rate));
   }
 
+  /// After the forward pass of a step.
   void add_losses(TrainableLayer<float>& block) const {
-    if (run_.kind.is_dense()) return;
+    if (block.logit_gradient().size() == 0) return;  // a dense one
     const auto& routing = block.workspace().routing;
+    if (auto bias = block.selection_bias(); bias.size() > 0) {
+      update_bias(loads_of(routing, run_.kind.experts), bias, {.rate = options_.recipe.bias_rate});
+    }
     if (options_.recipe.balance > 0) {
       const LoadBalancingOptions form;
       const auto shares = measure_shares(routing, options_.batch, run_.kind.experts, form);
@@ -97,15 +146,22 @@ class Learner {
     }
   }
 
+  static std::vector<Index> loads_of(const Routing<float>& routing, Index num_experts) {
+    std::vector<Index> loads(std::size_t(num_experts), 0);
+    for (const Index e : routing.expert) ++loads[std::size_t(e)];
+    return loads;
+  }
+
   /// Of the held-out text, which went through the model last.
   void measure_loads() {
-    if (run_.kind.is_dense()) return;
-    const auto experts = double(run_.kind.experts);
     run_.loads.clear();
     for (auto& block : model_.blocks()) {
+      if (block.logit_gradient().size() == 0) continue;
       const auto& routing = block.workspace().routing;
-      auto& load = run_.loads.emplace_back(std::size_t(run_.kind.experts), 0.0);
-      for (const Index e : routing.expert) load[std::size_t(e)] += experts / double(routing.size());
+      auto& shares = run_.loads.emplace_back();
+      for (const Index load : loads_of(routing, run_.kind.experts)) {
+        shares.push_back(double(load * run_.kind.experts) / double(routing.size()));
+      }
     }
   }
 
@@ -114,8 +170,9 @@ class Learner {
   const Corpus& corpus_;
   const LearnOptions& options_;
   OpenMp executor_;
+  Index dense_steps_;  // before it becomes sparse
   ContextModel model_;
-  AdamW<float> adam_;
+  std::optional<AdamW<float>> adam_, router_adam_;
   std::vector<double> seconds_;  // of each step
 };
 

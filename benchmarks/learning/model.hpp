@@ -10,9 +10,20 @@
 #include "learning/kind.hpp"
 #include "learning/options.hpp"
 #include "moe/moe.hpp"
+#include "moe/surgery.hpp"
 #include "moe/train.hpp"
 
 namespace moe::bench {
+
+/// A sparse block whose experts are copies of a dense one, which has learnt, cut into as many as a token meets.
+inline TrainableLayer<float> upcycled(const TrainableLayer<float>& dense, const Kind& kind, const LearnOptions& o,
+                                      std::uint64_t seed) {
+  auto bank = random_bank<float>(1, o.shape.d_model, o.active, seed);
+  const auto into = parameters(bank);
+  for (std::size_t i = 0; i < into.size(); ++i) into[i].array() = dense.parameters()[i].array();
+  return TrainableLayer<float>(
+      upcycle(bank, {.copies = kind.experts / kind.top_k, .active_copies = 1, .shards = kind.top_k, .seed = seed}));
+}
 
 inline TrainableLayer<float> make_block(const Kind& kind, const LearnOptions& o, std::uint64_t seed) {
   const Index d = o.shape.d_model, units = kind.units(o.active);
@@ -24,7 +35,8 @@ inline TrainableLayer<float> make_block(const Kind& kind, const LearnOptions& o,
                                     {.top_k = kind.top_k,
                                      .score = r.sigmoid ? Score::sigmoid : Score::softmax,
                                      .renormalize = r.renormalize && kind.top_k > 1,
-                                     .scale = r.combine_scale}),
+                                     .scale = r.combine_scale},
+                                    r.bias_rate > 0 ? Vector<float>::Zero(kind.experts) : Vector<float>()),
                   random_bank<float>(kind.experts, d, units, seed));
   for (const auto& matrix : parameters(routed)) {
     matrix.array() *= float(matrix.name.starts_with("gate.") ? r.router_scale : r.expert_scale);
@@ -38,7 +50,8 @@ inline TrainableLayer<float> make_block(const Kind& kind, const LearnOptions& o,
 inline ContextModel make_model(const Kind& kind, const LearnOptions& o, std::uint64_t seed) {
   std::vector<TrainableLayer<float>> blocks;
   for (Index b = 0; b < o.blocks; ++b) {
-    blocks.push_back(make_block(kind, o, 100 * seed + 10 * std::uint64_t(b)));
+    const Kind dense = parse_kind("dense");
+    blocks.push_back(make_block(b < o.dense_blocks ? dense : kind, o, 100 * seed + 10 * std::uint64_t(b)));
     for (const auto& matrix : blocks.back().parameters()) matrix.array() /= std::sqrt(3.0f);
   }
   return {o.shape, std::move(blocks), seed};

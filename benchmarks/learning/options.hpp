@@ -18,8 +18,9 @@ namespace moe::bench {
 
 struct LearnOptions {
   std::vector<std::string> texts;
-  std::string models = "dense,8x2,8x2@1,8x2@0.5,16x1,64x3+1,64x3+1@1", json;
-  Index steps = 4000, batch = 512, seeds = 3, first_seed = 1, threads = 1, at_once = 0, active = 128, blocks = 2;
+  std::string models = "dense,8x2,8x2@1,8x2@0.5,16x1,16x1@1,16x1@0.5,64x3+1,64x3+1@1", json;
+  Index steps = 4000, batch = 1024, seeds = 3, first_seed = 1, threads = 1, at_once = 0, active = 128, blocks = 1,
+        dense_blocks = 0;
   ContextModelShape shape;
   Recipe recipe;
   std::vector<Kind> kinds;  // of `models`
@@ -38,12 +39,18 @@ inline void add_recipe(CLI::App& app, Recipe& r) {
   add("--decay", r.decay, "Of weights");
   app.add_option("--clip", r.clip, "The largest norm of a gradient")->check(above_zero())->group("Recipe");
   add("--balance", r.balance, "Coefficient of the load balancing loss");
+  add("--bias-rate", r.bias_rate, "Of the selection bias, which balances without a loss");
   add("--z-loss", r.z_loss, "Coefficient of the z-loss");
   add("--router-rate", r.router_rate, "Learning rate of routers, relative");
   add("--expert-rate", r.expert_rate, "Learning rate of routed experts, relative");
   add("--router-scale", r.router_scale, "Size of a router's first weights, relative");
   add("--expert-scale", r.expert_scale, "Size of experts' first weights, relative");
   add("--combine-scale", r.combine_scale, "What the weights of a token's experts sum to");
+  add("--router-warm-up", r.router_warm_up, "The share of the steps in which the rate of routers rises");
+  add("--jitter", r.jitter, "What sparse blocks read while they learn is multiplied by 1 +- up to so much");
+  app.add_option("--upcycle", r.upcycle, "The share of the steps that sparse models learn as dense ones")
+      ->check(CLI::Range(0.0, 0.9))
+      ->group("Recipe");
   app.add_option("--sigmoid", r.sigmoid, "Scores of routers: else softmax")->group("Recipe");
   app.add_option("--renormalize", r.renormalize, "Weights of top 2 and more sum to 1")->group("Recipe");
 }
@@ -97,10 +104,26 @@ inline std::optional<int> read_options(int argc, char** argv, LearnOptions& o) {
   add_count("--context", o.shape.context, "Bytes that it sees");
   add_count("--active", o.active, "Hidden units that a token meets in a block");
   add_count("--blocks", o.blocks, "FFNs, one on the other");
+  app.add_option("--dense-blocks", o.dense_blocks, "How many of them, the first, are dense in sparse models too")
+      ->check(CLI::NonNegativeNumber);
   app.add_option("--json", o.json, "Write the curves to this file, as they grow");
   detail::add_recipe(app, o.recipe);
   app.final_callback([&] {
     o.kinds = detail::parse_kinds(o.models, o.active);
+    if (o.dense_blocks >= o.blocks)
+      throw CLI::ValidationError("--dense-blocks", text("got %td, expected less than the %td of --blocks, or no block "
+                                                        "is sparse",
+                                                        o.dense_blocks, o.blocks));
+    if (o.recipe.upcycle > 0) {
+      for (const Kind& kind : o.kinds) {
+        if (!kind.is_dense() && (kind.shared > 0 || kind.experts % kind.top_k != 0))
+          throw CLI::ValidationError("--upcycle",
+                                     "got " + kind.spec +
+                                         " in --models, expected no shared experts, and "
+                                         "experts that are copies of a dense FFN, cut into as many as a token "
+                                         "meets");
+      }
+    }
     if (o.threads > usable_cores())
       throw CLI::ValidationError("--threads",
                                  text("got %td, expected at most %td, the cores of this machine: with more "

@@ -1,6 +1,7 @@
 // Routers and groups of experts that learn behind one type: what they hold, no more and no less.
 #include "allocations.hpp"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -73,6 +74,34 @@ TEST(TrainableParts, ThatAreFrozenPassGradientsOn) {
   auto copy = frozen;
   for (const auto& parameter : parameters(copy)) EXPECT_FALSE(parameter.name.starts_with("gate")) << parameter.name;
   EXPECT_EQ(frozen_parameters(copy).at(0).name, "gate.weight");
+}
+
+/// A bias that only its update moves, wherever in a layer its router is.
+TEST(TrainableParts, GiveTheSelectionBiasOfTheirRouter) {
+  const auto biased = [] {
+    return LinearTopK<double>(random_matrix<Weight<double>>(6, d, 1), options, random_matrix<Vector<double>>(6, 1, 2));
+  };
+  const MoeLayer plain(biased(), experts());
+  const auto x = random_matrix<Matrix<double>>(d, 12, 4);
+  const auto check = [&](auto layer) {
+    TrainableLayer<double> learns(std::move(layer));
+    auto bias = learns.selection_bias();
+    ASSERT_EQ(bias.size(), 6);
+    EXPECT_TRUE(same_bits(Vector<double>(bias), plain.router().selection_bias()));
+    bias.setZero();
+    bias(3) = 100;  // whom all choose now
+    Matrix<double> y(d, x.cols());
+    learns.forward(x, y);
+    const auto& routing = learns.workspace().routing;
+    EXPECT_EQ(std::count(routing.expert.begin(), routing.expert.end(), 3), x.cols());
+  };
+  check(plain);
+  check(MoeLayer(TrainableRouter<double>(biased()), experts()));
+  check(WithSharedExpert(plain, random_bank(1, d, 5, 6)));
+  check(NormedOutput(WithSharedExpert(plain, random_bank(1, d, 5, 6)), RmsNorm<double>(Vector<double>::Ones(d))));
+
+  EXPECT_EQ(TrainableLayer<double>(erased()).selection_bias().size(), 0);
+  EXPECT_EQ(TrainableLayer<double>(DenseLayer(random_bank(1, d, 5, 6))).selection_bias().size(), 0);
 }
 
 TEST(TrainableParts, RefuseGradientsAndTapesOfOtherTypes) {

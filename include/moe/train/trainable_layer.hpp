@@ -89,6 +89,17 @@ class TrainableLayer {
   /// (d_model × n_tokens) ∂L/∂ workspace().side.router_input of the last backward(); empty where the router has read x.
   Eigen::Map<Matrix<Scalar>> router_input_gradient() { return held_->router_input_gradient(); }
 
+  /// (num_experts that are not always chosen) of its router, for update_bias() after each step: that is how it learns.
+  /// Empty if it has none.
+  Eigen::Map<Vector<Scalar>> selection_bias() {
+    for (const AnyParameter& part : held_->frozen) {
+      if (part.name.ends_with("selection_bias") && part.to_write != nullptr && part.type == &detail::type_id<Scalar>) {
+        return {reinterpret_cast<Scalar*>(part.to_write), part.size()};
+      }
+    }
+    return {nullptr, 0};
+  }
+
  private:
   struct Interface {
     virtual ~Interface() = default;

@@ -27,15 +27,19 @@ void add_load_balancing_gradient(const Routing<Scalar>& routing, const LoadBalan
                 "add_load_balancing_gradient: shares.num_sequences()");
   require_equal(std::ssize(routing.logits), experts * tokens, "add_load_balancing_gradient: routing.logits.size()");
   const auto logits = logits_of(routing, experts, tokens);
-  Eigen::VectorXd l(experts), p(experts), d(experts);
+  Vector<Scalar> p(experts), d(experts);
+  Matrix<Scalar> slope(experts, shares.num_sequences());  // ∂L/∂p
+  for (Index s = 0; s < slope.cols(); ++s) {
+    slope.col(s) =
+        (coefficient * load_balancing_slope(shares, s) * shares.routes.col(s).matrix()).template cast<Scalar>();
+  }
   for (Index t = 0; t < tokens; ++t) {
     if (is_masked(options.mask, t)) continue;
     const Index sequence = detail::sequence_of(t, options);
-    l = logits.col(t).template cast<double>();
-    probabilities(options.score, l, p);
-    d = coefficient * load_balancing_slope(shares, sequence) * shares.routes.col(sequence).matrix();
-    probabilities_backward(options.score, l, p, d);
-    d_logits.col(t) += d.cast<Scalar>();
+    probabilities(options.score, logits.col(t), p);
+    d = slope.col(sequence);
+    probabilities_backward(options.score, logits.col(t), p, d);
+    d_logits.col(t) += d;
   }
 }
 

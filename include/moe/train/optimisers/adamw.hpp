@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstddef>
 #include <string>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -12,6 +11,7 @@
 #include "moe/core/types.hpp"
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/multiply_add.hpp"
+#include "moe/kernels/power_of_two.hpp"
 #include "moe/kernels/square_root.hpp"
 #include "moe/runtime/executors/serial.hpp"
 #include "moe/runtime/workers.hpp"
@@ -42,57 +42,57 @@ inline double power(double base, Index exponent) {
   return product;
 }
 
-/// One step of AdamW for a register of parameters, in double: the square of every float is one, and what is left of a
-/// mean that nearly cancels is right.
+/// A factor near 1, whose distance from 1 counts: β itself would be rounded to the range of Scalar.
+template <class Scalar>
+struct Beta {
+  explicit Beta(double beta) : near(Scalar(beta)), rest(Scalar(beta - double(near))), other(Scalar(1 - beta)) {}
+
+  using Lanes = kernels::Lanes<Scalar>;
+
+  /// β·old + (1 − β)·now
+  MOE_INLINE Lanes mean(const Lanes& old, const Lanes& now) const {
+    using kernels::multiply_add;
+    return multiply_add(other - Lanes{}, now, multiply_add(rest - Lanes{}, old, near * old));
+  }
+
+  Scalar near, rest, other;  // β = near + rest, and 1 − β
+};
+
+/// One step of AdamW for a register of parameters.
 template <class Scalar>
 struct AdamWStep {
-  using Wide = kernels::Lanes<double>;
-  using Stored = typename kernels::detail::VectorOf<Scalar, sizeof(Scalar) * std::size_t(kernels::lanes<double>)>::type;
+  using Wide = kernels::Lanes<Scalar>;
 
-  double beta1, beta2, epsilon;
-  double rate;     // η / (1 − β₁ᵗ)
-  double unbias;   // 1 / √(1 − β₂ᵗ)
-  double decayed;  // 1 − ηλ
+  Beta<Scalar> beta1, beta2;
+  Scalar epsilon;
+  Scalar rate;    // η / (1 − β₁ᵗ)
+  Scalar unbias;  // 1 / √(1 − β₂ᵗ)
+  Scalar decay;   // ηλ
 
   MOE_INLINE void operator()(const Scalar* gradient, Scalar* mean, Scalar* root, Scalar* value) const {
-    const Wide g = read(gradient), r = read(root), old = read(value);
-    const Wide m = kernels::multiply_add(all(1 - beta1), g, beta1 * read(mean));
-    const Wide scale = scale_for(g, r), gs = scale * g, rs = scale * r;
-    const Wide next = kernels::square_root(kernels::multiply_add((1 - beta2) * gs, gs, beta2 * rs * rs));
-    const Wide ratio = scale * m / kernels::multiply_add(next, all(unbias), epsilon * scale);
-    write(m, mean);
-    write(next / scale, root);
-    write(kernels::multiply_add(all(decayed), old, -rate * ratio), value);
+    using kernels::multiply_add;
+    const Wide g = read(gradient), m = read(mean), r = read(root), old = read(value);
+    const kernels::PowerOfTwo<Scalar> size(g, m, r);  // so that squares are in range, whatever gradients are
+    const Wide gs = g * size.inverse(), rs = r * size.inverse();
+    const Wide ms = beta1.mean(m * size.inverse(), gs), next = kernels::square_root(beta2.mean(rs * rs, gs * gs));
+    const Wide step = rate * ms / multiply_add(next, unbias - Wide{}, epsilon * size.inverse());
+    kernels::store(mean, ms * size.value());
+    kernels::store(root, next * size.value());
+    kernels::store(value, old - multiply_add(decay - Wide{}, old, step));
   }
 
  private:
-  MOE_INLINE static Wide all(double number) { return number - Wide{}; }
-  MOE_INLINE static Wide read(const Scalar* from) {
-    return __builtin_convertvector(kernels::load_as<Stored>(from), Wide);
-  }
-  MOE_INLINE static void write(const Wide& numbers, Scalar* to) {
-    kernels::store(to, __builtin_convertvector(numbers, Stored));
-  }
-
-  /// What g and r are multiplied by, so that their squares are doubles.
-  MOE_INLINE static Wide scale_for([[maybe_unused]] const Wide& g, [[maybe_unused]] const Wide& r) {
-    if constexpr (std::is_same_v<Scalar, double>) {
-      const Wide limit = all(0x1p500);
-      return g > limit ? all(0x1p-600) : -g > limit ? all(0x1p-600) : r > limit ? all(0x1p-600) : all(1);
-    } else {
-      return all(1);
-    }
-  }
+  MOE_INLINE static Wide read(const Scalar* from) { return kernels::load_as<Wide>(from); }
 };
 
 }  // namespace detail
 
 /// m ← β₁m + (1 − β₁)g,  v ← β₂v + (1 − β₂)g²,
 /// p ← p − η·(λp + m̂ / (√v̂ + ε)),  m̂ = m / (1 − β₁ᵗ),  v̂ = v / (1 − β₂ᵗ).
-/// Each step is computed in double, for every finite gradient, and rounded once. Of v its root is remembered, which has
-/// the range of gradients: v itself overflows where these are 1.9e19.
-/// The same to the last bit for any number of threads, wherever parameters lie, and from every compiler.
-/// Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization", arXiv:1711.05101, algorithm 2.
+/// Computed in Scalar, and right for every finite gradient: what is squared is divided by a power of two before. Of v
+/// its root is remembered, which has the range of gradients: v itself overflows where these are 1.9e19. The same to the
+/// last bit for any number of threads, wherever parameters lie, and from every compiler. Loshchilov & Hutter 2019,
+/// "Decoupled Weight Decay Regularization", arXiv:1711.05101, algorithm 2.
 template <class Scalar_>
 class AdamW {
  public:
@@ -137,15 +137,15 @@ class AdamW {
     const double unbias_square = 1 - detail::power(options_.beta2, steps());
     for_each_piece(parameters_, executor, [&](Index, std::size_t p, Index first, Index size) {
       const double rate = options_.learning_rate * factors_[p].learning_rate;
-      const detail::AdamWStep<Scalar> update{.beta1 = options_.beta1,
-                                             .beta2 = options_.beta2,
-                                             .epsilon = options_.epsilon,
-                                             .rate = rate / unbias_mean,
-                                             .unbias = 1 / std::sqrt(unbias_square),
-                                             .decayed = 1 - rate * options_.weight_decay * factors_[p].weight_decay};
+      const detail::AdamWStep<Scalar> update{.beta1 = detail::Beta<Scalar>(options_.beta1),
+                                             .beta2 = detail::Beta<Scalar>(options_.beta2),
+                                             .epsilon = Scalar(options_.epsilon),
+                                             .rate = Scalar(rate / unbias_mean),
+                                             .unbias = Scalar(1 / std::sqrt(unbias_square)),
+                                             .decay = Scalar(rate * options_.weight_decay * factors_[p].weight_decay)};
       using Numbers = Block<Scalar>;
       const auto update_block = [&](const Numbers& g, Numbers& mean, Numbers& root, Numbers& value) {
-        for (Index i = 0; i < block_size; i += kernels::lanes<double>) {
+        for (Index i = 0; i < block_size; i += kernels::lanes<Scalar>) {
           update(g.data() + i, mean.data() + i, root.data() + i, value.data() + i);
         }
       };
