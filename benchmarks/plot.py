@@ -97,7 +97,7 @@ def draw(plt, records, out):
     first = records[0]
     figure.suptitle(
         f"{first['shape']}: d_model {first['d_model']}, d_ff {first['d_ff']}, {first['experts']} experts, "
-        f"top {first['top_k']}; {first['threads']} threads", color=GREY, fontsize=11, x=0.5)
+        f"top {first['top_k']}; {first['threads']} thread{'' if first['threads'] == 1 else 's'}", color=GREY, fontsize=11, x=0.5)
     lines = {label: line for axes in panels[0] for line, label in zip(*axes.get_legend_handles_labels())}
     figure.legend(lines.values(), lines.keys(), loc="lower center", ncol=3 if len(types) > 1 else 1,
                   frameon=False, labelcolor=GREY, fontsize=9)
