@@ -45,7 +45,8 @@ namespace {
 using namespace moe::bench;
 using moe::Index;
 
-constexpr const char* shapes[] = {"mixtral-small", "qwen3-30b-a3b", "olmoe-1b-7b", "llama4-small", "mixtral-8x7b"};
+constexpr const char* shapes[] = {"mixtral-small", "qwen3-30b-a3b", "olmoe-1b-7b",
+                                  "llama4-small",  "gpt-oss-20b",   "mixtral-8x7b"};
 constexpr Index token_counts[] = {1, 4, 16, 64, 256, 1024};
 constexpr Index max_tokens = 1024;
 

@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "iq4_xs.hpp"
 #include "moe/core/quantized.hpp"
 #include "moe/core/task.hpp"
 #include "moe/core/types.hpp"
@@ -57,6 +58,8 @@ inline GatedFfnBank<Quantized> coded_bank(WeightType type, const GatedFfnBank<fl
       return quantize<Q4_0>(bank, {}, executor);
     case WeightType::iq4_nl:
       return quantize<IQ4_NL>(bank, {}, executor);
+    case WeightType::iq4_xs:
+      return quantize<IQ4_XS>(bank, {}, executor);
     case WeightType::gguf_mxfp4:
       return quantize<GgmlMxfp4>(bank, {}, executor);
     case WeightType::gguf_nvfp4:

@@ -11,6 +11,7 @@
 #include <memory>
 #include <new>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #if defined(__linux__)
@@ -68,12 +69,19 @@ auto sum_of(const Register& lanes) {
 // Independent sums that hide the latency of an addition: 4 cycles × 2 units ask for 8 at least.
 inline constexpr int num_sums = kernels::num_registers == 32 ? 24 : 12;
 
+/// Each sum begins with another number: a compiler makes one of those that it sees to be equal.
+template <class Register>
+void begin_apart(Register (&sum)[num_sums]) {
+  using Number = std::remove_cvref_t<decltype(sum[0][0])>;
+  kernels::unroll<num_sums>([&](auto i) { sum[i] = Register{} + static_cast<Number>(i); });
+}
+
 /// `steps` · num_sums multiply-adds of a register each. They converge to 1, so no number is ever slow.
 [[gnu::noinline]] inline float multiply_add(Index steps, float factor) {
   using Register = kernels::Lanes<float>;
   const Register a = Register{} + factor, b = Register{} + (1 - factor);
   Register sum[num_sums];
-  kernels::unroll<num_sums>([&](auto i) { sum[i] = Register{} + static_cast<float>(i); });
+  begin_apart(sum);
   for (Index s = 0; s < steps; ++s) kernels::unroll<num_sums>([&](auto i) { sum[i] = sum[i] * a + b; });
   kernels::unroll<num_sums - 1>([&](auto i) { sum[0] += sum[i + 1]; });
   return sum_of(sum[0]);
@@ -84,7 +92,7 @@ inline constexpr int num_sums = kernels::num_registers == 32 ? 24 : 12;
   using Register = kernels::Lanes<float>;
   const kernels::Pairs a = kernels::pairs_of(Register{} + factor, Register{} + factor);
   Register sum[num_sums];
-  kernels::unroll<num_sums>([&](auto i) { sum[i] = Register{} + static_cast<float>(i); });
+  begin_apart(sum);
   for (Index s = 0; s < steps; ++s)
     kernels::unroll<num_sums>([&](auto i) { kernels::add_pair_products(sum[i], a, a); });
   kernels::unroll<num_sums - 1>([&](auto i) { sum[0] += sum[i + 1]; });
@@ -95,10 +103,12 @@ inline constexpr int num_sums = kernels::num_registers == 32 ? 24 : 12;
 [[gnu::noinline]] inline float multiply_add_bytes(Index steps, float factor) {
   using kernels::register_bytes;
   using Integers = kernels::IntegersOf<register_bytes>;
-  const auto a = kernels::BytesOf<register_bytes>{} + std::int8_t(factor);
-  Integers sum[num_sums] = {};
-  for (Index s = 0; s < steps; ++s) {
-    kernels::unroll<num_sums>([&](auto i) { sum[i] = kernels::added_byte_products<true>(sum[i], a, a); });
+  using Bytes = kernels::BytesOf<register_bytes>;
+  const Bytes a = Bytes{} + std::int8_t(factor);
+  Integers sum[num_sums];
+  begin_apart(sum);
+  for (Index s = 0; s < steps; ++s) {  // of the sums themselves: where a product is no part of a sum, it is made anew
+    kernels::unroll<num_sums>([&](auto i) { sum[i] = kernels::added_byte_products<true>(sum[i], a, (Bytes)sum[i]); });
   }
   kernels::unroll<num_sums - 1>([&](auto i) { sum[0] += sum[i + 1]; });
   return float(sum_of(sum[0]));

@@ -22,6 +22,7 @@ LINES = {
     "dense_total": ("dense FFN of equal total size", "#e5534b", 1.8, 1.0),
     "dense_active": ("dense FFN of equal active size", "#2da44e", 1.8, 1.0),
     "moe": ("sparse layer", "#388bfd", 3.0, 1.0),
+    "moe_fast": ("sparse layer, fast products", "#d29922", 3.0, 1.0),
     "eigen_grouped": ("sparse by hand on Eigen", "#9a7fd1", 1.4, 0.6),
 }
 GREY = "#848d97"
@@ -68,10 +69,14 @@ def save(figure, out):
 
 
 def draw_panel(axes, weights, records):
+    measured = {r["kind"] for r in records}
     for kind, (label, colour, width, opacity) in LINES.items():
+        if kind not in measured:
+            continue
         axes.plot(*curve(records, kind), label=label, color=colour, linewidth=width, alpha=opacity,
                   marker="o", markersize=2.5 * width**0.5, solid_capstyle="round")
-    axes.plot(*curve(records, "moe", lambda r: r["ms"] * r["limit_share"]), label="sparse, at the limit of this machine",
+    fastest = "moe_fast" if "moe_fast" in measured else "moe"
+    axes.plot(*curve(records, fastest, lambda r: r["ms"] * r["limit_share"]), label="sparse, at the limit of this machine",
               color=GREY, linewidth=1.2, linestyle=(0, (4, 3)))
     axes.set_title(f"{weights} weights", color=GREY, fontsize=11, loc="left")
     axes.set_xscale("log", base=2)
@@ -92,8 +97,9 @@ def draw(plt, records, out):
     first = records[0]
     figure.suptitle(
         f"{first['shape']}: d_model {first['d_model']}, d_ff {first['d_ff']}, {first['experts']} experts, "
-        f"top {first['top_k']}; {first['threads']} threads", color=GREY, fontsize=11, x=0.5)
-    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="lower center", ncol=3 if len(types) > 1 else 1,
+        f"top {first['top_k']}; {first['threads']} thread{'' if first['threads'] == 1 else 's'}", color=GREY, fontsize=11, x=0.5)
+    lines = {label: line for axes in panels[0] for line, label in zip(*axes.get_legend_handles_labels())}
+    figure.legend(lines.values(), lines.keys(), loc="lower center", ncol=3 if len(types) > 1 else 1,
                   frameon=False, labelcolor=GREY, fontsize=9)
     figure.tight_layout(rect=(0, 0.11 if len(types) > 1 else 0.24, 1, 1))
     save(figure, out)

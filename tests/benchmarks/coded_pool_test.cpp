@@ -94,4 +94,7 @@ TEST(AnswerError, IsThatOfTheWeights) {
   EXPECT_GT(q8, bf16);
   EXPECT_GT(q4, 8 * q8);  // steps sixteen times as wide
   EXPECT_LT(q4, 0.3);
+  const double iq4_xs = answer_error(arena_of(WeightType::iq4_xs)), iq4_nl = answer_error(arena_of(WeightType::iq4_nl));
+  EXPECT_GT(iq4_xs, 0.9 * iq4_nl);  // the same numbers, and scales of 6 bits instead of 16
+  EXPECT_LT(iq4_xs, 1.1 * iq4_nl);
 }
