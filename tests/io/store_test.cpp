@@ -38,6 +38,8 @@
 #include "moe/moe.hpp"
 #include "pools.hpp"
 #include "random.hpp"
+#include "recorded_layers.hpp"
+#include "repacked_model.hpp"
 #include "small_model.hpp"
 #include "temporary_folder.hpp"
 
@@ -170,6 +172,62 @@ TEST(ExpertStore, BlocksOfEveryLayoutAndTypeHaveTheBitsOfTheModel) {
     }
   }
   EXPECT_GT(num_blocks, 300);
+}
+
+/// A model's experts, in answers to so many tokens, where there is room for so many bytes.
+void expect_same_answers(const AnyExperts<float>& stored, const AnyExperts<float>& expected, unsigned seed) {
+  test::Random random(seed);
+  for (const Index num_tokens : {1, 3, 1, 20}) {
+    const Routing<float> routing = some_routes(num_tokens, expected.num_experts(), 2, random);
+    EXPECT_TRUE(test::same_bits(answers(stored, routing, num_tokens, Serial{}),
+                                answers(expected, routing, num_tokens, Serial{})));
+  }
+}
+
+TEST(ExpertStore, LayersInEverySchemeOfCodesHaveTheBitsOfTheModel) {
+  Index num_schemes = 0;
+  test::for_each_recorded_layer([&](const fs::path& folder, const fs::path&) {
+    const LayerParts<float> parts = load_parts<float>(Model(folder), "mlp");
+    const ExpertStore store(folder, {.memory = 1_MiB, .threads = 2, .read_bytes = 4096});
+    expect_same_answers(*load_parts<float>(store, "mlp").experts, *parts.experts, 3);
+    ++num_schemes;
+  });
+  EXPECT_GE(num_schemes, 50);
+}
+
+TEST(ExpertStore, CodesThatAreRepackedTakeTheBudgetAndHaveTheBitsOfTheModel) {
+  for (const char* const scheme : {"gptq4_g32.v2", "gptq4_g32_actorder", "awq4_g32", "int4_g32_asym", "nf4_nested"}) {
+    SCOPED_TRACE(scheme);
+    const test::TemporaryFolder folder("store_repacked");
+    test::repacked_model::Writer(scheme).write(folder.path);
+    const LayerParts<float> parts = load_parts<float>(Model(folder.path), "mlp");
+    const auto trouble = std::make_shared<Trouble>();
+    trouble->late_percent = 20;
+    trouble->short_percent = 20;
+    std::size_t walk = 16_MiB;
+    for (const std::size_t room : {5, 1, 2, 3}) {
+      for (const std::size_t read_bytes : {std::size_t(4096), std::size_t(4) << 20}) {
+        const ExpertStore store(
+            folder.path, {.memory = walk * room, .threads = 3, .read_bytes = read_bytes, .open = troubled(trouble)});
+        const AnyExperts<float> experts = *load_parts<float>(store, "mlp").experts;
+        EXPECT_LT(store.stats().resident, fs::file_size(folder.path / "model.safetensors") / 50)
+            << "beside the experts";
+        for (unsigned seed = 1; seed <= 3; ++seed) expect_same_answers(experts, *parts.experts, seed);
+        EXPECT_EQ(store.stats().evictions > 0, room < 5);
+        EXPECT_LE(store.stats().most_used, store.stats().memory);
+        trouble->failing_percent = 30;
+        for (unsigned seed = 1; seed <= 5; ++seed) {
+          const std::string what = test::error_of<Error>([&] { expect_same_answers(experts, *parts.experts, seed); });
+          if (what != "no error") {
+            EXPECT_NE(what.find("tensor \"mlp.experts."), what.npos) << what;
+          }
+        }
+        trouble->failing_percent = 0;
+        while (test::error_of<Error>([&] { expect_same_answers(experts, *parts.experts, 1); }) != "no error") continue;
+        walk = store.stats().bytes_of_walk;
+      }
+    }
+  }
 }
 
 // ---- a model of two layers

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <iterator>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -143,15 +144,24 @@ class ExpertCache final : public ExpertLender {
     return promised_.add(std::move(weights));
   }
 
+  std::size_t promised_at(const std::byte* address) const override {
+    const PromisedWeights* const promised = find_promised(address);
+    return promised == nullptr ? 0 : promised->size;
+  }
+
   const std::byte* keep(Bytes mapped) override {
     std::shared_ptr<std::byte[]> memory(new std::byte[mapped.size()]);
-    const SourceFile* const file = files_.file_at(mapped.data());
-    if (file != nullptr && mapped.size() > max_mapped_bytes) {
-      const auto offset = std::uint64_t(mapped.data() - file->mapped);
-      Room room;
-      std::ranges::copy(read_aligned(*file, offset, mapped.size(), room), memory.get());
+    const PromisedWeights* const promised = find_promised(mapped.data());
+    Bytes bytes = promised == nullptr ? mapped : promised->source;
+    Room room;
+    if (const SourceFile* const file = files_.file_at(bytes.data());
+        file != nullptr && bytes.size() > max_mapped_bytes) {
+      bytes = read_aligned(*file, std::uint64_t(bytes.data() - file->mapped), bytes.size(), room);
+    }
+    if (promised != nullptr) {
+      promised->make(bytes.data(), memory.get());
     } else {
-      std::ranges::copy(mapped, memory.get());
+      std::ranges::copy(bytes, memory.get());
     }
     const std::lock_guard lock(mutex_);
     stats_.resident += mapped.size();
@@ -174,7 +184,7 @@ class ExpertCache final : public ExpertLender {
     if (!order.by_number && missing > 0) {
       std::ranges::sort(experts, {}, [&](Index e) {
         const Piece& first = at(e).pieces.front();
-        return std::tuple(!is_here(e), first.file, first.offset, e);
+        return std::tuple(!is_here(e), first.file, first.wanted.data(), e);
       });
     }
     return missing;
@@ -224,21 +234,35 @@ class ExpertCache final : public ExpertLender {
   /// Loading reads smaller things through the mapping.
   static constexpr std::size_t max_mapped_bytes = std::size_t(64) << 10;
 
+  /// What is made of bytes is made by whoever has read them: of pieces of at most such a part of a request, or of one
+  /// tensor, so that the matrices of an expert are made side by side.
+  static constexpr std::size_t parts_of_request = 4, any_size = std::size_t(-1), alignment_of_made = 64;
+
   /// Others go for a batch that streams as long as it has less than this share of memory, or so many experts.
   static constexpr std::size_t stream_share = 8;
   static constexpr Index stream_experts = 8;
 
   enum class State { absent, reading, ready, failed };
 
-  /// Neighbours in a file, read together.
+  /// Weights that are made of a part of what is read.
+  struct Made {
+    const PromisedWeights* promised;
+    const std::byte* address;  // that stands for them
+    std::size_t at = 0;        // in the expert's room
+  };
+
+  /// Neighbours in a file, read together: into the expert's room where they are used as they are, or else into the
+  /// reader's own, and what is made of them into the expert's.
   struct Piece {
     const SourceFile* file;
-    std::uint64_t offset;                       // of a whole block
-    std::size_t needed;                         // up to the last byte that is wanted
-    std::size_t at;                             // in the expert's room
-    const PromisedWeights* promised = nullptr;  // what is made of it, if it is not used as it is
-    Bytes mapped = {};                          // addresses that stand for it
-    std::size_t skip = 0;                       // from the offset to the first of these
+    Bytes wanted;            // where the file is mapped
+    std::vector<Made> made;  // empty: it is used as it is …
+    std::size_t at = 0;      // … here, in the expert's room
+
+    std::uint64_t first() const { return std::uint64_t(wanted.data() - file->mapped); }
+    std::uint64_t offset() const { return first() / StoredFile::block * StoredFile::block; }
+    std::size_t skip() const { return std::size_t(first() - offset()); }
+    std::size_t needed() const { return skip() + wanted.size(); }  // from the offset to the last byte that is wanted
   };
 
   struct Expert {
@@ -281,11 +305,11 @@ class ExpertCache final : public ExpertLender {
     expert.is_shared = borrowed.settle != nullptr;
     if (borrowed.settle) expert.settle.push_back(std::move(borrowed.settle));
     expert.check = std::move(borrowed.check);
+    std::vector<Made> made;
     std::ranges::sort(borrowed.weights, std::less<>(), &Bytes::data);
     for (const Bytes bytes : borrowed.weights) {
       if (const PromisedWeights* const promised = find_promised(bytes.data())) {
-        const SourceFile& file = *files_.file_at(promised->source.data());
-        add_piece(expert, file, promised->source, promised, bytes);
+        if (made.empty() || made.back().address != bytes.data()) made.push_back({promised, bytes.data()});
         continue;
       }
       const SourceFile* const file = files_.file_at(bytes.data());
@@ -294,18 +318,26 @@ class ExpertCache final : public ExpertLender {
              layer < std::ssize(blocks_) ? blocks_[std::size_t(layer)] : "",
              "\" lie in no file that is mapped: expected a model that was read from files");
       }
-      if (!extend(expert, *file, bytes)) add_piece(expert, *file, bytes, nullptr, bytes);
-    }
-    if (expert.pieces.empty()) {
-      fail("ExpertStore: expert ", borrowed.number, " has no weights, expected some");
+      if (!extend(expert.pieces, *file, bytes, any_size)) expert.pieces.push_back({file, bytes, {}});
     }
     for (Piece& piece : expert.pieces) {
       piece.at = expert.room;
       // Wherever in a block it begins, as room_of() has it: experts that are alike leave no gaps.
-      const std::size_t size =
-          piece.promised != nullptr ? piece.promised->size : piece.mapped.size() + StoredFile::block - 1;
-      expert.room += whole_blocks(size);
+      expert.room += whole_blocks(piece.wanted.size() + StoredFile::block - 1);
     }
+    std::ranges::stable_sort(made, std::less<>(), [](const Made& one) { return one.promised->source.data(); });
+    std::vector<Piece> read;
+    for (Made& one : made) {
+      one.at = expert.room;
+      expert.room += (one.promised->size + alignment_of_made - 1) / alignment_of_made * alignment_of_made;
+      const Bytes source = one.promised->source;
+      const SourceFile& file = *files_.file_at(source.data());
+      if (!extend(read, file, source, read_bytes_ / parts_of_request)) read.push_back({&file, source, {}});
+      read.back().made.push_back(one);
+    }
+    expert.room = whole_blocks(expert.room);
+    std::ranges::move(read, std::back_inserter(expert.pieces));
+    if (expert.pieces.empty()) fail("ExpertStore: expert ", borrowed.number, " has no weights, expected some");
     return expert;
   }
 
@@ -314,25 +346,17 @@ class ExpertCache final : public ExpertLender {
     return promised_.find(address);
   }
 
-  static void add_piece(Expert& expert, const SourceFile& file, Bytes source, const PromisedWeights* promised,
-                        Bytes mapped) {
-    const auto from = std::uint64_t(source.data() - file.mapped);
-    const std::uint64_t offset = from / StoredFile::block * StoredFile::block;
-    const auto skip = std::size_t(from - offset);
-    expert.pieces.push_back({&file, offset, skip + source.size(), 0, promised, mapped, skip});
-  }
-
-  /// Does it follow the last piece, but for a few bytes?
-  static bool extend(Expert& expert, const SourceFile& file, Bytes bytes) {
+  /// Does it follow the last piece, but for a few bytes, so that both are no more than so many? Then it is of that.
+  static bool extend(std::vector<Piece>& pieces, const SourceFile& file, Bytes bytes, std::size_t most) {
     constexpr std::size_t gap = std::size_t(16) << 10;
-    if (expert.pieces.empty()) return false;
-    Piece& last = expert.pieces.back();
-    if (last.file != &file || last.promised != nullptr) return false;
-    const std::byte* const end = last.mapped.data() + last.mapped.size();
+    if (pieces.empty() || pieces.back().file != &file) return false;
+    Bytes& last = pieces.back().wanted;
+    const std::byte* const end = last.data() + last.size();
     if (std::less<>()(end + gap, bytes.data())) return false;
     const std::byte* const new_end = std::max(end, bytes.data() + bytes.size(), std::less<>());
-    last.mapped = {last.mapped.data(), std::size_t(new_end - last.mapped.data())};
-    last.needed = last.skip + last.mapped.size();
+    const Bytes both(last.data(), new_end);
+    if (new_end != end && both.size() > most) return false;
+    last = both;
     return true;
   }
 
@@ -340,8 +364,8 @@ class ExpertCache final : public ExpertLender {
   std::optional<Index> find_group(const std::deque<Expert>& group) const {
     const auto is_same = [](const Expert& a, const Expert& b) {
       const auto same_piece = [](const Piece& p, const Piece& q) {
-        return p.promised == nullptr && q.promised == nullptr && p.mapped.data() == q.mapped.data() &&
-               p.mapped.size() == q.mapped.size();
+        return p.made.empty() && q.made.empty() && p.wanted.data() == q.wanted.data() &&
+               p.wanted.size() == q.wanted.size();
       };
       return a.is_shared && b.is_shared && a.id == b.id && std::ranges::equal(a.pieces, b.pieces, same_piece);
     };
@@ -355,8 +379,10 @@ class ExpertCache final : public ExpertLender {
 
   std::vector<Moved::Part> parts_of(const Expert& expert) const {
     std::vector<Moved::Part> parts;
+    const std::byte* const room = arena_.data() + expert.at;
     for (const Piece& piece : expert.pieces) {
-      parts.push_back({piece.mapped, arena_.data() + expert.at + piece.at + (piece.promised ? 0 : piece.skip)});
+      if (piece.made.empty()) parts.push_back({piece.wanted, room + piece.at + piece.skip()});
+      for (const Made& one : piece.made) parts.push_back({{one.address, one.promised->size}, room + one.at});
     }
     return parts;
   }
@@ -446,14 +472,14 @@ class ExpertCache final : public ExpertLender {
   void send_for(Expert& expert) {
     expert.state = State::reading;
     if (num_reading_++ == 0) reading_since_ = Clock::now();
-    const auto size_of_request = [&](const Piece& piece) { return piece.promised ? piece.needed : read_bytes_; };
+    const auto size_of_request = [&](const Piece& piece) { return piece.made.empty() ? read_bytes_ : piece.needed(); };
     for (const Piece& piece : expert.pieces) {
-      expert.pending += Index((piece.needed + size_of_request(piece) - 1) / size_of_request(piece));
+      expert.pending += Index((piece.needed() + size_of_request(piece) - 1) / size_of_request(piece));
     }
     for (const Piece& piece : expert.pieces) {
-      const std::size_t size = size_of_request(piece);
-      for (std::size_t first = 0; first < piece.needed; first += size) {
-        readers_.add(piece.file->file->disk(), {&expert, &piece, first, std::min(size, piece.needed - first)});
+      const std::size_t size = size_of_request(piece), needed = piece.needed();
+      for (std::size_t first = 0; first < needed; first += size) {
+        readers_.add(piece.file->file->disk(), {&expert, &piece, first, std::min(size, needed - first)});
       }
     }
   }
@@ -477,14 +503,16 @@ class ExpertCache final : public ExpertLender {
     const Piece& piece = *request.piece;
     std::string error;
     try {
-      std::byte* const to = arena_.data() + expert.at + piece.at;
-      if (piece.promised != nullptr) {
-        grow(room, whole_blocks(piece.needed) + StoredFile::block);
-        piece.promised->make(
-            read_aligned(*piece.file, piece.offset + piece.skip, piece.promised->source.size(), room).data(), to);
+      std::byte* const to = arena_.data() + expert.at;
+      if (piece.made.empty()) {
+        read_range(*piece.file, piece.offset() + request.first, request.size,
+                   {to + piece.at + request.first, whole_blocks(request.size)}, files_.name_at(piece.wanted.data()));
       } else {
-        read_range(*piece.file, piece.offset + request.first, request.size,
-                   {to + request.first, whole_blocks(request.size)}, files_.name_at(piece.mapped.data()));
+        grow(room, whole_blocks(piece.needed()) + StoredFile::block);
+        const Bytes read = read_aligned(*piece.file, piece.first(), piece.wanted.size(), room);
+        for (const Made& one : piece.made) {
+          one.promised->make(read.data() + (one.promised->source.data() - piece.wanted.data()), to + one.at);
+        }
       }
     } catch (const std::exception& caught) {
       error = caught.what();
