@@ -472,7 +472,11 @@ class ExpertCache final : public ExpertLender {
   void send_for(Expert& expert) {
     expert.state = State::reading;
     if (num_reading_++ == 0) reading_since_ = Clock::now();
-    const auto size_of_request = [&](const Piece& piece) { return piece.made.empty() ? read_bytes_ : piece.needed(); };
+    // Of like sizes: a small one behind large ones would be the only one at the end of a layer, when nothing follows.
+    const auto size_of_request = [&](const Piece& piece) {
+      const std::size_t requests = piece.made.empty() ? (piece.needed() + read_bytes_ - 1) / read_bytes_ : 1;
+      return whole_blocks((piece.needed() + requests - 1) / requests);
+    };
     for (const Piece& piece : expert.pieces) {
       expert.pending += Index((piece.needed() + size_of_request(piece) - 1) / size_of_request(piece));
     }
