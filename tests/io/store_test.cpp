@@ -59,6 +59,7 @@ struct Trouble {
   std::atomic<std::int64_t> late_microseconds{300};
   std::atomic<bool> stalls{false};  // until it is not
   std::atomic<int> reads{0};
+  std::atomic<std::uint64_t> bad_block{0};  // the disk reads up to there; 0: there is none
 
   unsigned draw() {
     unsigned x = seed.fetch_add(0x9e3779b9U);
@@ -81,6 +82,10 @@ class TroubledFile final : public StoredFile {
     if (happens(trouble.late_percent))
       std::this_thread::sleep_for(std::chrono::microseconds(trouble.late_microseconds));
     if (happens(trouble.failing_percent)) throw std::system_error(EIO, std::generic_category());
+    if (const std::uint64_t bad = trouble.bad_block; bad > 0 && offset <= bad && bad < offset + to.size()) {
+      if (offset == bad) throw std::system_error(EIO, std::generic_category());
+      to = to.first(std::size_t(bad - offset));
+    }
     if (to.size() > block && happens(trouble.short_percent)) {
       const std::size_t blocks = to.size() / block;
       to = to.first((1 + trouble.draw() % blocks) * block);
@@ -398,6 +403,25 @@ TEST_F(SmallStore, AFailedReadIsAnErrorThatNamesItAndTheNextCallTriesAgain) {
     }
     EXPECT_GT(failed, 10);
     EXPECT_GT(store.stats().failures, 10U);
+  }
+}
+
+TEST_F(SmallStore, ABadBlockIsNamedByTheTensorThatItIsIn) {
+  const Model model(folder_.path);
+  const ExpertStore store = open(all);
+  const AnyExperts<float> experts = *load_parts<float>(store, "model.layers.1.mlp").experts;
+  for (const char* const name : {"gate_proj", "up_proj", "down_proj"}) {
+    const std::string full = std::string("model.layers.1.mlp.experts.5.") + name + ".weight";
+    const Tensor& tensor = *model.tensors().find(full);
+    const auto middle = std::uint64_t(tensor.bytes.data() + tensor.bytes.size() / 2 -
+                                      static_cast<const std::byte*>(tensor.owner.get()));
+    trouble_->bad_block = middle / StoredFile::block * StoredFile::block;
+    Routing<float> routing;
+    routing.add(0, 5, 1);
+    const std::string what = test::error_of<Error>([&] { answers(experts, routing, 1, Serial{}); });
+    EXPECT_NE(what.find("tensor \"" + full + "\" at byte " + std::to_string(trouble_->bad_block) + " of the file"),
+              what.npos)
+        << what;
   }
 }
 

@@ -8,7 +8,6 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
-#include <iterator>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -21,6 +20,7 @@
 #include "moe/core/types.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/store/arena.hpp"
+#include "moe/io/store/expert_layout.hpp"
 #include "moe/io/store/lender.hpp"
 #include "moe/io/store/mapped_files.hpp"
 #include "moe/io/store/measure_disk.hpp"
@@ -89,7 +89,7 @@ class ExpertCache final : public ExpertLender {
     if (largest == files.end()) fail("measure_disk: the store has no files");
     {
       const std::lock_guard lock(mutex_);
-      for (const Expert& expert : experts_) probe.piece = std::max(probe.piece, expert.room);
+      for (const Expert& expert : experts_) probe.piece = std::max(probe.piece, expert.layout.room());
     }
     double disk = 0;
     try {
@@ -118,7 +118,7 @@ class ExpertCache final : public ExpertLender {
       return *same;
     }
     std::size_t largest = 0;
-    for (const Expert& expert : laid_out) largest = std::max(largest, expert.room);
+    for (const Expert& expert : laid_out) largest = std::max(largest, expert.layout.room());
     const std::size_t walk = stats_.bytes_of_walk + std::size_t(std::min(top_k_, std::ssize(laid_out))) * largest;
     if (walk > arena_.size()) {
       fail("ExpertStore: memory is ", arena_.size(), " bytes, expected at least ", walk,
@@ -183,7 +183,7 @@ class ExpertCache final : public ExpertLender {
     const Index missing = std::ssize(experts) - std::ranges::count_if(experts, is_here);
     if (!order.by_number && missing > 0) {
       std::ranges::sort(experts, {}, [&](Index e) {
-        const Piece& first = at(e).pieces.front();
+        const ExpertPiece& first = at(e).layout.pieces().front();
         return std::tuple(!is_here(e), first.file, first.wanted.data(), e);
       });
     }
@@ -234,43 +234,17 @@ class ExpertCache final : public ExpertLender {
   /// Loading reads smaller things through the mapping.
   static constexpr std::size_t max_mapped_bytes = std::size_t(64) << 10;
 
-  /// What is made of bytes is made by whoever has read them: of pieces of at most such a part of a request, or of one
-  /// tensor, so that the matrices of an expert are made side by side.
-  static constexpr std::size_t parts_of_request = 4, any_size = std::size_t(-1), alignment_of_made = 64;
-
   /// Others go for a batch that streams as long as it has less than this share of memory, or so many experts.
   static constexpr std::size_t stream_share = 8;
   static constexpr Index stream_experts = 8;
 
   enum class State { absent, reading, ready, failed };
 
-  /// Weights that are made of a part of what is read.
-  struct Made {
-    const PromisedWeights* promised;
-    const std::byte* address;  // that stands for them
-    std::size_t at = 0;        // in the expert's room
-  };
-
-  /// Neighbours in a file, read together: into the expert's room where they are used as they are, or else into the
-  /// reader's own, and what is made of them into the expert's.
-  struct Piece {
-    const SourceFile* file;
-    Bytes wanted;            // where the file is mapped
-    std::vector<Made> made;  // empty: it is used as it is …
-    std::size_t at = 0;      // … here, in the expert's room
-
-    std::uint64_t first() const { return std::uint64_t(wanted.data() - file->mapped); }
-    std::uint64_t offset() const { return first() / StoredFile::block * StoredFile::block; }
-    std::size_t skip() const { return std::size_t(first() - offset()); }
-    std::size_t needed() const { return skip() + wanted.size(); }  // from the offset to the last byte that is wanted
-  };
-
   struct Expert {
     ExpertId id;
     Index number = 0;        // among all
     bool is_shared = false;  // by groups of the same weights
-    std::vector<Piece> pieces{};
-    std::size_t room = 0;
+    ExpertLayout layout;
     std::vector<std::function<bool(const Moved&)>> settle{};
     std::function<void(const Moved&)> check{};
 
@@ -283,7 +257,7 @@ class ExpertCache final : public ExpertLender {
 
   struct Request {
     Expert* expert;
-    const Piece* piece;
+    const ExpertPiece* piece;
     std::size_t first, size;  // of the piece's bytes
   };
   using Room = typename Readers<Request>::Room;
@@ -301,43 +275,14 @@ class ExpertCache final : public ExpertLender {
   // ---- what an expert is made of
 
   Expert lay_out(Index layer, BorrowedExpert borrowed) {
-    Expert expert{.id = {layer, borrowed.number}};
-    expert.is_shared = borrowed.settle != nullptr;
+    const std::string block = layer < std::ssize(blocks_) ? blocks_[std::size_t(layer)] : "";
+    Expert expert{.id = {layer, borrowed.number},
+                  .is_shared = borrowed.settle != nullptr,
+                  .layout = {std::move(borrowed.weights), files_,
+                             [this](const std::byte* address) { return find_promised(address); }, read_bytes_,
+                             "expert " + std::to_string(borrowed.number) + " of \"" + block + "\""}};
     if (borrowed.settle) expert.settle.push_back(std::move(borrowed.settle));
     expert.check = std::move(borrowed.check);
-    std::vector<Made> made;
-    std::ranges::sort(borrowed.weights, std::less<>(), &Bytes::data);
-    for (const Bytes bytes : borrowed.weights) {
-      if (const PromisedWeights* const promised = find_promised(bytes.data())) {
-        if (made.empty() || made.back().address != bytes.data()) made.push_back({promised, bytes.data()});
-        continue;
-      }
-      const SourceFile* const file = files_.file_at(bytes.data());
-      if (file == nullptr || std::less<>()(file->end(), bytes.data() + bytes.size())) {
-        fail("ExpertStore: ", bytes.size(), " bytes of expert ", borrowed.number, " of \"",
-             layer < std::ssize(blocks_) ? blocks_[std::size_t(layer)] : "",
-             "\" lie in no file that is mapped: expected a model that was read from files");
-      }
-      if (!extend(expert.pieces, *file, bytes, any_size)) expert.pieces.push_back({file, bytes, {}});
-    }
-    for (Piece& piece : expert.pieces) {
-      piece.at = expert.room;
-      // Wherever in a block it begins, as room_of() has it: experts that are alike leave no gaps.
-      expert.room += whole_blocks(piece.wanted.size() + StoredFile::block - 1);
-    }
-    std::ranges::stable_sort(made, std::less<>(), [](const Made& one) { return one.promised->source.data(); });
-    std::vector<Piece> read;
-    for (Made& one : made) {
-      one.at = expert.room;
-      expert.room += (one.promised->size + alignment_of_made - 1) / alignment_of_made * alignment_of_made;
-      const Bytes source = one.promised->source;
-      const SourceFile& file = *files_.file_at(source.data());
-      if (!extend(read, file, source, read_bytes_ / parts_of_request)) read.push_back({&file, source, {}});
-      read.back().made.push_back(one);
-    }
-    expert.room = whole_blocks(expert.room);
-    std::ranges::move(read, std::back_inserter(expert.pieces));
-    if (expert.pieces.empty()) fail("ExpertStore: expert ", borrowed.number, " has no weights, expected some");
     return expert;
   }
 
@@ -346,28 +291,10 @@ class ExpertCache final : public ExpertLender {
     return promised_.find(address);
   }
 
-  /// Does it follow the last piece, but for a few bytes, so that both are no more than so many? Then it is of that.
-  static bool extend(std::vector<Piece>& pieces, const SourceFile& file, Bytes bytes, std::size_t most) {
-    constexpr std::size_t gap = std::size_t(16) << 10;
-    if (pieces.empty() || pieces.back().file != &file) return false;
-    Bytes& last = pieces.back().wanted;
-    const std::byte* const end = last.data() + last.size();
-    if (std::less<>()(end + gap, bytes.data())) return false;
-    const std::byte* const new_end = std::max(end, bytes.data() + bytes.size(), std::less<>());
-    const Bytes both(last.data(), new_end);
-    if (new_end != end && both.size() > most) return false;
-    last = both;
-    return true;
-  }
-
   /// The group that was loaded before, if it is the same.
   std::optional<Index> find_group(const std::deque<Expert>& group) const {
     const auto is_same = [](const Expert& a, const Expert& b) {
-      const auto same_piece = [](const Piece& p, const Piece& q) {
-        return p.made.empty() && q.made.empty() && p.wanted.data() == q.wanted.data() &&
-               p.wanted.size() == q.wanted.size();
-      };
-      return a.is_shared && b.is_shared && a.id == b.id && std::ranges::equal(a.pieces, b.pieces, same_piece);
+      return a.is_shared && b.is_shared && a.id == b.id && a.layout.is_same(b.layout);
     };
     for (const auto& [first, count] : groups_) {
       if (count != std::ssize(group)) continue;
@@ -378,13 +305,7 @@ class ExpertCache final : public ExpertLender {
   }
 
   std::vector<Moved::Part> parts_of(const Expert& expert) const {
-    std::vector<Moved::Part> parts;
-    const std::byte* const room = arena_.data() + expert.at;
-    for (const Piece& piece : expert.pieces) {
-      if (piece.made.empty()) parts.push_back({piece.wanted, room + piece.at + piece.skip()});
-      for (const Made& one : piece.made) parts.push_back({{one.address, one.promised->size}, room + one.at});
-    }
-    return parts;
+    return expert.layout.parts(arena_.data() + expert.at);
   }
 
   void settle(Expert& expert) {
@@ -427,10 +348,10 @@ class ExpertCache final : public ExpertLender {
   }
 
   std::optional<std::size_t> make_room(const Expert& expert, Index held, const Order& order) {
-    const auto window = std::min(stream_experts, Index(arena_.size() / stream_share / expert.room));
+    const auto window = std::min(stream_experts, Index(arena_.size() / stream_share / expert.layout.room()));
     const bool spares_others = order.streams && held > 0 && held >= window;
     for (;;) {
-      const auto place = arena_.take(expert.room);
+      const auto place = arena_.take(expert.layout.room());
       if (place || !evict_one(expert.id.layer, spares_others)) return place;
     }
   }
@@ -473,14 +394,14 @@ class ExpertCache final : public ExpertLender {
     expert.state = State::reading;
     if (num_reading_++ == 0) reading_since_ = Clock::now();
     // Of like sizes: a small one behind large ones would be the only one at the end of a layer, when nothing follows.
-    const auto size_of_request = [&](const Piece& piece) {
+    const auto size_of_request = [&](const ExpertPiece& piece) {
       const std::size_t requests = piece.made.empty() ? (piece.needed() + read_bytes_ - 1) / read_bytes_ : 1;
       return whole_blocks((piece.needed() + requests - 1) / requests);
     };
-    for (const Piece& piece : expert.pieces) {
+    for (const ExpertPiece& piece : expert.layout.pieces()) {
       expert.pending += Index((piece.needed() + size_of_request(piece) - 1) / size_of_request(piece));
     }
-    for (const Piece& piece : expert.pieces) {
+    for (const ExpertPiece& piece : expert.layout.pieces()) {
       const std::size_t size = size_of_request(piece), needed = piece.needed();
       for (std::size_t first = 0; first < needed; first += size) {
         readers_.add(piece.file->file->disk(), {&expert, &piece, first, std::min(size, needed - first)});
@@ -498,23 +419,25 @@ class ExpertCache final : public ExpertLender {
 
   // ---- readers
 
-  static constexpr std::size_t whole_blocks(std::size_t bytes) {
-    return (bytes + StoredFile::block - 1) / StoredFile::block * StoredFile::block;
+  /// Names the tensor at an offset, or the first that is wanted, where a block begins before it.
+  auto namer(const SourceFile& file, std::uint64_t first) const {
+    return
+        [this, mapped = file.mapped, first](std::uint64_t at) { return files_.name_at(mapped + std::max(at, first)); };
   }
 
   void perform(const Request& request, Room& room) {
     Expert& expert = *request.expert;
-    const Piece& piece = *request.piece;
+    const ExpertPiece& piece = *request.piece;
     std::string error;
     try {
       std::byte* const to = arena_.data() + expert.at;
       if (piece.made.empty()) {
         read_range(*piece.file, piece.offset() + request.first, request.size,
-                   {to + piece.at + request.first, whole_blocks(request.size)}, files_.name_at(piece.wanted.data()));
+                   {to + piece.at + request.first, whole_blocks(request.size)}, namer(*piece.file, piece.first()));
       } else {
         grow(room, whole_blocks(piece.needed()) + StoredFile::block);
         const Bytes read = read_aligned(*piece.file, piece.first(), piece.wanted.size(), room);
-        for (const Made& one : piece.made) {
+        for (const MadeWeights& one : piece.made) {
           one.promised->make(read.data() + (one.promised->source.data() - piece.wanted.data()), to + one.at);
         }
       }
@@ -541,7 +464,7 @@ class ExpertCache final : public ExpertLender {
     void* place = room.data();
     std::size_t space = room.size();
     auto* const to = static_cast<std::byte*>(std::align(StoredFile::block, all, place, space));
-    read_range(file, offset, skip + size, {to, all}, files_.name_at(file.mapped + from));
+    read_range(file, offset, skip + size, {to, all}, namer(file, from));
     return {to + skip, size};
   }
 
