@@ -23,7 +23,7 @@
 
 namespace moe::test::repacked_model {
 
-inline constexpr Index num_experts = 5, d_model = 1152, d_ff = 544;
+inline constexpr Index num_experts = 4, d_model = 1152, d_ff = 288;
 
 /// Codes are whatever the bits of a seed are; scales are small numbers.
 class Writer {

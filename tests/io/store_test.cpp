@@ -182,7 +182,7 @@ TEST(ExpertStore, BlocksOfEveryLayoutAndTypeHaveTheBitsOfTheModel) {
 /// A model's experts, in answers to so many tokens, where there is room for so many bytes.
 void expect_same_answers(const AnyExperts<float>& stored, const AnyExperts<float>& expected, unsigned seed) {
   test::Random random(seed);
-  for (const Index num_tokens : {1, 3, 1, 20}) {
+  for (const Index num_tokens : {1, 3, 20}) {
     const Routing<float> routing = some_routes(num_tokens, expected.num_experts(), 2, random);
     EXPECT_TRUE(test::same_bits(answers(stored, routing, num_tokens, Serial{}),
                                 answers(expected, routing, num_tokens, Serial{})));
@@ -209,28 +209,29 @@ TEST(ExpertStore, CodesThatAreRepackedTakeTheBudgetAndHaveTheBitsOfTheModel) {
     const auto trouble = std::make_shared<Trouble>();
     trouble->late_percent = 20;
     trouble->short_percent = 20;
-    std::size_t walk = 16_MiB;
-    for (const std::size_t room : {5, 1, 2, 3}) {
-      for (const std::size_t read_bytes : {std::size_t(4096), std::size_t(4) << 20}) {
-        const ExpertStore store(
-            folder.path, {.memory = walk * room, .threads = 3, .read_bytes = read_bytes, .open = troubled(trouble)});
-        const AnyExperts<float> experts = *load_parts<float>(store, "mlp").experts;
-        EXPECT_LT(store.stats().resident, fs::file_size(folder.path / "model.safetensors") / 50)
-            << "beside the experts";
-        for (unsigned seed = 1; seed <= 3; ++seed) expect_same_answers(experts, *parts.experts, seed);
-        EXPECT_EQ(store.stats().evictions > 0, room < 5);
-        EXPECT_LE(store.stats().most_used, store.stats().memory);
-        trouble->failing_percent = 30;
-        for (unsigned seed = 1; seed <= 5; ++seed) {
-          const std::string what = test::error_of<Error>([&] { expect_same_answers(experts, *parts.experts, seed); });
-          if (what != "no error") {
-            EXPECT_NE(what.find("tensor \"mlp.experts."), what.npos) << what;
-          }
+    std::size_t walk = 16_MiB, read_bytes = 4_MiB;
+    for (const std::size_t room : {4, 1, 3, 2}) {
+      const ExpertStore store(
+          folder.path, {.memory = walk * room, .threads = 3, .read_bytes = read_bytes, .open = troubled(trouble)});
+      const AnyExperts<float> experts = *load_parts<float>(store, "mlp").experts;
+      EXPECT_LT(store.stats().resident, fs::file_size(folder.path / "model.safetensors") / 50) << "beside the experts";
+      for (unsigned seed = 1; seed <= 2; ++seed) expect_same_answers(experts, *parts.experts, seed);
+      EXPECT_EQ(store.stats().evictions > 0, room < 4);
+      EXPECT_LE(store.stats().most_used, store.stats().memory);
+      trouble->failing_percent = 30;
+      std::string what;
+      for (unsigned seed = 1; seed <= 2; ++seed) {
+        what = test::error_of<Error>([&] { expect_same_answers(experts, *parts.experts, seed); });
+        if (what != "no error") {
+          EXPECT_NE(what.find("tensor \"mlp.experts."), what.npos) << what;
         }
-        trouble->failing_percent = 0;
-        while (test::error_of<Error>([&] { expect_same_answers(experts, *parts.experts, 1); }) != "no error") continue;
-        walk = store.stats().bytes_of_walk;
       }
+      trouble->failing_percent = 0;
+      do {  // reads that were sent for before may fail a call, each once
+        what = test::error_of<Error>([&] { expect_same_answers(experts, *parts.experts, 1); });
+      } while (what != "no error");
+      walk = store.stats().bytes_of_walk;
+      read_bytes = room == 3 ? 4_MiB : 4096;
     }
   }
 }

@@ -92,8 +92,8 @@ class ExpertLayout {
     if (pieces_.empty()) fail("ExpertStore: ", whose, " has no weights, expected some");
   }
 
-  const std::vector<ExpertPiece>& pieces() const { return pieces_; }
-  std::size_t room() const { return room_; }  ///< Bytes, in whole blocks.
+  const std::vector<ExpertPiece>& pieces() const { return pieces_; }  ///< Those that are read into the room first.
+  std::size_t room() const { return room_; }                          ///< Bytes, in whole blocks.
 
   /// Where everything lies, in a room that begins there.
   std::vector<Moved::Part> parts(const std::byte* room) const {
