@@ -36,20 +36,31 @@ inline std::atomic<long> num_allocations{0}, num_bytes{0};
 
 #include <Eigen/Core>
 
+#include "thread_sanitizer.hpp"
+
 #ifndef MOE_LAWS_ARE_COMPILED
 #include "counting_new.hpp"
 #endif
 
 namespace moe::test {
 
+/// ThreadSanitizer has operators new of its own, which count nothing: a test that counts skips itself there.
+inline constexpr bool allocations_are_counted = !under_thread_sanitizer;
+
+inline void require_counted() {
+  if (!allocations_are_counted)
+    throw std::logic_error("nothing counts allocations under ThreadSanitizer: skip the test");
+}
+
 /// How often f calls operator new, on any thread.
-/// @throws EigenAssertion if it makes Eigen allocate.
+/// @throws EigenAssertion if it makes Eigen allocate; std::logic_error unless allocations_are_counted.
 template <class F>
 long allocations_in(const F& f) {
   struct Forbidden {
     Forbidden() { Eigen::internal::set_is_malloc_allowed(false); }
     ~Forbidden() { Eigen::internal::set_is_malloc_allowed(true); }
   };
+  require_counted();
   const long before = num_allocations;
   const Forbidden forbidden;
   f();
@@ -59,6 +70,7 @@ long allocations_in(const F& f) {
 /// How many bytes f asks operator new for, on any thread; what Eigen's matrices take is not among them.
 template <class F>
 long bytes_allocated_in(const F& f) {
+  require_counted();
   const long before = num_bytes;
   f();
   return num_bytes - before;

@@ -5,6 +5,9 @@
 #include <new>
 
 #include "allocations.hpp"
+#include "thread_sanitizer.hpp"
+
+#ifndef MOE_THREAD_SANITIZER  // which brings its own
 
 [[gnu::noinline]] void* operator new(std::size_t size) {
   ++moe::test::num_allocations;
@@ -23,3 +26,5 @@
 [[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 [[gnu::noinline]] void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
 [[gnu::noinline]] void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
+
+#endif

@@ -18,7 +18,7 @@ TrainableLayer<float> load_trainable_layer(const std::filesystem::path& folder) 
 
 TrainableLayer<float> load_reference_gradients(const std::filesystem::path& folder) {
   const io::Model gradients(io::Config::open(folder / "config.json"), io::Tensors::open(folder / "case.safetensors"));
-  return io::detail::with_block(gradients, "grad",
+  return io::detail::with_block(gradients, "grad", nullptr,
                                 [](const auto& weights, const auto& config, io::Architecture architecture) {
                                   architecture.selection_bias = "";  // which has no gradient
                                   return io::detail::TrainableLayerLoader<float>(weights, config, architecture).load();

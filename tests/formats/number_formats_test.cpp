@@ -204,7 +204,8 @@ TEST(NumberFormats, ZeroPointsOfGptqBorrowAcrossAWord) {
         stored[std::size_t(g * rows * bits / 32 + w)] = word - ones;  // as version 1 is written
       }
     }
-    const Bytes bytes = zeros_of_gptq(bytes_of(stored).data(), groups, rows, bits, true);
+    Bytes bytes(std::size_t(groups * rows));
+    zeros_of_gptq(bytes_of(stored).data(), groups, rows, bits, true, bytes.data());
     for (Index g = 0; g < groups; ++g) {
       for (Index r = 0; r < rows; ++r) {
         ASSERT_EQ(unsigned(bytes[std::size_t(r * groups + g)]), zeros[std::size_t(g * rows + r)]) << bits << " bits";
@@ -218,7 +219,8 @@ TEST(NumberFormats, TurnedIsTheTranspose) {
     for (const Index cols : {1, 3, 16, 33}) {
       std::vector<std::uint32_t> numbers(std::size_t(rows * cols));
       for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = std::uint32_t(i);
-      const Bytes bytes = turned(bytes_of(numbers).data(), rows, cols, 4);
+      Bytes bytes(numbers.size() * 4);
+      turn<4>(bytes_of(numbers).data(), rows, cols, bytes.data());
       for (Index r = 0; r < rows; ++r) {
         for (Index c = 0; c < cols; ++c) {
           ASSERT_EQ(kernels::load_as<std::uint32_t>(bytes.data() + 4 * (c * rows + r)),

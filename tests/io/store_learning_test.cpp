@@ -95,20 +95,16 @@ TEST(StoreLearning, EveryModelThatTakesAdaptersTakesThemBesideAStore) {
         continue;
       }
       const auto expected = learned(resident[0], 5, Serial());
-      try {
-        std::size_t memory = std::size_t(4) << 20;
-        for (int budget = 0; budget < 2; ++budget) {
-          const ExpertStore store(entry.path(), {.memory = memory, .threads = 1, .read_bytes = 4096});
-          for (const std::string& its : store.moe_blocks()) {
-            auto layer = load_lora_layer(store, its);
-            if (its == block) expect_same(learned(layer, 5, Serial()), expected);
-          }
-          memory = store.stats().bytes_of_walk;
+      std::size_t memory = std::size_t(4) << 20;
+      for (int budget = 0; budget < 2; ++budget) {
+        const ExpertStore store(entry.path(), {.memory = memory, .threads = 1, .read_bytes = 4096});
+        for (const std::string& its : store.moe_blocks()) {
+          auto layer = load_lora_layer(store, its);
+          if (its == block) expect_same(learned(layer, 5, Serial()), expected);
         }
-        ++num_blocks;
-      } catch (const Error& error) {
-        EXPECT_NE(std::string(error.what()).find("a store cannot hold weights in"), std::string::npos) << error.what();
+        memory = store.stats().bytes_of_walk;
       }
+      ++num_blocks;
     }
   }
   EXPECT_GT(num_blocks, 60);

@@ -1,6 +1,7 @@
 /// @file  Turns codes that files pack along the columns of a matrix into rows.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -28,38 +29,35 @@ inline std::uint8_t code_at(const std::byte* words, Index stride, Index i, int b
 
 /// A matrix of elements of `size` bytes, turned: (rows × cols) to (cols × rows). Words of GPTQ's codes turned so are
 /// rows of codes, one after the other.
-inline std::vector<std::byte> turned(const std::byte* from, Index rows, Index cols, std::size_t size) {
-  std::vector<std::byte> to(std::size_t(rows * cols) * size);
+template <std::size_t size>
+void turn(const std::byte* from, Index rows, Index cols, std::byte* to) {
   constexpr Index tile = 16;  // a line of the cache of words, each way
   for (Index r0 = 0; r0 < rows; r0 += tile) {
     for (Index c = 0; c < cols; ++c) {
       for (Index r = r0; r < std::min(rows, r0 + tile); ++r) {
-        std::memcpy(to.data() + std::size_t(c * rows + r) * size, from + std::size_t(r * cols + c) * size, size);
+        std::memcpy(to + std::size_t(c * rows + r) * size, from + std::size_t(r * cols + c) * size, size);
       }
     }
   }
-  return to;
 }
 
 /// Zero points that are packed along columns, as bytes: of (num × groups) codes in words [·, groups], byte
 /// r · groups + g is code r of column g: compressed-tensors.
-inline std::vector<std::byte> zeros_down(const std::byte* words, Index num, Index groups, int bits) {
-  std::vector<std::byte> zeros(std::size_t(num * groups));
+inline void zeros_down(const std::byte* words, Index num, Index groups, int bits, std::byte* zeros) {
   for (Index r = 0; r < num; ++r) {
     for (Index g = 0; g < groups; ++g) {
-      zeros[std::size_t(r * groups + g)] = std::byte(detail::code_at(words + 4 * g, groups, r, bits));
+      zeros[r * groups + g] = std::byte(detail::code_at(words + 4 * g, groups, r, bits));
     }
   }
-  return zeros;
 }
 
 /// Zero points of GPTQ, words [groups, num · bits / 32], as bytes [num][groups].
 /// @param one_less  as version 1 stores them: 1 was subtracted from every field of a word, and a field that was 0
 ///                  borrowed from the next; of 3 bits, whose fields cross words, from each by itself.
-inline std::vector<std::byte> zeros_of_gptq(const std::byte* words, Index groups, Index num, int bits, bool one_less) {
+inline void zeros_of_gptq(const std::byte* words, Index groups, Index num, int bits, bool one_less, std::byte* zeros) {
   const Index in_a_row = num * bits / 32;
   const std::uint32_t ones = bits == 2 ? 0x55555555U : bits == 4 ? 0x11111111U : 0x01010101U;
-  std::vector<std::byte> zeros(std::size_t(num * groups)), row(std::size_t(4 * in_a_row));
+  std::vector<std::byte> row(std::size_t(4 * in_a_row));
   for (Index g = 0; g < groups; ++g) {
     for (Index w = 0; w < in_a_row; ++w) {
       std::uint32_t word = detail::word_at(words, g * in_a_row + w);
@@ -68,40 +66,45 @@ inline std::vector<std::byte> zeros_of_gptq(const std::byte* words, Index groups
     }
     for (Index r = 0; r < num; ++r) {
       const unsigned code = detail::code_at(row.data(), 1, r, bits) + unsigned(one_less && bits == 3);
-      zeros[std::size_t(r * groups + g)] = std::byte(code & ((1U << bits) - 1));
+      zeros[r * groups + g] = std::byte(code & ((1U << bits) - 1));
     }
   }
-  return zeros;
 }
 
 /// Where in a word of AWQ each of eight neighbours is.
 inline constexpr std::array<int, 8> place_in_awq = {0, 4, 1, 5, 2, 6, 3, 7};
 
-/// Codes of AWQ, words [cols, rows / 8], as rows of nibbles, low ones first: [rows][cols / 2].
-inline std::vector<std::byte> rows_of_awq(const std::byte* words, Index rows, Index cols) {
-  std::vector<std::byte> to(std::size_t(rows * cols / 2));
-  for (Index c = 0; c < cols; ++c) {
+/// Codes of AWQ, words [cols, rows / 8], as rows of nibbles, low ones first: [rows][cols / 2]. `cols` is even.
+inline void rows_of_awq(const std::byte* words, Index rows, Index cols, std::byte* to) {
+  constexpr Index tile = 64;  // columns, whose lines are in the cache while their words are read
+  std::uint32_t even[tile / 2] = {}, odd[tile / 2] = {};
+  std::byte pairs[tile / 2];
+  for (Index c = 0; c < cols; c += tile) {
+    const Index count = std::min(tile, cols - c) / 2;
     for (Index w = 0; w < rows / 8; ++w) {
-      const std::uint32_t word = detail::word_at(words, c * (rows / 8) + w);
+      for (Index j = 0; j < count; ++j) {
+        even[j] = detail::word_at(words, (c + 2 * j) * (rows / 8) + w);
+        odd[j] = detail::word_at(words, (c + 2 * j + 1) * (rows / 8) + w);
+      }
       for (Index i = 0; i < 8; ++i) {
-        const std::uint32_t code = word >> (4 * place_in_awq[std::size_t(i)]) & 15U;
-        to[std::size_t((8 * w + i) * (cols / 2) + c / 2)] |= std::byte(code << (c % 2 * 4));
+        const int shift = 4 * place_in_awq[std::size_t(i)];
+        for (Index j = 0; j < tile / 2; ++j) {
+          pairs[j] = std::byte((even[j] >> shift & 15U) | (odd[j] >> shift & 15U) << 4);
+        }
+        std::memcpy(to + (8 * w + i) * (cols / 2) + c / 2, pairs, std::size_t(count));
       }
     }
   }
-  return to;
 }
 
 /// Zero points of AWQ, words [groups, num / 8], as bytes [num][groups].
-inline std::vector<std::byte> zeros_of_awq(const std::byte* words, Index groups, Index num) {
-  std::vector<std::byte> zeros(std::size_t(num * groups));
+inline void zeros_of_awq(const std::byte* words, Index groups, Index num, std::byte* zeros) {
   for (Index g = 0; g < groups; ++g) {
     for (Index r = 0; r < num; ++r) {
       const std::uint32_t word = detail::word_at(words, g * (num / 8) + r / 8);
-      zeros[std::size_t(r * groups + g)] = std::byte(word >> (4 * place_in_awq[std::size_t(r % 8)]) & 15U);
+      zeros[r * groups + g] = std::byte(word >> (4 * place_in_awq[std::size_t(r % 8)]) & 15U);
     }
   }
-  return zeros;
 }
 
 }  // namespace moe::inline MOE_TARGET

@@ -21,6 +21,7 @@
 #include "moe/io/quantization.hpp"
 #include "moe/io/quantized_tensors.hpp"
 #include "moe/io/safetensors.hpp"
+#include "moe/io/store/lender.hpp"
 #include "moe/io/tensor.hpp"
 
 namespace moe::inline MOE_TARGET::io::detail {
@@ -65,14 +66,14 @@ inline Index experts_in(const Tensors& tensors, const std::string& module) {
 
 /// The weight of a module as one tensor; names of what it is made of go into `used`.
 inline std::optional<Tensor> coded_weight(const Tensors& tensors, const std::string& module, const Quantization& said,
-                                          std::set<std::string, std::less<>>& used) {
+                                          ExpertLender* lender, std::set<std::string, std::less<>>& used) {
   const Index num_experts = experts_in(tensors, module);
   Tensor all;
   std::vector<QuantizedMatrix> matrices;
   auto owners = std::make_shared<std::vector<std::shared_ptr<const void>>>();
   for (Index e = 0; e < std::max<Index>(num_experts, 1); ++e) {
     const auto which = num_experts > 0 ? std::optional(OfExperts{e, num_experts}) : std::nullopt;
-    std::optional<QuantizedWeight> one = quantized_weight(tensors, module, said, which);
+    std::optional<QuantizedWeight> one = quantized_weight(tensors, module, said, which, lender);
     if (!one) return {};
     if (e == 0) {
       const Tensor& codes = *tensors.find(one->tensors.front());
@@ -102,9 +103,11 @@ inline bool is_projection(std::string_view module) {
 }
 
 /// All tensors, where nothing of the layer of a block is coded; else those of the layer.
+/// @param lender  as of quantized_weight()
 inline std::shared_ptr<const Tensors> with_coded_weights(const std::shared_ptr<const Tensors>& tensors,
                                                          const Quantization& said, const std::string& block,
-                                                         const std::vector<std::string>& prefixes) {
+                                                         const std::vector<std::string>& prefixes,
+                                                         ExpertLender* lender) {
   std::set<std::string> modules;
   for (const std::string& prefix : prefixes) {
     tensors->for_each_below(prefix, [&](const Tensor& tensor) {
@@ -122,7 +125,7 @@ inline std::shared_ptr<const Tensors> with_coded_weights(const std::shared_ptr<c
   std::vector<Tensor> weights;
   std::set<std::string, std::less<>> used;
   for (const std::string& module : modules) {
-    if (auto weight = coded_weight(*tensors, module, said, used)) weights.push_back(*std::move(weight));
+    if (auto weight = coded_weight(*tensors, module, said, lender, used)) weights.push_back(*std::move(weight));
   }
   if (weights.empty()) return tensors;
   const std::size_t dot = block.rfind('.');
@@ -136,14 +139,14 @@ inline std::shared_ptr<const Tensors> with_coded_weights(const std::shared_ptr<c
 /// The same, for what names of tensors of a block begin with: those below it, and those beside it that are part of it.
 inline std::shared_ptr<const Tensors> with_coded_weights(const std::shared_ptr<const Tensors>& tensors,
                                                          const Quantization& said, const std::string& block,
-                                                         const Architecture& architecture) {
+                                                         const Architecture& architecture, ExpertLender* lender) {
   std::vector<std::string> prefixes = {block.empty() ? "" : block + '.'};
   const std::size_t dot = block.rfind('.');
   for (const std::string_view name : alternatives(architecture.shared)) {
     if (!name.starts_with("../")) continue;
     prefixes.push_back((dot == block.npos ? "" : block.substr(0, dot + 1)) + std::string(name.substr(3)));
   }
-  return with_coded_weights(tensors, said, block, prefixes);
+  return with_coded_weights(tensors, said, block, prefixes, lender);
 }
 
 }  // namespace moe::inline MOE_TARGET::io::detail

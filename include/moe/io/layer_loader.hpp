@@ -83,10 +83,10 @@ struct Lending {
     return LeasedBank<W, Act>(std::move(bank), block->lender(), block->block(), numbers);
   }
 
-  /// A bank that stays: of a shared expert.
-  template <class W, class Act>
-  FfnBank<W, Act> resident(FfnBank<W, Act> bank) const {
-    return is_on() ? kept(std::move(bank), *block->lender()) : std::move(bank);
+  /// What stays: the bank of a shared expert, a projection.
+  template <class Part>
+  Part resident(Part part) const {
+    return is_on() ? kept(std::move(part), *block->lender()) : std::move(part);
   }
 };
 
@@ -111,7 +111,7 @@ struct ToServe {
   }
   template <class W>
   auto projection(Projection<W> projection, bool /*goes_in*/) const {
-    return projection;
+    return lending.resident(std::move(projection));
   }
   /// A vector, whose parameter is called so, that is no router's.
   Vector<Scalar> vector(const char* /*parameter*/, Vector<Scalar> numbers) const { return numbers; }
@@ -724,13 +724,15 @@ class LayerLoader {
 };
 
 /// f(weights, config, architecture) of the MoE block below `prefix`.
+/// @param lender  who lends its experts; null: they are read
 template <class F>
-auto with_block(const Model& model, const std::string& prefix, const F& f) {
+auto with_block(const Model& model, const std::string& prefix, const std::shared_ptr<ExpertLender>& lender,
+                const F& f) {
   const std::string block = block_name(model, prefix);
   check_block(model, block);
   try {
-    const auto weights = model.weights(block);
-    return f(WeightTensors(*weights, block, model.shape(block).num_experts), model.config(block),
+    const auto weights = model.weights(block, lender.get());
+    return f(WeightTensors(*weights, block, model.shape(block).num_experts).lent_by(lender), model.config(block),
              model.architecture(block));
   } catch (const std::invalid_argument& error) {  // e.g. groups that do not divide the experts
     fail(model.config(block).file(), ": ", error.what());
@@ -740,9 +742,8 @@ auto with_block(const Model& model, const std::string& prefix, const F& f) {
 template <class Scalar, class BuiltAs>
 LayerParts<Scalar> load_parts(const Model& model, const std::string& prefix,
                               const std::optional<std::vector<Index>>& experts) {
-  return with_block(model, prefix, [&](const WeightTensors& tensors, const auto&... block) {
-    return LayerLoader<Scalar>(tensors.lent_by(model.lender()), block..., experts).load();
-  });
+  return with_block(model, prefix, model.lender(),
+                    [&](const auto&... block) { return LayerLoader<Scalar>(block..., experts).load(); });
 }
 
 template <class Scalar, class BuiltAs>

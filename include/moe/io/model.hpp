@@ -241,10 +241,11 @@ class Model {
   const Tensors& tensors() const { return *tensors_; }
 
   /// The same, but what is coded below a block, or beside it and part of it, is one tensor of all its numbers.
+  /// @param lender  who repacks what it has read, where codes are not used as they lie; null: they are repacked now
   /// @throws Error naming file, tensor and what is wrong, if what is there makes no weights.
-  std::shared_ptr<const Tensors> weights(const std::string& block) const {
+  std::shared_ptr<const Tensors> weights(const std::string& block, ExpertLender* lender = nullptr) const {
     const Tower& tower = tower_of(block);
-    return detail::with_coded_weights(tensors_, tower.quantization, block, *tower.architecture);
+    return detail::with_coded_weights(tensors_, tower.quantization, block, *tower.architecture, lender);
   }
 
   /// One of them as numbers of this type, whatever floating-point type they are stored in: read("model.norm.weight").

@@ -16,6 +16,7 @@
 #include "moe/io/error.hpp"
 #include "moe/io/quantization.hpp"
 #include "moe/io/safetensors.hpp"
+#include "moe/io/store/lender.hpp"
 #include "moe/io/tensor.hpp"
 
 namespace moe::inline MOE_TARGET::io {
@@ -65,17 +66,19 @@ inline std::optional<QuantizedWeight> find_coding(CodedModule& module) {
 
 }  // namespace detail
 
-/// The weight of a module, in place where a row's codes lie together, else repacked once; none, if it is not coded.
+/// The weight of a module, in place where a row's codes lie together, else repacked; none, if it is not coded.
 /// @param module   "model.layers.0.mlp.experts.3.gate_proj", whose tensors are ".weight", ".weight_scale", …; or
 ///                 "model.layers.0.mlp.experts.gate_up_proj" of all experts, itself or "_blocks" and "_scales"
 /// @param said     what the model's config promises; tensors must be that
 /// @param experts  which of them, where tensors hold those of all
+/// @param lender   who repacks what it has read; null: it is repacked now
 /// @throws Error naming file, tensor, and what was found and expected, if tensors lack or do not fit each other or what
 ///         is said, or scales are no finite numbers.
 inline std::optional<QuantizedWeight> quantized_weight(const Tensors& tensors, std::string_view module,
                                                        const Quantization& said = {},
-                                                       const std::optional<OfExperts>& experts = {}) {
-  detail::CodedModule its(tensors, module, said, experts);
+                                                       const std::optional<OfExperts>& experts = {},
+                                                       ExpertLender* lender = nullptr) {
+  detail::CodedModule its(tensors, module, said, experts, lender);
   if (its.is_plain()) return {};
   std::optional<QuantizedWeight> found = detail::find_coding(its);
   if (found) return its.finished(std::move(*found));

@@ -153,24 +153,19 @@ void run_lora_bank(const Bank& bank, const std::vector<ExpertAdapters<Scalar>>& 
 
 }  // namespace detail
 
-/// expert(x) = W_down·h + Δ_down·h, h = act(W_gate·x + Δ_gate·x, W_up·x + Δ_up·x) or act(W_up·x + Δ_up·x), and the
-/// biases of the bank. No Δ is ever computed: A and B of an adapter meet the tokens that the expert sees.
-///
-/// The bank may be mapped, of 16 bits, and coded (then what learns is what Dettmers et al. 2023 call "QLoRA",
-/// arXiv:2305.14314). It is not written, and copies share it. With B = 0 or rank 0 the answers are the bank's, to the
-/// last bit.
-template <class W, class Act = SwiGlu>
-class LoraBank {
+/// Adapters of each expert beside a bank, which stays as it is: copies share it.
+template <class Bank>
+class BesideBank {
  public:
-  using Scalar = ActivationScalar<W>;
-  using Base = FfnBank<W, Act>;  ///< The bank that the adapters stand beside.
+  using Base = Bank;  ///< The bank that the adapters stand beside.
+  using Scalar = typename Base::Scalar;
 
   static constexpr bool is_gated = Base::is_gated;
 
   /// @param adapters  of each expert
   /// @param dropout   share of what adapters read that is left out while they learn, as `seed` and that of the step say
   /// @throws std::invalid_argument if their number or a shape does not fit, or unless 0 ≤ dropout < 1.
-  LoraBank(Base base, std::vector<ExpertAdapters<Scalar>> adapters, double dropout = 0, std::uint64_t seed = 1)
+  BesideBank(Base base, std::vector<ExpertAdapters<Scalar>> adapters, double dropout = 0, std::uint64_t seed = 1)
       : base_(std::make_shared<Base>(std::move(base))), adapters_(std::move(adapters)), dropout_(dropout), seed_(seed) {
     detail::for_each_adapter(adapters_, *base_, "LoraBank", [](auto&&... adapter) { fit(adapter...); });
     require_dropout(dropout, "LoraBank");
@@ -185,16 +180,11 @@ class LoraBank {
   const std::vector<ExpertAdapters<Scalar>>& adapters() const { return adapters_; }
   std::vector<ExpertAdapters<Scalar>>& adapters() { return adapters_; }
 
-  void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
-             Workers& workers) const {
-    detail::run_lora_bank(*base_, adapters_, x, plan, y, workers);
-  }
-
   /// The adapters alone learn.
   template <class Visit>
   void visit_parameters(Visit& visit) {
     for (std::size_t e = 0; e < adapters_.size(); ++e) visit.expert(Index(e), adapters_[e]);
-    visit.frozen("", *base_);
+    if constexpr (requires { base_->visit_parameters(visit); }) visit.frozen("", *base_);
   }
 
  private:
@@ -202,6 +192,28 @@ class LoraBank {
   std::vector<ExpertAdapters<Scalar>> adapters_;
   double dropout_;
   std::uint64_t seed_;
+};
+
+/// expert(x) = W_down·h + Δ_down·h, h = act(W_gate·x + Δ_gate·x, W_up·x + Δ_up·x) or act(W_up·x + Δ_up·x), and the
+/// biases of the bank. No Δ is ever computed: A and B of an adapter meet the tokens that the expert sees.
+///
+/// The bank may be mapped, of 16 bits, and coded (then what learns is what Dettmers et al. 2023 call "QLoRA",
+/// arXiv:2305.14314). It is not written, and copies share it. With B = 0 or rank 0 the answers are the bank's, to the
+/// last bit.
+template <class W, class Act = SwiGlu>
+class LoraBank : public BesideBank<FfnBank<W, Act>> {
+ public:
+  using Scalar = ActivationScalar<W>;
+
+  /// As BesideBank.
+  LoraBank(FfnBank<W, Act> base, std::vector<ExpertAdapters<Scalar>> adapters, double dropout = 0,
+           std::uint64_t seed = 1)
+      : BesideBank<FfnBank<W, Act>>(std::move(base), std::move(adapters), dropout, seed) {}
+
+  void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
+             Workers& workers) const {
+    detail::run_lora_bank(this->base(), this->adapters(), x, plan, y, workers);
+  }
 };
 
 /// What with_lora() and make_adapters() make.

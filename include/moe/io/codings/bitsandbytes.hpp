@@ -49,8 +49,8 @@ inline QuantizedWeight read_int8_of_bitsandbytes(CodedModule& module) {
 }
 
 /// Sizes of blocks that are coded themselves.
-inline std::vector<std::byte> nested_sizes(CodedModule& module, const Tensor& sizes, const nlohmann::json& state,
-                                           const std::string& where) {
+inline const std::byte* nested_sizes(CodedModule& module, const Tensor& sizes, const nlohmann::json& state,
+                                     const std::string& where) {
   const Tensor maxima = module.take(module.weight + ".nested_absmax"),
                map = module.take(module.weight + ".nested_quant_map");
   require_dtype(maxima, {"F32"});
@@ -67,14 +67,16 @@ inline std::vector<std::byte> nested_sizes(CodedModule& module, const Tensor& si
     fail(to_string(maxima), " has shape ", to_string(maxima.shape), ", expected one for each ", together, " of ",
          count);
   }
-  std::vector<std::byte> bytes(std::size_t(count) * sizeof(float));
-  for (Index i = 0; i < count; ++i) {
-    const float size = moe::detail::number_at<float>(map.bytes.data(), Index(sizes.bytes[std::size_t(i)]));
-    const float of = moe::detail::number_at<float>(maxima.bytes.data(), i / together);
-    const float number = kernels::product(size * of - kernels::Lanes<float>{})[0] + offset;
-    std::memcpy(bytes.data() + std::size_t(i) * sizeof number, &number, sizeof number);
-  }
-  return bytes;
+  const auto make = [=, map_here = module.here(map.bytes), maxima_here = module.here(maxima.bytes)](
+                        const std::byte* from, std::byte* to) {
+    for (Index i = 0; i < count; ++i) {
+      const float size = moe::detail::number_at<float>(map_here, Index(from[i]));
+      const float of = moe::detail::number_at<float>(maxima_here, i / together);
+      const float number = kernels::product(size * of - kernels::Lanes<float>{})[0] + offset;
+      std::memcpy(to + i * Index(sizeof number), &number, sizeof number);
+    }
+  };
+  return module.made({sizes.bytes, std::size_t(count) * sizeof(float), make});
 }
 
 inline QuantizedWeight read_bitsandbytes(CodedModule& module) {
@@ -102,7 +104,7 @@ inline QuantizedWeight read_bitsandbytes(CodedModule& module) {
   require_shape(sizes, {blocks});
   const std::byte* scales = sizes.bytes.data();
   if (sizes.dtype == "U8") {
-    scales = module.keep(nested_sizes(module, sizes, state, where));
+    scales = nested_sizes(module, sizes, state, where);
   } else {
     require_dtype(sizes, {"F32", "U8"});
     require_finite<float>(sizes);

@@ -21,6 +21,7 @@
 #include "moe/io/error.hpp"
 #include "moe/io/quantization.hpp"
 #include "moe/io/safetensors.hpp"
+#include "moe/io/store/lender.hpp"
 #include "moe/io/tensor.hpp"
 
 namespace moe::inline MOE_TARGET::io {
@@ -124,9 +125,10 @@ inline QuantizedWeight made(const NumberFormat& format, Index rows, Index cols, 
 /// Finds the tensors of one module, and checks them.
 class CodedModule {
  public:
+  /// @param lender  who makes what is not used as it lies, when it has been read; null: it is made now
   CodedModule(const Tensors& all, std::string_view its_name, const Quantization& promised,
-              const std::optional<OfExperts>& experts)
-      : tensors(all), said(promised), name(its_name), weight(name + ".weight"), experts_(experts) {
+              const std::optional<OfExperts>& experts, ExpertLender* lender)
+      : tensors(all), said(promised), name(its_name), weight(name + ".weight"), experts_(experts), lender_(lender) {
     if (!tensors.contains(weight) && !any_companion(weight) && (tensors.contains(name) || any_companion(name))) {
       weight = name;  // as transformers calls what holds all experts
     }
@@ -189,6 +191,17 @@ class CodedModule {
     owners_.push_back(owned);
     return owned->data();
   }
+
+  /// Bytes that are made of those of a tensor: nothing lies there yet, if a lender makes them.
+  const std::byte* made(PromisedWeights weights) {
+    if (lender_ != nullptr) return lender_->promise(std::move(weights));
+    std::vector<std::byte> bytes(weights.size);
+    weights.make(weights.source.data(), bytes.data());
+    return keep(std::move(bytes));
+  }
+
+  /// Where a few bytes of a file stay, for what is made with them.
+  const std::byte* here(Bytes bytes) const { return lender_ == nullptr ? bytes.data() : lender_->keep(bytes); }
 
   /// Scales of a matrix: how many of its numbers share one is in `coding` then.
   BytePlane plane_of(const Tensor& scales, Index rows, Index cols, Coding& coding, const Coding& promised) const {
@@ -317,6 +330,7 @@ class CodedModule {
   }
 
   std::optional<OfExperts> experts_;
+  ExpertLender* lender_;
   std::vector<std::string> used_;
   std::vector<std::shared_ptr<const void>> owners_;
   std::size_t bytes_ = 0, own_bytes_ = 0;

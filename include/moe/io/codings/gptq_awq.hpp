@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "moe/core/quantized.hpp"
@@ -25,6 +26,16 @@ inline constexpr Family of_awq{"packed as AWQ does", {{{"awq"}}}};
 /// What a group of all columns is called: as it is said, if that is one.
 inline Index whole_row(const Coding& promised, Index cols) {
   return !promised.cols ? 0 : *promised.cols == 0 || *promised.cols >= cols ? *promised.cols : cols;
+}
+
+/// A matrix of words, or of scales, with its rows as columns.
+inline const std::byte* turned(CodedModule& module, const Tensor& tensor) {
+  const auto turn_as = [&, rows = tensor.shape[0], cols = tensor.shape[1]](auto size) {
+    const auto make = [=](const std::byte* from, std::byte* to) { turn<size>(from, rows, cols, to); };
+    return module.made({tensor.bytes, tensor.bytes.size(), make});
+  };
+  if (dtype_bits(tensor.dtype) == 16) return turn_as(std::integral_constant<std::size_t, 2>());
+  return turn_as(std::integral_constant<std::size_t, 4>());
 }
 
 inline QuantizedWeight read_gptq(CodedModule& module, const Tensor& codes, const Tensor& zeros, const Tensor& scales) {
@@ -50,11 +61,12 @@ inline QuantizedWeight read_gptq(CodedModule& module, const Tensor& codes, const
   require_shape(zeros, {groups, rows * bits / 32});
   module.require_promised(codes, coding, promised);
   const Index size = dtype_bits(scales.dtype) / 8, group = groups == 1 ? std::max<Index>(cols, 1) : *coding.cols;
-  const BytePlane codes_plane{module.keep(turned(codes.bytes.data(), words, rows, 4)), words * 4};
-  const BytePlane its_scales{module.keep(turned(scales.bytes.data(), groups, rows, std::size_t(size))), groups * size,
-                             1, group};
-  const BytePlane its_zeros{module.keep(zeros_of_gptq(zeros.bytes.data(), groups, rows, bits, promised.layout != "v2")),
-                            groups, 1, group};
+  const BytePlane codes_plane{turned(module, codes), words * 4};
+  const BytePlane its_scales{turned(module, scales), groups * size, 1, group};
+  const auto make_zeros = [=, one_less = promised.layout != "v2"](const std::byte* from, std::byte* to) {
+    zeros_of_gptq(from, groups, rows, bits, one_less, to);
+  };
+  const BytePlane its_zeros{module.made({zeros.bytes, std::size_t(rows * groups), make_zeros}), groups, 1, group};
   coding.zeros = true;
   const std::int32_t* by_index =
       index == nullptr ? nullptr : indices(module, module.take(module.name + ".g_idx"), cols, groups);
@@ -87,10 +99,11 @@ inline QuantizedWeight read_awq(CodedModule& module, const Tensor& codes, const 
   require_whole_bytes(scales, group, cols);
   Coding coding{.type = "INT4", .rows = 1, .cols = groups == 1 ? whole_row(promised, cols) : group};
   module.require_promised(codes, coding, promised);
-  const BytePlane codes_plane{module.keep(rows_of_awq(codes.bytes.data(), rows, cols)), cols / 2};
-  const BytePlane its_scales{module.keep(turned(scales.bytes.data(), groups, rows, std::size_t(size))), groups * size,
-                             1, group};
-  const BytePlane its_zeros{module.keep(zeros_of_awq(zeros.bytes.data(), groups, rows)), groups, 1, group};
+  const auto make_rows = [=](const std::byte* from, std::byte* to) { rows_of_awq(from, rows, cols, to); };
+  const auto make_zeros = [=](const std::byte* from, std::byte* to) { zeros_of_awq(from, groups, rows, to); };
+  const BytePlane codes_plane{module.made({codes.bytes, std::size_t(rows * cols / 2), make_rows}), cols / 2};
+  const BytePlane its_scales{turned(module, scales), groups * size, 1, group};
+  const BytePlane its_zeros{module.made({zeros.bytes, std::size_t(rows * groups), make_zeros}), groups, 1, group};
   coding.zeros = true;
   return with_scales(scales, [&]<class T>(T) {
     return made(packed_integers<4, T, T>, rows, cols, codes_plane, its_scales, its_zeros, 1, dtype_of<T>(), coding);

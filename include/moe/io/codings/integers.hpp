@@ -74,12 +74,6 @@ inline int bits_of_words(const Tensor& codes, Index words, Index cols) {
 /// The group's size alone counts, not what a whole matrix would be.
 inline Coding group_of(const Coding& promised) { return {.rows = promised.rows, .cols = promised.cols}; }
 
-inline BytePlane plane_with(CodedModule& module, BytePlane plane, std::vector<std::byte> bytes) {
-  plane.data = module.keep(std::move(bytes));
-  if (plane.row_bytes == 1 && plane.rows_together > 1) plane.row_bytes = 0;
-  return plane;
-}
-
 inline BytePlane packed_zeros(CodedModule& module, Index rows, Index groups, int bits, const BytePlane& scales,
                               Coding& coding) {
   const std::string name = module.weight + "_zero_point";
@@ -87,24 +81,28 @@ inline BytePlane packed_zeros(CodedModule& module, Index rows, Index groups, int
   if (!module.has(name)) return {};
   const Tensor zeros = module.take(name);
   const Index num = scales.row_bytes == 0 ? 1 : rows;
-  const BytePlane like{nullptr, groups, scales.rows_together, scales.cols_together};
+  BytePlane plane{nullptr, groups, scales.rows_together, scales.cols_together};
+  if (plane.row_bytes == 1 && plane.rows_together > 1) plane.row_bytes = 0;
   if (zeros.dtype == "I8") {  // not packed
     if (element_count(zeros) != num * groups) require_shape(zeros, {num, groups});
-    std::vector<std::byte> bytes(zeros.bytes.begin(), zeros.bytes.end());
     const int middle = 1 << (bits - 1);
-    for (std::size_t i = 0; i < bytes.size(); ++i) {
-      const int zero = std::int8_t(bytes[i]);
+    for (std::size_t i = 0; i < zeros.bytes.size(); ++i) {
+      const int zero = std::int8_t(zeros.bytes[i]);
       if (zero < -middle || zero >= middle) {
         fail(to_string(zeros), " holds ", zero, " at ", i, ", expected ", -middle, " to ", middle - 1, " of ", bits,
              " bits");
       }
-      bytes[i] = std::byte(zero + middle);
     }
-    return plane_with(module, like, std::move(bytes));
+    plane.data = module.made({zeros.bytes, zeros.bytes.size(), [=](const std::byte* from, std::byte* to) {
+                                for (Index i = 0; i < num * groups; ++i) to[i] = std::byte(int(from[i]) + middle);
+                              }});
+    return plane;
   }
   require_dtype(zeros, {"I32", "I8"});
   require_shape(zeros, {(num * bits + 31) / 32, groups});
-  return plane_with(module, like, zeros_down(zeros.bytes.data(), num, groups, bits));
+  plane.data = module.made({zeros.bytes, std::size_t(num * groups),
+                            [=](const std::byte* from, std::byte* to) { zeros_down(from, num, groups, bits, to); }});
+  return plane;
 }
 
 /// Each within [0, groups).

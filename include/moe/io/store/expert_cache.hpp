@@ -20,6 +20,7 @@
 #include "moe/core/types.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/store/arena.hpp"
+#include "moe/io/store/expert_layout.hpp"
 #include "moe/io/store/lender.hpp"
 #include "moe/io/store/mapped_files.hpp"
 #include "moe/io/store/measure_disk.hpp"
@@ -88,7 +89,7 @@ class ExpertCache final : public ExpertLender {
     if (largest == files.end()) fail("measure_disk: the store has no files");
     {
       const std::lock_guard lock(mutex_);
-      for (const Expert& expert : experts_) probe.piece = std::max(probe.piece, expert.room);
+      for (const Expert& expert : experts_) probe.piece = std::max(probe.piece, expert.layout.room());
     }
     double disk = 0;
     try {
@@ -117,7 +118,7 @@ class ExpertCache final : public ExpertLender {
       return *same;
     }
     std::size_t largest = 0;
-    for (const Expert& expert : laid_out) largest = std::max(largest, expert.room);
+    for (const Expert& expert : laid_out) largest = std::max(largest, expert.layout.room());
     const std::size_t walk = stats_.bytes_of_walk + std::size_t(std::min(top_k_, std::ssize(laid_out))) * largest;
     if (walk > arena_.size()) {
       fail("ExpertStore: memory is ", arena_.size(), " bytes, expected at least ", walk,
@@ -143,15 +144,24 @@ class ExpertCache final : public ExpertLender {
     return promised_.add(std::move(weights));
   }
 
+  std::size_t promised_at(const std::byte* address) const override {
+    const PromisedWeights* const promised = find_promised(address);
+    return promised == nullptr ? 0 : promised->size;
+  }
+
   const std::byte* keep(Bytes mapped) override {
     std::shared_ptr<std::byte[]> memory(new std::byte[mapped.size()]);
-    const SourceFile* const file = files_.file_at(mapped.data());
-    if (file != nullptr && mapped.size() > max_mapped_bytes) {
-      const auto offset = std::uint64_t(mapped.data() - file->mapped);
-      Room room;
-      std::ranges::copy(read_aligned(*file, offset, mapped.size(), room), memory.get());
+    const PromisedWeights* const promised = find_promised(mapped.data());
+    Bytes bytes = promised == nullptr ? mapped : promised->source;
+    Room room;
+    if (const SourceFile* const file = files_.file_at(bytes.data());
+        file != nullptr && bytes.size() > max_mapped_bytes) {
+      bytes = read_aligned(*file, std::uint64_t(bytes.data() - file->mapped), bytes.size(), room);
+    }
+    if (promised != nullptr) {
+      promised->make(bytes.data(), memory.get());
     } else {
-      std::ranges::copy(mapped, memory.get());
+      std::ranges::copy(bytes, memory.get());
     }
     const std::lock_guard lock(mutex_);
     stats_.resident += mapped.size();
@@ -173,8 +183,8 @@ class ExpertCache final : public ExpertLender {
     const Index missing = std::ssize(experts) - std::ranges::count_if(experts, is_here);
     if (!order.by_number && missing > 0) {
       std::ranges::sort(experts, {}, [&](Index e) {
-        const Piece& first = at(e).pieces.front();
-        return std::tuple(!is_here(e), first.file, first.offset, e);
+        const ExpertPiece& first = at(e).layout.pieces().front();
+        return std::tuple(!is_here(e), first.file, first.wanted.data(), e);
       });
     }
     return missing;
@@ -230,23 +240,11 @@ class ExpertCache final : public ExpertLender {
 
   enum class State { absent, reading, ready, failed };
 
-  /// Neighbours in a file, read together.
-  struct Piece {
-    const SourceFile* file;
-    std::uint64_t offset;                       // of a whole block
-    std::size_t needed;                         // up to the last byte that is wanted
-    std::size_t at;                             // in the expert's room
-    const PromisedWeights* promised = nullptr;  // what is made of it, if it is not used as it is
-    Bytes mapped = {};                          // addresses that stand for it
-    std::size_t skip = 0;                       // from the offset to the first of these
-  };
-
   struct Expert {
     ExpertId id;
     Index number = 0;        // among all
     bool is_shared = false;  // by groups of the same weights
-    std::vector<Piece> pieces{};
-    std::size_t room = 0;
+    ExpertLayout layout;
     std::vector<std::function<bool(const Moved&)>> settle{};
     std::function<void(const Moved&)> check{};
 
@@ -259,7 +257,7 @@ class ExpertCache final : public ExpertLender {
 
   struct Request {
     Expert* expert;
-    const Piece* piece;
+    const ExpertPiece* piece;
     std::size_t first, size;  // of the piece's bytes
   };
   using Room = typename Readers<Request>::Room;
@@ -277,35 +275,14 @@ class ExpertCache final : public ExpertLender {
   // ---- what an expert is made of
 
   Expert lay_out(Index layer, BorrowedExpert borrowed) {
-    Expert expert{.id = {layer, borrowed.number}};
-    expert.is_shared = borrowed.settle != nullptr;
+    const std::string block = layer < std::ssize(blocks_) ? blocks_[std::size_t(layer)] : "";
+    Expert expert{.id = {layer, borrowed.number},
+                  .is_shared = borrowed.settle != nullptr,
+                  .layout = {std::move(borrowed.weights), files_,
+                             [this](const std::byte* address) { return find_promised(address); }, read_bytes_,
+                             "expert " + std::to_string(borrowed.number) + " of \"" + block + "\""}};
     if (borrowed.settle) expert.settle.push_back(std::move(borrowed.settle));
     expert.check = std::move(borrowed.check);
-    std::ranges::sort(borrowed.weights, std::less<>(), &Bytes::data);
-    for (const Bytes bytes : borrowed.weights) {
-      if (const PromisedWeights* const promised = find_promised(bytes.data())) {
-        const SourceFile& file = *files_.file_at(promised->source.data());
-        add_piece(expert, file, promised->source, promised, bytes);
-        continue;
-      }
-      const SourceFile* const file = files_.file_at(bytes.data());
-      if (file == nullptr || std::less<>()(file->end(), bytes.data() + bytes.size())) {
-        fail("ExpertStore: ", bytes.size(), " bytes of expert ", borrowed.number, " of \"",
-             layer < std::ssize(blocks_) ? blocks_[std::size_t(layer)] : "",
-             "\" lie in no file that is mapped: expected a model that was read from files");
-      }
-      if (!extend(expert, *file, bytes)) add_piece(expert, *file, bytes, nullptr, bytes);
-    }
-    if (expert.pieces.empty()) {
-      fail("ExpertStore: expert ", borrowed.number, " has no weights, expected some");
-    }
-    for (Piece& piece : expert.pieces) {
-      piece.at = expert.room;
-      // Wherever in a block it begins, as room_of() has it: experts that are alike leave no gaps.
-      const std::size_t size =
-          piece.promised != nullptr ? piece.promised->size : piece.mapped.size() + StoredFile::block - 1;
-      expert.room += whole_blocks(size);
-    }
     return expert;
   }
 
@@ -314,36 +291,10 @@ class ExpertCache final : public ExpertLender {
     return promised_.find(address);
   }
 
-  static void add_piece(Expert& expert, const SourceFile& file, Bytes source, const PromisedWeights* promised,
-                        Bytes mapped) {
-    const auto from = std::uint64_t(source.data() - file.mapped);
-    const std::uint64_t offset = from / StoredFile::block * StoredFile::block;
-    const auto skip = std::size_t(from - offset);
-    expert.pieces.push_back({&file, offset, skip + source.size(), 0, promised, mapped, skip});
-  }
-
-  /// Does it follow the last piece, but for a few bytes?
-  static bool extend(Expert& expert, const SourceFile& file, Bytes bytes) {
-    constexpr std::size_t gap = std::size_t(16) << 10;
-    if (expert.pieces.empty()) return false;
-    Piece& last = expert.pieces.back();
-    if (last.file != &file || last.promised != nullptr) return false;
-    const std::byte* const end = last.mapped.data() + last.mapped.size();
-    if (std::less<>()(end + gap, bytes.data())) return false;
-    const std::byte* const new_end = std::max(end, bytes.data() + bytes.size(), std::less<>());
-    last.mapped = {last.mapped.data(), std::size_t(new_end - last.mapped.data())};
-    last.needed = last.skip + last.mapped.size();
-    return true;
-  }
-
   /// The group that was loaded before, if it is the same.
   std::optional<Index> find_group(const std::deque<Expert>& group) const {
     const auto is_same = [](const Expert& a, const Expert& b) {
-      const auto same_piece = [](const Piece& p, const Piece& q) {
-        return p.promised == nullptr && q.promised == nullptr && p.mapped.data() == q.mapped.data() &&
-               p.mapped.size() == q.mapped.size();
-      };
-      return a.is_shared && b.is_shared && a.id == b.id && std::ranges::equal(a.pieces, b.pieces, same_piece);
+      return a.is_shared && b.is_shared && a.id == b.id && a.layout.is_same(b.layout);
     };
     for (const auto& [first, count] : groups_) {
       if (count != std::ssize(group)) continue;
@@ -354,11 +305,7 @@ class ExpertCache final : public ExpertLender {
   }
 
   std::vector<Moved::Part> parts_of(const Expert& expert) const {
-    std::vector<Moved::Part> parts;
-    for (const Piece& piece : expert.pieces) {
-      parts.push_back({piece.mapped, arena_.data() + expert.at + piece.at + (piece.promised ? 0 : piece.skip)});
-    }
-    return parts;
+    return expert.layout.parts(arena_.data() + expert.at);
   }
 
   void settle(Expert& expert) {
@@ -401,10 +348,10 @@ class ExpertCache final : public ExpertLender {
   }
 
   std::optional<std::size_t> make_room(const Expert& expert, Index held, const Order& order) {
-    const auto window = std::min(stream_experts, Index(arena_.size() / stream_share / expert.room));
+    const auto window = std::min(stream_experts, Index(arena_.size() / stream_share / expert.layout.room()));
     const bool spares_others = order.streams && held > 0 && held >= window;
     for (;;) {
-      const auto place = arena_.take(expert.room);
+      const auto place = arena_.take(expert.layout.room());
       if (place || !evict_one(expert.id.layer, spares_others)) return place;
     }
   }
@@ -446,14 +393,18 @@ class ExpertCache final : public ExpertLender {
   void send_for(Expert& expert) {
     expert.state = State::reading;
     if (num_reading_++ == 0) reading_since_ = Clock::now();
-    const auto size_of_request = [&](const Piece& piece) { return piece.promised ? piece.needed : read_bytes_; };
-    for (const Piece& piece : expert.pieces) {
-      expert.pending += Index((piece.needed + size_of_request(piece) - 1) / size_of_request(piece));
+    // Of like sizes: a small one behind large ones would be the only one at the end of a layer, when nothing follows.
+    const auto size_of_request = [&](const ExpertPiece& piece) {
+      const std::size_t requests = piece.made.empty() ? (piece.needed() + read_bytes_ - 1) / read_bytes_ : 1;
+      return whole_blocks((piece.needed() + requests - 1) / requests);
+    };
+    for (const ExpertPiece& piece : expert.layout.pieces()) {
+      expert.pending += Index((piece.needed() + size_of_request(piece) - 1) / size_of_request(piece));
     }
-    for (const Piece& piece : expert.pieces) {
-      const std::size_t size = size_of_request(piece);
-      for (std::size_t first = 0; first < piece.needed; first += size) {
-        readers_.add(piece.file->file->disk(), {&expert, &piece, first, std::min(size, piece.needed - first)});
+    for (const ExpertPiece& piece : expert.layout.pieces()) {
+      const std::size_t size = size_of_request(piece), needed = piece.needed();
+      for (std::size_t first = 0; first < needed; first += size) {
+        readers_.add(piece.file->file->disk(), {&expert, &piece, first, std::min(size, needed - first)});
       }
     }
   }
@@ -468,23 +419,27 @@ class ExpertCache final : public ExpertLender {
 
   // ---- readers
 
-  static constexpr std::size_t whole_blocks(std::size_t bytes) {
-    return (bytes + StoredFile::block - 1) / StoredFile::block * StoredFile::block;
+  /// Names the tensor at an offset, or the first that is wanted, where a block begins before it.
+  auto namer(const SourceFile& file, std::uint64_t first) const {
+    return
+        [this, mapped = file.mapped, first](std::uint64_t at) { return files_.name_at(mapped + std::max(at, first)); };
   }
 
   void perform(const Request& request, Room& room) {
     Expert& expert = *request.expert;
-    const Piece& piece = *request.piece;
+    const ExpertPiece& piece = *request.piece;
     std::string error;
     try {
-      std::byte* const to = arena_.data() + expert.at + piece.at;
-      if (piece.promised != nullptr) {
-        grow(room, whole_blocks(piece.needed) + StoredFile::block);
-        piece.promised->make(
-            read_aligned(*piece.file, piece.offset + piece.skip, piece.promised->source.size(), room).data(), to);
+      std::byte* const to = arena_.data() + expert.at;
+      if (piece.made.empty()) {
+        read_range(*piece.file, piece.offset() + request.first, request.size,
+                   {to + piece.at + request.first, whole_blocks(request.size)}, namer(*piece.file, piece.first()));
       } else {
-        read_range(*piece.file, piece.offset + request.first, request.size,
-                   {to + request.first, whole_blocks(request.size)}, files_.name_at(piece.mapped.data()));
+        grow(room, whole_blocks(piece.needed()) + StoredFile::block);
+        const Bytes read = read_aligned(*piece.file, piece.first(), piece.wanted.size(), room);
+        for (const MadeWeights& one : piece.made) {
+          one.promised->make(read.data() + (one.promised->source.data() - piece.wanted.data()), to + one.at);
+        }
       }
     } catch (const std::exception& caught) {
       error = caught.what();
@@ -509,7 +464,7 @@ class ExpertCache final : public ExpertLender {
     void* place = room.data();
     std::size_t space = room.size();
     auto* const to = static_cast<std::byte*>(std::align(StoredFile::block, all, place, space));
-    read_range(file, offset, skip + size, {to, all}, files_.name_at(file.mapped + from));
+    read_range(file, offset, skip + size, {to, all}, namer(file, from));
     return {to + skip, size};
   }
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <span>
@@ -18,6 +19,7 @@
 #include "moe/core/weight_stack.hpp"
 #include "moe/experts/combine.hpp"
 #include "moe/experts/ffn_bank.hpp"
+#include "moe/experts/projection.hpp"
 #include "moe/io/coded_tensor.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/store/lender.hpp"
@@ -240,9 +242,11 @@ void apply_leased(ExpertLender& lender, const ApplyHere<Scalar>& group, const Co
 /// Smaller ones stay: to read them with their expert would take a request of its own.
 inline constexpr std::size_t max_kept_bytes = 4096;
 
-/// Rows of a plane that a matrix reads; null of none.
+/// Rows of a plane that a matrix reads, or what was promised of it; null of what is in no file.
 inline Bytes bytes_of(const BytePlane& plane, const QuantizedMatrix& matrix, const ExpertLender& lender) {
-  const Tensor* const tensor = plane.data == nullptr ? nullptr : lender.tensor_at(plane.data);
+  if (plane.data == nullptr) return {};
+  if (const std::size_t promised = lender.promised_at(plane.data); promised > 0) return {plane.data, promised};
+  const Tensor* const tensor = lender.tensor_at(plane.data);
   if (tensor == nullptr || matrix.rows() == 0) return {};
   const auto left = std::size_t(tensor->bytes.data() + tensor->bytes.size() - plane.data);
   if (plane.row_bytes == 0) return {plane.data, left};
@@ -261,16 +265,23 @@ const W* borrowed(const W* place, Index rows, Index cols, Index stride, ExpertLe
 /// The matrix with what stays of it where it stays.
 inline QuantizedMatrix borrowed(QuantizedMatrix matrix, Index, Index, Index, ExpertLender& lender,
                                 std::vector<Bytes>& weights) {
-  const Tensor* const codes = lender.tensor_at(matrix.codes.data);
-  if (codes == nullptr) {
-    fail("a store cannot hold weights in ", matrix.format().name,
-         " that are repacked when they are read (GPTQ, AWQ): write them in another form once, by moe_quantize");
+  if (matrix.rows() > 0 && bytes_of(matrix.codes, matrix, lender).empty()) {
+    fail("a store cannot hold weights in ", matrix.format().name, " that lie in no file");
   }
   for (BytePlane* const plane : {&matrix.codes, &matrix.scales, &matrix.zeros}) {
     const Bytes bytes = bytes_of(*plane, matrix, lender);
     if (bytes.empty()) continue;
     if (plane != &matrix.codes && bytes.size() <= max_kept_bytes) {
       plane->data = lender.keep(bytes) - (bytes.data() - plane->data);
+    } else {
+      weights.push_back(bytes);
+    }
+  }
+  if (const auto* const index = reinterpret_cast<const std::byte*>(matrix.group_of);
+      lender.tensor_at(index) != nullptr) {
+    const Bytes bytes{index, std::size_t(matrix.stored_cols()) * sizeof(*matrix.group_of)};
+    if (bytes.size() <= max_kept_bytes) {
+      matrix.group_of = reinterpret_cast<const std::int32_t*>(lender.keep(bytes));
     } else {
       weights.push_back(bytes);
     }
@@ -288,33 +299,41 @@ inline QuantizedMatrix moved(QuantizedMatrix matrix, const Moved& moved) {
     const std::byte* const first = plane->row(matrix.stored_row(0));  // what lies before it may not be there
     plane->data = moved(first) - (first - plane->data);
   }
+  matrix.group_of = moved(matrix.group_of);
   return matrix;
 }
 
-}  // namespace detail
-
-namespace detail {
+/// Where a matrix lies from now on, which stays.
+template <class W>
+typename WeightStack<W>::Place kept_place(const WeightStack<W>& stack, Index expert, ExpertLender& lender) {
+  std::vector<Bytes> weights;
+  const auto place = borrowed(stack.place(expert), stack.rows(), stack.cols(), stack.row_stride(), lender, weights);
+  std::vector<Moved::Part> parts;
+  for (const Bytes bytes : weights) {
+    if (lender.tensor_at(bytes.data()) != nullptr || lender.promised_at(bytes.data()) > 0) {
+      parts.push_back({bytes, lender.keep(bytes)});
+    }
+  }
+  return moved(place, Moved(parts));
+}
 
 /// The same bank, with weights that stay.
 template <class W, class Act>
 FfnBank<W, Act> kept(FfnBank<W, Act> bank, ExpertLender& lender) {
-  using Place = typename WeightStack<W>::Place;
+  if (bank.w_up().is_owned() || bank.w_down().is_owned()) return bank;
   for (Index e = 0; e < bank.num_experts(); ++e) {
-    std::vector<Bytes> weights;
-    const auto place = [&](const WeightStack<W>& stack) {
-      return borrowed(stack.place(e), stack.rows(), stack.cols(), stack.row_stride(), lender, weights);
-    };
-    if (bank.w_up().is_owned() || bank.w_down().is_owned()) return bank;
-    const Place up = place(bank.w_up()), down = place(bank.w_down());
-    const Place gate = FfnBank<W, Act>::is_gated ? place(bank.w_gate()) : up;
-    std::vector<Moved::Part> parts;
-    for (const Bytes bytes : weights) {
-      if (lender.tensor_at(bytes.data()) != nullptr) parts.push_back({bytes, lender.keep(bytes)});
-    }
-    const Moved to(parts);
-    bank.move(e, moved(gate, to), moved(up, to), moved(down, to));
+    const auto up = kept_place(bank.w_up(), e, lender), down = kept_place(bank.w_down(), e, lender);
+    bank.move(e, FfnBank<W, Act>::is_gated ? kept_place(bank.w_gate(), e, lender) : up, up, down);
   }
   return bank;
+}
+
+/// The same projection, with a weight that stays.
+template <class W>
+Projection<W> kept(const Projection<W>& projection, ExpertLender& lender) {
+  WeightStack<W> weight = projection.stack();
+  if (!weight.is_owned()) weight.move(0, kept_place(weight, 0, lender));
+  return Projection<W>(std::move(weight), projection.bias());
 }
 
 }  // namespace detail

@@ -45,7 +45,7 @@ class Moved {
   std::span<const Part> parts_;
 };
 
-/// Weights that are not used as a file has them, but turned, widened or shifted when they have been read.
+/// Weights that are not used as a file has them, but turned, widened or repacked when they have been read.
 struct PromisedWeights {
   Bytes source;                                                   // in a mapped file
   std::size_t size;                                               // of what is made of it
@@ -78,7 +78,10 @@ class ExpertLender {
   /// The address of weights to come, for BorrowedExpert::weights and Moved. Nothing lies there.
   virtual const std::byte* promise(PromisedWeights weights) = 0;
 
-  /// The same bytes of a file in memory that stays.
+  /// How many bytes it has promised that begin there; 0 if none.
+  virtual std::size_t promised_at(const std::byte* address) const = 0;
+
+  /// The same bytes of a file, or promised ones, in memory that stays.
   virtual const std::byte* keep(Bytes mapped) = 0;
 
   /// The tensor of a file to which the byte at an address belongs; null if there is none.

@@ -38,12 +38,14 @@ struct SourceFile {
 using OpenFile = std::function<std::unique_ptr<StoredFile>(const std::filesystem::path&)>;
 
 /// Reads all of a range, whatever pieces the system gives it in.
-/// @param needed  bytes of `to` that there must be, for the last block of a file is not whole
+/// @param needed   bytes of `to` that there must be, for the last block of a file is not whole
+/// @param name_at  name_at(offset): of the tensor there, as MappedFiles::name_at() has it
 /// @throws Error naming file, tensor and offset, if it cannot.
-inline void read_range(const SourceFile& from, std::uint64_t offset, std::size_t needed, std::span<std::byte> to,
-                       const std::string& of_tensor) {
+template <class NameAt>
+void read_range(const SourceFile& from, std::uint64_t offset, std::size_t needed, std::span<std::byte> to,
+                const NameAt& name_at) {
   const auto where = [&](std::size_t got) {
-    return from.path + ": " + of_tensor + "at byte " + std::to_string(offset + got) + " of the file";
+    return from.path + ": " + name_at(offset + got) + "at byte " + std::to_string(offset + got) + " of the file";
   };
   constexpr int most_reads_in_vain = 16;
   const std::size_t step = from.file->is_direct() ? StoredFile::block : 1;
@@ -132,7 +134,7 @@ class MappedFiles {
     void* aligned = memory.data();
     std::size_t space = memory.size();
     auto* const to = static_cast<std::byte*>(std::align(StoredFile::block, room, aligned, space));
-    read_range(file, 0, size, {to, room}, "");
+    read_range(file, 0, size, {to, room}, [](std::uint64_t) { return std::string(); });
     if (!std::equal(to, to + size, file.mapped)) {
       fail(file.path, ": the file was replaced while it was opened: open it again");
     }

@@ -158,7 +158,8 @@ struct ToLearnBeside {
   auto projection(Projection<W> projection, bool goes_in) const {
     const auto& [dropout, seed] = adapters.of_experts;
     auto& its = goes_in ? adapters.latent_in : adapters.latent_out;
-    return LoraProjection<W>(std::move(projection), std::move(its), dropout, goes_in ? seed : seed + 1);
+    return LoraProjection<W>(lending.resident(std::move(projection)), std::move(its), dropout,
+                             goes_in ? seed : seed + 1);
   }
 
   /// Learned in full, or the gate of a shared expert with its adapter in it.
@@ -290,7 +291,7 @@ class TrainableLayerLoader : LayerLoader<Scalar> {
 /// @throws Error as load_layer().
 template <class Scalar = float>
 TrainableLayer<Scalar> load_trainable_layer(const Model& model, const std::string& prefix) {
-  return detail::with_block(model, prefix,
+  return detail::with_block(model, prefix, nullptr,
                             [](const auto&... block) { return detail::TrainableLayerLoader<Scalar>(block...).load(); });
 }
 
@@ -301,8 +302,8 @@ TrainableLayer<Scalar> load_trainable_layer(const Model& model, const std::strin
 template <class Scalar = float>
 TrainableLayer<Scalar> load_lora_layer(const Model& model, const std::string& prefix,
                                        const LoraLayerOptions& options = {}) {
-  return detail::with_block(model, prefix, [&](const WeightTensors& tensors, const auto&... block) {
-    return detail::TrainableLayerLoader<Scalar>(tensors.lent_by(model.lender()), block...).load_with_lora(options);
+  return detail::with_block(model, prefix, model.lender(), [&](const auto&... block) {
+    return detail::TrainableLayerLoader<Scalar>(block...).load_with_lora(options);
   });
 }
 
@@ -316,11 +317,10 @@ TrainableLayer<Scalar> load_lora_layer(const Model& model, const std::string& pr
 /// @throws Error as load_layer(), and naming the file and the tensor that fits nothing or that nothing takes.
 template <class Scalar = float>
 TrainableLayer<Scalar> load_lora_layer(const Model& model, const std::string& prefix, const Adapters& adapters) {
-  return detail::with_block(model, prefix, [&](const WeightTensors& tensors, const auto&... block) {
+  return detail::with_block(model, prefix, model.lender(), [&](const WeightTensors& tensors, const auto&... block) {
     std::vector<std::vector<detail::NameInBlock>> names;
     for (const auto& file : adapters.files()) names.push_back(file.of_block(model, tensors.block()));
-    return detail::TrainableLayerLoader<Scalar>(tensors.lent_by(model.lender()), block...)
-        .load_with_lora(adapters, names);
+    return detail::TrainableLayerLoader<Scalar>(tensors, block...).load_with_lora(adapters, names);
   });
 }
 
