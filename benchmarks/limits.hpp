@@ -91,12 +91,14 @@ inline constexpr int num_sums = kernels::num_registers == 32 ? 24 : 12;
   return sum_of(sum[0]);
 }
 
-/// The same with four bytes in each lane, in integers, which may overflow.
+/// The same with four bytes in each lane, in integers, which may overflow. Sums that began alike would be one to the
+/// compiler.
 [[gnu::noinline]] inline float multiply_add_bytes(Index steps, float factor) {
   using kernels::register_bytes;
   using Integers = kernels::IntegersOf<register_bytes>;
   const auto a = kernels::BytesOf<register_bytes>{} + std::int8_t(factor);
-  Integers sum[num_sums] = {};
+  Integers sum[num_sums];
+  kernels::unroll<num_sums>([&](auto i) { sum[i] = Integers{} + static_cast<std::int32_t>(i); });
   for (Index s = 0; s < steps; ++s) {
     kernels::unroll<num_sums>([&](auto i) { sum[i] = kernels::added_byte_products<true>(sum[i], a, a); });
   }
