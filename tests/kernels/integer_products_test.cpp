@@ -3,9 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "moe/core/weight_stack.hpp"
@@ -20,6 +22,8 @@ namespace {
 
 using kernels::ActivationCodes;
 using Fast = kernels::Fast<Quantized>;
+
+constexpr Index few = Fast::blocks_pay - 1;  // columns, at most, that are no blocks
 
 template <class F>
 void for_each_type_with_integers(const F& f) {
@@ -158,7 +162,7 @@ TEST(IntegerProducts, EqualTheirNaiveTwin) {
     for (const Index cols : {type.numbers, 3 * type.numbers, kernels::round_up(2304, type.numbers)}) {
       for (const Index rows : {1, 3, 4, 21}) {
         const RandomBlocks blocks(type, rows, cols, 4);
-        for (const Index tokens : {1, 2, 3, 4, 5, 8, 9, 17, 33, 70, 131}) {
+        for (const Index tokens : {1, 2, 3, 4, 5, 6, 7, 8, 9, 17, 24, 33, 70, 131}) {
           const auto x = random_matrix<Matrix<float>>(cols, tokens, 5);
           const Eigen::MatrixXd expected = twin(blocks.matrix, x);
           // codes of the twin are rounded in double: a tie may go the other way
@@ -216,10 +220,10 @@ TEST(IntegerProducts, OfFewTokensAreThoseOfPlainCodeToTheBit) {
       constexpr Index rows = 19;
       const RandomBlocks blocks(type, rows, cols, 17);
       const QuantizedMatrix taken(taken_format, rows, cols, blocks.matrix.codes);
-      const auto x = random_matrix<Matrix<float>>(cols, 7, 18);
+      const auto x = random_matrix<Matrix<float>>(cols, few, 18);
       const Matrix<float> in_registers = products(blocks.matrix, x), in_memory = products(taken, x);
       const Index unit = std::max<Index>(128, type.numbers);
-      for (Index c = 0; c < 7; ++c) {
+      for (Index c = 0; c < few; ++c) {
         for (Index r = 0; r < rows; ++r) {
           ASSERT_EQ(in_registers(r, c), dot_in_plain_code(taken, r, x.col(c).data(), unit)) << r << ' ' << c;
           ASSERT_EQ(in_memory(r, c), dot_in_plain_code(taken, r, x.col(c).data(), 256)) << r << ' ' << c;
@@ -229,12 +233,110 @@ TEST(IntegerProducts, OfFewTokensAreThoseOfPlainCodeToTheBit) {
   });
 }
 
+/// Row r · the token x in plain code, in the order of blocks: group after group, in one sum, or in two of every second
+/// four codes, which are added at the end.
+float block_dot_in_plain_code(const QuantizedMatrix& w, Index r, const float* x, int parts) {
+  const IntegerForm& form = *w.integers();
+  const std::size_t groups = std::size_t(w.cols() / form.group);
+  std::vector<std::int8_t> codes(std::size_t(w.cols()));
+  std::vector<float> scales(groups), minima(groups), padded(std::size_t(kernels::round_up(w.cols(), 64)));
+  w.take(r, 0, w.cols(), codes.data(), scales.data(), minima.data());
+  std::copy_n(x, w.cols(), padded.begin());
+  float sums[2] = {};
+  for (Index step = 0; step < w.cols(); step += 64) {
+    ActivationCodes its;
+    kernels::code_activations(padded.data() + step, its);
+    for (Index first = step; first < std::min(step + 64, w.cols()); first += form.group) {
+      const std::size_t g = std::size_t(first / form.group);
+      const float scale = its.scales[(first - step) / 4];
+      for (int p = 0; p < parts; ++p) {
+        int products = 0, total = 0;
+        for (Index i = first; i < first + form.group; ++i) {
+          if (i / 4 % parts != p) continue;
+          products += codes[std::size_t(i)] * its.codes[i - step];
+          total += its.codes[i - step];
+        }
+        sums[p] = kernels::multiply_add(float(products), scales[g] * scale, sums[p]);
+        if (form.has_minima) sums[p] = kernels::multiply_add(minima[g], scale * float(total), sums[p]);
+      }
+    }
+  }
+  return parts == 1 ? sums[0] : sums[0] + sums[1];
+}
+
+TEST(IntegerProducts, OfManyTokensAreThoseOfPlainCodeToTheBit) {
+  constexpr Index L = kernels::lanes<float>, rows = 13;
+  for_each_type_with_integers([](const GgmlType& type) {
+    for (const Index cols : {type.numbers, kernels::round_up(2304, type.numbers)}) {
+      const RandomBlocks blocks(type, rows, cols, 19);
+      for (const Index tokens : {few + 1, L / 2, L / 2 + 1, L, L + 1, L + L / 2, 2 * L, 3 * L + 1, Index(131)}) {
+        if (tokens <= few) continue;
+        const auto x = random_matrix<Matrix<float>>(cols, tokens, 20);
+        const Matrix<float> y = products(blocks.matrix, x);
+        for (Index c : {Index(0), tokens / L * L - L, tokens / L * L, tokens - 2, tokens - 1}) {
+          c = std::clamp<Index>(c, 0, tokens - 1);
+          const int parts = tokens - c / L * L <= L / 2 ? 2 : 1;
+          for (Index r = 0; r < rows; ++r) {
+            ASSERT_EQ(y(r, c), block_dot_in_plain_code(blocks.matrix, r, x.col(c).data(), parts))
+                << "row " << r << ", token " << c << " of " << tokens << ", " << cols << " columns";
+          }
+        }
+      }
+    }
+  });
+}
+
+/// Codes of tokens side by side are those of each alone.
+TEST(ActivationCodes, OfManyTokensAreTheirOwn) {
+  Random random(21);
+  constexpr int L = kernels::lanes<float>;
+  const auto expect_codes = [&]<int parts>(std::integral_constant<int, parts>) {
+    for (const Index count : {1, L / parts - 1, L / parts}) {
+      float x[L][64];
+      const float* from[L];
+      for (Index i = 0; i < count; ++i) {
+        const double scale = std::array{1., 3e38, 1e-30, 1e-38, 1e-41, 1e-44, 0.}[std::size_t(i % 7)];
+        for (float& number : x[i]) number = float(scale * random());
+        if (i == 1) x[i][40] = NAN;
+        if (i == 2) x[i][3] = -INFINITY;
+        from[i] = x[i];
+      }
+      kernels::ManyActivationCodes<parts> all;
+      kernels::code_tokens(from, count, all);
+      for (Index i = 0; i < count; ++i) {
+        ActivationCodes its;
+        kernels::code_activations(x[i], its);
+        const auto expect_same = [](float a, float b) {
+          EXPECT_TRUE(a == b || (std::isnan(a) && std::isnan(b))) << a << ' ' << b;
+        };
+        for (Index k = 0; k < 64; ++k) {
+          ASSERT_EQ(all.codes[k / (4 * parts)][i][k % (4 * parts)], its.codes[k]) << i << ' ' << k;
+        }
+        for (Index g = 0; g < 6; ++g) {
+          const Index first = g < 4 ? 16 * g : 32 * (g - 4), size = g < 4 ? 16 : 32;
+          for (int p = 0; p < parts; ++p) {
+            int total = 0;
+            for (Index k = first; k < first + size; ++k) total += k / 4 % parts == p ? its.codes[k] : 0;
+            const Index lane = i * parts + p;
+            expect_same(all.scales[first / 32][lane], its.scales[first / 4]);
+            expect_same(all.sums[g][lane], its.scales[first / 4] * float(total));
+            if (kernels::has_starts) {
+              EXPECT_EQ(all.starts[g][lane], -128 * total);
+            }
+          }
+        }
+      }
+    }
+  };
+  expect_codes(std::integral_constant<int, 1>());
+  expect_codes(std::integral_constant<int, 2>());
+}
+
 /// Σ |w · x|, which bounds what sums in float may err by.
 Eigen::MatrixXd sizes(const QuantizedMatrix& w, const Matrix<float>& x) {
   return dequantized(w).cwiseAbs().cast<double>() * x.cwiseAbs().cast<double>();
 }
 
-/// Rows and columns computed together change no bit, and nothing but these rows is written.
 // What takes codes to registers knows no factor, and is not asked where there is one.
 TEST(IntegerProducts, AFactorOfTheMatrixIsInThem) {
   for_each_type_with_integers([](const GgmlType& type) {
@@ -250,20 +352,21 @@ TEST(IntegerProducts, AFactorOfTheMatrixIsInThem) {
   });
 }
 
+/// Rows and columns computed together change no bit, and nothing but these rows is written.
 TEST(IntegerProducts, NoCutChangesABit) {
   for_each_type_with_integers([](const GgmlType& type) {
     const Index cols = 2 * type.numbers, rows = 11;
     const RandomBlocks blocks(type, rows, cols, 6);
-    const auto x = random_matrix<Matrix<float>>(cols, 7, 7);
+    const auto x = random_matrix<Matrix<float>>(cols, few, 7);
     const Matrix<float> all = products(blocks.matrix, x);
     for (Index first = 0; first < rows; ++first) {
       const Matrix<float> some = products(blocks.matrix, x, first, std::min(first + 5, rows));
       for (Index r = 0; r < rows; ++r) {
         const bool asked_for = r >= first && r < first + 5;
-        for (Index c = 0; c < 7; ++c) ASSERT_EQ(some(r, c), asked_for ? all(r, c) : 7.F) << r << ' ' << c;
+        for (Index c = 0; c < few; ++c) ASSERT_EQ(some(r, c), asked_for ? all(r, c) : 7.F) << r << ' ' << c;
       }
     }
-    for (Index c = 0; c < 7; ++c) {
+    for (Index c = 0; c < few; ++c) {
       const Matrix<float> alone = products(blocks.matrix, x.col(c));
       for (Index r = 0; r < rows; ++r) ASSERT_EQ(alone(r, 0), all(r, c)) << r << ' ' << c;
     }

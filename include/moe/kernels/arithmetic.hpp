@@ -24,6 +24,7 @@
 /// A type of weight joins by an arithmetic of its own: experts and layers never see it.
 #pragma once
 
+#include <algorithm>
 #include <concepts>
 #include <cstdint>
 #include <cstring>
@@ -209,19 +210,20 @@ struct Fast {
 
 /// Products of integers, of weights that have an IntegerForm and activations that are coded in 8 bits, exact by
 /// themselves, scaled and summed in float: integer_products.hpp. A block holds the codes of as many columns as a
-/// register has lanes.
+/// register has lanes, or, the last one, of half as many.
 template <>
 struct Fast<Quantized> {
   using Weight = Quantized;
   using Scalar = float;
   using Register = Lanes<float>;
   using Unit = float;
-  using Block = ManyActivationCodes;
+  using Block = ManyActivationCodes<1>;
+  using HalfBlock = ManyActivationCodes<2>;
 
   static constexpr Index L = lanes<float>;
   static constexpr int parts = int(sizeof(ActivationCodes) / register_bytes);
   static constexpr Index step = ActivationCodes::size;
-  static constexpr Index blocks_pay = 8;
+  static constexpr Index blocks_pay = register_bytes == 64 ? 6 : 8;
 
   MOE_INLINE static void arrange(const float* x, Register* to) {
     ActivationCodes codes;
@@ -229,24 +231,27 @@ struct Fast<Quantized> {
     store(to, codes);
   }
 
-  /// The step of a column in a block.
-  static void arrange_in_block(const float* x, Index lane, bool is_last, Block& to) {
-    ActivationCodes codes;
-    code_activations(x, codes);
-    put_in_lane(codes, lane, is_last, to);
+  /// A step of some tokens is one of a block.
+  template <int parts>
+  static void arrange_in_block(const float* const* x, Index count, ManyActivationCodes<parts>& to) {
+    code_tokens(x, count, to);
   }
 
   static Index num_units(Index) { return 0; }  // blocks take less than columns do
 };
-static_assert(sizeof(ManyActivationCodes) <= std::size_t(Fast<Quantized>::blocks_pay) * sizeof(ActivationCodes));
+// as num_units() says
+static_assert(sizeof(ManyActivationCodes<2>) <= std::size_t(Fast<Quantized>::blocks_pay) * sizeof(ActivationCodes) ||
+              Fast<Quantized>::blocks_pay > Fast<Quantized>::L / 2);
+static_assert(sizeof(ManyActivationCodes<1>) <=
+              std::size_t(std::max(Fast<Quantized>::blocks_pay, Fast<Quantized>::L / 2 + 1)) * sizeof(ActivationCodes));
 
 /// Whether blocks are units, put there as hidden rows come.
 template <class A>
 concept HasUnits = requires { &A::put_rows; };
 
-/// Whether blocks are made of a type of its own, a step of a column after the other.
+/// Whether blocks are made of a type of its own, a step of all their columns after the other.
 template <class A>
-concept HasBlock = requires { &A::arrange_in_block; };
+concept HasBlock = requires { typename A::HalfBlock; };
 
 /// Whether Products::fast means more than Products::exact here. Of coded weights it depends on their formats.
 template <class W>

@@ -40,7 +40,8 @@ struct Blocks {
   Unit* block(Index first) const { return reinterpret_cast<Unit*>(registers) + first * A::num_units(depth); }
 };
 
-/// Of an A that has a Block of its own, for a step of A::L columns: block b is steps() of them.
+/// Of an A that has a Block of its own, for a step of A::L columns: block b is steps() of them. The last one is as many
+/// of A::HalfBlock, if half of the columns have room there.
 template <HasBlock A>
 struct Blocks<A> {
   using Register = typename A::Register;
@@ -50,10 +51,18 @@ struct Blocks<A> {
 
   Index steps() const { return steps_of<A>(depth); }
   Index size() const {
-    return round_up(count, A::L) / A::L * steps() * Index(sizeof(typename A::Block) / sizeof(Register));
+    const Index last = count % A::L, whole = count / A::L + (last > A::L / 2);
+    const Index half = last > 0 && last <= A::L / 2;
+    return steps() *
+           Index((std::size_t(whole) * sizeof(typename A::Block) + std::size_t(half) * sizeof(typename A::HalfBlock)) /
+                 sizeof(Register));
   }
 
+  /// Whether block b is half of one.
+  bool is_half(Index b) const { return count - b * A::L <= A::L / 2; }
+
   typename A::Block* block(Index b) const { return reinterpret_cast<typename A::Block*>(registers) + b * steps(); }
+  typename A::HalfBlock* half_block(Index b) const { return reinterpret_cast<typename A::HalfBlock*>(block(b)); }
 };
 
 /// Whether X is blocks of units.
@@ -117,18 +126,47 @@ void put_some(const typename A::Scalar* const* x, const typename A::Scalar* fact
   put_block<A>(x, factor, to, first);
 }
 
-/// Writes the step of column c that begins at number k.
+/// Writes step `step` of columns [first, first + count), at most A::L from one that begins a block on: numbers at
+/// x[i].
 template <HasBlock A>
-MOE_INLINE void put_step(const typename A::Scalar* numbers, const Blocks<A>& to, Index c, Index k) {
-  A::arrange_in_block(numbers, c % A::L, c + 1 == to.count, to.block(c / A::L)[k / A::step]);
+MOE_INLINE void put_step_of(const typename A::Scalar* const* x, Index count, const Blocks<A>& to, Index first,
+                            Index step) {
+  const Index b = first / A::L;
+  if (to.is_half(b)) return A::arrange_in_block(x, count, to.half_block(b)[step]);
+  A::arrange_in_block(x, count, to.block(b)[step]);
 }
 
 /// The same of blocks of steps: step by step, for a block is larger than L1.
 template <HasBlock A>
-void put_some(const typename A::Scalar* const* x, const typename A::Scalar* factor, const Blocks<A>& to, Index first,
-              Index count) {
-  for (Index step = 0; step < to.steps(); ++step) {
-    for (Index i = 0; i < count; ++i) put_steps<A>(x[i], factor ? factor[i] : 1, to, first + i, step, step + 1);
+MOE_KERNEL void put_some(const typename A::Scalar* const* x, const typename A::Scalar* factor, const Blocks<A>& to,
+                         Index first, Index count) {
+  using S = typename A::Scalar;
+  for (Index done = 0; done < count; done += A::L) {
+    const Index columns = std::min<Index>(A::L, count - done);
+    for (Index step = 0; step < to.steps(); ++step) {
+      const Index k = step * A::step;
+      const bool is_whole = factor == nullptr && k + A::step <= to.depth;
+      S numbers[A::L][A::step];
+      const S* from[A::L];
+      for (Index i = 0; i < columns; ++i) {
+        const S* const its = x[done + i];
+        from[i] = is_whole ? its + k : numbers[i];
+        if (!is_whole) detail::scaled_step<A>(its, k, to.depth, factor ? factor[done + i] : S(1), numbers[i]);
+      }
+      put_step_of<A>(from, columns, to, first + done, step);
+    }
+  }
+}
+
+/// Writes steps of columns [first, first + count), as above, from step `step` on: numbers at x + i · stride, whole
+/// steps.
+template <HasBlock A>
+MOE_INLINE void put_made(const typename A::Scalar* x, Index stride, Index steps, Index count, const Blocks<A>& to,
+                         Index first, Index step) {
+  const typename A::Scalar* from[A::L];
+  for (Index s = 0; s < steps; ++s) {
+    for (Index i = 0; i < count; ++i) from[i] = x + i * stride + s * A::step;
+    put_step_of<A>(from, count, to, first, step + s);
   }
 }
 

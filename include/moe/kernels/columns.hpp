@@ -77,25 +77,28 @@ MOE_INLINE void put_step(const typename A::Scalar* numbers, const Columns<A>& to
   A::arrange(numbers, to.registers + c * to.stride() + k / A::step * A::parts);
 }
 
-/// Writes steps [first, last) of column c of `to`, which are columns or blocks of steps: factor · x[0, to.depth).
-template <class A, class To>
-MOE_INLINE void put_steps(const typename A::Scalar* x, typename A::Scalar factor, const To& to, Index c, Index first,
-                          Index last) {
+/// Writes column c of `to`: factor · x[0, to.depth).
+template <class A>
+MOE_KERNEL void put_column(const typename A::Scalar* x, typename A::Scalar factor, const Columns<A>& to, Index c) {
   using S = typename A::Scalar;
-  Index k = first * A::step;
-  const Index end = last * A::step;
-  for (; factor == 1 && k < end && k + A::step <= to.depth; k += A::step) put_step<A>(x + k, to, c, k);
-  for (; k < end; k += A::step) {
+  Index k = 0;
+  for (; factor == 1 && k + A::step <= to.depth; k += A::step) put_step<A>(x + k, to, c, k);
+  for (; k < to.depth; k += A::step) {
     S numbers[A::step];
     detail::scaled_step<A>(x, k, to.depth, factor, numbers);
     put_step<A>(numbers, to, c, k);
   }
 }
 
-/// Writes column c of `to`: factor · x[0, to.depth).
+/// Writes steps of columns [first, first + count), from step `step` on: numbers at x + i · stride, whole steps.
 template <class A>
-MOE_KERNEL void put_column(const typename A::Scalar* x, typename A::Scalar factor, const Columns<A>& to, Index c) {
-  put_steps<A>(x, factor, to, c, 0, to.steps());
+MOE_INLINE void put_made(const typename A::Scalar* x, Index stride, Index steps, Index count, const Columns<A>& to,
+                         Index first, Index step) {
+  for (Index i = 0; i < count; ++i) {
+    for (Index s = 0; s < steps; ++s) {
+      put_step<A>(x + i * stride + s * A::step, to, first + i, (step + s) * A::step);
+    }
+  }
 }
 
 /// Writes columns [first, first + count) of `to`: factor[i] · x[i][0, to.depth). No factors are all 1.

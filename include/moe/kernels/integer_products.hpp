@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "moe/core/quantized.hpp"
@@ -92,20 +93,33 @@ inline constexpr int widest_integer_tile = num_registers == 32 ? 2 : 1;
 inline constexpr Index columns_of_panel = 128;
 inline constexpr Index panel_numbers = num_registers == 32 ? 2048 : 1024;
 
+/// From one row of a panel to the next: never a multiple of 4 KB, where rows would collide in L1.
+inline constexpr Index panel_stride = panel_numbers + 64;
+/// The same of scales.
+inline constexpr Index panel_scales = panel_numbers / 16 + 16;
+
 /// Some rows as integers, as a tile reads them.
 struct IntegerPanel {
-  alignas(64) std::int8_t codes[integer_panel][panel_numbers];
-  alignas(64) float scales[integer_panel][panel_numbers / 16];
-  alignas(64) float minima[integer_panel][panel_numbers / 16];
+  alignas(64) std::int8_t codes[integer_panel][panel_stride];
+  alignas(64) float scales[integer_panel][panel_scales];
+  alignas(64) float minima[integer_panel][panel_scales];
 };
 
-/// tile[R][V registers] (+)= rows · so many blocks of columns, each `stride` behind the other.
-template <int R, int V, Index group, bool has_minima>
+/// The next four codes of a row in each lane, or the next eight in each two.
+template <int parts>
+MOE_INLINE ByteRegister codes_in_lanes(const std::int8_t* codes) {
+  using Unit = std::conditional_t<parts == 1, std::int32_t, std::int64_t>;
+  return (ByteRegister)(load_as<Unit>(codes) - typename VectorOf<Unit, register_bytes>::type{});
+}
+
+/// tile[R][V registers] (+)= rows · so many blocks of columns, each `stride` behind the other, of whose registers each
+/// column has `parts` lanes.
+template <int R, int V, int parts, Index group, bool has_minima>
 MOE_KERNEL void integer_tile(const std::int8_t* codes, const float* scales, const float* minima, Index steps,
-                             const ManyActivationCodes* x, Index stride, bool add, float* tile, Index tile_stride) {
-  constexpr int L = lanes<float>, units = int(group / 4);
+                             const ManyActivationCodes<parts>* x, Index stride, bool add, float* tile,
+                             Index tile_stride) {
+  constexpr int L = lanes<float>, units = int(group / 4) / parts;
   constexpr bool starts = has_starts && !has_minima;
-  constexpr Index row_of_scales = panel_numbers / 16;
   using Ints = IntegersOf<register_bytes>;
   Lanes<float> sum[R][V] = {};
   if (add) {
@@ -115,7 +129,7 @@ MOE_KERNEL void integer_tile(const std::int8_t* codes, const float* scales, cons
   for (Index step = 0; step < steps; ++step, codes += ActivationCodes::size) {
     for (int g = 0; g < int(ActivationCodes::size / group); ++g) {
       constexpr int first = group == 16 ? 0 : 4;  // of the sums
-      const ManyActivationCodes* const its = x + step;
+      const ManyActivationCodes<parts>* const its = x + step;
       Ints products[R][V] = {};
       if constexpr (starts) {
         unroll<V>([&](auto v) {
@@ -127,9 +141,9 @@ MOE_KERNEL void integer_tile(const std::int8_t* codes, const float* scales, cons
         ByteRegister column[V];
         unroll<V>([&](auto v) { column[v] = load_as<ByteRegister>(its[v * stride].codes[g * units + u]); });
         unroll<R>([&](auto r) __attribute__((always_inline)) {
-          const Ints four = load_as<std::int32_t>(codes + r * panel_numbers + g * group + 4 * u) - Ints{};
+          const auto its_codes = codes_in_lanes<parts>(codes + r * panel_stride + g * group + 4 * parts * u);
           unroll<V>([&](auto v) __attribute__((always_inline)) {
-            products[r][v] = added_byte_products<has_minima>(products[r][v], (ByteRegister)four, column[v]);
+            products[r][v] = added_byte_products<has_minima>(products[r][v], its_codes, column[v]);
           });
         });
       });
@@ -137,12 +151,12 @@ MOE_KERNEL void integer_tile(const std::int8_t* codes, const float* scales, cons
         const auto scale = load_as<Lanes<float>>(its[v * stride].scales[g * group / 32]);
         unroll<R>([&](auto r) __attribute__((always_inline)) {
           sum[r][v] = multiply_add(__builtin_convertvector(products[r][v], Lanes<float>),
-                                   scales[r * row_of_scales + g] * scale, sum[r][v]);
+                                   scales[r * panel_scales + g] * scale, sum[r][v]);
         });
         if constexpr (has_minima) {
           const auto total = load_as<Lanes<float>>(its[v * stride].sums[first + g]);
           unroll<R>([&](auto r) __attribute__((always_inline)) {
-            sum[r][v] = multiply_add(minima[r * row_of_scales + g] - Lanes<float>{}, total, sum[r][v]);
+            sum[r][v] = multiply_add(minima[r * panel_scales + g] - Lanes<float>{}, total, sum[r][v]);
           });
         }
       });
@@ -159,7 +173,8 @@ struct PanelRoom {
   alignas(64) float tiles[columns_of_panel / lanes<float>][integer_panel * lanes<float>];
 };
 
-/// out[r + c · stride] = tile[r][c] of so many rows and columns, turned around.
+/// out[r + c · stride] = the sum of tile[r][parts · c …] of so many rows and columns, turned around.
+template <int parts>
 MOE_INLINE void put_turned(const float* tile, Index rows, Index columns, float* out, Index stride) {
   constexpr int L = lanes<float>, R = integer_panel;
   unroll<(R + L - 1) / L>([&](auto q) __attribute__((always_inline)) {
@@ -167,6 +182,7 @@ MOE_INLINE void put_turned(const float* tile, Index rows, Index columns, float* 
     Lanes<float> square[L] = {};
     unroll<height>([&](auto r) { square[r] = load_as<Lanes<float>>(tile + (first + r) * L); });
     transpose<float>(square);
+    if constexpr (parts == 2) unroll<L / 2>([&](auto c) { square[c] = square[2 * c] + square[2 * c + 1]; });
     const Index some = std::clamp<Index>(rows - first, 0, height);
     for (Index c = 0; c < columns; ++c) {
       float* const to = out + first + c * stride;
@@ -199,26 +215,27 @@ void integer_panel_products(const Rows<Quantized>& rows, const Blocks<Fast<Quant
           }
           rows.fetch(row + R + r, first, count);
         }
-        for (Index block = 0, wide = 1; block < num_blocks; block += wide) {
-          const ManyActivationCodes* const its = x.block(left / L + block) + first / ActivationCodes::size;
-          const auto tile = [&]<int some, int registers>() {
-            for (int r = 0; r < R; r += some) {
-              integer_tile<some, registers, group, has_minima>(panel.codes[r], panel.scales[r], panel.minima[r], steps,
-                                                               its, x.steps(), first > 0, room.tiles[block] + r * L,
-                                                               R * L);
-            }
-          };
-          wide = std::min<Index>(V, num_blocks - block);
-          if (wide == V) {
-            tile.template operator()<R / V, V>();
-          } else {
-            tile.template operator()<R, 1>();
+        const auto tile = [&]<int some, int registers, int parts>(const ManyActivationCodes<parts>* its, Index block) {
+          for (int r = 0; r < R; r += some) {
+            integer_tile<some, registers, parts, group, has_minima>(
+                panel.codes[r], panel.scales[r], panel.minima[r], steps, its + first / ActivationCodes::size, x.steps(),
+                first > 0, room.tiles[block] + r * L, R * L);
           }
+        };
+        const Index first_block = left / L;
+        const bool ends_in_half = x.is_half(first_block + num_blocks - 1);
+        const Index whole = num_blocks - ends_in_half;
+        Index block = 0;
+        for (; block + V <= whole; block += V) {
+          tile.template operator()<R / V, V, 1>(x.block(first_block + block), block);
         }
+        for (; block < whole; ++block) tile.template operator()<R, 1, 1>(x.block(first_block + block), block);
+        if (ends_in_half) tile.template operator()<R, 1, 2>(x.half_block(first_block + block), block);
       }
       for (Index block = 0; block < num_blocks; ++block) {
-        put_turned(room.tiles[block], height, std::min<Index>(L, columns - block * L),
-                   out + row + (left + block * L) * stride, stride);
+        const auto put = x.is_half(left / L + block) ? put_turned<2> : put_turned<1>;
+        put(room.tiles[block], height, std::min<Index>(L, columns - block * L), out + row + (left + block * L) * stride,
+            stride);
       }
     }
   }

@@ -163,6 +163,7 @@ MOE_KERNEL void gate_up_columns(const StoredWeight<typename A::Weight>& w_gate,
       affine_rows<A>(w_gate, batch.low_ranks.gate, bias.gate, top, top + rows, x, room, gates, height);
     }
     affine_rows<A>(w_up, batch.low_ranks.up, bias.up, top, top + rows, x, room, ups, height);
+    const Index steps = steps_of<A>(rows);
     for (Index c = 0; c < batch.count(); ++c) {
       S* const gate = gates + c * height;
       S* const up = ups + c * height;
@@ -171,12 +172,13 @@ MOE_KERNEL void gate_up_columns(const StoredWeight<typename A::Weight>& w_gate,
         std::copy_n(up, rows, batch.kept.from(c).up + top);
       }
       S* const made = gate;
-      for (Index k = 0; k < rows; k += A::step) {
-        activate(gate + k, up + k, made + k, A::step, act);
-        for (Index i = rows; i < k + A::step; ++i) made[i] = 0;
-        put_step<A>(made + k, hidden, c, top + k);
-      }
+      activate(gate, up, made, steps * A::step, act);
+      std::fill(made + rows, made + steps * A::step, S(0));
       if (batch.kept.hidden) std::copy_n(made, rows, batch.kept.from(c).hidden + top);
+      if (const Index first_of_some = c / A::L * A::L; c + 1 == std::min(first_of_some + A::L, batch.count())) {
+        put_made<A>(gates + first_of_some * height, height, steps, c + 1 - first_of_some, hidden, first_of_some,
+                    top / A::step);
+      }
     }
   }
 }
