@@ -1,5 +1,9 @@
 // What moe::io is compiled to, with banks_of_*.cpp and files.cpp: the loaders of layers. For callers that are compiled
 // for a processor, under their names; behind choose_loaders.cpp, as a table of the name MOE_LOADERS.
+#if !defined(MOE_LOADERS)
+#define MOE_IO_COMPILED  // what opens files is files.cpp's
+#endif
+
 #include "banks.hpp"
 
 namespace moe::io::detail {
