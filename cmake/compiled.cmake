@@ -1,6 +1,9 @@
 # With MOE_COMPILED, moe::io is a library: what loads layers is compiled once, for each of MOE_PROCESSORS under the names of
 # callers that are compiled for that processor. Callers that are compiled for the least of them (no -march) get layers that
-# run the kernels of the best that the machine has.
+# run the kernels of the best that the machine has. What loads is in several files, so that no compiler needs much memory.
+set(MOE_LOADER_SOURCES load_layer.cpp banks_of_floats.cpp banks_of_16_bits.cpp banks_of_codes.cpp)
+list(TRANSFORM MOE_LOADER_SOURCES PREPEND ${PROJECT_SOURCE_DIR}/src/)
+set(MOE_IO_SOURCES ${MOE_LOADER_SOURCES} ${PROJECT_SOURCE_DIR}/src/files.cpp)
 if(NOT MOE_COMPILED OR NOT TARGET moe_io)
   return()
 endif()
@@ -9,7 +12,7 @@ set(objects "")
 foreach(processor IN LISTS MOE_PROCESSORS)
   list(GET MOE_PROCESSORS 0 least)
   if(NOT processor STREQUAL least OR NOT MOE_MANY_PROCESSORS)
-    add_library(moe_io_for_${processor} OBJECT EXCLUDE_FROM_ALL ${PROJECT_SOURCE_DIR}/src/load_layer.cpp)
+    add_library(moe_io_for_${processor} OBJECT EXCLUDE_FROM_ALL ${MOE_IO_SOURCES})
     target_link_libraries(moe_io_for_${processor} PRIVATE ${needed})
     moe_flags_of(flags ${processor})
     target_compile_options(moe_io_for_${processor} PRIVATE ${flags})
@@ -18,7 +21,7 @@ foreach(processor IN LISTS MOE_PROCESSORS)
   endif()
   if(MOE_MANY_PROCESSORS)
     moe_seal(sealed moe_io_behind_${processor} ${processor} moe_io_loaders moe_io_loaders_${processor}
-             ${PROJECT_SOURCE_DIR}/src/load_layer.cpp ${needed})
+             "${MOE_LOADER_SOURCES}" ${needed})
     # the names of those who call, and memory aligned as theirs
     target_compile_definitions(moe_io_behind_${processor} PRIVATE MOE_LOADERS=moe_io_loaders MOE_TARGET=${least} EIGEN_MAX_ALIGN_BYTES=16)
     set_target_properties(moe_io_behind_${processor} PROPERTIES POSITION_INDEPENDENT_CODE ON)
@@ -28,13 +31,14 @@ endforeach()
 add_library(moe_io_compiled STATIC ${objects})
 set_target_properties(moe_io_compiled PROPERTIES LINKER_LANGUAGE CXX POSITION_INDEPENDENT_CODE ON)
 if(MOE_MANY_PROCESSORS)
-  target_sources(moe_io_compiled PRIVATE ${PROJECT_SOURCE_DIR}/src/choose_loaders.cpp)
+  target_sources(moe_io_compiled PRIVATE ${PROJECT_SOURCE_DIR}/src/choose_loaders.cpp ${PROJECT_SOURCE_DIR}/src/files.cpp)
   moe_choices(choices)
   target_compile_definitions(moe_io_compiled PRIVATE ${choices} EIGEN_MAX_ALIGN_BYTES=16)
   moe_flags_of(flags ${least})
   target_compile_options(moe_io_compiled PRIVATE ${flags})
   target_include_directories(moe_io_compiled PRIVATE $<TARGET_PROPERTY:moe,INTERFACE_INCLUDE_DIRECTORIES>
-                                                     $<TARGET_PROPERTY:Eigen3::Eigen,INTERFACE_INCLUDE_DIRECTORIES>)
+                                                     $<TARGET_PROPERTY:Eigen3::Eigen,INTERFACE_INCLUDE_DIRECTORIES>
+                                                     $<TARGET_PROPERTY:nlohmann_json::nlohmann_json,INTERFACE_INCLUDE_DIRECTORIES>)
 endif()
 target_compile_features(moe_io_compiled PUBLIC cxx_std_20)
 target_compile_definitions(moe_io_compiled INTERFACE MOE_IO_COMPILED)

@@ -1,6 +1,20 @@
-// What moe::io is compiled to: the loaders of layers. For callers that are compiled for a processor, under their names;
-// behind choose_loaders.cpp, as a table of the name MOE_LOADERS.
-#include "moe/io/layer_loader.hpp"
+// What moe::io is compiled to, with banks_of_*.cpp and files.cpp: the loaders of layers. For callers that are compiled
+// for a processor, under their names; behind choose_loaders.cpp, as a table of the name MOE_LOADERS.
+#if !defined(MOE_LOADERS)
+#define MOE_IO_COMPILED  // what opens files is files.cpp's
+#endif
+
+#include "banks.hpp"
+
+namespace moe::io::detail {
+
+MOE_BANKS(extern, float)
+MOE_BANKS(extern, double)
+MOE_BANKS(extern, bfloat16)
+MOE_BANKS(extern, float16)
+MOE_BANKS(extern, Quantized)
+
+}  // namespace moe::io::detail
 
 #if defined(MOE_LOADERS)
 

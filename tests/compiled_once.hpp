@@ -10,6 +10,9 @@
 #include "moe/experts/activation.hpp"
 #include "moe/experts/detail/bank_kernels.hpp"
 #include "moe/experts/gated_ffn_bank.hpp"
+#include "moe/kernels/blocks.hpp"
+#include "moe/kernels/columns.hpp"
+#include "moe/kernels/low_rank.hpp"
 #include "moe/kernels/matmul.hpp"
 #include "moe/kernels/products.hpp"
 #include "moe/routers/detail/logits.hpp"
@@ -32,8 +35,13 @@ namespace moe::inline MOE_TARGET {
   once template void products<A<W>>(const Rows<W>&, const Blocks<A<W>>&, A<W>::Register*, const TileUse<S>&); \
   MOE_ONCE_FOR_AN_ARITHMETIC(once, A, W, S)
 
+#define MOE_ONCE_FOR_ROWS(once, A, W, S, X)                                                                      \
+  once template void detail::affine_rows<A<W>, X, S>(const StoredWeight<W>&, const LowRank<S>&, const S*, Index, \
+                                                     Index, const X&, A<W>::Register*, S*, Index);
+
 #define MOE_ONCE_FOR_AN_ARITHMETIC(once, A, W, S)                                                                  \
   once template void products<A<W>>(const Rows<W>&, const Activations<A<W>>&, A<W>::Register*, S*, Index);         \
+  MOE_ONCE_FOR_ROWS(once, A, W, S, Columns<A<W>>)                                                                  \
   once template void put_some<A<W>>(const S* const*, const S*, const Activations<A<W>>&, Index);                   \
   once template void gate_up<A<W>>(const StoredWeight<W>&, const StoredWeight<W>&, const Biases<S>&, Index, Index, \
                                    const TokenBatch<A<W>>&, const SwiGlu&, Scratch&);                              \
@@ -72,6 +80,7 @@ MOE_ONCE_FOR_A_WEIGHT(MOE_ONCE_NARROW, Quantized, float)
 
 namespace kernels {
 MOE_ONCE_FOR_AN_ARITHMETIC(MOE_ONCE_NARROW, Fast, Quantized, float)
+MOE_ONCE_FOR_ROWS(MOE_ONCE_NARROW, Fast, Quantized, float, Blocks<Fast<Quantized>>)
 }  // namespace kernels
 
 #if defined(__AVX512BF16__) || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)

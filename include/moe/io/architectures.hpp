@@ -17,6 +17,7 @@
 #include "moe/core/types.hpp"
 #include "moe/experts/any_activation.hpp"
 #include "moe/io/architecture.hpp"
+#include "moe/io/built_with.hpp"
 #include "moe/io/config.hpp"
 #include "moe/io/edit_distance.hpp"
 #include "moe/io/error.hpp"
@@ -495,7 +496,8 @@ inline void register_architecture(const Architecture& architecture) {
 }
 
 /// Every model_type whose layers load_layer() can load, in alphabetical order.
-inline std::vector<std::string> model_types() {
+template <class BuiltAs = detail::Flags>
+std::vector<std::string> model_types() {
   std::vector<std::string> types;
   const auto add = [&](const Architecture& architecture) {
     for (const std::string_view type : detail::alternatives(architecture.model_type)) types.emplace_back(type);
@@ -509,7 +511,8 @@ inline std::vector<std::string> model_types() {
 }
 
 /// Null if it is none that is known.
-inline const Architecture* find_architecture(std::string_view type) {
+template <class BuiltAs = detail::Flags>
+const Architecture* find_architecture(std::string_view type) {
   {
     const std::lock_guard lock(detail::registered().mutex);
     const auto& all = detail::registered().all;
@@ -524,7 +527,8 @@ inline const Architecture* find_architecture(std::string_view type) {
 }
 
 /// @throws Error naming the file, all that is known, and the nearest, if the model_type is not.
-inline const Architecture& architecture_of(const Config& config) {
+template <class BuiltAs = detail::Flags>
+const Architecture& architecture_of(const Config& config) {
   const std::string type = config.text("model_type");
   if (const Architecture* const found = find_architecture(type)) return *found;
   const std::vector<std::string> types = model_types();
@@ -594,7 +598,8 @@ inline Index d_ff_of(const Config& config, const Architecture& architecture) {
 /// The shape of one MoE layer of a model, as its config.json has it.
 /// @param layer  which, from 0, where they may differ
 /// @throws Error if a setting is missing or not what it should be.
-inline MoeShape moe_shape(const Config& config, const Architecture& architecture, Index layer = -1) {
+template <class BuiltAs = detail::Flags>
+MoeShape moe_shape(const Config& config, const Architecture& architecture, Index layer = -1) {
   const RouterOptions options = detail::router_options(config, architecture);
   const bool biased =
       architecture.always_biased || (*architecture.bias != '\0' && detail::is_set(config, architecture.bias));
@@ -615,7 +620,8 @@ inline MoeShape moe_shape(const Config& config, const Architecture& architecture
           .router = options};
 }
 /// The same of the block of this name: "model.layers.3.mlp".
-inline MoeShape moe_shape(const Config& config, const Architecture& architecture, const std::string& block) {
+template <class BuiltAs = detail::Flags>
+MoeShape moe_shape(const Config& config, const Architecture& architecture, const std::string& block) {
   MoeShape shape = moe_shape(config, architecture, detail::layer_number(block));
   const bool of_images = architecture.router_kind == RouterKind::by_modality && block.ends_with("vision_moe");
   if (of_images && config.is_list(architecture.d_ff)) shape.d_ff = config.integer_in_list(architecture.d_ff, 1);
@@ -691,5 +697,13 @@ inline void require_no_other_settings(const Config& config, const Architecture& 
 }
 
 }  // namespace detail
+
+#if defined(MOE_IO_COMPILED)
+extern template std::vector<std::string> model_types<detail::Flags>();
+extern template const Architecture* find_architecture<detail::Flags>(std::string_view);
+extern template const Architecture& architecture_of<detail::Flags>(const Config&);
+extern template MoeShape moe_shape<detail::Flags>(const Config&, const Architecture&, Index);
+extern template MoeShape moe_shape<detail::Flags>(const Config&, const Architecture&, const std::string&);
+#endif
 
 }  // namespace moe::inline MOE_TARGET::io

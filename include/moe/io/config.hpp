@@ -18,6 +18,7 @@
 #include <nlohmann/json.hpp>
 
 #include "moe/core/types.hpp"
+#include "moe/io/built_with.hpp"
 #include "moe/io/edit_distance.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/json.hpp"
@@ -40,16 +41,7 @@ class Config {
 
   /// @param file  for messages
   /// @throws Error if `json` is not an object.
-  Config(nlohmann::json json, std::string file) : json_(std::move(json)), file_(std::move(file)) {
-    if (!json_.is_object()) fail(file_, ": is ", json_.type_name(), ", expected an object");
-    while (const char* const part = text_part(json_)) {
-      nlohmann::json text = std::move(json_[part]);
-      add_towers_beside(part);
-      inherit_quantization(json_, text);
-      json_ = std::move(text);
-    }
-    if (const auto type = json_.find("model_type"); type != json_.end() && type->is_string()) learn_defaults(*type);
-  }
+  Config(nlohmann::json json, std::string file) : json_(std::move(json)), file_(std::move(file)) { take_parts(); }
 
   const std::string& file() const { return file_; }
 
@@ -180,6 +172,9 @@ class Config {
   }
 
  private:
+  template <class BuiltAs = detail::Flags>
+  void take_parts();
+
   /// The names of objects that hold the settings of the part that reads text.
   template <class Json>
   static const char* text_part(const Json& json) {
@@ -242,9 +237,8 @@ class Config {
     return !value.is_string() || !value.get<std::string>().empty();
   }
 
-  static std::string shown(const nlohmann::json& value) {
-    return value.is_structured() ? std::string("an ") + value.type_name() : value.dump();
-  }
+  template <class BuiltAs = detail::Flags>
+  static std::string shown(const nlohmann::json& value);
 
   Index to_integer(const nlohmann::json& value, const char* key) const {
     // Compared as double, which holds what JSON says signed, unsigned, or too large for either.
@@ -287,27 +281,8 @@ class Config {
 
   /// The value at a key, or its default, or null; "ffn_config.moe_top_k" is moe_top_k of the object ffn_config.
   /// @throws Error if two spellings of the key say different things.
-  const nlohmann::json* find(const std::string& key) const {
-    const std::size_t dot = key.find('.');
-    const nlohmann::json* found = nullptr;
-    std::string found_as;
-    for (const std::string& spelling : spellings(key.substr(0, dot))) {
-      remember(spelling);
-      const auto value = json_.find(spelling);
-      if (value == json_.end()) continue;
-      if (found != nullptr && *found != *value) {
-        fail(file_, ": ", found_as, " is ", shown(*found), " and ", spelling, " is ", shown(*value),
-             ", expected one value: the two are one setting");
-      }
-      if (found == nullptr) found = &*value, found_as = spelling;
-    }
-    if (found != nullptr && dot == std::string::npos) return found;
-    if (found != nullptr) found = within(*found, key.substr(dot + 1));
-    if (found != nullptr) return found;
-    const auto usual = defaults_.find(name_of(key.substr(0, dot)));
-    if (usual == defaults_.end() || dot == std::string::npos) return usual == defaults_.end() ? nullptr : &*usual;
-    return within(*usual, key.substr(dot + 1));
-  }
+  template <class BuiltAs = detail::Flags>
+  const nlohmann::json* find(const std::string& key) const;
 
   static const nlohmann::json* within(const nlohmann::json& object, const std::string& path) {
     const nlohmann::json* value = &object;
@@ -326,21 +301,8 @@ class Config {
   }
 
   /// @throws Error if the file has no such key, by any of its names, but one that looks like it misspelt.
-  void check_spelling(const std::string& key) const {
-    const nlohmann::json* const value = find(key);
-    const bool in_file =
-        value != nullptr &&
-        (key.find('.') != key.npos ||
-         std::ranges::any_of(spellings(key), [&](const std::string& spelling) { return json_.contains(spelling); }));
-    if (in_file) return;
-    const std::size_t slips = std::min<std::size_t>(2, key.size() / 6);  // of the pen, that we see through
-    for (const auto& item : json_.items()) {
-      const std::string& name = item.key();
-      if (name == key || name == "n_groups" || detail::edit_distance(name, key) > slips) continue;
-      if (defaults_.contains(name) || names_of_.contains(name)) continue;
-      fail(file_, ": has \"", name, "\", which nothing reads, and no \"", key, "\": is that meant?");
-    }
-  }
+  template <class BuiltAs = detail::Flags>
+  void check_spelling(const std::string& key) const;
 
   const nlohmann::json& at(const char* key) const {
     const nlohmann::json* const value = find(key);
@@ -366,5 +328,69 @@ class Config {
   std::map<std::string, std::string> names_of_;  // of aliases, what the class calls them
   std::shared_ptr<Asked> asked_ = std::make_shared<Asked>();
 };
+
+template <class BuiltAs>
+void Config::take_parts() {
+  if (!json_.is_object()) fail(file_, ": is ", json_.type_name(), ", expected an object");
+  while (const char* const part = text_part(json_)) {
+    nlohmann::json text = std::move(json_[part]);
+    add_towers_beside(part);
+    inherit_quantization(json_, text);
+    json_ = std::move(text);
+  }
+  if (const auto type = json_.find("model_type"); type != json_.end() && type->is_string()) learn_defaults(*type);
+}
+
+template <class BuiltAs>
+std::string Config::shown(const nlohmann::json& value) {
+  return value.is_structured() ? std::string("an ") + value.type_name() : value.dump();
+}
+
+template <class BuiltAs>
+const nlohmann::json* Config::find(const std::string& key) const {
+  const std::size_t dot = key.find('.');
+  const nlohmann::json* found = nullptr;
+  std::string found_as;
+  for (const std::string& spelling : spellings(key.substr(0, dot))) {
+    remember(spelling);
+    const auto value = json_.find(spelling);
+    if (value == json_.end()) continue;
+    if (found != nullptr && *found != *value) {
+      fail(file_, ": ", found_as, " is ", shown(*found), " and ", spelling, " is ", shown(*value),
+           ", expected one value: the two are one setting");
+    }
+    if (found == nullptr) found = &*value, found_as = spelling;
+  }
+  if (found != nullptr && dot == std::string::npos) return found;
+  if (found != nullptr) found = within(*found, key.substr(dot + 1));
+  if (found != nullptr) return found;
+  const auto usual = defaults_.find(name_of(key.substr(0, dot)));
+  if (usual == defaults_.end() || dot == std::string::npos) return usual == defaults_.end() ? nullptr : &*usual;
+  return within(*usual, key.substr(dot + 1));
+}
+
+template <class BuiltAs>
+void Config::check_spelling(const std::string& key) const {
+  const nlohmann::json* const value = find(key);
+  const bool in_file =
+      value != nullptr &&
+      (key.find('.') != key.npos ||
+       std::ranges::any_of(spellings(key), [&](const std::string& spelling) { return json_.contains(spelling); }));
+  if (in_file) return;
+  const std::size_t slips = std::min<std::size_t>(2, key.size() / 6);  // of the pen, that we see through
+  for (const auto& item : json_.items()) {
+    const std::string& name = item.key();
+    if (name == key || name == "n_groups" || detail::edit_distance(name, key) > slips) continue;
+    if (defaults_.contains(name) || names_of_.contains(name)) continue;
+    fail(file_, ": has \"", name, "\", which nothing reads, and no \"", key, "\": is that meant?");
+  }
+}
+
+#if defined(MOE_IO_COMPILED)
+extern template void Config::take_parts<detail::Flags>();
+extern template const nlohmann::json* Config::find<detail::Flags>(const std::string&) const;
+extern template void Config::check_spelling<detail::Flags>(const std::string&) const;
+extern template std::string Config::shown<detail::Flags>(const nlohmann::json&);
+#endif
 
 }  // namespace moe::inline MOE_TARGET::io

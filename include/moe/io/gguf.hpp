@@ -23,6 +23,7 @@
 #include "moe/core/quantized.hpp"
 #include "moe/core/types.hpp"
 #include "moe/formats/ggml.hpp"
+#include "moe/io/built_with.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/gguf_values.hpp"
 #include "moe/io/impostors.hpp"
@@ -188,7 +189,8 @@ inline void place_tensors(std::vector<GgufEntryOfTensor>& entries, std::span<con
 
 /// What is in the bytes of a file that is not split, or of one part. `name` is the file's, for messages.
 /// @throws Error if the bytes are no whole GGUF file of version 2 or 3, or have types that are not ggml's.
-inline GgufFile parse_gguf(const MappedFile& file, const std::string& name) {
+template <class BuiltAs = detail::Flags>
+GgufFile parse_gguf(const MappedFile& file, const std::string& name) {
   detail::GgufCursor cursor(file, name);
   detail::check_magic(cursor, file.bytes, name);
   constexpr std::size_t least_of_tensor = 24, least_of_key = 13;  // bytes
@@ -260,7 +262,8 @@ inline void check_same_keys(const GgufMetadata& first, const GgufMetadata& part,
 /// What is in a file; if it is one part of several ("model-00001-of-00003.gguf", any of them), in all, with the keys of
 /// the first.
 /// @throws Error as open_file() and parse_gguf() do; or if parts are missing, or do not belong together.
-inline GgufFile read_gguf(const std::filesystem::path& path, Access access = Access::mapped) {
+template <class BuiltAs = detail::Flags>
+GgufFile read_gguf(const std::filesystem::path& path, Access access = Access::mapped) {
   const std::string name = utf8(path);
   GgufFile given = parse_gguf(open_file(path, access), name);
   const auto [number, count] = detail::split_of(given.metadata, name);
@@ -298,5 +301,10 @@ inline GgufFile read_gguf(const std::filesystem::path& path, Access access = Acc
   }
   return all;
 }
+
+#if defined(MOE_IO_COMPILED)
+extern template GgufFile parse_gguf<detail::Flags>(const MappedFile&, const std::string&);
+extern template GgufFile read_gguf<detail::Flags>(const std::filesystem::path&, Access);
+#endif
 
 }  // namespace moe::inline MOE_TARGET::io

@@ -27,6 +27,7 @@
 #include "moe/experts/any_activation.hpp"
 #include "moe/io/architecture.hpp"
 #include "moe/io/architectures.hpp"
+#include "moe/io/built_with.hpp"
 #include "moe/io/config.hpp"
 #include "moe/io/edit_distance.hpp"
 #include "moe/io/error.hpp"
@@ -385,6 +386,7 @@ inline const GgufArchitecture& row_of(const GgufMetadata& metadata, const std::s
 }
 
 /// From a file's keys and tensors to a Config and an Architecture.
+template <class BuiltAs>
 class GgufTranslation {
  public:
   /// @throws Error if there are no experts, or the architecture is one that is not read, or blocks are not as many as
@@ -688,8 +690,9 @@ struct GgufModel {
 /// The model that a file's keys and tensors are.
 /// @param name  of the file, for messages
 /// @throws Error naming the key or tensor, if its architecture is none that is read, or says here what it cannot say.
-inline GgufModel translate_gguf(GgufFile file, const std::string& name) {
-  const detail::GgufTranslation translation(file, name);
+template <class BuiltAs = detail::Flags>
+GgufModel translate_gguf(GgufFile file, const std::string& name) {
+  const detail::GgufTranslation<BuiltAs> translation(file, name);
   const Architecture architecture = translation.architecture();
   Config config = translation.config(architecture);
   return {std::move(config), architecture,
@@ -704,5 +707,9 @@ inline std::vector<std::string> gguf_architectures() {
   }
   return names;
 }
+
+#if defined(MOE_IO_COMPILED)
+extern template GgufModel translate_gguf<detail::Flags>(GgufFile, const std::string&);
+#endif
 
 }  // namespace moe::inline MOE_TARGET::io

@@ -11,6 +11,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "moe/io/built_with.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/impostors.hpp"
 #include "moe/io/mapped_file.hpp"
@@ -71,7 +72,8 @@ class JsonGuard {
 
 /// The JSON value that `text` is. `file` is for messages.
 /// @throws Error if it is not JSON in UTF-8, longer or deeper than the limits above, or an object has a key twice.
-inline nlohmann::json parse_json(std::string_view text, const std::string& file) {
+template <class BuiltAs = detail::Flags>
+nlohmann::json parse_json(std::string_view text, const std::string& file) {
   if (text.size() > max_json_bytes) {
     fail(file, ": JSON has ", text.size(), " bytes, expected at most ", max_json_bytes);
   }
@@ -85,7 +87,8 @@ inline nlohmann::json parse_json(std::string_view text, const std::string& file)
 
 /// The JSON value that a file holds.
 /// @throws Error as map_file() and parse_json() do; naming what it is instead, if that is known.
-inline nlohmann::json read_json(const std::filesystem::path& path) {
+template <class BuiltAs = detail::Flags>
+nlohmann::json read_json(const std::filesystem::path& path) {
   const MappedFile file = map_file(path);
   if (const std::string is = detail::impostor(file.bytes); !is.empty()) fail(utf8(path), ": ", is);
   return parse_json({reinterpret_cast<const char*>(file.bytes.data()), file.bytes.size()}, utf8(path));
@@ -126,7 +129,8 @@ inline std::string without_quotes(std::string text, std::string_view mark) {
 
 /// A file of settings as Python writes them: numbers that are not finite are the text "Infinity", "-Infinity" or "NaN".
 /// @throws Error as read_json().
-inline nlohmann::json read_settings(const std::filesystem::path& path) {
+template <class BuiltAs = detail::Flags>
+nlohmann::json read_settings(const std::filesystem::path& path) {
   const MappedFile file = read_file(path);
   if (const std::string is = detail::impostor(file.bytes); !is.empty()) fail(utf8(path), ": ", is);
   const std::string_view text(reinterpret_cast<const char*>(file.bytes.data()), file.bytes.size());
@@ -134,5 +138,11 @@ inline nlohmann::json read_settings(const std::filesystem::path& path) {
     fail(utf8(path), ": JSON has ", text.size(), " bytes, expected at most ", max_json_bytes);
   return parse_json(detail::with_quoted_numbers(text), utf8(path));
 }
+
+#if defined(MOE_IO_COMPILED)
+extern template nlohmann::json parse_json<detail::Flags>(std::string_view, const std::string&);
+extern template nlohmann::json read_json<detail::Flags>(const std::filesystem::path&);
+extern template nlohmann::json read_settings<detail::Flags>(const std::filesystem::path&);
+#endif
 
 }  // namespace moe::inline MOE_TARGET::io

@@ -30,6 +30,7 @@
 #include "moe/experts/projection.hpp"
 #include "moe/experts/zero_compute.hpp"
 #include "moe/io/architectures.hpp"
+#include "moe/io/built_with.hpp"
 #include "moe/io/coded_tensor.hpp"
 #include "moe/io/config.hpp"
 #include "moe/io/error.hpp"
@@ -90,6 +91,13 @@ struct Lending {
   }
 };
 
+/// A bank as layers that serve hold it: all kernels of W and Act, of which a library compiles some types at a time.
+template <class W, class Act, class BuiltAs>
+AnyExperts<ActivationScalar<W>> served(FfnBank<W, Act> bank, const Lending& lending, ExpertsOf of) {
+  if (of == ExpertsOf::shared || !lending.is_on()) return lending.resident(std::move(bank));
+  return lending.leased(std::move(bank), of);
+}
+
 /// Layers that serve are made of parts as they are read. How to make others, that learn, is said in
 /// train/io/checkpoint.hpp.
 template <class Scalar>
@@ -106,8 +114,7 @@ struct ToServe {
   }
   template <class W, class Act>
   Experts experts(FfnBank<W, Act> bank, ExpertsOf of) const {
-    if (of == ExpertsOf::shared || !lending.is_on()) return lending.resident(std::move(bank));
-    return lending.leased(std::move(bank), of);
+    return served<W, Act, Flags>(std::move(bank), lending, of);
   }
   template <class W>
   auto projection(Projection<W> projection, bool /*goes_in*/) const {

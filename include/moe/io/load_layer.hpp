@@ -10,6 +10,7 @@
 
 #include "moe/core/types.hpp"
 #include "moe/experts/any_experts.hpp"
+#include "moe/io/built_with.hpp"
 #include "moe/io/error.hpp"
 #include "moe/layers/any_layer.hpp"
 #include "moe/models/moe_shape.hpp"
@@ -38,21 +39,6 @@ struct LoadedLayer {
 };
 
 namespace detail {
-
-/// What a library and its callers must have in common besides the processor, which is in every name of ours. Functions
-/// have it in theirs, too, so that a linker that does not find them says what differs.
-template <int bytes>
-struct EigenMaxAlignBytes;  // Eigen's memory is freed as it was allocated
-template <bool is_defined>
-struct GlibcxxDebug;  // another std::vector
-template <class...>
-struct BuiltWith;
-
-#if defined(_GLIBCXX_DEBUG)
-using Flags = BuiltWith<EigenMaxAlignBytes<EIGEN_MAX_ALIGN_BYTES>, GlibcxxDebug<true>>;
-#else
-using Flags = BuiltWith<EigenMaxAlignBytes<EIGEN_MAX_ALIGN_BYTES>, GlibcxxDebug<false>>;
-#endif
 
 template <class Scalar, class BuiltAs>
 LayerParts<Scalar> load_parts(const Model& model, const std::string& prefix,

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "moe/io/architectures.hpp"
+#include "moe/io/built_with.hpp"
 #include "moe/io/coded_weights.hpp"
 #include "moe/io/config.hpp"
 #include "moe/io/edit_distance.hpp"
@@ -209,15 +210,14 @@ struct Block {
 class Model {
  public:
   /// @throws Error naming the file, if one is missing or not as it should be, or its model_type is none that we know.
-  Model(const std::filesystem::path& folder, const ReadOptions& options = {})
-      : Model(detail::is_gguf(folder) ? of_gguf(folder, options) : of_folder(folder, options)) {}
+  Model(const std::filesystem::path& folder, const ReadOptions& options = {}) : Model(opened(folder, options)) {}
   /// Of a path however it is written: "folder".
   template <std::convertible_to<std::filesystem::path> Folder>
   Model(const Folder& folder, const ReadOptions& options = {}) : Model(std::filesystem::path(folder), options) {}
 
   /// Of what was read already, or never was in a folder.
   /// @throws Error as above.
-  Model(Config config, Tensors tensors) : Model({}, std::move(config), nullptr, [&] { return std::move(tensors); }) {}
+  Model(Config config, Tensors tensors) : Model(of_parts(std::move(config), std::move(tensors))) {}
 
   const std::filesystem::path& folder() const { return folder_; }
 
@@ -243,10 +243,8 @@ class Model {
   /// The same, but what is coded below a block, or beside it and part of it, is one tensor of all its numbers.
   /// @param lender  who repacks what it has read, where codes are not used as they lie; null: they are repacked now
   /// @throws Error naming file, tensor and what is wrong, if what is there makes no weights.
-  std::shared_ptr<const Tensors> weights(const std::string& block, ExpertLender* lender = nullptr) const {
-    const Tower& tower = tower_of(block);
-    return detail::with_coded_weights(tensors_, tower.quantization, block, *tower.architecture, lender);
-  }
+  template <class BuiltAs = detail::Flags>
+  std::shared_ptr<const Tensors> weights(const std::string& block, ExpertLender* lender = nullptr) const;
 
   /// One of them as numbers of this type, whatever floating-point type they are stored in: read("model.norm.weight").
   /// @throws Error if there is no tensor of this name, or it holds no such numbers.
@@ -262,15 +260,8 @@ class Model {
   const std::shared_ptr<ExpertLender>& lender() const { return lender_; }
 
   /// MoE layers and dense FFNs, in order.
-  std::vector<Block> blocks() const {
-    std::vector<Block> all;
-    for (const std::string& name : moe_blocks_) all.push_back({name, true});
-    for (const std::string& name : detail::dense_blocks(*tensors_, moe_blocks_, architecture_of_names())) {
-      all.push_back({name, false});
-    }
-    std::ranges::sort(all, {}, [](const Block& block) { return detail::in_order_of_numbers(block.name); });
-    return all;
-  }
+  template <class BuiltAs = detail::Flags>
+  std::vector<Block> blocks() const;
 
   /// The MoE layer below a prefix: load_layer().
   template <class Scalar = float>
@@ -309,6 +300,11 @@ class Model {
       detail::require_all_layers(*tower.config, *tensors_, block);
     }
   }
+
+  template <class BuiltAs = detail::Flags>
+  static Model opened(const std::filesystem::path& path, const ReadOptions& options);
+  template <class BuiltAs = detail::Flags>
+  static Model of_parts(Config config, Tensors tensors);
 
   static Model of_folder(const std::filesystem::path& folder, const ReadOptions& options) {
     Config config = Config::open(detail::config_file_in(folder));
@@ -369,6 +365,33 @@ class Model {
   std::shared_ptr<ExpertLender> lender_;
 };
 
+template <class BuiltAs>
+Model Model::opened(const std::filesystem::path& path, const ReadOptions& options) {
+  return detail::is_gguf(path) ? of_gguf(path, options) : of_folder(path, options);
+}
+
+template <class BuiltAs>
+Model Model::of_parts(Config config, Tensors tensors) {
+  return {{}, std::move(config), nullptr, [&] { return std::move(tensors); }};
+}
+
+template <class BuiltAs>
+std::shared_ptr<const Tensors> Model::weights(const std::string& block, ExpertLender* lender) const {
+  const Tower& tower = tower_of(block);
+  return detail::with_coded_weights(tensors_, tower.quantization, block, *tower.architecture, lender);
+}
+
+template <class BuiltAs>
+std::vector<Block> Model::blocks() const {
+  std::vector<Block> all;
+  for (const std::string& name : moe_blocks_) all.push_back({name, true});
+  for (const std::string& name : detail::dense_blocks(*tensors_, moe_blocks_, architecture_of_names())) {
+    all.push_back({name, false});
+  }
+  std::ranges::sort(all, {}, [](const Block& block) { return detail::in_order_of_numbers(block.name); });
+  return all;
+}
+
 namespace detail {
 
 /// Does it hold tensors, and is called as `sparse` is, but for its number? "model.layers.0.mlp" of DeepSeek.
@@ -403,5 +426,12 @@ inline void check_block(const Model& model, const std::string& block) {
 }
 
 }  // namespace detail
+
+#if defined(MOE_IO_COMPILED)
+extern template Model Model::opened<detail::Flags>(const std::filesystem::path&, const ReadOptions&);
+extern template Model Model::of_parts<detail::Flags>(Config, Tensors);
+extern template std::shared_ptr<const Tensors> Model::weights<detail::Flags>(const std::string&, ExpertLender*) const;
+extern template std::vector<Block> Model::blocks<detail::Flags>() const;
+#endif
 
 }  // namespace moe::inline MOE_TARGET::io

@@ -14,6 +14,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "moe/io/built_with.hpp"
 #include "moe/io/edit_distance.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/gguf.hpp"
@@ -96,13 +97,8 @@ class Tensors {
   ///              model.safetensors, else one *.safetensors.
   /// @throws Error if there is none of these, or a file, or the index, is not as it should be.
   /// @param access  how to the bytes
-  static Tensors open(const std::filesystem::path& path, Access access = Access::mapped) {
-    std::error_code ignored;
-    const std::filesystem::path file =
-        std::filesystem::is_directory(path, ignored) ? detail::entry_file_of(path) : path;
-    if (file.extension() == ".gguf") return of(utf8(file), read_gguf(file, access).tensors);
-    return file.extension() == ".json" ? open_shards(file, access) : open_file(file, access);
-  }
+  template <class BuiltAs = detail::Flags>
+  static Tensors open(const std::filesystem::path& path, Access access = Access::mapped);
 
   /// Of tensors that were read already, or never were in a file.
   /// @param path  for messages
@@ -220,5 +216,17 @@ class Tensors {
   Map tensors_;
   Metadata metadata_;
 };
+
+template <class BuiltAs>
+Tensors Tensors::open(const std::filesystem::path& path, Access access) {
+  std::error_code ignored;
+  const std::filesystem::path file = std::filesystem::is_directory(path, ignored) ? detail::entry_file_of(path) : path;
+  if (file.extension() == ".gguf") return of(utf8(file), read_gguf(file, access).tensors);
+  return file.extension() == ".json" ? open_shards(file, access) : open_file(file, access);
+}
+
+#if defined(MOE_IO_COMPILED)
+extern template Tensors Tensors::open<detail::Flags>(const std::filesystem::path&, Access);
+#endif
 
 }  // namespace moe::inline MOE_TARGET::io

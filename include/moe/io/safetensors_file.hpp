@@ -19,6 +19,7 @@
 
 #include "moe/core/types.hpp"
 #include "moe/io/atomic_file.hpp"
+#include "moe/io/built_with.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/impostors.hpp"
 #include "moe/io/json.hpp"
@@ -144,7 +145,8 @@ inline void check_no_gaps(std::vector<Tensor> tensors, std::span<const std::byte
 
 /// The tensors in the bytes of a file, used where they lie. `name` is the file's, for messages.
 /// @throws Error if the bytes are not a whole safetensors file. A dtype that we have not heard of is no error here.
-inline TensorFile parse_safetensors(const MappedFile& file, const std::string& name) {
+template <class BuiltAs = detail::Flags>
+TensorFile parse_safetensors(const MappedFile& file, const std::string& name) {
   const std::string_view text = detail::header_text(file.bytes, name);
   const nlohmann::json header = parse_json(text, name);
   const MappedFile data{file.bytes.subspan(sizeof(std::uint64_t) + text.size()), file.owner};
@@ -162,7 +164,8 @@ inline TensorFile parse_safetensors(const MappedFile& file, const std::string& n
 
 /// The tensors of a file.
 /// @throws Error as open_file() and parse_safetensors() do.
-inline TensorFile read_safetensors(const std::filesystem::path& path, Access access = Access::mapped) {
+template <class BuiltAs = detail::Flags>
+TensorFile read_safetensors(const std::filesystem::path& path, Access access = Access::mapped) {
   return parse_safetensors(open_file(path, access), utf8(path));
 }
 
@@ -213,8 +216,9 @@ inline std::string header_of(const std::vector<const Tensor*>& tensors, const Me
 /// be those of the file that is replaced.
 /// @throws Error if the file cannot be written, or a tensor's name is taken, its dtype unknown, its size not its
 /// shape's.
-inline void write_safetensors(const std::filesystem::path& path, const std::vector<Tensor>& tensors,
-                              const Metadata& metadata = {}) {
+template <class BuiltAs = detail::Flags>
+void write_safetensors(const std::filesystem::path& path, const std::vector<Tensor>& tensors,
+                       const Metadata& metadata = {}) {
   const std::vector<const Tensor*> order = detail::in_file_order(tensors);
   const std::string header = detail::header_of(order, metadata, utf8(path));
   if (header.size() > max_json_bytes) {
@@ -226,5 +230,12 @@ inline void write_safetensors(const std::filesystem::path& path, const std::vect
   for (const Tensor* tensor : order) pieces.push_back(tensor->bytes);
   write_atomically(path, pieces);
 }
+
+#if defined(MOE_IO_COMPILED)
+extern template TensorFile parse_safetensors<detail::Flags>(const MappedFile&, const std::string&);
+extern template TensorFile read_safetensors<detail::Flags>(const std::filesystem::path&, Access);
+extern template void write_safetensors<detail::Flags>(const std::filesystem::path&, const std::vector<Tensor>&,
+                                                      const Metadata&);
+#endif
 
 }  // namespace moe::inline MOE_TARGET::io

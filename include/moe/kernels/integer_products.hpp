@@ -258,8 +258,8 @@ inline Index integer_room(Index depth) {
 }
 
 /// out[r + c · stride] = row r of weights · column c of x.
-inline void integer_products(const Rows<Quantized>& rows, const Columns<Fast<Quantized>>& x, Lanes<float>* room,
-                             float* out, Index stride) {
+template <class A = Fast<Quantized>>
+void integer_products(const Rows<Quantized>& rows, const Columns<A>& x, Lanes<float>* room, float* out, Index stride) {
   eigen_assert(rows.odd == nullptr);
   detail::with_form(*rows.even->integers(), [&]<Index group, bool has_minima>() {
     detail::integer_dot_products<group, has_minima>(rows, x, reinterpret_cast<float*>(room), out, stride);
@@ -267,8 +267,8 @@ inline void integer_products(const Rows<Quantized>& rows, const Columns<Fast<Qua
 }
 
 /// The same of columns in blocks.
-inline void integer_products(const Rows<Quantized>& rows, const Blocks<Fast<Quantized>>& x, Lanes<float>* room,
-                             float* out, Index stride) {
+template <class A = Fast<Quantized>>
+void integer_products(const Rows<Quantized>& rows, const Blocks<A>& x, Lanes<float>* room, float* out, Index stride) {
   eigen_assert(rows.odd == nullptr);
   detail::with_form(*rows.even->integers(), [&]<Index group, bool has_minima>() {
     auto& its = *reinterpret_cast<detail::PanelRoom*>(room);

@@ -1,0 +1,8 @@
+#include "banks.hpp"
+
+namespace moe::io::detail {
+
+MOE_BANKS(, bfloat16)
+MOE_BANKS(, float16)
+
+}  // namespace moe::io::detail

@@ -1,0 +1,7 @@
+#include "banks.hpp"
+
+namespace moe::io::detail {
+
+MOE_BANKS(, Quantized)
+
+}  // namespace moe::io::detail

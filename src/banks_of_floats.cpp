@@ -1,0 +1,8 @@
+#include "banks.hpp"
+
+namespace moe::io::detail {
+
+MOE_BANKS(, float)
+MOE_BANKS(, double)
+
+}  // namespace moe::io::detail
