@@ -107,7 +107,7 @@ TEST_P(GoldenGradients, AreWhatTheReferenceComputesAndToTheBitWhatOneProcessDoes
   const auto reference = golden::Case::open(GetParam());
   const Matrix<float> x = reference.columns("input"), d_y = reference.columns("grad_output");
   const auto expected = test::load_reference_gradients(GetParam());
-  io::detail::with_block(GetParam(), "", [&](const auto&... block) {
+  io::detail::with_block(GetParam(), "", nullptr, [&](const auto&... block) {
     const LayerLoader loader(block...);
     // A part of the tokens on each rank; where they compete for room, all of them on the last one.
     const int rank = test::my_rank(), ranks = test::num_ranks();
