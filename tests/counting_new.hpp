@@ -22,6 +22,12 @@
   if (void* memory = std::aligned_alloc(line, (size + line - 1) / line * line)) return memory;
   throw std::bad_alloc();
 }
+// Those of AddressSanitizer would else make what the operators below free.
+[[gnu::noinline]] void* operator new(std::size_t size, const std::nothrow_t& /*nothrow*/) noexcept {
+  ++moe::test::num_allocations;
+  moe::test::num_bytes += static_cast<long>(size);
+  return std::malloc(size > 0 ? size : 1);
+}
 [[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
 [[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 [[gnu::noinline]] void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }

@@ -36,7 +36,7 @@ inline TrainableLayer<float> make_block(const Kind& kind, const LearnOptions& o,
                                      .score = r.sigmoid ? Score::sigmoid : Score::softmax,
                                      .renormalize = r.renormalize && kind.top_k > 1,
                                      .scale = r.combine_scale},
-                                    r.bias_rate > 0 ? Vector<float>::Zero(kind.experts) : Vector<float>()),
+                                    /*bias=*/{}, r.bias_rate > 0 ? Vector<float>::Zero(kind.experts) : Vector<float>()),
                   random_bank<float>(kind.experts, d, units, seed));
   for (const auto& matrix : parameters(routed)) {
     matrix.array() *= float(matrix.name.starts_with("gate.") ? r.router_scale : r.expert_scale);

@@ -18,7 +18,7 @@ namespace moe::bench {
 
 struct LearnOptions {
   std::vector<std::string> texts;
-  std::string models = "dense,8x2,8x2@1,8x2@0.5,16x1,16x1@1,16x1@0.5,64x3+1,64x3+1@1", json;
+  std::string models = "dense,8x2,8x2@1,8x2@0.5,16x1,16x1@1,16x1@0.5,64x3+1", json;
   Index steps = 4000, batch = 1024, seeds = 3, first_seed = 1, threads = 1, at_once = 0, active = 128, blocks = 1,
         dense_blocks = 0;
   ContextModelShape shape;

@@ -210,7 +210,7 @@ TEST(ExpertStore, CodesThatAreRepackedTakeTheBudgetAndHaveTheBitsOfTheModel) {
     trouble->late_percent = 20;
     trouble->short_percent = 20;
     std::size_t walk = 16_MiB, read_bytes = 4_MiB;
-    for (const std::size_t room : {4, 1, 3, 2}) {
+    for (const std::size_t room : {4U, 1U, 3U, 2U}) {
       const ExpertStore store(
           folder.path, {.memory = walk * room, .threads = 3, .read_bytes = read_bytes, .open = troubled(trouble)});
       const AnyExperts<float> experts = *load_parts<float>(store, "mlp").experts;

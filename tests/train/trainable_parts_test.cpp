@@ -79,7 +79,8 @@ TEST(TrainableParts, ThatAreFrozenPassGradientsOn) {
 /// A bias that only its update moves, wherever in a layer its router is.
 TEST(TrainableParts, GiveTheSelectionBiasOfTheirRouter) {
   const auto biased = [] {
-    return LinearTopK<double>(random_matrix<Weight<double>>(6, d, 1), options, random_matrix<Vector<double>>(6, 1, 2));
+    return LinearTopK<double>(random_matrix<Weight<double>>(6, d, 1), options, {},
+                              random_matrix<Vector<double>>(6, 1, 2));
   };
   const MoeLayer plain(biased(), experts());
   const auto x = random_matrix<Matrix<double>>(d, 12, 4);
