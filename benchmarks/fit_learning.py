@@ -10,10 +10,11 @@ Needs numpy; the chart matplotlib. Prints each run beside its fit, the error of 
 more steps the dense model would need to know as much.
 """
 
-import json
 import sys
 
 import numpy as np
+
+from plot import DENSE, GREY, SPARSE, read_json, save, tidy
 
 
 def ratio(record):
@@ -30,11 +31,10 @@ def rows_of(files):
     """R, S and bits of each run that is finished."""
     rows = []
     for file in files:
-        with open(file, encoding="utf-8") as stream:
-            for record in json.load(stream):
-                last = record["curve"][-1] if record["curve"] else {"step": -1}
-                if last["step"] == record["steps"] and "@" not in record["model"]:
-                    rows.append((ratio(record), float(last["step"]), last["held_out_bits_per_byte"]))
+        for record in read_json(file):
+            last = record["curve"][-1] if record["curve"] else {"step": -1}
+            if last["step"] == record["steps"] and "@" not in record["model"]:
+                rows.append((ratio(record), float(last["step"]), last["held_out_bits_per_byte"]))
     if len(rows) < 8 or len({r for r, _, _ in rows}) < 3 or len({s for _, s, _ in rows}) < 3:
         sys.exit("fit_learning.py: expected finished runs of three numbers of experts and three numbers of steps at least")
     return np.array(rows)
@@ -85,8 +85,6 @@ def draw(rows, law, out):
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    from plot import DENSE, GREY, SPARSE, save, tidy
-
     plt.rcParams["svg.hashsalt"] = "moe"
     figure, panels = plt.subplots(1, 2, figsize=(9.2, 4.0))
     sizes = sorted(set(rows[:, 0]))
@@ -124,7 +122,7 @@ def main():
     rows = rows_of(files)
     law = fit(rows)
     alpha, beta, (c, a, b, d) = law
-    print(f"bits = {c:.3f} + {a:.3f} / R^{alpha:.2f} + {b:.3f} / S^{beta:.2f} + {d:.3f} / (R^{alpha:.2f} S^{beta:.2f}), "
+    print(f"bits = {c:.3f} + {a:.3f} / R^{alpha:.2f} + {b:.3f} / S^{beta:.2f} {d:+.3f} / (R^{alpha:.2f} S^{beta:.2f}), "
           "S in thousands of steps")
     print(f"{'R':>6} {'steps':>7} {'bits':>7} {'fit':>7} {'left out':>9}   steps of dense for as much")
     for (size, steps, bits), error in zip(rows, left_out(rows)):

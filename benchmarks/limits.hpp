@@ -99,8 +99,7 @@ void begin_apart(Register (&sum)[num_sums]) {
   return sum_of(sum[0]);
 }
 
-/// The same with four bytes in each lane, in integers, which may overflow. Sums that began alike would be one to the
-/// compiler.
+/// The same with four bytes in each lane, in integers, which may overflow.
 [[gnu::noinline]] inline float multiply_add_bytes(Index steps, float factor) {
   using kernels::register_bytes;
   using Integers = kernels::IntegersOf<register_bytes>;

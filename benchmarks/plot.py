@@ -14,6 +14,7 @@ usage: plot.py results.json  out.svg|out.png   time per token against tokens, a 
 
 import json
 import math
+import os
 import sys
 from xml.sax.saxutils import escape
 
@@ -46,7 +47,7 @@ def read_json(path):
             return json.loads(text)
         return [json.loads(line) for line in text.split("\n") if line.strip()]
     except (OSError, ValueError) as error:
-        sys.exit(f"plot.py: {path}: {error}")
+        sys.exit(f"{os.path.basename(sys.argv[0])}: {path}: {error}")
 
 
 def curve(records, kind, milliseconds=lambda r: r["ms"]):

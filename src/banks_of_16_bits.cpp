@@ -1,3 +1,4 @@
+// The banks of bfloat16 and float16: banks.hpp.
 #include "banks.hpp"
 
 namespace moe::io::detail {

@@ -1,3 +1,4 @@
+// The banks of coded numbers: banks.hpp.
 #include "banks.hpp"
 
 namespace moe::io::detail {

@@ -1,3 +1,4 @@
+// The banks of float and double: banks.hpp.
 #include "banks.hpp"
 
 namespace moe::io::detail {

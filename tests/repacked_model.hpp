@@ -1,6 +1,4 @@
-/// @file  A model whose experts are stored in codes that are repacked before they are used, large enough that nothing
-/// of
-///        them is small.
+/// @file  A model whose experts are stored in codes that are repacked before they are used, none of them small.
 #pragma once
 
 #include <cstddef>

@@ -59,8 +59,12 @@ class Learner {
   bool is_dense() const { return run_.kind.is_dense() || step_ < dense_steps_; }
 
   static bool is_of_router(const Parameter<float>& parameter) { return parameter.name.ends_with(".gate.weight"); }
-  static std::vector<Parameter<float>> without(bool routers, std::vector<Parameter<float>> all) {
-    std::erase_if(all, [&](const auto& parameter) { return is_of_router(parameter) == routers; });
+  static std::vector<Parameter<float>> of_routers(std::vector<Parameter<float>> all) {
+    std::erase_if(all, [](const auto& parameter) { return !is_of_router(parameter); });
+    return all;
+  }
+  static std::vector<Parameter<float>> of_others(std::vector<Parameter<float>> all) {
+    std::erase_if(all, is_of_router);
     return all;
   }
 
@@ -70,8 +74,8 @@ class Learner {
     const AdamWOptions of_all{.beta2 = recipe.beta2, .weight_decay = recipe.decay};
     std::vector<ParameterGroup> groups;
     if (!is_dense()) groups = {{.patterns = sparse_experts(), .learning_rate = recipe.expert_rate}};
-    adam_.emplace(without(true, model_.parameters()), of_all, groups);
-    router_adam_.emplace(without(false, model_.parameters()), of_all);
+    adam_.emplace(of_others(model_.parameters()), of_all, groups);
+    router_adam_.emplace(of_routers(model_.parameters()), of_all);
   }
 
   std::vector<std::string> sparse_experts() const {
@@ -112,8 +116,8 @@ class Learner {
       require_sense(model_.learn(batch, executor_, [&](auto& block) { add_losses(block); }, jitter, noise));
       const auto gradients = model_.gradients();
       clip_gradients(gradients, recipe.clip, executor_);
-      adam_->step(without(true, gradients), executor_);
-      router_adam_->step(without(false, gradients), executor_);
+      adam_->step(of_others(gradients), executor_);
+      router_adam_->step(of_routers(gradients), executor_);
     }));
   }
 

@@ -50,8 +50,8 @@ inline TrainableLayer<float> make_block(const Kind& kind, const LearnOptions& o,
 inline ContextModel make_model(const Kind& kind, const LearnOptions& o, std::uint64_t seed) {
   std::vector<TrainableLayer<float>> blocks;
   for (Index b = 0; b < o.blocks; ++b) {
-    const Kind dense = parse_kind("dense");
-    blocks.push_back(make_block(b < o.dense_blocks ? dense : kind, o, 100 * seed + 10 * std::uint64_t(b)));
+    blocks.push_back(
+        make_block(b < o.dense_blocks ? parse_kind("dense") : kind, o, 100 * seed + 10 * std::uint64_t(b)));
     for (const auto& matrix : blocks.back().parameters()) matrix.array() /= std::sqrt(3.0f);
   }
   return {o.shape, std::move(blocks), seed};
@@ -60,9 +60,10 @@ inline ContextModel make_model(const Kind& kind, const LearnOptions& o, std::uin
 /// Multiplications count as two operations, backward as two forward passes.
 inline double flops_a_step(const Kind& kind, const LearnOptions& o) {
   const auto d = double(o.shape.d_model);
-  const double ffn = 3 * d * double(o.active * kind.width) + (kind.is_dense() ? 0 : d * double(kind.experts));
+  const double ffns = double(o.blocks) * 3 * d * double(o.active * kind.width);
+  const double routers = kind.is_dense() ? 0 : double(o.blocks - o.dense_blocks) * d * double(kind.experts);
   const double around = d * double(o.shape.context * o.shape.embedding) + 256 * d;
-  return 6 * double(o.batch) * (double(o.blocks) * ffn + around);
+  return 6 * double(o.batch) * (ffns + routers + around);
 }
 
 }  // namespace moe::bench

@@ -12,6 +12,7 @@
 #include "learning_layers.hpp"
 #include "moe/io/adapters.hpp"
 #include "moe/io/expert_store.hpp"
+#include "moe/models/random.hpp"
 #include "moe/train.hpp"
 #include "pools.hpp"
 #include "random.hpp"

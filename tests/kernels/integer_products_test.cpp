@@ -174,16 +174,27 @@ TEST(IntegerProducts, EqualTheirNaiveTwin) {
   });
 }
 
+/// Row r as integers, and a token beside it in whole steps.
+struct PlainRow {
+  PlainRow(const QuantizedMatrix& w, Index r, const float* token)
+      : codes(std::size_t(w.cols())),
+        scales(std::size_t(w.cols() / w.integers()->group)),
+        minima(scales.size()),
+        x(std::size_t(kernels::round_up(w.cols(), 64))) {
+    w.take(r, 0, w.cols(), codes.data(), scales.data(), minima.data());
+    std::copy_n(token, w.cols(), x.begin());
+  }
+
+  std::vector<std::int8_t> codes;
+  std::vector<float> scales, minima, x;
+};
+
 /// Row r · the token x in plain code, in the order of registers: lanes of four codes, two sums in turn, then halves of
 /// lanes. Minima, if there are any, in lanes of groups, `unit` numbers of a row at a time.
 float dot_in_plain_code(const QuantizedMatrix& w, Index r, const float* x, Index unit) {
   constexpr int L = kernels::lanes<float>;
   const IntegerForm& form = *w.integers();
-  const std::size_t groups = std::size_t(w.cols() / form.group);
-  std::vector<std::int8_t> codes(std::size_t(w.cols()));
-  std::vector<float> scales(groups), minima(groups), padded(std::size_t(kernels::round_up(w.cols(), 64)));
-  w.take(r, 0, w.cols(), codes.data(), scales.data(), minima.data());
-  std::copy_n(x, w.cols(), padded.begin());
+  const auto& [codes, scales, minima, padded] = PlainRow(w, r, x);
   float sums[2][L] = {}, of_minima[L] = {};
   for (Index step = 0; step < w.cols(); step += 64) {
     ActivationCodes its;
@@ -237,11 +248,7 @@ TEST(IntegerProducts, OfFewTokensAreThoseOfPlainCodeToTheBit) {
 /// four codes, which are added at the end.
 float block_dot_in_plain_code(const QuantizedMatrix& w, Index r, const float* x, int parts) {
   const IntegerForm& form = *w.integers();
-  const std::size_t groups = std::size_t(w.cols() / form.group);
-  std::vector<std::int8_t> codes(std::size_t(w.cols()));
-  std::vector<float> scales(groups), minima(groups), padded(std::size_t(kernels::round_up(w.cols(), 64)));
-  w.take(r, 0, w.cols(), codes.data(), scales.data(), minima.data());
-  std::copy_n(x, w.cols(), padded.begin());
+  const auto& [codes, scales, minima, padded] = PlainRow(w, r, x);
   float sums[2] = {};
   for (Index step = 0; step < w.cols(); step += 64) {
     ActivationCodes its;

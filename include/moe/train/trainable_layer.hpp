@@ -90,7 +90,7 @@ class TrainableLayer {
   Eigen::Map<Matrix<Scalar>> router_input_gradient() { return held_->router_input_gradient(); }
 
   /// (num_experts that are not always chosen) of its router, for update_bias() after each step: that is how it learns.
-  /// Empty if it has none.
+  /// Empty if it has none, or one that is mapped or of another type.
   Eigen::Map<Vector<Scalar>> selection_bias() {
     for (const AnyParameter& part : held_->frozen) {
       if (part.name.ends_with("selection_bias") && part.to_write != nullptr && part.type == &detail::type_id<Scalar>) {

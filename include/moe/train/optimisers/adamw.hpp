@@ -42,7 +42,7 @@ inline double power(double base, Index exponent) {
   return product;
 }
 
-/// A factor near 1, whose distance from 1 counts: β itself would be rounded to the range of Scalar.
+/// A factor near 1. Its distance from 1 counts, which a Scalar would round to a thousandth of a percent.
 template <class Scalar>
 struct Beta {
   explicit Beta(double beta) : near(Scalar(beta)), rest(Scalar(beta - double(near))), other(Scalar(1 - beta)) {}
@@ -91,8 +91,9 @@ struct AdamWStep {
 /// p ← p − η·(λp + m̂ / (√v̂ + ε)),  m̂ = m / (1 − β₁ᵗ),  v̂ = v / (1 − β₂ᵗ).
 /// Computed in Scalar, and right for every finite gradient: what is squared is divided by a power of two before. Of v
 /// its root is remembered, which has the range of gradients: v itself overflows where these are 1.9e19. The same to the
-/// last bit for any number of threads, wherever parameters lie, and from every compiler. Loshchilov & Hutter 2019,
-/// "Decoupled Weight Decay Regularization", arXiv:1711.05101, algorithm 2.
+/// last bit for any number of threads, wherever parameters lie, and from every compiler.
+///
+/// Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization", arXiv:1711.05101, algorithm 2.
 template <class Scalar_>
 class AdamW {
  public:
