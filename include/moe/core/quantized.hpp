@@ -158,8 +158,9 @@ class QuantizedMatrix {
     format_->integers->take(*this, first_row_ + row * row_step_, first_col_ + first, count, to, its_scales, its_minima);
   }
 
-  /// Which row of its planes a row of it is, and which column.
+  /// Which row of its planes a row of it is.
   Index stored_row(Index row) const { return first_row_ + row * row_step_; }
+  /// Which column of its planes a column of it is.
   Index stored_col(Index col) const { return first_col_ + col; }
 
   /// Whether a form's multiply functions may be used: they know no factor, and of rows that lie together only runs.

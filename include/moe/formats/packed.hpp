@@ -31,67 +31,62 @@ namespace moe::inline MOE_TARGET {
 template <class Block>
 struct Packed;
 
+/// d · (code − 8)
 template <>
 struct Packed<Q4_0> : packing::Centred<packing::FourBits>, packing::HalfScales {
-  static constexpr const char* name = "Q4_0 packed";
-  static void put_scales(const std::byte* block, Index row, std::byte* to) { std::memcpy(to + 2 * row, block, 2); }
+  static constexpr const char* name = "Q4_0 packed";  // NumberFormat::name
 };
 
+/// d · code
 template <>
 struct Packed<Q8_0> : packing::Centred<packing::EightBits>, packing::HalfScales {
-  static constexpr const char* name = "Q8_0 packed";
-  static void put_scales(const std::byte* block, Index row, std::byte* to) { std::memcpy(to + 2 * row, block, 2); }
+  static constexpr const char* name = "Q8_0 packed";  // NumberFormat::name
 };
 
+/// d · a number of IQ4's table
 template <>
 struct Packed<IQ4_NL> : packing::Table<codes::iq4_values>, packing::HalfScales {
-  static constexpr const char* name = "IQ4_NL packed";
-  static void put_scales(const std::byte* block, Index row, std::byte* to) { std::memcpy(to + 2 * row, block, 2); }
+  static constexpr const char* name = "IQ4_NL packed";  // NumberFormat::name
 };
 
+/// 2^(scale − 127) · E2M1
 template <>
 struct Packed<GgmlMxfp4> : packing::Table<codes::doubled_e2m1>, packing::ByteScales {
-  static constexpr const char* name = "MXFP4 packed";
-  static void put_scales(const std::byte* block, Index row, std::byte* to) { to[row] = *block; }
+  static constexpr const char* name = "MXFP4 packed";  // NumberFormat::name
 };
 
-namespace packing {
-
-/// The scale of each group of a block, in the bytes from `to` on.
-inline void put_bytes(const std::int8_t* codes, Index groups, Index row, std::byte* to) {
-  for (Index g = 0; g < groups; ++g) to[g * packed_rows + row] = std::byte(codes[g]);
-}
-
-}  // namespace packing
-
+/// d · scale · code − dmin · minimum
 template <>
 struct Packed<Q4_K> : packing::Positive<packing::FourBits>, packing::ScaledScales<std::uint8_t, 8, true> {
-  static constexpr const char* name = "Q4_K packed";
+  static constexpr const char* name = "Q4_K packed";  // NumberFormat::name
+
+  /// Puts the scales of a row's block to its place among those of sixteen.
   static void put_scales(const std::byte* block, Index row, std::byte* to) {
     codes::Codes<16> both;
     codes::unpack_scales_and_minima(block + 4, both);
-    std::memcpy(to + 2 * row, block, 2);
-    std::memcpy(to + 2 * (packing::packed_rows + row), block + 2, 2);
-    packing::put_bytes(both.at, 16, row, to + first_code);
+    put_scaled(block, block + 2, both.at, row, to);
   }
 };
 
+/// d · scale · (code − 32)
 template <>
 struct Packed<Q6_K> : packing::Centred<packing::SixBits>, packing::ScaledScales<std::int8_t, 16, false> {
-  static constexpr const char* name = "Q6_K packed";
+  static constexpr const char* name = "Q6_K packed";  // NumberFormat::name
+
+  /// The same.
   static void put_scales(const std::byte* block, Index row, std::byte* to) {
-    std::memcpy(to + 2 * row, block + 208, 2);
-    packing::put_bytes(reinterpret_cast<const std::int8_t*>(block + 192), 16, row, to + first_code);
+    put_scaled(block + 208, nullptr, reinterpret_cast<const std::int8_t*>(block + 192), row, to);
   }
 };
 
+/// d · scale · a number of IQ4's table
 template <>
 struct Packed<IQ4_XS> : packing::Table<codes::iq4_values>, packing::ScaledScales<std::int8_t, 8, false> {
-  static constexpr const char* name = "IQ4_XS packed";
+  static constexpr const char* name = "IQ4_XS packed";  // NumberFormat::name
+
+  /// The same.
   static void put_scales(const std::byte* block, Index row, std::byte* to) {
-    const codes::Codes<16> its = IQ4_XS::scale_codes(block);
-    std::memcpy(to + 2 * row, block, 2);
-    packing::put_bytes(its.at, 8, row, to + first_code);
+    put_scaled(block, nullptr, IQ4_XS::scale_codes(block).at, row, to);
   }
 };
 
@@ -100,7 +95,7 @@ namespace packing {
 /// What a Packed<Block> does as a NumberFormat and as an IntegerForm.
 template <class Block>
 struct Form {
-  using P = Packed<Block>;
+  using P = Packed<Block>;                                        ///< See there.
   static constexpr Index groups = Block::numbers / Block::group;  // of a block
   static_assert(Block::group == P::group && Block::has_minima == P::has_minima);
   static_assert(Block::numbers == P::numbers);
@@ -142,7 +137,9 @@ struct Form {
   static constexpr IntegerForm integers = {P::group, P::has_minima, take, kernels::packed_products<P>,
                                            kernels::packed_block_products<P>};
 
+  /// Bytes of the codes of a panel.
   static Index row_of_codes(Index cols) { return cols / P::group * P::code_bytes; }
+  /// Bytes of its scales.
   static Index row_of_scales(Index cols) { return cols / P::numbers * P::scale_bytes; }
 
   /// Writes the rows of a matrix of Blocks to planes of zeros.
@@ -190,6 +187,7 @@ struct PackedFormat {
 
 namespace packing {
 
+/// What packs such blocks.
 template <class Block>
 constexpr PackedFormat form_of() {
   using F = Form<Block>;

@@ -26,7 +26,7 @@ MoeLayer<R, FfnBank<Quantized, Act>> packed(const MoeLayer<R, FfnBank<Quantized,
   return {layer.router(), packed(layer.experts())};
 }
 
-/// Bytes of the codes and scales that a packed stack holds, or a bank's stacks.
+/// Bytes of the codes and scales that a packed stack holds.
 inline Index packed_bytes(const WeightStack<Quantized>& stack) {
   Index bytes = 0;
   for (Index e = 0; e < stack.num_experts(); ++e) {
@@ -36,6 +36,8 @@ inline Index packed_bytes(const WeightStack<Quantized>& stack) {
   }
   return bytes;
 }
+
+/// The same of a bank.
 template <class Act>
 Index packed_bytes(const FfnBank<Quantized, Act>& bank) {
   return packed_bytes(bank.w_gate()) + packed_bytes(bank.w_up()) + packed_bytes(bank.w_down());

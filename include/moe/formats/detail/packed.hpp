@@ -156,6 +156,9 @@ struct HalfScales {
   }
 
   static float scale_at(const std::byte* block, Index, Index row) { return codes::half_at(block + 2 * row); }
+
+  /// Puts the scale that a row's block begins with to its place.
+  static void put_scales(const std::byte* from, Index row, std::byte* to) { std::memcpy(to + 2 * row, from, 2); }
 };
 
 /// A byte for each, half of 2^(byte − 127).
@@ -173,6 +176,9 @@ struct ByteScales {
   static float scale_at(const std::byte* block, Index, Index row) {
     return codes::half_e8m0(std::to_integer<std::uint8_t>(block[row]));
   }
+
+  /// As above.
+  static void put_scales(const std::byte* from, Index row, std::byte* to) { to[row] = *from; }
 };
 
 /// Of 256 neighbours in so many groups a float16 d for each row, with minima a second one; then of each group a byte,
@@ -195,6 +201,16 @@ struct ScaledScales {
   }
   static float minimum_at(const std::byte* block, Index g, Index row) {
     return -codes::half_at(block + 2 * (packed_rows + row)) * float(Byte(block[first_minimum + g * packed_rows + row]));
+  }
+
+ protected:
+  /// Puts what a row's block has to its place: d, dmin if it has minima, and a byte for each group, those of minima
+  /// last.
+  static void put_scaled(const std::byte* d, const std::byte* dmin, const std::int8_t* bytes, Index row,
+                         std::byte* to) {
+    std::memcpy(to + 2 * row, d, 2);
+    if (minima) std::memcpy(to + 2 * (packed_rows + row), dmin, 2);
+    for (Index i = 0; i < (minima ? 2 : 1) * groups; ++i) to[first_code + i * packed_rows + row] = std::byte(bytes[i]);
   }
 
  private:
