@@ -15,7 +15,7 @@
 
 namespace moe_processors {
 
-/// Whether there are tiles of bfloat16 and of bytes, and the system permits them, as moe/kernels/x86/pair_tiles.hpp
+/// Whether there are tiles of bfloat16 and of bytes, and the system permits them, as moe/kernels/x86/tiles.hpp
 /// asks.
 inline bool has_amx() {
 #if defined(__x86_64__) && defined(__linux__)

@@ -11,7 +11,7 @@
 #include "moe/kernels/arithmetic.hpp"
 #include "moe/kernels/blocks.hpp"
 #include "moe/kernels/lanes.hpp"
-#include "moe/kernels/pair_tiles.hpp"
+#include "moe/kernels/tiles.hpp"
 #include "moe/kernels/rows.hpp"
 #include "moe/kernels/tile_use.hpp"
 

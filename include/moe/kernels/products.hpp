@@ -15,7 +15,7 @@
 #include "moe/kernels/columns.hpp"
 #include "moe/kernels/dot_tile.hpp"
 #include "moe/kernels/integer_products.hpp"
-#include "moe/kernels/pair_tiles.hpp"
+#include "moe/kernels/tiles.hpp"
 #include "moe/kernels/rows.hpp"
 #include "moe/kernels/tile_use.hpp"
 

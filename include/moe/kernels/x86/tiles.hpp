@@ -1,4 +1,4 @@
-/// @file  Tiles of bfloat16 pairs with the instructions of AMX.
+/// @file  Products of tiles of bfloat16 pairs with the instructions of AMX.
 #pragma once
 
 #if defined(MOE_HAS_AMX)
@@ -14,7 +14,7 @@
 
 namespace moe::inline MOE_TARGET::kernels {
 
-inline constexpr bool has_pair_tiles = true;
+inline constexpr bool has_tiles = true;
 
 /// Whether the system lets this process use tiles. It is asked once.
 inline bool pairs_pay() {
@@ -23,10 +23,9 @@ inline bool pairs_pay() {
   return has_permission;
 }
 
-/// While it lives, the calling thread has eight tiles of 16 rows of 64 bytes.
+/// While it lives, the calling thread has eight tiles of 16 rows of 64 bytes. Only where pairs_pay().
 class TilesInUse {
  public:
-  /// Only where pairs_pay().
   TilesInUse() {
     [[maybe_unused]] const bool may = pairs_pay();
     eigen_assert(may);

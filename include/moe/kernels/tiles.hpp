@@ -5,7 +5,7 @@
 #include "moe/kernels/bfloat16_pairs.hpp"
 
 #if defined(MOE_HAS_AMX)
-#include "moe/kernels/x86/pair_tiles.hpp"
+#include "moe/kernels/x86/tiles.hpp"
 #else
 
 #include "moe/kernels/x86/is_intel.hpp"
@@ -13,7 +13,7 @@
 namespace moe::inline MOE_TARGET::kernels {
 
 /// Whether this processor has tiles.
-inline constexpr bool has_pair_tiles = false;
+inline constexpr bool has_tiles = false;
 
 struct TilesInUse {};
 
