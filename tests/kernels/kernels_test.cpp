@@ -404,7 +404,8 @@ TYPED_TEST(Kernels, FastMeansFastWhereThereIsAnythingFaster) {
       return y;
     };
     const auto exact = answer(Products::exact), fast = answer(Products::fast);
-    EXPECT_EQ(bool(same_bits(fast, exact)), !kernels::has_fast<W>) << num_tokens << " tokens";
+    const bool is_fast = kernels::has_fast<W> && kernels::pairs_pay();
+    EXPECT_EQ(bool(same_bits(fast, exact)), !is_fast) << num_tokens << " tokens";
     EXPECT_LT(relative_error(fast, test::naive::exact(exact)), 8e-3);
   }
 }

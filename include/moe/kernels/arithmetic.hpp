@@ -38,6 +38,7 @@
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/load_padded.hpp"
 #include "moe/kernels/multiply_add.hpp"
+#include "moe/kernels/tiles.hpp"
 #include "moe/kernels/shuffle.hpp"
 #include "moe/kernels/widen.hpp"
 
@@ -173,8 +174,9 @@ struct Fast {
   static constexpr int parts = 1;
   static constexpr Index step = 2 * L;
   static constexpr Index weights_per_step = step;
-  static constexpr Index blocks_pay = register_bytes == 64 ? 16 : 13;
-  static constexpr double column_alone = register_bytes == 64 ? 1.5 : 2;
+  static constexpr Index blocks_pay = has_tiles ? 7 : register_bytes == 64 ? 16 : 13;
+  static constexpr double column_alone = has_tiles ? 1e9 : register_bytes == 64 ? 1.5 : 2;
+  static constexpr bool in_tiles = has_tiles;
   static constexpr int rows_together = 2;
 
   template <int p>
