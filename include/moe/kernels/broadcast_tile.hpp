@@ -11,9 +11,9 @@
 #include "moe/kernels/arithmetic.hpp"
 #include "moe/kernels/blocks.hpp"
 #include "moe/kernels/lanes.hpp"
-#include "moe/kernels/tiles.hpp"
 #include "moe/kernels/rows.hpp"
 #include "moe/kernels/tile_use.hpp"
+#include "moe/kernels/tiles.hpp"
 
 namespace moe::inline MOE_TARGET::kernels {
 

@@ -15,9 +15,9 @@
 #include "moe/kernels/columns.hpp"
 #include "moe/kernels/dot_tile.hpp"
 #include "moe/kernels/integer_products.hpp"
-#include "moe/kernels/tiles.hpp"
 #include "moe/kernels/rows.hpp"
 #include "moe/kernels/tile_use.hpp"
+#include "moe/kernels/tiles.hpp"
 
 namespace moe::inline MOE_TARGET::kernels {
 
