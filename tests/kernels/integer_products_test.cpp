@@ -39,8 +39,8 @@ void for_each_type_with_integers(const F& f) {
 
 Matrix<float> products(const QuantizedMatrix& w, const Matrix<float>& x, Index first, Index last) {
   Scratch scratch;
-  const auto columns =
-      kernels::activations_of<Fast>(x, kernels::in_blocks<Fast>(x.cols(), {}), scratch, kernels::run_in_order);
+  const auto columns = kernels::activations_of<Fast>(x, kernels::columns_in_blocks<Fast>(x.cols(), {}) > 0, scratch,
+                                                     kernels::run_in_order);
   Matrix<float> y = Matrix<float>::Constant(w.rows(), x.cols(), 7);
   kernels::matmul_rows<Fast>(w, first, last, columns, y, scratch);
   return y;

@@ -261,8 +261,8 @@ TYPED_TEST(ProductsOf, EqualTheirNaiveTwinBeyondTheCache) {
 // Memory is counted by blocks_pay.
 TYPED_TEST(ProductsOf, TakeNoBlocksBelowTheStatedNumberOfTokens) {
   for (Index n = 0; n <= 300; ++n) {
-    const bool in_blocks = kernels::in_blocks<TypeParam>(n, {});
-    EXPECT_FALSE(kernels::in_blocks<TypeParam>(n, {.batch_invariant = true}));
+    const bool in_blocks = kernels::columns_in_blocks<TypeParam>(n, {}) > 0;
+    EXPECT_EQ(kernels::columns_in_blocks<TypeParam>(n, {.batch_invariant = true}), 0);
     if (n < TypeParam::blocks_pay) {
       EXPECT_FALSE(in_blocks) << n;
     }

@@ -58,10 +58,12 @@ Index columns_in_blocks(Index columns, const Numerics& numerics) {
   return columns;
 }
 
-/// Whether blocks pay for so many columns, of which then all are in blocks.
-template <class A>
-bool in_blocks(Index columns, const Numerics& numerics) {
-  return columns_in_blocks<A>(columns, numerics) > 0;
+/// f(first, last, whether in blocks) for columns [first, last) of so many, first those that are better in blocks.
+template <class A, class F>
+void for_each_form(Index columns, const Numerics& numerics, const F& f) {
+  const Index blocks = columns_in_blocks<A>(columns, numerics);
+  if (blocks > 0) f(Index(0), blocks, true);
+  if (blocks < columns) f(blocks, columns, false);
 }
 
 /// Bytes that so many columns of this depth take in either form, at most.

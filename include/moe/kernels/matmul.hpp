@@ -22,19 +22,25 @@ void matmul_rows(const StoredWeight<typename A::Weight>& w, Index first, Index l
 template <class W, class S>
 void matmul(const StoredWeight<W>& w, const Eigen::Ref<const Matrix<S>>& x, MatrixRef<S> y, Scratch& scratch,
             const Numerics& numerics = {}) {
-  const auto its = activations_of<Exact<W>>(x, in_blocks<Exact<W>>(x.cols(), numerics), scratch, run_in_order);
-  matmul_rows<Exact<W>>(w, 0, w.rows(), its, y, scratch);
+  using A = Exact<W>;
+  for_each_form<A>(x.cols(), numerics, [&](Index first, Index last, bool in_blocks) {
+    const Index count = last - first;
+    const auto its = activations_of<A>(x.middleCols(first, count), in_blocks, scratch, run_in_order);
+    matmul_rows<A>(w, 0, w.rows(), its, y.middleCols(first, count), scratch);
+  });
 }
 
 /// y = W·x by an arithmetic A, rows split over the workers, which are a Workers: who they are is not known down here.
 template <Arithmetic A, class Workers>
 void matmul_by(const StoredWeight<typename A::Weight>& w, const ConstMatrixRef<typename A::Scalar>& x,
                MatrixRef<typename A::Scalar> y, Workers& workers) {
-  const auto its =
-      activations_of<A>(x, in_blocks<A>(x.cols(), workers.numerics()), workers.shared(),
-                        [&](Index n, const auto& task) { workers.for_each(n, [&](Index i, Scratch&) { task(i); }); });
-  workers.for_each_band(w.rows(), lanes<typename A::Scalar>, [&](Index first, Index last, Scratch& scratch) {
-    matmul_rows<A>(w, first, last, its, y, scratch);
+  const auto share = [&](Index n, const auto& task) { workers.for_each(n, [&](Index i, Scratch&) { task(i); }); };
+  for_each_form<A>(x.cols(), workers.numerics(), [&](Index begin, Index end, bool in_blocks) {
+    const Index count = end - begin;
+    const auto its = activations_of<A>(x.middleCols(begin, count), in_blocks, workers.shared(), share);
+    workers.for_each_band(w.rows(), lanes<typename A::Scalar>, [&](Index first, Index last, Scratch& scratch) {
+      matmul_rows<A>(w, first, last, its, y.middleCols(begin, count), scratch);
+    });
   });
 }
 

@@ -50,14 +50,6 @@ struct TokenBatch {
   Index count() const { return x.count(); }
 };
 
-/// f(first, last, whether in blocks) for the tokens of an expert that are batches: those in blocks, then the others.
-template <Arithmetic A, class F>
-void for_each_form(Index tokens, const Numerics& numerics, const F& f) {
-  const Index blocks = columns_in_blocks<A>(tokens, numerics);
-  if (blocks > 0) f(Index(0), blocks, true);
-  if (blocks < tokens) f(blocks, tokens, false);
-}
-
 /// Columns of x as one batch, exactly, on the calling thread.
 template <class W, class S>
 TokenBatch<Exact<W>> batch_of(const ConstMatrixRef<S>& x, MatrixRef<S> y, bool in_blocks, Index d_ff,
