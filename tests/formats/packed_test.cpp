@@ -41,7 +41,7 @@ struct Both {
 
 Matrix<float> products(const QuantizedMatrix& w, const Matrix<float>& x, Index first, Index last, bool invariant) {
   Scratch scratch;
-  const bool blocks = kernels::in_blocks<Fast>(x.cols(), {.batch_invariant = invariant});
+  const bool blocks = kernels::columns_in_blocks<Fast>(x.cols(), {.batch_invariant = invariant}) > 0;
   const auto activations = kernels::activations_of<Fast>(x, blocks, scratch, kernels::run_in_order);
   Matrix<float> y = Matrix<float>::Constant(w.rows(), x.cols(), 7);
   kernels::matmul_rows<Fast>(w, first, last, activations, y, scratch);
