@@ -81,21 +81,20 @@ MOE_INLINE Scalar largest_number(const kernels::Lanes<Scalar>& v) {
 
 }  // namespace detail
 
-/// max_i l_i, or NaN if one is.
+/// max_i l_i, or NaN if one is; −∞ of none.
 template <class Logits>
 auto largest_of(const Logits& logits) {
   using Scalar = typename Logits::Scalar;
+  using Register = kernels::Lanes<Scalar>;
   constexpr Index L = kernels::lanes<Scalar>;
-  constexpr Scalar lowest = -std::numeric_limits<Scalar>::infinity();
-  kernels::Lanes<Scalar> most = lowest - kernels::Lanes<Scalar>{};
-  Scalar last[L];  // filled up
+  const Register lowest = -std::numeric_limits<Scalar>::infinity() - Register{};
+  Register most = lowest, place;
+  for (int i = 0; i < L; ++i) place[i] = Scalar(i);
   for (Index first = 0; first < logits.size(); first += L) {
-    if (const Index filled = logits.size() - first; filled < L) {
-      std::fill(std::copy_n(logits.data() + first, filled, last), last + L, lowest);
-      most = detail::larger_number(most, kernels::load_as<kernels::Lanes<Scalar>>(last));
-    } else {
-      most = detail::larger_number(most, kernels::load_as<kernels::Lanes<Scalar>>(logits.data() + first));
-    }
+    const Index left = logits.size() - first;
+    const auto some = kernels::load_padded<Register>(logits.data() + first, left);
+    const Register filled = Scalar(std::min(left, L)) - Register{};
+    most = detail::larger_number(most, Register(place < filled ? some : lowest));
   }
   return detail::largest_number<Scalar>(most);
 }
