@@ -99,6 +99,22 @@ void begin_apart(Register (&sum)[num_sums]) {
   return sum_of(sum[0]);
 }
 
+#if defined(MOE_HAS_AMX)
+/// The same with tiles of pairs: each product of two tiles counts as 32 of registers of floats.
+[[gnu::noinline]] inline float multiply_add_tiles(Index steps, float) {
+  const kernels::TilesInUse tiles;
+  _tile_zero(4);
+  _tile_zero(5);
+  for (Index s = 0; s < steps * num_sums / 64; ++s) {
+    _tile_dpbf16ps(0, 4, 5);
+    _tile_dpbf16ps(1, 4, 5);
+    _tile_dpbf16ps(2, 4, 5);
+    _tile_dpbf16ps(3, 4, 5);
+  }
+  return 0;
+}
+#endif
+
 /// The same with four bytes in each lane, in integers, which may overflow.
 [[gnu::noinline]] inline float multiply_add_bytes(Index steps, float factor) {
   using kernels::register_bytes;
@@ -211,6 +227,11 @@ inline Limits measure_limits(Index threads) {
   if (kernels::has_fast_pairs) {
     limits.pairs_gflops = detail::measure_gflops(threads, 2 * lanes, detail::multiply_add_pairs);
   }
+#if defined(MOE_HAS_AMX)
+  if (kernels::pairs_pay()) {
+    limits.pairs_gflops = detail::measure_gflops(threads, 32 * lanes, detail::multiply_add_tiles);
+  }
+#endif
   limits.bytes_gflops = detail::measure_gflops(threads, 4 * lanes, detail::multiply_add_bytes);
   return limits;
 }

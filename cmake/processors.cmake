@@ -5,7 +5,7 @@
 # processor is first put into one object file that exports nothing but its entry, and whose static objects are
 # constructed only if it is chosen (tests/consumers/processors).
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
-  set(known sse2 avx2 avx512 avx512_bf16)
+  set(known sse2 avx2 avx512 avx512_bf16 avx512_amx)
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
   set(known neon neon_i8mm)
 else()
@@ -22,6 +22,7 @@ function(moe_flags_of out processor)
   set(avx2_vnni ${avx2} -mavxvnni)
   set(avx512_vnni ${avx512} -mavx512vnni)
   set(avx512_bf16 ${avx512_vnni} -mavx512bf16)
+  set(avx512_amx ${avx512_bf16} -mamx-tile -mamx-bf16 -mamx-int8)
   set(neon -march=armv8-a)
   set(neon_dot -march=armv8.2-a+dotprod)
   set(neon_bf16 -march=armv8.2-a+dotprod+bf16)

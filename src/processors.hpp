@@ -7,9 +7,26 @@
 
 #if defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
+#elif defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace moe_processors {
+
+/// Whether there are tiles of bfloat16 and of bytes, and the system permits them, as moe/kernels/x86/tiles.hpp
+/// asks.
+inline bool has_amx() {
+#if defined(__x86_64__) && defined(__linux__)
+  constexpr unsigned tiles = 1u << 22 | 1u << 24 | 1u << 25;
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & tiles) == tiles &&
+         syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+#else
+  return false;
+#endif
+}
 
 inline bool runs(std::string_view name) {
 #if defined(__x86_64__)
@@ -22,7 +39,9 @@ inline bool runs(std::string_view name) {
   if (name == "avx512") return avx512;
   const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
   if (name == "avx512_vnni") return vnni;
-  if (name == "avx512_bf16") return vnni && __builtin_cpu_supports("avx512bf16");
+  const bool bf16 = vnni && __builtin_cpu_supports("avx512bf16");
+  if (name == "avx512_bf16") return bf16;
+  if (name == "avx512_amx") return bf16 && has_amx();
 #elif defined(__aarch64__) && defined(__linux__)
   const bool dot = (getauxval(AT_HWCAP) & (1ul << 20)) != 0;  // HWCAP_ASIMDDP
   if (name == "neon_dot") return dot;

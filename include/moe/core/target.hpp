@@ -24,10 +24,15 @@
 /// @def MOE_PROCESSOR
 /// The processor that this file is compiled for, by what its kernels use of it.
 ///
-/// Every one that multiplies pairs of bfloat16 (AVX512_BF16) multiplies bytes as well (AVX512_VNNI). On ARM, squares of
-/// bytes (i8mm) are multiplied by who multiplies pairs of bfloat16 and dot products: Armv8.6 has all three.
+/// Every one that multiplies pairs of bfloat16 (AVX512_BF16) multiplies bytes as well (AVX512_VNNI). Of tiles (AMX)
+/// Linux must be asked, and is. On ARM, squares of bytes (i8mm) are multiplied by who multiplies pairs of bfloat16 and
+/// dot products: Armv8.6 has all three.
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512BF16__)
-#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__) && defined(__AMX_TILE__) && defined(__AMX_BF16__) && \
+    defined(__AMX_INT8__) && defined(__linux__)
+#define MOE_PROCESSOR avx512_amx
+#define MOE_HAS_AMX
+#elif defined(__AVX512VNNI__) && defined(__AVX512VL__)
 #define MOE_PROCESSOR avx512_bf16
 #else
 #define MOE_PROCESSOR avx512_bf16_alone
@@ -82,8 +87,8 @@
 
 namespace moe::inline MOE_TARGET {
 
-/// The name of the processor that this file is compiled for: "avx512_bf16", "avx512_vnni", "avx512", "avx2_vnni",
-/// "avx2", "sse2", "neon", …
+/// The name of the processor that this file is compiled for: "avx512_amx", "avx512_bf16", "avx512_vnni", "avx512",
+/// "avx2_vnni", "avx2", "sse2", "neon", …
 inline constexpr const char* target_name = MOE_NAME_OF(MOE_PROCESSOR);
 
 }  // namespace moe::inline MOE_TARGET

@@ -47,9 +47,13 @@ struct GatedFfn {
     using A = kernels::Exact<W>;
     scratch.reserve(kernels::batch_bytes<A>(d_model(), d_ff(), x.cols()) +
                     2 * kernels::scratch_bytes<A>(d_model(), d_ff(), x.cols()));  // gate_up() and down()
-    const auto batch = kernels::batch_of_all<W, Scalar>(x, y, d_ff(), scratch);
-    kernels::gate_up<A>(map_of(w_gate), map_of(w_up), bias, 0, d_ff(), batch, act, scratch);
-    kernels::down<A>(map_of(w_down), bias, 0, d_model(), batch, scratch);
+    kernels::for_each_form<A>(x.cols(), Numerics{}, [&](Index first, Index last, bool in_blocks) {
+      const Index count = last - first;
+      const auto batch = kernels::batch_of<W, Scalar>(x.middleCols(first, count), y.middleCols(first, count), in_blocks,
+                                                      d_ff(), scratch);
+      kernels::gate_up<A>(map_of(w_gate), map_of(w_up), bias, 0, d_ff(), batch, act, scratch);
+      kernels::down<A>(map_of(w_down), bias, 0, d_model(), batch, scratch);
+    });
   }
 };
 

@@ -27,9 +27,9 @@
 #include "moe/io/quantize_plan.hpp"
 #include "moe/io/safetensors.hpp"
 #include "moe/io/safetensors_file.hpp"
-#include "moe/io/save_model.hpp"
 #include "moe/io/shards.hpp"
 #include "moe/io/tensor.hpp"
+#include "moe/io/write_model.hpp"
 #include "moe/runtime/executors/serial.hpp"
 #include "moe/runtime/workers.hpp"
 

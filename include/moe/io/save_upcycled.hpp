@@ -20,9 +20,12 @@
 #include "moe/io/config.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/expert_tensors.hpp"
+#include "moe/io/model_block.hpp"
+#include "moe/io/planned_tensors.hpp"
 #include "moe/io/save_model.hpp"
 #include "moe/io/tensor.hpp"
 #include "moe/io/weight_tensors.hpp"
+#include "moe/io/write_model.hpp"
 #include "moe/models/moe_shape.hpp"
 
 namespace moe::inline MOE_TARGET::io {

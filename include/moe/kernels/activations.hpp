@@ -40,18 +40,28 @@ struct Activations : std::variant<Columns<A>, Blocks<A>> {
   }
 };
 
-/// Whether so many columns are better turned into blocks: not where many of the last one are missing. Their sums have
-/// another order than those of few columns.
+/// How many of so many columns are better turned into blocks: the first ones, if any. Sums of the others have another
+/// order. A last block of which many columns would be missing is left to those.
 template <class A>
-constexpr bool in_blocks(Index columns, const Numerics& numerics) {
-  if (columns < A::blocks_pay || numerics.batch_invariant) return false;
-  if constexpr (requires { A::column_alone; }) {
-    constexpr double half_block = 1.35 * A::L;  // with one load for each product
-    const Index last = columns % full_block<A>;
-    const double time = double(columns - last) + (last == 0 ? 0 : last <= A::L ? half_block : double(full_block<A>));
-    return time <= A::column_alone * double(columns);
+Index columns_in_blocks(Index columns, const Numerics& numerics) {
+  if (columns < A::blocks_pay || numerics.batch_invariant) return 0;
+  if constexpr (requires { A::column_alone(); }) {
+    constexpr double half_block = 1.35 * A::L, whole_block = 2 * A::L;  // a half one has one load for each product
+    const Index last = columns % A::L, whole = columns - last;
+    const bool ends_in_half = whole % full_block<A> != 0;
+    const double in_whole = double(whole) + (ends_in_half ? half_block - A::L : 0);
+    const double in_last = last == 0 ? 0 : ends_in_half ? whole_block - half_block : half_block;
+    const double alone = A::column_alone() * double(last);
+    if (in_whole + std::min(in_last, alone) > A::column_alone() * double(columns)) return 0;
+    return alone < in_last ? whole : columns;
   }
-  return true;
+  return columns;
+}
+
+/// Whether blocks pay for so many columns, of which then all are in blocks.
+template <class A>
+bool in_blocks(Index columns, const Numerics& numerics) {
+  return columns_in_blocks<A>(columns, numerics) > 0;
 }
 
 /// Bytes that so many columns of this depth take in either form, at most.

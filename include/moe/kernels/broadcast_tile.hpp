@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <type_traits>
+#include <variant>
 
 #include "moe/core/quantized.hpp"
 #include "moe/core/types.hpp"
@@ -12,6 +13,7 @@
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/rows.hpp"
 #include "moe/kernels/tile_use.hpp"
+#include "moe/kernels/tiles.hpp"
 
 namespace moe::inline MOE_TARGET::kernels {
 
@@ -21,13 +23,18 @@ inline constexpr bool are_read_in_place = sizeof(W) >= sizeof(float);
 template <>
 inline constexpr bool are_read_in_place<Quantized> = true;  // decoded before: products.hpp
 
+/// Whether pairs are multiplied a tile at a time.
+template <class A>
+concept InTiles = requires { requires A::in_tiles; };
+
 /// Rows of a panel: even, so that gate and up rows stay pairs, and that hidden rows come together that must; times two
 /// registers of tokens they fill at most 3/4 of all. Rows that are read as they lie are often a multiple of 4 KB apart,
 /// where they share one set of L1: with as many of them as it has ways, a line is gone before all of it was read.
 template <class A>
 inline constexpr int panel_rows =
-    num_registers == 32 ? (register_bytes == 64 && are_read_in_place<typename A::Weight> ? 8 : 12)
-                        : (A::rows_together == 1 ? 6 : 4);
+    InTiles<A>            ? 32
+    : num_registers == 32 ? (register_bytes == 64 && are_read_in_place<typename A::Weight> ? 8 : 12)
+                          : (A::rows_together == 1 ? 6 : 4);
 
 /// Panels that are worked on side by side where a panel is too deep for the cache.
 inline constexpr Index panels_in_group = 8;
@@ -40,6 +47,7 @@ namespace detail {
 /// tile[panel_rows<A>][V registers] (+)= panel · block, summed along the units in order. Meanwhile lines of what comes
 /// next are fetched, one of each row at a time.
 template <class A, int V, class W>
+  requires(!InTiles<A>)
 MOE_KERNEL void broadcast_tile(const typename A::Unit* const* panel, const typename A::Unit* block, Index units,
                                bool add, typename A::Scalar* tile, const W* const* next, Index num_next) {
   using S = typename A::Scalar;
@@ -78,16 +86,33 @@ MOE_KERNEL void broadcast_tile(const typename A::Unit* const* panel, const typen
   for_each_sum([](const auto& sum, S* at) __attribute__((always_inline)) { store(at, sum); });
 }
 
+/// The same by tiles of 16 rows, every other one; fetching ahead does not pay.
+template <InTiles A, int V, class W>
+MOE_KERNEL void broadcast_tile(const typename A::Unit* const* panel, const typename A::Unit* block, Index units,
+                               bool add, float* tile, const W* const*, Index) {
+  static_assert(A::L == 16 && panel_rows<A> == 32);
+  add_pair_tiles<V>(panel[0], panel[1], panel[2] - panel[0], block, units, add, tile);
+}
+
+/// Whether some units of a panel's rows are read where they lie, though units are pairs: whole ones of whole rows.
+template <class A, class W>
+bool are_pairs_in_place(const Rows<W>& rows, Index row, Index end, Index depth) {
+  return InTiles<A> && std::is_same_v<W, bfloat16> && row + panel_rows<A> <= rows.count && 2 * end <= depth;
+}
+
 /// Where a panel's weights lie as units, from step `first` of its rows on: in place, or loaded into `room`.
 template <class A>
 MOE_KERNEL void find_panel(const Rows<typename A::Weight>& rows, Index row, Index first, Index units, Index depth,
                            typename A::Unit* room, Index stride, const typename A::Unit** panel) {
   using W = typename A::Weight;
   using Unit = typename A::Unit;
+  const bool in_place = are_pairs_in_place<A>(rows, row, first * A::L + units, depth);
   for (int r = 0; r < panel_rows<A>; ++r) {
     const W* const from = rows[std::min(row + r, rows.count - 1)];  // what has no row is computed, and not used
     if constexpr (std::is_same_v<W, Unit>) {
       panel[r] = from + first * A::weights_per_step;
+    } else if (in_place) {
+      panel[r] = reinterpret_cast<const Unit*>(from + first * A::weights_per_step);
     } else {
       Unit* to = room + r * stride;
       panel[r] = to;
@@ -139,6 +164,7 @@ void products(const Rows<typename A::Weight>& rows, const Blocks<A>& x, typename
   auto* const panel_room = reinterpret_cast<Unit*>(room);
   auto* const tiles = reinterpret_cast<typename A::Scalar*>(panel_room + panel_rows<A> * stride);
 
+  [[maybe_unused]] const std::conditional_t<InTiles<A>, TilesInUse, std::monostate> in_use{};
   for (Index begin = 0; begin < x.count; begin += group) {
     const Index end = std::min(x.count, begin + group);
     for (Index top = 0; top < rows.count; top += tall) {

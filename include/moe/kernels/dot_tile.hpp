@@ -10,6 +10,7 @@
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/rows.hpp"
 #include "moe/kernels/transpose.hpp"
+#include "moe/kernels/x86/is_intel.hpp"
 
 namespace moe::inline MOE_TARGET::kernels {
 
@@ -31,8 +32,15 @@ constexpr int dot_rows(int columns) {
 }
 
 /// Whether a tile of so many columns fetches what comes next meanwhile. Where it does little else than wait for memory,
-/// a processor with wide registers is better left alone.
-constexpr bool fetches_ahead(int columns) { return num_registers == 16 || columns > 2; }
+/// a processor with wide registers is better left alone, unless Intel made it.
+inline bool fetches_ahead(int columns) {
+  if (num_registers == 16 || columns > 2) return true;
+#if defined(__x86_64__)
+  return is_intel();
+#else
+  return false;
+#endif
+}
 
 /// Rows that columns in groups are taken to together.
 inline constexpr Index rows_in_group = 96;
@@ -126,9 +134,13 @@ MOE_KERNEL void dot_tile(const RowsInPlace<A, R>& rows, Index whole_steps, const
   unroll<C>([&](auto c) { column[c] = x[c]; });
   RowsInPlace<A, R> from = rows;
   for (Index first = 0, last = whole_steps;;) {
-    for (Index step = first; step < last; ++step) {
-      if constexpr (fetches_ahead(C)) from.fetch(step - first);
-      dot_step<A, R, C>(from, step - first, column, step, acc);
+    if (fetches_ahead(C)) {
+      for (Index step = first; step < last; ++step) {
+        from.fetch(step - first);
+        dot_step<A, R, C>(from, step - first, column, step, acc);
+      }
+    } else {
+      for (Index step = first; step < last; ++step) dot_step<A, R, C>(from, step - first, column, step, acc);
     }
     if (tail == nullptr) break;
     from = *tail;

@@ -15,12 +15,17 @@ struct LowRank {
   Index rank = 0;  // 0 for nothing
   const S* u = nullptr;
   Index u_stride = 0;
+
+  /// What is added from this column on.
+  LowRank from(Index column) const { return {b, rank, u != nullptr ? u + column : nullptr, u_stride}; }
 };
 
 /// What is added to gate and up, and to the expert's answer.
 template <class S>
 struct LowRanks {
   LowRank<S> gate, up, down;
+
+  LowRanks from(Index column) const { return {gate.from(column), up.from(column), down.from(column)}; }
 };
 
 /// tile[c] += (B·U)(row, column + c) for so many columns: one row of a tile.

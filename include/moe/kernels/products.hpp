@@ -17,6 +17,7 @@
 #include "moe/kernels/integer_products.hpp"
 #include "moe/kernels/rows.hpp"
 #include "moe/kernels/tile_use.hpp"
+#include "moe/kernels/tiles.hpp"
 
 namespace moe::inline MOE_TARGET::kernels {
 
@@ -24,7 +25,9 @@ namespace moe::inline MOE_TARGET::kernels {
 template <class W, class F, class... Weights>
 decltype(auto) with_arithmetic(const Numerics& numerics, const F& f, const Weights&... weights) {
   if (numerics.products == Products::fast) {
-    if constexpr (has_fast<W>) return f(Fast<W>{});
+    if constexpr (has_fast<W>) {
+      if (pairs_pay()) return f(Fast<W>{});
+    }
     if constexpr (std::is_same_v<W, Quantized>) {
       if ((weights.are_integers() && ...)) return f(Fast<W>{});
     }

@@ -34,26 +34,26 @@ void run_bank(const Bank& bank, const ConstMatrixRef<Scalar>& x, const DispatchP
     kernels::TokenBatches<A> batches(x, plan, y, d_ff, workers, hooks.kept);
     if (hooks.low_ranks != nullptr) {
       for (auto& batch : batches) {
-        batch.low_ranks = hooks.low_ranks[batch.expert];
+        batch.low_ranks = hooks.low_ranks[batch.expert].from(batch.first);
         if (batch.low_ranks.down.rank == 0) batch.kept.hidden = nullptr;
       }
     }
     const std::size_t bytes = kernels::scratch_bytes<A>(d_model, d_ff, plan.num_slots());
 
     workers.for_each_band(d_ff, A::step, [&](Index first, Index last, Scratch& scratch) {
-      for (const auto& batch : batches) {
+      batches.for_each(first, last, [&](const auto& batch, Index top, Index bottom) {
         const Index e = batch.expert;
         scratch.reset(bytes);
-        kernels::gate_up<A>((Bank::is_gated ? bank.w_gate() : bank.w_up())[e], bank.w_up()[e], biases_of(e), first,
-                            last, batch, bank.activation(), scratch);
-      }
+        kernels::gate_up<A>((Bank::is_gated ? bank.w_gate() : bank.w_up())[e], bank.w_up()[e], biases_of(e), top,
+                            bottom, batch, bank.activation(), scratch);
+      });
     });
     if (hooks.before_down != nullptr) (*hooks.before_down)(0, 0);
     workers.for_each_band(d_model, A::step, [&](Index first, Index last, Scratch& scratch) {
-      for (const auto& batch : batches) {
+      batches.for_each(first, last, [&](const auto& batch, Index top, Index bottom) {
         scratch.reset(bytes);
-        kernels::down<A>(bank.w_down()[batch.expert], biases_of(batch.expert), first, last, batch, scratch);
-      }
+        kernels::down<A>(bank.w_down()[batch.expert], biases_of(batch.expert), top, bottom, batch, scratch);
+      });
     });
   };
   kernels::with_arithmetic<typename Bank::WeightScalar>(workers.numerics(), run, bank.w_gate(), bank.w_up(),

@@ -39,6 +39,7 @@ struct TokenBatch {
   using Scalar = typename A::Scalar;
 
   Index expert;
+  Index first;                     // of the expert's tokens
   Activations<A> x;                // depth d_model; the weight is multiplied in where it belongs on the input
   Activations<A> hidden;           // depth d_ff, in the same form as x
   const Scalar* weight = nullptr;  // of each token's answer; null where all are 1
@@ -49,28 +50,41 @@ struct TokenBatch {
   Index count() const { return x.count(); }
 };
 
-/// Bytes that batch_of_all() takes for so many tokens, in either form: never more for fewer.
-template <Arithmetic A>
-std::size_t batch_bytes(Index d_model, Index d_ff, Index tokens) {
-  return activation_bytes<A>(d_model, tokens) + activation_bytes<A>(d_ff, tokens) +
-         std::size_t(tokens) * sizeof(void*) + 2 * Scratch::alignment;
+/// f(first, last, whether in blocks) for the tokens of an expert that are batches: those in blocks, then the others.
+template <Arithmetic A, class F>
+void for_each_form(Index tokens, const Numerics& numerics, const F& f) {
+  const Index blocks = columns_in_blocks<A>(tokens, numerics);
+  if (blocks > 0) f(Index(0), blocks, true);
+  if (blocks < tokens) f(blocks, tokens, false);
 }
 
-/// All columns of x as one batch, exactly, on the calling thread.
+/// Columns of x as one batch, exactly, on the calling thread.
 template <class W, class S>
-TokenBatch<Exact<W>> batch_of_all(const ConstMatrixRef<S>& x, MatrixRef<S> y, Index d_ff, Scratch& scratch) {
+TokenBatch<Exact<W>> batch_of(const ConstMatrixRef<S>& x, MatrixRef<S> y, bool in_blocks, Index d_ff,
+                              Scratch& scratch) {
   using A = Exact<W>;
-  const bool blocks = in_blocks<A>(x.cols(), Numerics{});
   TokenBatch<A> batch{.expert = 0,
-                      .x = activations_of<A>(x, blocks, scratch, run_in_order),
-                      .hidden = make_activations<A>(d_ff, x.cols(), blocks, scratch)};
+                      .first = 0,
+                      .x = activations_of<A>(x, in_blocks, scratch, run_in_order),
+                      .hidden = make_activations<A>(d_ff, x.cols(), in_blocks, scratch)};
   auto** out = scratch.array<S*>(x.cols());
   for (Index t = 0; t < x.cols(); ++t) out[t] = y.data() + t * y.outerStride();
   batch.y = out;
   return batch;
 }
 
-/// A batch for each expert that has tokens, in the order of the experts.
+/// Bytes that the batches of an expert take for so many tokens: never more for fewer.
+template <Arithmetic A>
+std::size_t batch_bytes(Index d_model, Index d_ff, Index tokens) {
+  return 2 * (activation_bytes<A>(d_model, tokens) + activation_bytes<A>(d_ff, tokens)) +
+         std::size_t(tokens) * sizeof(void*) + 4 * Scratch::alignment;
+}
+
+/// Rows of weights that one batch of an expert meets before the next one does: they stay in L2.
+template <class A>
+inline constexpr Index rows_of_batches = round_up(32, A::step);
+
+/// A batch, or two, for each expert that has tokens, in the order of the experts.
 template <Arithmetic A>
 class TokenBatches {
  public:
@@ -80,7 +94,7 @@ class TokenBatches {
                Workers& workers, const Kept<Scalar>& kept = {})
       : scratch_(workers.shared()) {
     scratch_.reserve(bytes(plan, x.rows(), d_ff));
-    batches_ = scratch_.array<TokenBatch<A>>(plan.num_experts());
+    batches_ = scratch_.array<TokenBatch<A>>(2 * plan.num_experts());
     auto** in = scratch_.array<const Scalar*>(plan.num_slots());
     auto** out = scratch_.array<Scalar*>(plan.num_slots());
     for (Index s = 0; s < plan.num_slots(); ++s) {
@@ -89,15 +103,17 @@ class TokenBatches {
     }
     for (Index e = 0; e < plan.num_experts(); ++e) {
       const Index first = plan.first(e), count = plan.count(e);
-      if (count == 0) continue;
-      const bool blocks = in_blocks<A>(count, workers.numerics());
-      new (batches_ + size_++)
-          TokenBatch<A>{.expert = e,
-                        .x = make_activations<A>(x.rows(), count, blocks, scratch_),
-                        .hidden = make_activations<A>(d_ff, count, blocks, scratch_),
-                        .weight = plan.weight_on == WeightOn::output ? plan.weight.data() + first : nullptr,
-                        .y = out + first,
-                        .kept = kept.from(first)};
+      for_each_form<A>(count, workers.numerics(), [&](Index begin, Index end, bool blocks) {
+        const Index slot = first + begin;
+        new (batches_ + size_++)
+            TokenBatch<A>{.expert = e,
+                          .first = begin,
+                          .x = make_activations<A>(x.rows(), end - begin, blocks, scratch_),
+                          .hidden = make_activations<A>(d_ff, end - begin, blocks, scratch_),
+                          .weight = plan.weight_on == WeightOn::output ? plan.weight.data() + slot : nullptr,
+                          .y = out + slot,
+                          .kept = kept.from(slot)};
+      });
     }
     put(in, plan, workers);
   }
@@ -106,6 +122,23 @@ class TokenBatches {
   const TokenBatch<A>* end() const { return batches_ + size_; }
   TokenBatch<A>* begin() { return batches_; }
   TokenBatch<A>* end() { return batches_ + size_; }
+
+  /// f(batch, first, last) for rows [first, last) of each expert's weights and each of its batches: some rows after the
+  /// other, so that its second batch finds them in the cache.
+  template <class F>
+  void for_each(Index first, Index last, const F& f) const {
+    for (const auto* batch = begin(); batch != end(); ++batch) {
+      const auto* const next = batch + 1;
+      if (next == end() || next->expert != batch->expert) {
+        f(*batch, first, last);
+        continue;
+      }
+      for (Index top = first; top < last; top += rows_of_batches<A>) {
+        for (const auto* of : {batch, next}) f(*of, top, std::min(last, top + rows_of_batches<A>));
+      }
+      batch = next;
+    }
+  }
 
  private:
   struct Part {
@@ -116,7 +149,7 @@ class TokenBatches {
   /// Fills in x, one task for some columns, so that a crowd at one expert is shared too.
   void put(const Scalar* const* in, const DispatchPlan<Scalar>& plan, Workers& workers) {
     const auto put_part = [&](const TokenBatch<A>& batch, Index first) {
-      const Index slot = plan.first(batch.expert) + first;
+      const Index slot = plan.first(batch.expert) + batch.first + first;
       const Scalar* factor = plan.weight_on == WeightOn::input ? plan.weight.data() + slot : nullptr;
       put_some<A>(in + slot, factor, batch.x, first);
     };
@@ -144,7 +177,8 @@ class TokenBatches {
     };
     return std::size_t(registers(d_model) + registers(d_ff)) * sizeof(typename A::Register) +
            std::size_t(slots) * (2 * sizeof(void*) + sizeof(Part)) +
-           std::size_t(plan.num_experts()) * sizeof(TokenBatch<A>) + std::size_t(2 * experts + 8) * Scratch::alignment;
+           std::size_t(2 * plan.num_experts()) * sizeof(TokenBatch<A>) +
+           std::size_t(4 * experts + 8) * Scratch::alignment;
   }
 
   Scratch& scratch_;

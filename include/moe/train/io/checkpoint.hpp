@@ -14,9 +14,13 @@
 #include "moe/experts/any_activation.hpp"
 #include "moe/experts/ffn_bank.hpp"
 #include "moe/experts/projection.hpp"
+#include "moe/io/around_experts.hpp"
+#include "moe/io/block_adapter_reader.hpp"
 #include "moe/io/block_adapters.hpp"
 #include "moe/io/error.hpp"
+#include "moe/io/experts_loader.hpp"
 #include "moe/io/layer_loader.hpp"
+#include "moe/io/lending.hpp"
 #include "moe/io/mapped_file.hpp"
 #include "moe/io/model.hpp"
 #include "moe/io/peft_adapters.hpp"
@@ -203,6 +207,7 @@ struct ToLearnBeside {
 template <class Scalar>
 class TrainableLayerLoader : LayerLoader<Scalar> {
   using Base = LayerLoader<Scalar>;
+  using Base::block_;
   using Layer = TrainableLayer<Scalar>;
 
  public:
@@ -211,7 +216,7 @@ class TrainableLayerLoader : LayerLoader<Scalar> {
   Layer load() const { return put_together(ToLearn<Scalar>()); }
 
   Layer load_with_lora(const LoraLayerOptions& options) const {
-    const MoeShape& shape = Base::shape_;
+    const MoeShape& shape = block_.shape;
     const auto learning = [](const auto& part) {
       return typename BlockAdapters<Scalar>::Learning{part.dropout, part.seed};
     };
@@ -222,7 +227,7 @@ class TrainableLayerLoader : LayerLoader<Scalar> {
       return make_adapter<Scalar>(outputs_of_router(), shape.d_model, options.router.rank, options.router.alpha, seed);
     };
     adapters.router = make_router(options.router.seed);
-    if (Base::is_by_modality()) adapters.second_router = make_router(options.router.seed + 1);
+    if (block_.is_by_modality()) adapters.second_router = make_router(options.router.seed + 1);
     const auto add_experts = [&](Index count, Index d, Index ff, const HiddenActivation& hidden,
                                  const LoraBankOptions& its) {
       auto made = make_adapters<Scalar>(count, d, ff, is_gated(hidden), its);
@@ -230,7 +235,7 @@ class TrainableLayerLoader : LayerLoader<Scalar> {
     };
     LoraBankOptions routed = options.experts, others = options.experts;
     others.seed += 2;
-    if (const Index n = shape.num_experts; std::ssize(routed.expert_ranks) == n + Base::num_others()) {
+    if (const Index n = shape.num_experts; std::ssize(routed.expert_ranks) == n + block_.num_others()) {
       routed.expert_ranks.resize(std::size_t(n));
       others.expert_ranks.erase(others.expert_ranks.begin(), others.expert_ranks.begin() + n);
     }
@@ -251,7 +256,7 @@ class TrainableLayerLoader : LayerLoader<Scalar> {
     BlockAdapters<Scalar> all;
     for (std::size_t i = 0; i < names.size(); ++i) {
       const AdapterFile& file = files.files()[i];
-      BlockAdapterReader<Scalar> reader(file, Base::tensors_, names[i], Base::names_, Base::shape_, outputs_of_router(),
+      BlockAdapterReader<Scalar> reader(file, block_.tensors, names[i], block_.names, block_.shape, outputs_of_router(),
                                         other_experts());
       if (i == 0) {
         all = reader.read();
@@ -264,23 +269,23 @@ class TrainableLayerLoader : LayerLoader<Scalar> {
 
  private:
   /// Of each router, where there are several.
-  Index outputs_of_router() const { return Base::num_outputs() / (Base::is_by_modality() ? 2 : 1); }
+  Index outputs_of_router() const { return block_.num_outputs() / (block_.is_by_modality() ? 2 : 1); }
 
   OtherExperts other_experts() const {
-    const Index count = Base::num_others();
-    return {count, count > 0 ? Base::d_ff_of_others() : 0};
+    const Index count = block_.num_others();
+    return {count, count > 0 ? block_.d_ff_of_others() : 0};
   }
 
   /// The layer, with these beside its parts.
   Layer beside(BlockAdapters<Scalar> adapters) const {
-    return put_together(ToLearnBeside<Scalar>{adapters, Base::config_.file(), Base::lending()});
+    return put_together(ToLearnBeside<Scalar>{adapters, block_.config.file(), Base::lending()});
   }
 
   template <class Make>
   Layer put_together(const Make& make) const {
-    auto experts = *Base::experts(make);
-    Layer layer = Base::around(make).template layer<Layer>(std::move(experts));
-    Base::require_all_read();
+    auto experts = *ExpertsLoader<Scalar>(block_).load(make);
+    Layer layer = AroundLoader<Scalar>(block_).load(make).template layer<Layer>(std::move(experts));
+    block_.require_all_read();
     return layer;
   }
 };
