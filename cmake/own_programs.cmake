@@ -32,6 +32,12 @@ if(MOE_MACHINE_HAS_AVX512)
   target_link_libraries(moe_avx2 INTERFACE moe_portable)
   target_compile_options(moe_avx2 INTERFACE -mavx2 -mfma -mf16c)
 endif()
+if(CMAKE_SYSTEM_PROCESSOR STREQUAL "aarch64" AND CMAKE_CROSSCOMPILING)  # under qemu, which has what few machines have
+  moe_flags_of(flags neon_i8mm)
+  add_library(moe_i8mm INTERFACE)
+  target_link_libraries(moe_i8mm INTERFACE moe_portable)
+  target_compile_options(moe_i8mm INTERFACE ${flags})
+endif()
 
 # mpirun for tests: as root where need be, more ranks than cores.
 if(TARGET moe::distributed)

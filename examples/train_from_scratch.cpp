@@ -40,7 +40,6 @@ struct Training {
     const Matrix<float> d_hidden = model.out.transpose() * d_logits;
     Matrix<float> d_x = d_hidden;
 
-    set_to_zero(parameters(gradient));
     gradient.out += d_logits * hidden.transpose();
     const auto shares = measure_shares(tape.ws.routing, tokens, 8);  // keeps experts equally busy
     add_load_balancing_gradient<float>(tape.ws.routing, {}, shares, 0.01, tape.logit_gradient());
@@ -48,9 +47,8 @@ struct Training {
     for (Index i = 0; i < tokens * history; ++i) {
       gradient.embedding.row(byte(i / history, i % history)) += d_x.reshaped(per_byte, tokens * history).col(i);
     }
-    clip_gradients(parameters(gradient), 1.0);
     adam.options().learning_rate = 0.01 * WarmUpCosine{.warm_up = 20, .steps = steps}(number);
-    adam.step(parameters(gradient));
+    adam.take(parameters(gradient), {.max_norm = 1.0});  // and leaves zeros
     return bits;
   }
   std::vector<Parameter<float>> state() {

@@ -45,7 +45,9 @@ inline bool runs(std::string_view name) {
 #elif defined(__aarch64__) && defined(__linux__)
   const bool dot = (getauxval(AT_HWCAP) & (1ul << 20)) != 0;  // HWCAP_ASIMDDP
   if (name == "neon_dot") return dot;
-  if (name == "neon_bf16") return dot && (getauxval(AT_HWCAP2) & (1ul << 14)) != 0;  // HWCAP2_BF16
+  const bool bf16 = dot && (getauxval(AT_HWCAP2) & (1ul << 14)) != 0;  // HWCAP2_BF16
+  if (name == "neon_bf16") return bf16;
+  if (name == "neon_i8mm") return bf16 && (getauxval(AT_HWCAP2) & (1ul << 13)) != 0;  // HWCAP2_I8MM
 #endif
   return name == "sse2" || name == "neon" || name == "portable";
 }

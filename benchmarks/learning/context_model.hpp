@@ -60,7 +60,8 @@ class ContextModel {
     return bits_of(examples);
   }
 
-  /// The same, and sets the gradients of nats. `add_losses(block)` may add to a block's logit_gradient().
+  /// The same, and adds to the gradients those of nats; they begin as zeros, as AdamW::take() leaves them.
+  /// `add_losses(block)` may add to a block's logit_gradient().
   /// @param jitter  what each block reads is multiplied by a random number within this distance of 1
   /// @param seed    of these
   template <class F>
@@ -69,13 +70,12 @@ class ContextModel {
     run(examples, executor, jitter, seed);
     const double bits = bits_of(examples);
     const Index n = Index(examples.next.size());
-    set_to_zero(gradients(), executor);
     for (auto& block : blocks_) add_losses(block);
 
     Matrix<float>& d_logits = logits_;  // softmax − what came
     for (Index t = 0; t < n; ++t) d_logits(examples.next[std::size_t(t)], t) -= 1;
     d_logits /= float(n);
-    d_out_.noalias() = d_logits * normed_.back().transpose();
+    d_out_.noalias() += d_logits * normed_.back().transpose();
     d_normed_.noalias() = out_.transpose() * d_logits;
     d_hidden_.setZero(shape_.d_model, n);
     add_norm_gradient(blocks_.size());
@@ -85,7 +85,7 @@ class ContextModel {
       if (!noise_.empty()) d_normed_.array() *= noise_[b].array();
       add_norm_gradient(b);
     }
-    d_in_.noalias() = d_hidden_ * embedded_.transpose();
+    d_in_.noalias() += d_hidden_ * embedded_.transpose();
     d_embedded_.noalias() = in_.transpose() * d_hidden_;
     for (Index t = 0; t < n; ++t) {
       for (Index k = 0; k < shape_.context; ++k) {

@@ -114,10 +114,9 @@ class Learner {
     const std::uint64_t noise = (run_.seed << 32) + std::uint64_t(step_) * std::uint64_t(options_.blocks);
     seconds_.push_back(seconds_of([&] {
       require_sense(model_.learn(batch, executor_, [&](auto& block) { add_losses(block); }, jitter, noise));
-      const auto gradients = model_.gradients();
-      clip_gradients(gradients, recipe.clip, executor_);
-      adam_->step(of_others(gradients), executor_);
-      router_adam_->step(of_routers(gradients), executor_);
+      const TakeOptions all{.max_norm = recipe.clip, .norm = gradient_norm(model_.gradients(), executor_)};
+      adam_->take(of_others(model_.gradients()), all, executor_);
+      router_adam_->take(of_routers(model_.gradients()), all, executor_);
     }));
   }
 

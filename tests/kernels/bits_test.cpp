@@ -119,7 +119,7 @@ TEST(Bits, AreTheSameFromEveryCompiler) {
   const std::map<std::string, std::uint64_t> recorded{
       {"avx512_amx", 2810910926215024012}, {"avx512_bf16", 2810910926215024012}, {"avx512_vnni", 2810910926215024012},
       {"avx512", 2810910926215024012},     {"avx2_vnni", 15263182964838810777U}, {"avx2", 15263182964838810777U},
-      {"sse2", 11236954611169920611U},     {"neon_bf16", 7916893811492202266},
+      {"sse2", 11236954611169920611U},     {"neon_i8mm", 7916893811492202266},   {"neon_bf16", 7916893811492202266},
   };
   const auto expected = recorded.find(target_name);
   if (expected == recorded.end()) GTEST_SKIP() << "nothing is recorded for " << target_name << ": " << sum.value;

@@ -92,6 +92,27 @@ TEST(ByteProducts, AreThoseOfIntegers) {
   expect_sums(std::false_type());
 }
 
+TEST(ByteSquares, AreProductsOfTwoRowsAndTwoColumns) {
+  Random random(22);
+  for (int round = 0; round < 200; ++round) {
+    std::int8_t w[2][8], x[2][8];
+    std::int32_t sums[4], got[4];
+    for (int i = 0; i < 16; ++i) {
+      w[i / 8][i % 8] = std::int8_t(round < 2 ? -128 : random.below(256) - 128);  // or the largest sums
+      x[i / 8][i % 8] = std::int8_t(round < 2 ? 127 - 254 * round : random.below(255) - 127);
+    }
+    for (std::int32_t& sum : sums) sum = std::int32_t(random.below(1 << 20)) - (1 << 19);
+    const auto products = kernels::added_byte_squares(kernels::load_as<kernels::IntegersOf<16>>(sums),
+                                                      kernels::load_as<kernels::BytesOf<16>>(w),
+                                                      kernels::load_as<kernels::BytesOf<16>>(x));
+    kernels::store(got, products);
+    for (int i = 0; i < 4; ++i) {
+      for (int k = 0; k < 8; ++k) sums[i] += w[i / 2][k] * x[i % 2][k];
+      EXPECT_EQ(got[i], sums[i]) << "row " << i / 2 << ", column " << i % 2 << ", round " << round;
+    }
+  }
+}
+
 TEST(ActivationCodes, AreWithinHalfAStep) {
   Random random(2);
   for (const float scale : {1.F, 3e38F, 1e-30F, 1e-38F, 1e-41F, 1e-44F}) {

@@ -1,7 +1,9 @@
 // Optimisers against their formulas, and what they refuse.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -209,6 +211,81 @@ TEST(Optimisers, GiveTheSameBitsOnAnyNumberOfThreads) {
     sgd_many.step(list(gradient), pool);
     EXPECT_TRUE(test::same_bits(together, alone));
   }
+}
+
+/// Of parameters that end within a register, or have no number.
+template <class Optimiser, class Options>
+void expect_that_taking_is_three_calls(const Options& options) {
+  using S = typename Optimiser::Scalar;
+  test::OwnThreads pool{3};
+  constexpr Index L = kernels::lanes<S>;
+  for (const double max_norm : {1e-3, 1e3, std::numeric_limits<double>::infinity()}) {
+    std::vector<std::vector<S>> apart, together, d_apart, d_together;
+    for (const Index size : {Index(0), Index(1), L - 1, L, L + 1, Index(5000)}) {
+      apart.emplace_back(std::size_t(size), S(0));
+      together = d_apart = d_together = apart;
+    }
+    const auto list_of = [](std::vector<std::vector<S>>& all) {
+      std::vector<Parameter<S>> its;
+      for (auto& numbers : all) its.push_back({std::to_string(its.size()), numbers.data(), 1, Index(numbers.size())});
+      return its;
+    };
+    Optimiser one(list_of(apart), options), other(list_of(together), options);
+    for (unsigned step = 0; step < 3; ++step) {
+      for (std::size_t p = 0; p < apart.size(); ++p) {
+        const auto numbers = random_matrix<Eigen::Matrix<S, Eigen::Dynamic, 1>>(Index(apart[p].size()), 1, 7 * step);
+        std::copy_n(numbers.data(), numbers.size(), d_apart[p].data());
+        std::copy_n(numbers.data(), numbers.size(), d_together[p].data());
+      }
+      const double norm = clip_gradients(list_of(d_apart), max_norm);
+      one.step(list_of(d_apart));
+      if (step == 1) {  // part after part, by the norm of both: here of one optimiser, so of all that it has
+        EXPECT_EQ(other.take(list_of(d_together), {.max_norm = max_norm, .norm = norm}, pool), norm);
+      } else {
+        EXPECT_EQ(other.take(list_of(d_together), {.max_norm = max_norm}, pool), norm);
+      }
+      EXPECT_EQ(together, apart) << "step " << step << ", at most " << max_norm;
+      for (const auto& numbers : d_together) EXPECT_EQ(numbers, std::vector<S>(numbers.size(), S(0)));
+    }
+  }
+}
+
+TEST(Optimisers, TakeAsTheyClipAndStepAndLeaveZeros) {
+  expect_that_taking_is_three_calls<AdamW<float>>(AdamWOptions{});
+  expect_that_taking_is_three_calls<AdamW<double>>(AdamWOptions{});
+  expect_that_taking_is_three_calls<Sgd<float>>(SgdOptions{.momentum = 0.9, .weight_decay = 0.1});
+  expect_that_taking_is_three_calls<Sgd<double>>(SgdOptions{.momentum = 0.9, .weight_decay = 0.1});
+}
+
+template <class Optimiser>
+void expect_that_taking_refuses() {
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  Problem problem;
+  Optimiser optimiser(problem.parameters());
+  const auto gradients = problem.gradients(1);
+  const Problem before = problem;
+  EXPECT_EQ(error_of([&] { optimiser.take(gradients, {.max_norm = 0}); }),
+            "take: max_norm is 0.000000, expected more than 0");
+  EXPECT_EQ(error_of([&] { optimiser.take(gradients, {.norm = infinity}); }),
+            "take: norm is inf, expected a finite one");
+  EXPECT_TRUE(test::same_bits(problem.d_w, before.d_w));
+  problem.d_b(2) = infinity;
+  EXPECT_EQ(error_of([&] { optimiser.take(gradients); }), "optimiser: the gradient of bias is not finite");
+  EXPECT_TRUE(test::same_bits(problem.w, before.w));
+  EXPECT_TRUE(test::same_bits(problem.d_w, before.d_w));
+  const auto huge = problem.gradients(1);
+  problem.d_w *= 1e200;  // whose squares are not finite
+  problem.d_b.setZero();
+  if (std::is_same_v<Optimiser, AdamW<double>>) {
+    EXPECT_EQ(optimiser.take(huge), infinity);
+    EXPECT_FALSE(test::same_bits(problem.w, before.w));
+    EXPECT_TRUE((problem.d_w.array() == 0).all());
+  }
+}
+
+TEST(Optimisers, TakeNothingThatIsNotFinite) {
+  expect_that_taking_refuses<AdamW<double>>();
+  expect_that_taking_refuses<Sgd<double>>();
 }
 
 TEST(ForEachPiece, MeetsEachNumberOnce) {

@@ -25,7 +25,8 @@
 /// The processor that this file is compiled for, by what its kernels use of it.
 ///
 /// Every one that multiplies pairs of bfloat16 (AVX512_BF16) multiplies bytes as well (AVX512_VNNI). Of tiles (AMX)
-/// Linux must be asked, and is.
+/// Linux must be asked, and is. On ARM, squares of bytes (i8mm) are multiplied by who multiplies pairs of bfloat16 and
+/// dot products: Armv8.6 has all three.
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512BF16__)
 #if defined(__AVX512VNNI__) && defined(__AVX512VL__) && defined(__AMX_TILE__) && defined(__AMX_BF16__) && \
     defined(__AMX_INT8__) && defined(__linux__)
@@ -59,7 +60,11 @@
 #elif defined(__SSE2__)
 #define MOE_PROCESSOR sse2
 #elif defined(__aarch64__) && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC) && defined(__ARM_FEATURE_DOTPROD)
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+#define MOE_PROCESSOR neon_i8mm
+#else
 #define MOE_PROCESSOR neon_bf16
+#endif
 #elif defined(__aarch64__) && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
 #define MOE_PROCESSOR neon_bf16_alone
 #elif defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)

@@ -15,12 +15,14 @@
 #include "moe/kernels/arithmetic.hpp"
 #include "moe/kernels/blocks.hpp"
 #include "moe/kernels/byte_products.hpp"
+#include "moe/kernels/byte_squares.hpp"
 #include "moe/kernels/columns.hpp"
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/multiply_add.hpp"
 #include "moe/kernels/packed_products.hpp"
 #include "moe/kernels/register_products.hpp"
 #include "moe/kernels/rows.hpp"
+#include "moe/kernels/shuffle.hpp"
 #include "moe/kernels/transpose.hpp"
 
 namespace moe::inline MOE_TARGET::kernels {
@@ -113,6 +115,59 @@ MOE_INLINE ByteRegister codes_in_lanes(const std::int8_t* codes) {
   return (ByteRegister)(load_as<Unit>(codes) - typename VectorOf<Unit, register_bytes>::type{});
 }
 
+/// Eight codes of a row, and of the next one.
+MOE_INLINE BytesOf<16> codes_of_two_rows(const std::int8_t* codes) {
+  using Eights = VectorOf<std::int64_t, 16>::type;
+  return (BytesOf<16>)Eights{load_as<std::int64_t>(codes), load_as<std::int64_t>(codes + panel_stride)};
+}
+
+/// products[r][v] += a group of row r · that of block v, from register `first` of its codes on.
+template <int units, bool nonnegative, int parts, int R, int V>
+MOE_INLINE void add_group(IntegersOf<register_bytes> (&products)[R][V], const std::int8_t* codes,
+                          const ManyActivationCodes<parts>* its, int first, Index stride) {
+  if constexpr (has_byte_squares && parts == 1) {
+    static_assert(lanes<float> == 4 && R % 2 == 0 && !has_starts);
+    using Ints = IntegersOf<register_bytes>;
+    // Two rows and two columns meet at once: products[r] are of columns 0 and 1, products[r + 1] of 2 and 3.
+    unroll<units / 2>([&](auto u) __attribute__((always_inline)) {
+      ByteRegister left[V], right[V];
+      unroll<V>([&](auto v) {
+        const auto a = load_as<Lanes<float>>(its[v * stride].codes[first + 2 * u]);
+        const auto b = load_as<Lanes<float>>(its[v * stride].codes[first + 2 * u + 1]);
+        left[v] = (ByteRegister)shuffle<float, 0, 4, 1, 5>(a, b);
+        right[v] = (ByteRegister)shuffle<float, 2, 6, 3, 7>(a, b);
+      });
+      unroll<R / 2>([&](auto half) __attribute__((always_inline)) {
+        constexpr int r = 2 * half;
+        const auto its_codes = codes_of_two_rows(codes + r * panel_stride + 8 * u);
+        unroll<V>([&](auto v) __attribute__((always_inline)) {
+          products[r][v] = added_byte_squares(products[r][v], its_codes, left[v]);
+          products[r + 1][v] = added_byte_squares(products[r + 1][v], its_codes, right[v]);
+        });
+      });
+    });
+    unroll<R / 2>([&](auto half) __attribute__((always_inline)) {
+      unroll<V>([&](auto v) __attribute__((always_inline)) {
+        auto a = (Lanes<float>)products[2 * half][v], b = (Lanes<float>)products[2 * half + 1][v];
+        swap_blocks<float, 2>(a, b);
+        products[2 * half][v] = (Ints)a;
+        products[2 * half + 1][v] = (Ints)b;
+      });
+    });
+  } else {
+    unroll<units>([&](auto u) __attribute__((always_inline)) {
+      ByteRegister column[V];
+      unroll<V>([&](auto v) { column[v] = load_as<ByteRegister>(its[v * stride].codes[first + u]); });
+      unroll<R>([&](auto r) __attribute__((always_inline)) {
+        const auto its_codes = codes_in_lanes<parts>(codes + r * panel_stride + 4 * parts * u);
+        unroll<V>([&](auto v) __attribute__((always_inline)) {
+          products[r][v] = added_byte_products<nonnegative>(products[r][v], its_codes, column[v]);
+        });
+      });
+    });
+  }
+}
+
 /// tile[R][V registers] (+)= rows · so many blocks of columns, each `stride` behind the other, of whose registers each
 /// column has `parts` lanes.
 template <int R, int V, int parts, Index group, bool has_minima>
@@ -138,16 +193,7 @@ MOE_KERNEL void integer_tile(const std::int8_t* codes, const float* scales, cons
           unroll<R>([&](auto r) { products[r][v] = start; });
         });
       }
-      unroll<units>([&](auto u) __attribute__((always_inline)) {
-        ByteRegister column[V];
-        unroll<V>([&](auto v) { column[v] = load_as<ByteRegister>(its[v * stride].codes[g * units + u]); });
-        unroll<R>([&](auto r) __attribute__((always_inline)) {
-          const auto its_codes = codes_in_lanes<parts>(codes + r * panel_stride + g * group + 4 * parts * u);
-          unroll<V>([&](auto v) __attribute__((always_inline)) {
-            products[r][v] = added_byte_products<has_minima>(products[r][v], its_codes, column[v]);
-          });
-        });
-      });
+      add_group<units, has_minima>(products, codes + g * group, its, g * units, stride);
       unroll<V>([&](auto v) __attribute__((always_inline)) {
         const auto scale = load_as<Lanes<float>>(its[v * stride].scales[g * group / 32]);
         unroll<R>([&](auto r) __attribute__((always_inline)) {

@@ -1,4 +1,4 @@
-/// @file  Loads what is left of a row where it is less than a register.
+/// @file  What is left of a row where it is less than a register.
 #pragma once
 
 #include <algorithm>
@@ -19,6 +19,12 @@ MOE_INLINE V load_padded(const T* from, Index size) {
   V v{};
   std::memcpy(&v, from, std::size_t(std::clamp<Index>(size * Index(sizeof(T)), 0, sizeof(V))));
   return v;
+}
+
+/// to[0, size) = the first lanes of v, fewer than all. Nothing behind is written.
+template <class V, class T>
+MOE_INLINE void store_part(T* to, const V& v, Index size) {
+  std::memcpy(to, &v, std::size_t(size) * sizeof(T));
 }
 
 }  // namespace moe::inline MOE_TARGET::kernels

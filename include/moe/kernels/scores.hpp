@@ -11,6 +11,7 @@
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/load_padded.hpp"
 #include "moe/kernels/multiply_add.hpp"
+#include "moe/kernels/registers.hpp"
 #include "moe/kernels/transpose.hpp"
 
 namespace moe::inline MOE_TARGET {
@@ -54,37 +55,77 @@ auto sum_of(const Scores& scores) {
 /// s_i / divisor.
 template <class Scores>
 void divide(Scores& scores, typename Scores::Scalar divisor) {
-  for (Index i = 0; i < scores.size(); ++i) scores(i) /= divisor;
+  using Register = kernels::Lanes<typename Scores::Scalar>;
+  kernels::for_each_register(
+      scores.size(), [divisor](Register& s) __attribute__((always_inline)) { s = s / (divisor - Register{}); },
+      scores.data());
+}
+
+namespace detail {
+
+/// The larger of each, and NaN where one is.
+template <class Register>
+MOE_INLINE Register larger_number(const Register& a, const Register& b) {
+  return ((b <= a) | (a != a)) ? a : b;
+}
+
+/// The largest lane, or NaN.
+template <class Scalar, int size = kernels::lanes<Scalar> / 2>
+MOE_INLINE Scalar largest_number(const kernels::Lanes<Scalar>& v) {
+  if constexpr (size == 0) {
+    return v[0];
+  } else {
+    return largest_number<Scalar, size / 2>(larger_number(v, kernels::swapped_blocks<Scalar, size>(v)));
+  }
+}
+
+}  // namespace detail
+
+/// max_i l_i, or NaN if one is; −∞ of none.
+template <class Logits>
+auto largest_of(const Logits& logits) {
+  using Scalar = typename Logits::Scalar;
+  using Register = kernels::Lanes<Scalar>;
+  constexpr Index L = kernels::lanes<Scalar>;
+  const Register lowest = -std::numeric_limits<Scalar>::infinity() - Register{};
+  Register most = lowest, place;
+  for (int i = 0; i < L; ++i) place[i] = Scalar(i);
+  for (Index first = 0; first < logits.size(); first += L) {
+    const Index left = logits.size() - first;
+    const auto some = kernels::load_padded<Register>(logits.data() + first, left);
+    const Register filled = Scalar(std::min(left, L)) - Register{};
+    most = detail::larger_number(most, Register(place < filled ? some : lowest));
+  }
+  return detail::largest_number<Scalar>(most);
+}
+
+/// exp(x) of a whole register: Eigen's.
+template <class Register>
+MOE_INLINE Register exponential(const Register& x) {
+  using Scalar = std::remove_cvref_t<decltype(x[0])>;
+  Eigen::Array<Scalar, kernels::lanes<Scalar>, 1> part;
+  kernels::store(part.data(), x);
+  part = part.exp();
+  return kernels::load_as<Register>(part.data());
 }
 
 /// What is too small for a normal number becomes 0: Eigen's exp() of a register stops short of 0, and renormalising
 /// would make shares of what it leaves.
-template <class Scores>
-void drop_subnormals(Scores&& scores) {
-  using Scalar = typename std::remove_cvref_t<Scores>::Scalar;
-  for (Index i = 0; i < scores.size(); ++i) {
-    if (scores(i) < std::numeric_limits<Scalar>::min()) scores(i) = 0;
-  }
+template <class Register>
+MOE_INLINE Register without_subnormals(const Register& s) {
+  using Scalar = std::remove_cvref_t<decltype(s[0])>;
+  return s < std::numeric_limits<Scalar>::min() - Register{} ? Register{} : s;
 }
 
-/// s_i = exp(sign · l_i − shift), each computed in a whole register, wherever it stands. `scores` may be `logits`.
-template <class Logits, class Scores>
-void exponentiate(typename Logits::Scalar sign, const Logits& logits, typename Logits::Scalar shift, Scores& scores) {
-  using Scalar = typename Logits::Scalar;
-  constexpr int L = kernels::lanes<Scalar>;
-  Eigen::Array<Scalar, L, 1> part;
-  for (Index first = 0; first < logits.size(); first += L) {
-    const Index filled = std::min<Index>(L, logits.size() - first);
-    if constexpr (requires { logits.data(); }) {
-      eigen_assert(logits.innerStride() == 1);
-      kernels::store(part.data(),
-                     sign * kernels::load_padded<kernels::Lanes<Scalar>>(logits.data() + first, filled) - shift);
-    } else {
-      for (Index i = 0; i < L; ++i) part(i) = i < filled ? sign * logits(first + i) - shift : Scalar(0);
-    }
-    part = part.exp();
-    for (Index i = 0; i < filled; ++i) scores(first + i) = part(i);
-  }
+/// s_i = f(l_i), register by register. `scores` may be `logits`.
+template <class Logits, class Scores, class F>
+void score_each(const Logits& logits, Scores& scores, const F& f) {
+  using Register = kernels::Lanes<typename Logits::Scalar>;
+  eigen_assert(logits.innerStride() == 1 && scores.innerStride() == 1);
+  const typename Logits::Scalar* const from = logits.data();
+  kernels::for_each_register(
+      logits.size(), [&f](const Register& l, Register& s) __attribute__((always_inline)) { s = f(l); }, from,
+      scores.data());
 }
 
 /// s_i = exp(l_i − max_j l_j), without overflow. As limits: 1 for each at +∞ and 0 for all others; 1 where all are at
@@ -92,17 +133,14 @@ void exponentiate(typename Logits::Scalar sign, const Logits& logits, typename L
 template <class Logits, class Scores>
 void exponentials(const Logits& logits, Scores&& scores) {
   using Scalar = typename Logits::Scalar;
-  constexpr Scalar infinity = std::numeric_limits<Scalar>::infinity();
-  Scalar highest = -infinity;
-  for (Index i = 0; i < logits.size(); ++i) {
-    if (!(logits(i) <= highest)) highest = logits(i);
-    if (std::isnan(highest)) break;
-  }
-  if (std::abs(highest) == infinity) {
+  using Register = kernels::Lanes<Scalar>;
+  const Scalar highest = largest_of(logits);
+  if (std::abs(highest) == std::numeric_limits<Scalar>::infinity()) {
     for (Index i = 0; i < logits.size(); ++i) scores(i) = Scalar(logits(i) == highest ? 1 : 0);
   } else {
-    exponentiate(1, logits, highest, scores);
-    drop_subnormals(scores);
+    score_each(logits, scores, [highest](const Register& l) __attribute__((always_inline)) {
+      return without_subnormals(exponential(Register(l - highest)));
+    });
   }
 }
 
@@ -117,9 +155,11 @@ void softmax(const Logits& logits, Scores&& scores) {
 /// s_i = 1 / (1 + exp(−l_i)). `scores` may be `logits`.
 template <class Logits, class Scores>
 void sigmoid(const Logits& logits, Scores&& scores) {
-  exponentiate(-1, logits, 0, scores);
-  for (Index i = 0; i < scores.size(); ++i) scores(i) = 1 / (1 + scores(i));
-  drop_subnormals(scores);
+  using Register = kernels::Lanes<typename Logits::Scalar>;
+  score_each(logits, scores, [](const Register& l) __attribute__((always_inline)) {
+    const Register one = typename Logits::Scalar(1) - Register{};
+    return without_subnormals(Register(one / (one + exponential(Register(-l)))));
+  });
 }
 
 using kernels::softplus;
@@ -132,7 +172,8 @@ void sqrt_softplus(const Logits& logits, Scores&& scores) {
     const Scalar l = logits(i);
     scores(i) = std::isnan(l) ? l : std::sqrt(softplus(l));
   }
-  drop_subnormals(scores);
+  using Register = kernels::Lanes<Scalar>;
+  score_each(scores, scores, [](const Register& s) __attribute__((always_inline)) { return without_subnormals(s); });
 }
 
 /// w_i / max(‖w‖ + epsilon, floor), where ‖w‖ = (Σ_j w_jᵖ)^(1/p), and a floor of 0 is none; where that is 0 / 0 they

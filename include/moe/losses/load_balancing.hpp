@@ -109,7 +109,8 @@ void add_probabilities(const Routing<Scalar>& routing, Index num_tokens, Index n
   for (Index t = 0; t < num_tokens; ++t) {
     if (is_masked(options.mask, t)) continue;
     const Index s = sequence_of(t, options);
-    probabilities(options.score, logits.col(t).template cast<double>(), probability);
+    probability = logits.col(t).template cast<double>();
+    probabilities(options.score, probability, probability);
     shares.probability.col(s) += probability.array();
     ++shares.tokens(s);
   }

@@ -1,4 +1,4 @@
-/// @file  Loads a part of a register by the masks of AVX2 or AVX-512.
+/// @file  A part of a register by the masks of AVX2 or AVX-512.
 #pragma once
 
 #if defined(__AVX512F__) || (defined(__AVX2__) && defined(__FMA__) && defined(__F16C__))  // "avx2" of target.hpp
@@ -34,6 +34,19 @@ MOE_INLINE V load_padded(const T* from, Index size) {
   V v = (V)words;
   std::memcpy(reinterpret_cast<char*>(&v) + bytes / 4 * 4, from + size - 1, sizeof(T));
   return v;
+#endif
+}
+
+/// to[0, size) = the first lanes of v, fewer than all. Nothing behind is written.
+template <class V, class T>
+MOE_INLINE void store_part(T* to, const V& v, Index size) {
+  static_assert(sizeof(V) == register_bytes && sizeof(T) >= 4);
+  const Index words = size * Index(sizeof(T)) / 4;
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_epi32(to, __mmask16((1U << words) - 1), (__m512i)v);
+#else
+  const __m256i place = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), end = _mm256_set1_epi32(int(words));
+  _mm256_maskstore_epi32(reinterpret_cast<int*>(to), _mm256_cmpgt_epi32(end, place), (__m256i)v);
 #endif
 }
 

@@ -14,6 +14,7 @@
 #include "moe/kernels/columns.hpp"
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/multiply_add.hpp"
+#include "moe/kernels/transpose.hpp"
 #include "moe/kernels/widen.hpp"
 
 namespace moe::inline MOE_TARGET::kernels {
@@ -95,17 +96,38 @@ auto product_tile_of(Index rows) {
   return tile;
 }
 
+/// product_rows rows of A, whose numbers lie side by side along the depth, turned around by squares of registers.
+template <class S>
+MOE_INLINE void pack_turned(const Strided<S>& a, Index depth, S* to) {
+  constexpr int L = lanes<S>, R = product_rows;
+  Index k = 0;
+  for (; k + L <= depth; k += L) {
+    unroll<(R + L - 1) / L>([&](auto q) __attribute__((always_inline)) {
+      constexpr int first = q * L, height = std::min(L, R - first);
+      Lanes<S> square[L] = {};
+      unroll<height>([&](auto r) { square[r] = load_as<Lanes<S>>(a.data + (first + r) * a.row_step + k); });
+      transpose<S>(square);
+      unroll<L>([&](auto i) { std::memcpy(to + (k + i) * R + first, &square[i], height * sizeof(S)); });
+    });
+  }
+  for (; k < depth; ++k) {
+    for (Index r = 0; r < R; ++r) to[k * R + r] = a.data[r * a.row_step + k];
+  }
+}
+
 /// A as tiles of product_rows, [tile][depth][rows]; the last one may have fewer.
 template <class S>
 MOE_KERNEL void pack_rows(const Strided<S>& a, Index rows, Index depth, S* to) {
   for (Index row = 0; row < rows; row += product_rows, to += depth * product_rows) {
+    const Strided<S> its = a.from(row, 0);
     const Index filled = std::min<Index>(product_rows, rows - row);
-    if (a.row_step == 1) {
-      for (Index k = 0; k < depth; ++k) std::copy_n(a.data + row + k * a.depth_step, filled, to + k * filled);
+    if (filled == product_rows && a.row_step == 1) {
+      for (Index k = 0; k < depth; ++k) std::copy_n(its.data + k * a.depth_step, product_rows, to + k * product_rows);
+    } else if (filled == product_rows && a.depth_step == 1) {
+      pack_turned(its, depth, to);
     } else {
-      for (Index r = 0; r < filled; ++r) {
-        const S* const from = a.data + (row + r) * a.row_step;
-        for (Index k = 0; k < depth; ++k) to[k * filled + r] = from[k * a.depth_step];
+      for (Index k = 0; k < depth; ++k) {
+        for (Index r = 0; r < filled; ++r) to[k * filled + r] = its.data[r * a.row_step + k * a.depth_step];
       }
     }
   }

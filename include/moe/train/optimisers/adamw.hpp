@@ -12,12 +12,13 @@
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/multiply_add.hpp"
 #include "moe/kernels/power_of_two.hpp"
+#include "moe/kernels/registers.hpp"
 #include "moe/kernels/square_root.hpp"
 #include "moe/runtime/executors/serial.hpp"
 #include "moe/runtime/workers.hpp"
-#include "moe/train/optimisers/blocks.hpp"
 #include "moe/train/optimisers/parameter_groups.hpp"
 #include "moe/train/optimisers/require_alike.hpp"
+#include "moe/train/optimisers/take_options.hpp"
 #include "moe/train/parameter_pieces.hpp"
 
 namespace moe::inline MOE_TARGET {
@@ -69,20 +70,17 @@ struct AdamWStep {
   Scalar unbias;  // 1 / √(1 − β₂ᵗ)
   Scalar decay;   // ηλ
 
-  MOE_INLINE void operator()(const Scalar* gradient, Scalar* mean, Scalar* root, Scalar* value) const {
+  MOE_INLINE void operator()(const Wide& g, Wide& mean, Wide& root, Wide& value) const {
     using kernels::multiply_add;
-    const Wide g = read(gradient), m = read(mean), r = read(root), old = read(value);
-    const kernels::PowerOfTwo<Scalar> size(g, m, r);  // so that squares are in range, whatever gradients are
-    const Wide gs = g * size.inverse(), rs = r * size.inverse();
-    const Wide ms = beta1.mean(m * size.inverse(), gs), next = kernels::square_root(beta2.mean(rs * rs, gs * gs));
+    const kernels::PowerOfTwo<Scalar> size(g, mean, root);  // so that squares are in range, whatever gradients are
+    const Wide gs = g * size.inverse(), rs = root * size.inverse();
+    const Wide ms = beta1.mean(mean * size.inverse(), gs);
+    const Wide next = kernels::square_root(beta2.mean(rs * rs, gs * gs));
     const Wide step = rate * ms / multiply_add(next, unbias - Wide{}, epsilon * size.inverse());
-    kernels::store(mean, ms * size.value());
-    kernels::store(root, next * size.value());
-    kernels::store(value, old - multiply_add(decay - Wide{}, old, step));
+    mean = ms * size.value();
+    root = next * size.value();
+    value -= multiply_add(decay - Wide{}, value, step);
   }
-
- private:
-  MOE_INLINE static Wide read(const Scalar* from) { return kernels::load_as<Wide>(from); }
 };
 
 }  // namespace detail
@@ -133,30 +131,49 @@ class AdamW {
   void step(const std::vector<Parameter<Scalar>>& gradients, ExecutorRef executor = Serial{}) {
     require_alike(parameters_, gradients);
     require_finite(gradients, executor);
+    update<const Scalar>(gradients, Scalar(1), executor);
+  }
+
+  /// clip_gradients(), step() and set_to_zero() in one, to the same bits: what backward() adds to, this takes, and
+  /// leaves zeros for the next one. Gradients are read twice and written once.
+  /// @return their norm, or the one that was given
+  /// @throws std::invalid_argument as step(), or unless max_norm > 0 and a given norm is finite; then nothing has been
+  /// written.
+  double take(const std::vector<Parameter<Scalar>>& gradients, const TakeOptions& options = {},
+              ExecutorRef executor = Serial{}) {
+    require_alike(parameters_, gradients);
+    const double norm = detail::norm_to_take(gradients, options, executor);
+    update<Scalar>(gradients, detail::clip_factor<Scalar>(norm, options.max_norm), executor);
+    return norm;
+  }
+
+ private:
+  /// A step by gradients times a factor.
+  /// @tparam Gradient  const Scalar, or Scalar where zeros are to be left
+  template <class Gradient>
+  void update(const std::vector<Parameter<Scalar>>& gradients, Scalar factor, ExecutorRef executor) {
     steps_(0) += 1;
     const double unbias_mean = 1 - detail::power(options_.beta1, steps());
     const double unbias_square = 1 - detail::power(options_.beta2, steps());
     for_each_piece(parameters_, executor, [&](Index, std::size_t p, Index first, Index size) {
       const double rate = options_.learning_rate * factors_[p].learning_rate;
-      const detail::AdamWStep<Scalar> update{.beta1 = detail::Beta<Scalar>(options_.beta1),
-                                             .beta2 = detail::Beta<Scalar>(options_.beta2),
-                                             .epsilon = Scalar(options_.epsilon),
-                                             .rate = Scalar(rate / unbias_mean),
-                                             .unbias = Scalar(1 / std::sqrt(unbias_square)),
-                                             .decay = Scalar(rate * options_.weight_decay * factors_[p].weight_decay)};
-      using Numbers = Block<Scalar>;
-      const auto update_block = [&](const Numbers& g, Numbers& mean, Numbers& root, Numbers& value) {
-        for (Index i = 0; i < block_size; i += kernels::lanes<Scalar>) {
-          update(g.data() + i, mean.data() + i, root.data() + i, value.data() + i);
-        }
+      const detail::AdamWStep<Scalar> step{.beta1 = detail::Beta<Scalar>(options_.beta1),
+                                           .beta2 = detail::Beta<Scalar>(options_.beta2),
+                                           .epsilon = Scalar(options_.epsilon),
+                                           .rate = Scalar(rate / unbias_mean),
+                                           .unbias = Scalar(1 / std::sqrt(unbias_square)),
+                                           .decay = Scalar(rate * options_.weight_decay * factors_[p].weight_decay)};
+      using Wide = kernels::Lanes<Scalar>;
+      const auto update_register = [&](Wide& g, Wide& mean, Wide& root, Wide& value) __attribute__((always_inline)) {
+        step(g * factor, mean, root, value);
+        g = Wide{};
       };
-      const Scalar* const gradient = gradients[p].data + first;
-      for_each_block(size, update_block, gradient, mean_[p].data() + first, root_[p].data() + first,
-                     parameters_[p].data + first);
+      Gradient* const gradient = gradients[p].data + first;
+      kernels::for_each_register(size, update_register, gradient, mean_[p].data() + first, root_[p].data() + first,
+                                 parameters_[p].data + first);
     });
   }
 
- private:
   std::vector<Parameter<Scalar>> parameters_;
   AdamWOptions options_;
   std::vector<GroupFactors> factors_;  // of each parameter

@@ -11,6 +11,7 @@
 #include "moe/core/check.hpp"
 #include "moe/core/parameters.hpp"
 #include "moe/core/types.hpp"
+#include "moe/kernels/lanes.hpp"
 #include "moe/kernels/multiply_add.hpp"
 #include "moe/runtime/executors/serial.hpp"
 #include "moe/runtime/workers.hpp"
@@ -23,14 +24,20 @@ namespace detail {
 /// In double, in whose range the square of every float is.
 template <class Scalar>
 double sum_of_squares(const Scalar* numbers, Index size) {
-  constexpr Index at_once = 16;
-  Eigen::Array<double, at_once, 1> sums = Eigen::Array<double, at_once, 1>::Zero();
-  const auto add = [](double& sum, double number) { sum = kernels::multiply_add(number, number, sum); };
+  constexpr int at_once = 16, L = kernels::lanes<double>;
+  using kernels::multiply_add;
+  using Some = typename kernels::detail::VectorOf<Scalar, L * sizeof(Scalar)>::type;
+  kernels::Lanes<double> lanes[at_once / L] = {};
   Index i = 0;
   for (; i + at_once <= size; i += at_once) {
-    for (Index j = 0; j < at_once; ++j) add(sums(j), double(numbers[i + j]));
+    kernels::unroll<at_once / L>([&](auto j) __attribute__((always_inline)) {
+      const auto some = __builtin_convertvector(kernels::load_as<Some>(numbers + i + j * L), kernels::Lanes<double>);
+      lanes[j] = multiply_add(some, some, lanes[j]);
+    });
   }
-  for (; i < size; ++i) add(sums(0), double(numbers[i]));
+  Eigen::Array<double, at_once, 1> sums;
+  kernels::store(sums.data(), lanes);
+  for (; i < size; ++i) sums(0) = multiply_add(double(numbers[i]), double(numbers[i]), sums(0));
   return sums.sum();
 }
 
@@ -43,9 +50,15 @@ double sum_of_squares(const std::vector<Parameter<Scalar>>& gradients, ExecutorR
   return std::accumulate(squares.begin(), squares.end(), 0.0);
 }
 
-inline void require_max_norm(double max_norm) {
+inline void require_max_norm(double max_norm, const char* who = "clip_gradients") {
   if (max_norm > 0) return;  // without making up a message: a warm step allocates nothing
-  require(false, "clip_gradients: max_norm is " + std::to_string(max_norm) + ", expected more than 0");
+  require(false, std::string(who) + ": max_norm is " + std::to_string(max_norm) + ", expected more than 0");
+}
+
+/// What clips gradients whose norm is this.
+template <class Scalar>
+Scalar clip_factor(double norm, double max_norm) {
+  return norm > max_norm ? Scalar(max_norm / norm) : Scalar(1);
 }
 
 /// Gradients whose norm is this, clipped.
@@ -53,11 +66,17 @@ template <class Scalar>
 void clip_from(double norm, const std::vector<Parameter<Scalar>>& gradients, double max_norm, ExecutorRef executor) {
   if (!(norm > max_norm)) return;
   for_each_piece(gradients, executor, [&](Index, std::size_t p, Index first, Index size) {
-    gradients[p].array().segment(first, size) *= Scalar(max_norm / norm);
+    gradients[p].array().segment(first, size) *= clip_factor<Scalar>(norm, max_norm);
   });
 }
 
 }  // namespace detail
+
+/// ‖g‖₂ of all gradients together, the same to the last bit for any number of threads.
+template <class Scalar>
+double gradient_norm(const std::vector<Parameter<Scalar>>& gradients, ExecutorRef executor = Serial{}) {
+  return std::sqrt(detail::sum_of_squares(gradients, executor));
+}
 
 /// Multiplies all gradients by min(1, max_norm / ‖g‖₂), and returns ‖g‖₂ of all of them together as it was before.
 /// Pascanu et al. 2013, "On the difficulty of training recurrent neural networks", arXiv:1211.5063, algorithm 1.
@@ -66,7 +85,7 @@ template <class Scalar>
 double clip_gradients(const std::vector<Parameter<Scalar>>& gradients, double max_norm,
                       ExecutorRef executor = Serial{}) {
   detail::require_max_norm(max_norm);
-  const double norm = std::sqrt(detail::sum_of_squares(gradients, executor));
+  const double norm = gradient_norm(gradients, executor);
   detail::clip_from(norm, gradients, max_norm, executor);
   return norm;
 }

@@ -12,12 +12,14 @@
 #include "moe/core/check.hpp"
 #include "moe/core/parameters.hpp"
 #include "moe/core/types.hpp"
-#include "moe/kernels/vectors.hpp"
+#include "moe/kernels/lanes.hpp"
+#include "moe/kernels/multiply_add.hpp"
+#include "moe/kernels/registers.hpp"
 #include "moe/runtime/executors/serial.hpp"
 #include "moe/runtime/workers.hpp"
-#include "moe/train/optimisers/blocks.hpp"
 #include "moe/train/optimisers/parameter_groups.hpp"
 #include "moe/train/optimisers/require_alike.hpp"
+#include "moe/train/optimisers/take_options.hpp"
 #include "moe/train/parameter_pieces.hpp"
 
 namespace moe::inline MOE_TARGET {
@@ -61,56 +63,77 @@ class Sgd {
   /// then nothing has been written.
   void step(const std::vector<Parameter<Scalar>>& gradients, ExecutorRef executor = Serial{}) {
     require_alike(parameters_, gradients);
-    require_finite_result(gradients, executor);
-    for_each_piece(parameters_, executor, [&](Index, std::size_t p, Index first, Index size) {
-      const Scalar* const gradient = gradients[p].data + first;
-      for_each_block(size, update(p), gradient, velocity_[p].data() + first, parameters_[p].data + first);
-    });
+    update<const Scalar>(gradients, Scalar(1), executor);
+  }
+
+  /// As AdamW::take().
+  double take(const std::vector<Parameter<Scalar>>& gradients, const TakeOptions& options = {},
+              ExecutorRef executor = Serial{}) {
+    require_alike(parameters_, gradients);
+    const double norm = detail::norm_to_take(gradients, options, executor);
+    update<Scalar>(gradients, detail::clip_factor<Scalar>(norm, options.max_norm), executor);
+    return norm;
   }
 
  private:
-  using Numbers = Block<Scalar>;
+  using Numbers = kernels::Lanes<Scalar>;
 
-  /// Of a block of the parameter p.
-  auto update(std::size_t p) const {
-    return [rate = Scalar(options_.learning_rate * factors_[p].learning_rate),
-            decay = Scalar(options_.weight_decay * factors_[p].weight_decay),
-            momentum = Scalar(options_.momentum)](const Numbers& g, Numbers& velocity, Numbers& value) {
-      Numbers next = g;
-      kernels::add_scaled(momentum, velocity, next);
-      kernels::add_scaled(decay, value, next);
-      velocity = next;
-      kernels::add_scaled(-rate, velocity, value);
+  /// As AdamW's.
+  template <class Gradient>
+  void update(const std::vector<Parameter<Scalar>>& gradients, Scalar factor, ExecutorRef executor) {
+    require_finite_result(gradients, factor, executor);
+    for_each_piece(parameters_, executor, [&](Index, std::size_t p, Index first, Index size) {
+      const auto update_register = [step = step_of(p, factor)](Numbers& g, Numbers& velocity, Numbers& value)
+                                       __attribute__((always_inline)) {
+                                         step(g, velocity, value);
+                                         g = Numbers{};
+                                       };
+      Gradient* const gradient = gradients[p].data + first;
+      kernels::for_each_register(size, update_register, gradient, velocity_[p].data() + first,
+                                 parameters_[p].data + first);
+    });
+  }
+
+  /// Of a register of the parameter p.
+  auto step_of(std::size_t p, Scalar factor) const {
+    return [factor, rate = Scalar(options_.learning_rate * factors_[p].learning_rate),
+            decay = Scalar(options_.weight_decay * factors_[p].weight_decay), momentum = Scalar(options_.momentum)](
+               const Numbers& g, Numbers& velocity, Numbers& value) __attribute__((always_inline)) {
+      using kernels::multiply_add;
+      velocity = multiply_add(momentum - Numbers{}, velocity, g * factor);
+      velocity = multiply_add(decay - Numbers{}, value, velocity);
+      value = multiply_add(-rate - Numbers{}, velocity, value);
     };
   }
 
   /// Would the step leave these numbers finite? Where a gradient is not, they would not be, either.
-  bool is_finite_after(std::size_t p, const Scalar* gradient, Index first, Index size) const {
-    bool finite = true;
+  bool is_finite_after(std::size_t p, const Scalar* gradient, Scalar factor, Index first, Index size) const {
+    Numbers wrong{};  // 0 · x is 0 for a finite x alone
+    const auto look = [&, step = step_of(p, factor)](const Numbers& g, Numbers& b, Numbers& v) {
+      step(g, b, v);
+      wrong += b * Scalar(0) + v * Scalar(0);
+    };
     const Scalar* const velocity = velocity_[p].data() + first;
     const Scalar* const value = parameters_[p].data + first;
-    for_each_block(
-        size,
-        [&, step = update(p)](const Numbers& g, Numbers& b, Numbers& v) {
-          step(g, b, v);
-          finite = finite && (b * Scalar(0) + v * Scalar(0)).sum() == 0;  // 0 · x is 0 for a finite x alone
-        },
-        gradient, velocity, value);
+    kernels::for_each_register(size, look, gradient, velocity, value);
+    bool finite = true;
+    for (int i = 0; i < kernels::lanes<Scalar>; ++i) finite = finite && wrong[i] == 0;
     return finite;
   }
 
-  void require_finite_result(const std::vector<Parameter<Scalar>>& gradients, ExecutorRef executor) const {
+  void require_finite_result(const std::vector<Parameter<Scalar>>& gradients, Scalar factor,
+                             ExecutorRef executor) const {
     std::array<bool, parameter_bands> finite;
     finite.fill(true);
     for_each_piece(parameters_, executor, [&](Index band, std::size_t p, Index first, Index size) {
-      if (!is_finite_after(p, gradients[p].data + first, first, size)) finite[std::size_t(band)] = false;
+      if (!is_finite_after(p, gradients[p].data + first, factor, first, size)) finite[std::size_t(band)] = false;
     });
     if (std::all_of(finite.begin(), finite.end(), [](bool is) { return is; })) return;
     require_finite(gradients, executor);
     for (std::size_t p = 0; p < parameters_.size(); ++p) {
-      if (is_finite_after(p, gradients[p].data, 0, gradients[p].size())) continue;
+      if (is_finite_after(p, gradients[p].data, factor, 0, gradients[p].size())) continue;
       std::ostringstream largest, rate;
-      largest << gradients[p].array().abs().maxCoeff();
+      largest << gradients[p].array().abs().maxCoeff() * factor;
       rate << options_.learning_rate * factors_[p].learning_rate;
       require(false, "Sgd: " + parameters_[p].name + " would not be finite after this step: its gradient is up to " +
                          largest.str() + ", its learning rate " + rate.str() + "; clip the gradients, or lower it");
