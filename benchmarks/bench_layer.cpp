@@ -2,11 +2,12 @@
 ///
 ///   layer/<shape>/<weights>/<kind>/tokens:<T>/threads:<N>
 ///
-/// moe_fast permits products of bfloat16 pairs, and of bytes where weights are coded, moe_invariant sums in one order
-/// at any number of tokens. Of the median call: GFLOP/s, GB/s (bytes of the experts in use), limit_share (the time that
-/// the machine's limits allow, by the time taken), bits of a weight, and the error of the sparse layer's answers, by
-/// those of float weights. Weights may be coded (q4_k, fp8, …). Weights of several layers are cycled, so that no cache
-/// holds them; tokens differ from call to call. All cases take hours: select with --benchmark_filter.
+/// moe_fast permits products of bfloat16 pairs, and of bytes where weights are coded, moe_packed is that of coded
+/// weights with rows interleaved, if their type can be, moe_invariant sums in one order at any number of tokens. Of the
+/// median call: GFLOP/s, GB/s (bytes of the experts in use), limit_share (the time that the machine's limits allow, by
+/// the time taken), bits of a weight, and the error of the sparse layer's answers, by those of float weights. Weights
+/// may be coded (q4_k, fp8, …). Weights of several layers are cycled, so that no cache holds them; tokens differ from
+/// call to call. All cases take hours: select with --benchmark_filter.
 ///
 ///   layer/tiny/<d_model>,<d_ff>,<experts>,<top_k>/<weights>/tokens:1/threads:1
 ///
@@ -146,7 +147,7 @@ void register_all(Stage& stage) {
   for (const char* shape : shapes) {
     for (const auto& [weights, name, bits] : weight_types) {
       for (const Kind kind : kinds) {
-        if (is_coded(weights) && !takes_coded(kind)) continue;
+        if (!takes(kind, weights)) continue;
         for (const Index n : threads) {
           for (const Index tokens : token_counts) {
             const Case wanted{shape, weights, kind, tokens, n};

@@ -11,10 +11,10 @@
 
 namespace moe::bench {
 
-enum class Kind { moe, moe_fast, moe_invariant, dense_active, dense_total, eigen_per_token, eigen_grouped };
+enum class Kind { moe, moe_fast, moe_packed, moe_invariant, dense_active, dense_total, eigen_per_token, eigen_grouped };
 
-inline constexpr std::array kinds{Kind::moe,         Kind::moe_fast,        Kind::moe_invariant, Kind::dense_active,
-                                  Kind::dense_total, Kind::eigen_per_token, Kind::eigen_grouped};
+inline constexpr std::array kinds{Kind::moe,          Kind::moe_fast,    Kind::moe_packed,      Kind::moe_invariant,
+                                  Kind::dense_active, Kind::dense_total, Kind::eigen_per_token, Kind::eigen_grouped};
 
 inline const char* name_of(Kind kind) {
   switch (kind) {
@@ -22,6 +22,8 @@ inline const char* name_of(Kind kind) {
       return "moe";
     case Kind::moe_fast:
       return "moe_fast";
+    case Kind::moe_packed:
+      return "moe_packed";
     case Kind::moe_invariant:
       return "moe_invariant";
     case Kind::dense_active:
@@ -39,18 +41,38 @@ inline const char* name_of(Kind kind) {
 /// Whether it is written by hand on Eigen.
 constexpr bool is_by_hand(Kind kind) { return kind == Kind::eigen_per_token || kind == Kind::eigen_grouped; }
 
-/// Whether it computes with weights that are coded: Eigen has no products of these.
-constexpr bool takes_coded(Kind kind) { return !is_by_hand(kind); }
+/// Whether a coded type has a packed form.
+constexpr bool is_packed_type(WeightType type) {
+  switch (type) {
+    case WeightType::q8_0:
+    case WeightType::q6_k:
+    case WeightType::q4_k:
+    case WeightType::q4_0:
+    case WeightType::iq4_nl:
+    case WeightType::iq4_xs:
+    case WeightType::gguf_mxfp4:
+      return true;
+    default:
+      return false;
+  }
+}
+
+/// Whether it computes with weights of this type: Eigen has no products of coded ones, and not all are packed.
+constexpr bool takes(Kind kind, WeightType type) {
+  return kind == Kind::moe_packed ? is_packed_type(type) : !is_by_hand(kind) || !is_coded(type);
+}
+
+/// Whether products may be fast.
+constexpr bool is_fast(Kind kind) { return kind == Kind::moe_fast || kind == Kind::moe_packed; }
 
 /// How the kind sums its products.
 inline Numerics numerics_of(Kind kind) {
-  return {.products = kind == Kind::moe_fast ? Products::fast : Products::exact,
-          .batch_invariant = kind == Kind::moe_invariant};
+  return {.products = is_fast(kind) ? Products::fast : Products::exact, .batch_invariant = kind == Kind::moe_invariant};
 }
 
 /// What the machine could do with the products that the kind may take.
 inline Limits limits_of(Kind kind, WeightType weights, Limits limits) {
-  if (kind != Kind::moe_fast) return limits;
+  if (!is_fast(kind)) return limits;
   if (bytes_of(weights) == 2) limits.fma_gflops = limits.pairs_gflops;
   if (is_coded(weights)) limits.fma_gflops = limits.bytes_gflops;
   return limits;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <type_traits>
 #include <utility>
@@ -12,6 +13,7 @@
 #include "eigen_user.hpp"
 #include "moe/models/presets.hpp"
 #include "moe/moe.hpp"
+#include "moe/surgery/pack.hpp"
 #include "work.hpp"
 
 namespace moe::bench {
@@ -179,8 +181,9 @@ class ByHand final : public Contender {
   Index tokens_ = 0;
 };
 
-template <class W>
-std::unique_ptr<Contender> make_sparse(const Arena<W>& arena, const Numerics& numerics = {}) {
+/// @param change  makes of a bank what is timed
+template <class W, class F = std::identity>
+std::unique_ptr<Contender> make_sparse(const Arena<W>& arena, const Numerics& numerics = {}, const F& change = {}) {
   const auto make = [&](const auto& layer_of) -> std::unique_ptr<Contender> {
     using Layer = decltype(layer_of(Index(0)));
     std::vector<Layer> layers;
@@ -188,10 +191,11 @@ std::unique_ptr<Contender> make_sparse(const Arena<W>& arena, const Numerics& nu
     return std::make_unique<Sparse<Layer>>(std::move(layers), arena.shape, arena.pool->bytes_a_weight(), arena.threads,
                                            numerics);
   };
-  const auto plain = [&](Index l) { return MoeLayer(router_of(arena.shape, l), experts_of(arena, l)); };
+  const auto plain = [&](Index l) { return MoeLayer(router_of(arena.shape, l), change(experts_of(arena, l))); };
   if (arena.shape.d_ff_shared == 0) return make(plain);
-  return make(
-      [&](Index l) { return WithSharedExpert(plain(l), shared_expert_of(arena, l), shared_gate_of(arena.shape)); });
+  return make([&](Index l) {
+    return WithSharedExpert(plain(l), change(shared_expert_of(arena, l)), shared_gate_of(arena.shape));
+  });
 }
 
 /// @return null where the kind computes with no such weights
@@ -202,6 +206,11 @@ std::unique_ptr<Contender> make_contender(Kind kind, const Arena<W>& arena) {
     case Kind::moe_fast:
     case Kind::moe_invariant:
       return make_sparse(arena, numerics_of(kind));
+    case Kind::moe_packed:
+      if constexpr (std::is_same_v<W, Quantized>) {
+        return make_sparse(arena, numerics_of(kind), [](const GatedFfnBank<W>& bank) { return packed(bank); });
+      }
+      break;
     case Kind::dense_active:
       return std::make_unique<Dense<W>>(arena, active_units(arena.shape));
     case Kind::dense_total:

@@ -18,6 +18,8 @@ inline const char* title_of(Kind kind) {
       return "sparse: moe::MoeLayer";
     case Kind::moe_fast:
       return "sparse, fast products";
+    case Kind::moe_packed:
+      return "sparse, packed, fast";
     case Kind::moe_invariant:
       return "sparse, batch-invariant";
     case Kind::dense_active:

@@ -12,4 +12,5 @@
 #include "moe/formats/integers.hpp"
 #include "moe/formats/mx.hpp"
 #include "moe/formats/nvfp4.hpp"
+#include "moe/formats/packed.hpp"
 #include "moe/formats/repack.hpp"

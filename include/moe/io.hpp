@@ -9,6 +9,7 @@
 #include "moe/io/inspection_text.hpp"
 #include "moe/io/model.hpp"
 #include "moe/io/model_adapters.hpp"
+#include "moe/io/packed_bank.hpp"
 #include "moe/io/parameters.hpp"
 #include "moe/io/peft_adapters.hpp"
 #include "moe/io/routing.hpp"

@@ -113,5 +113,6 @@ TEST(Limits, OfFastProductsAreTheirs) {
   EXPECT_EQ(peak(Kind::moe_fast, WeightType::f32), 100);
   EXPECT_EQ(peak(Kind::moe_fast, WeightType::bf16), 200);
   EXPECT_EQ(peak(Kind::moe_fast, WeightType::q4_k), 400);
+  EXPECT_EQ(peak(Kind::moe_packed, WeightType::q4_k), 400);
   EXPECT_EQ(limits_of(Kind::moe_fast, WeightType::q4_k, limits).read_gbs, 10);
 }

@@ -584,7 +584,7 @@ TEST_F(Safetensors, WhatCannotBeWrittenLeavesTheOldFile) {
   }
   expect_parts(error_of([&] { write_safetensors(path, {}, {{"key", "\xff"}}); }), {path.string(), "not UTF-8"});
   expect_parts(error_of([&] { write_safetensors(path, {}, {{"key", std::string(max_json_bytes, 'x')}}); }),
-               {path.string(), "header would have 100000032 bytes, expected at most 100000000"});
+               {path.string(), "header would have 100000056 bytes, expected at most 100000000"});
   EXPECT_EQ(text_of(path), before);
   EXPECT_EQ(files_in_folder(), 1u);
 }

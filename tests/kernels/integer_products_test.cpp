@@ -266,7 +266,7 @@ TEST(IntegerProducts, OfFewTokensAreThoseOfPlainCodeToTheBit) {
 }
 
 /// Row r · the token x in plain code, in the order of blocks: group after group, in one sum, or in two of every second
-/// four codes, which are added at the end.
+/// four codes, which are added at the end; minima in the first of them.
 float block_dot_in_plain_code(const QuantizedMatrix& w, Index r, const float* x, int parts) {
   const IntegerForm& form = *w.integers();
   const auto& [codes, scales, minima, padded] = PlainRow(w, r, x);
@@ -282,8 +282,8 @@ float block_dot_in_plain_code(const QuantizedMatrix& w, Index r, const float* x,
         for (Index i = first; i < first + form.group; ++i) {
           if (i / 4 % parts != p) continue;
           products += codes[std::size_t(i)] * its.codes[i - step];
-          total += its.codes[i - step];
         }
+        for (Index i = first; i < first + form.group; ++i) total += p == 0 ? its.codes[i - step] : 0;
         sums[p] = kernels::multiply_add(float(products), scales[g] * scale, sums[p]);
         if (form.has_minima) sums[p] = kernels::multiply_add(minima[g], scale * float(total), sums[p]);
       }
@@ -343,13 +343,19 @@ TEST(ActivationCodes, OfManyTokensAreTheirOwn) {
         for (Index g = 0; g < 6; ++g) {
           const Index first = g < 4 ? 16 * g : 32 * (g - 4), size = g < 4 ? 16 : 32;
           for (int p = 0; p < parts; ++p) {
-            int total = 0;
-            for (Index k = first; k < first + size; ++k) total += k / 4 % parts == p ? its.codes[k] : 0;
+            int total = 0, in_lane = 0;
+            for (Index k = first; k < first + size; ++k) {
+              total += its.codes[k];
+              in_lane += k / 4 % parts == p ? its.codes[k] : 0;
+            }
             const Index lane = i * parts + p;
             expect_same(all.scales[first / 32][lane], its.scales[first / 4]);
-            expect_same(all.sums[g][lane], its.scales[first / 4] * float(total));
+            expect_same(all.sums[g][lane], its.scales[first / 4] * float(p == 0 ? total : 0));
             if (kernels::has_starts) {
-              EXPECT_EQ(all.starts[g][lane], -128 * total);
+              EXPECT_EQ(all.starts[g][lane], -128 * in_lane);
+            }
+            if (p == 0) {
+              EXPECT_EQ(its.starts_of_group[g], -128 * total);
             }
           }
         }

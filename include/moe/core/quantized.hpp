@@ -29,7 +29,8 @@ class QuantizedMatrix;
 
 namespace kernels {
 struct CodedColumns;
-}
+struct CodedBlocks;
+}  // namespace kernels
 
 /// What a format tells of itself so that Products::fast multiplies it as integers: number = scale · code + minimum,
 /// where `group` neighbours have the same scale and minimum.
@@ -44,6 +45,9 @@ struct IntegerForm {
   /// former: moe/kernels/register_products.hpp.
   void (*multiply)(const QuantizedMatrix& matrix, Index first, Index rows, const kernels::CodedColumns& x, float* out,
                    Index stride) = nullptr;
+  /// The same of columns in blocks, or null: moe/kernels/packed_products.hpp.
+  void (*multiply_blocks)(const QuantizedMatrix& matrix, Index first, Index rows, const kernels::CodedBlocks& x,
+                          float* out, Index stride) = nullptr;
 };
 
 /// How numbers are coded. A format joins, from outside too, by being one of these (docs/formats.md).
@@ -156,6 +160,11 @@ class QuantizedMatrix {
 
   /// Which row of its planes a row of it is.
   Index stored_row(Index row) const { return first_row_ + row * row_step_; }
+  /// Which column of its planes a column of it is.
+  Index stored_col(Index col) const { return first_col_ + col; }
+
+  /// Whether a form's multiply functions may be used: they know no factor, and of rows that lie together only runs.
+  bool is_multiplied_in_place() const { return factor == 1 && (codes.rows_together == 1 || row_step_ == 1); }
 
   /// What a row has of the codes, from its first column as it lies.
   const std::byte* row_of_codes(Index row) const { return codes.row(first_row_ + row * row_step_); }

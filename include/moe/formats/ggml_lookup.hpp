@@ -102,14 +102,19 @@ struct IQ4_XS : codes::InRegisters<IQ4_XS> {
     scales = its_scales(block);
   }
 
- private:
-  MOE_INLINE static codes::GroupScales its_scales(const std::byte* block) {
+  /// The scales of its groups, then zeros.
+  MOE_INLINE static codes::Codes<16> scale_codes(const std::byte* block) {
     codes::Codes<16> of_groups;
     codes::store_sixteen(
         eight_scales(kernels::load_as<std::uint32_t>(block + 4), kernels::load_as<std::uint16_t>(block + 2)), 0,
         of_groups);
+    return of_groups;
+  }
+
+ private:
+  MOE_INLINE static codes::GroupScales its_scales(const std::byte* block) {
     codes::GroupScales scales;
-    codes::multiply_scales(of_groups.at, codes::first_halves(block).first, scales);
+    codes::multiply_scales(scale_codes(block).at, codes::first_halves(block).first, scales);
     return scales;
   }
 

@@ -43,6 +43,19 @@ MOE_INLINE Bytes<16> look_up(const SixteenValues& values, const Bytes<16>& codes
 
 namespace moe::inline MOE_TARGET::codes {
 
+/// The same of any register of codes.
+template <int count>
+MOE_INLINE Bytes<count> look_up_all(const SixteenValues& values, const Bytes<count>& codes) {
+  if constexpr (requires { look_up(values, codes); }) {
+    return look_up(values, codes);
+  } else {
+    Bytes<16> parts[count / 16];
+    kernels::store(parts, codes);
+    kernels::repeat<count / 16>([&](int i) __attribute__((always_inline)) { parts[i] = look_up(values, parts[i]); });
+    return kernels::load_as<Bytes<count>>(parts);
+  }
+}
+
 /// codes[i] = code_of(from[i] …), a function of registers of bytes.
 template <int count, class F, class... From>
 MOE_INLINE void recode(std::int8_t* codes, const F& code_of, const From*... from) {

@@ -188,7 +188,7 @@ inline void check_writable(Tensor tensor, const std::string& file) {
   check_size(tensor);
 }
 
-/// The JSON, padded with spaces so that what follows it in the file is aligned for every scalar.
+/// The JSON, padded with spaces so that what follows it in the file begins a line of the cache.
 inline std::string header_of(const std::vector<const Tensor*>& tensors, const Metadata& metadata,
                              const std::string& file) {
   nlohmann::json header = nlohmann::json::object();
@@ -203,7 +203,7 @@ inline std::string header_of(const std::vector<const Tensor*>& tensors, const Me
   }
   try {
     std::string text = header.dump();
-    text.append((8 - text.size() % 8) % 8, ' ');
+    text.append(63 - (sizeof(std::uint64_t) + text.size() + 63) % 64, ' ');
     return text;
   } catch (const nlohmann::json::exception& error) {
     fail(file, ": a name or the metadata is not UTF-8: ", error.what());

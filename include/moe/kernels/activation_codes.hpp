@@ -23,9 +23,10 @@ struct alignas(64) ActivationCodes {
   static constexpr Index size = 64;
 
   std::int8_t codes[64];
-  float scales[16];         // of each four codes
-  float sums[16];           // Σ x as coded, of 16 neighbours each, then of 32 each
-  std::int32_t starts[16];  // of each four codes, -128 · their sum
+  float scales[16];                 // of each four codes
+  std::int32_t starts[16];          // of each four codes, -128 · their sum
+  float sums[6];                    // Σ x as coded, of 16 neighbours each, then of 32 each
+  std::int32_t starts_of_group[6];  // likewise, -128 · the sum of the codes
 };
 
 namespace detail {
@@ -91,8 +92,12 @@ MOE_INLINE void code_activations(const float* x, ActivationCodes& to) {
   asm("" : "+m"(fours));  // lanes that are taken out of registers cost more than loads
   std::int32_t sums[4];
   for (int i = 0; i < 4; ++i) sums[i] = (fours[4 * i] + fours[4 * i + 1]) + (fours[4 * i + 2] + fours[4 * i + 3]);
-  for (int i = 0; i < 4; ++i) to.sums[i] = scales[i / 2] * float(sums[i]);
-  for (int i = 0; i < 2; ++i) to.sums[4 + i] = scales[i] * float(sums[2 * i] + sums[2 * i + 1]);
+  const auto put_sum = [&](int i, float scale, std::int32_t sum) {
+    to.sums[i] = scale * float(sum);
+    to.starts_of_group[i] = sum * -128;
+  };
+  for (int i = 0; i < 4; ++i) put_sum(i, scales[i / 2], sums[i]);
+  for (int i = 0; i < 2; ++i) put_sum(4 + i, scales[i], sums[2 * i] + sums[2 * i + 1]);
 }
 
 /// The same of as many tokens as a register has lanes, side by side; or of half as many, of which each has two lanes,
@@ -103,9 +108,9 @@ struct alignas(64) ManyActivationCodes {
   static constexpr int L = lanes<float>;
 
   std::int8_t codes[16 / parts][L / parts][4 * parts];
-  float scales[2][L];         // of 32 neighbours each
-  float sums[6][L];           // Σ x as coded of the codes in a lane, of 16 neighbours each, then of 32 each
-  std::int32_t starts[6][L];  // -128 · the sums of so many codes; written where has_starts
+  float scales[2][L];  // of 32 neighbours each
+  float sums[6][L];    // Σ x as coded, of 16 neighbours each, then of 32 each; behind the first lane of a token 0
+  std::int32_t starts[6][L];  // -128 · the sums of so many codes in a lane; written where has_starts
 };
 
 namespace detail {
@@ -146,6 +151,17 @@ MOE_INLINE Pairs largest_of_tokens(const float* const* x, Index count, Index fir
   }
   unroll<L>([&](auto l) __attribute__((always_inline)) { in_lanes[l] = sizes[l / parts]; });
   return largest_lanes(in_lanes);
+}
+
+/// The sum of a token's lanes in the first of them, 0 in the other.
+template <int parts>
+MOE_INLINE IntegersOf<register_bytes> in_first_lanes(const IntegersOf<register_bytes>& sums) {
+  if constexpr (parts == 1) {
+    return sums;
+  } else {
+    using Both = typename VectorOf<std::uint64_t, register_bytes>::type;
+    return (IntegersOf<register_bytes>)((Both)(sums + (IntegersOf<register_bytes>)((Both)sums >> 32)) & 0xffffffffU);
+  }
 }
 
 /// Turns 64 codes of each token around, into the registers of `to`.
@@ -204,7 +220,7 @@ MOE_KERNEL inline void code_tokens(const float* const* x, Index count, ManyActiv
   unroll<2>([&](auto i) { sums[4 + i] = sums[2 * i] + sums[2 * i + 1]; });
   unroll<6>([&](auto i) __attribute__((always_inline)) {
     const auto scale = load_as<Lanes<float>>(to.scales[i < 4 ? i / 2 : i - 4]);
-    store(to.sums[i], scale * __builtin_convertvector(sums[i], Lanes<float>));
+    store(to.sums[i], scale * __builtin_convertvector(detail::in_first_lanes<parts>(sums[i]), Lanes<float>));
     if constexpr (has_starts) store(to.starts[i], sums[i] * -128);
   });
 }

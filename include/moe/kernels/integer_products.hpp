@@ -19,6 +19,7 @@
 #include "moe/kernels/columns.hpp"
 #include "moe/kernels/lanes.hpp"
 #include "moe/kernels/multiply_add.hpp"
+#include "moe/kernels/packed_products.hpp"
 #include "moe/kernels/register_products.hpp"
 #include "moe/kernels/rows.hpp"
 #include "moe/kernels/shuffle.hpp"
@@ -68,7 +69,7 @@ template <Index group, bool has_minima>
 void integer_dot_products(const Rows<Quantized>& rows, const Columns<Fast<Quantized>>& x, float* sums, float* out,
                           Index stride) {
   // A matrix with a factor of its own multiplies it into the scales that are taken.
-  const auto multiply = rows.even->factor == 1 ? rows.even->format().integers->multiply : nullptr;
+  const auto multiply = rows.even->is_multiplied_in_place() ? rows.even->format().integers->multiply : nullptr;
   for (Index left = 0; left < x.count; left += integer_columns) {
     const Index columns = std::min(integer_columns, x.count - left);
     const ActivationCodes* column[integer_columns];
@@ -316,6 +317,10 @@ void integer_products(const Rows<Quantized>& rows, const Columns<A>& x, Lanes<fl
 template <class A = Fast<Quantized>>
 void integer_products(const Rows<Quantized>& rows, const Blocks<A>& x, Lanes<float>* room, float* out, Index stride) {
   eigen_assert(rows.odd == nullptr);
+  const auto multiply = rows.even->format().integers->multiply_blocks;
+  if (multiply != nullptr && rows.even->is_multiplied_in_place()) {
+    return multiply(*rows.even, rows.first, rows.count, {x.depth, x.count, x.block(0)}, out, stride);
+  }
   detail::with_form(*rows.even->integers(), [&]<Index group, bool has_minima>() {
     auto& its = *reinterpret_cast<detail::PanelRoom*>(room);
     detail::integer_panel_products<group, has_minima>(rows, x, its, out, stride);

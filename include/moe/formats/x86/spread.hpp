@@ -115,6 +115,15 @@ MOE_INLINE Bytes<32> look_up(const SixteenValues& values, const Bytes<32>& codes
 
 #endif
 
+#if defined(__AVX512BW__)
+
+MOE_INLINE Bytes<64> look_up(const SixteenValues& values, const Bytes<64>& codes) {
+  const __m512i table = _mm512_maskz_broadcast_i32x4(0xffff, kernels::load_as<__m128i>(values.data()));
+  return (Bytes<64>)_mm512_shuffle_epi8(table, (__m512i)codes);
+}
+
+#endif
+
 }  // namespace moe::inline MOE_TARGET::codes
 
 #endif

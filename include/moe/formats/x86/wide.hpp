@@ -51,8 +51,7 @@ struct Wide {
 
   /// Lane i is values[codes[i]]; codes are below 16.
   MOE_INLINE static Bytes<64> look_up(const SixteenValues& values, const Bytes<64>& codes) {
-    const __m512i table = _mm512_maskz_broadcast_i32x4(0xffff, kernels::load_as<__m128i>(values.data()));
-    return (Bytes<64>)_mm512_shuffle_epi8(table, (__m512i)codes);
+    return codes::look_up(values, codes);
   }
 
   /// The float16 at two places, each in half of the lanes.
