@@ -18,6 +18,11 @@
 ///
 /// is a bank of gated experts beside one of experts that are not, of as many bytes: milliseconds of each, medians of
 /// calls in turn, and the speed of the second by that of the first.
+///
+///   layer/one_expert/<weights>/tokens:<T>/threads:1
+///
+/// is one expert whose weights lie in the caches, fast: GFLOP/s, and the time by these tokens' share of that of the
+/// next full block of 64, medians of calls in turn.
 #include <any>
 #include <exception>
 #include <map>
@@ -36,6 +41,7 @@
 #include "gated_or_not.hpp"
 #include "limits.hpp"
 #include "memory.hpp"
+#include "one_expert.hpp"
 #include "options.hpp"
 #include "timing.hpp"
 #include "tiny.hpp"
@@ -219,6 +225,23 @@ void register_gated_or_not(const std::string& weights) {
   }
 }
 
+/// A round is one iteration.
+template <class W>
+void run_one_expert(benchmark::State& state, Index tokens) {
+  const auto expert = std::make_unique<OneExpert<W>>(tokens);
+  for ([[maybe_unused]] auto _ : state) expert->time_both();
+  state.counters["GFLOP/s"] = expert->gflops();
+  state.counters["excess"] = expert->excess();
+}
+
+template <class W>
+void register_one_expert(const std::string& weights) {
+  for (const Index tokens : {1, 2, 3, 4, 5, 6, 8, 9, 12, 15, 16, 17, 20, 24, 28, 32, 33, 40, 48, 49, 56, 64, 65, 96}) {
+    const std::string name = "layer/one_expert/" + weights + "/tokens:" + std::to_string(tokens) + "/threads:1";
+    benchmark::RegisterBenchmark(name.c_str(), run_one_expert<W>, tokens)->Unit(benchmark::kMillisecond);
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -228,6 +251,8 @@ int main(int argc, char** argv) {
   register_all_tiny<moe::bfloat16>("bf16");
   register_gated_or_not<float>("f32");
   register_gated_or_not<moe::bfloat16>("bf16");
+  register_one_expert<float>("f32");
+  register_one_expert<moe::bfloat16>("bf16");
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   benchmark::RunSpecifiedBenchmarks();

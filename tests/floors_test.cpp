@@ -87,9 +87,11 @@ bool is_distributed(const std::string& name) {
 bool is_eigen(const std::string& name) { return name.starts_with("Eigen/") || name.starts_with("unsupported/Eigen/"); }
 bool is_standard(const std::string& name) { return name.find_first_of("./") == std::string::npos; }
 bool comes_with_compiler(const std::string& name) {
-  return name == "immintrin.h" || name == "arm_neon.h" || name == "arm_sve.h" || name == "omp.h";
+  return name == "immintrin.h" || name == "cpuid.h" || name == "arm_neon.h" || name == "arm_sve.h" || name == "omp.h";
 }
-bool comes_with_linux(const std::string& name) { return name == "sys/mman.h"; }  // huge_pages.hpp
+bool comes_with_linux(const std::string& name) {  // huge_pages.hpp, tiles.hpp
+  return name == "sys/mman.h" || name == "sys/syscall.h" || name == "unistd.h";
+}
 
 TEST(Floors, EveryHeaderOfOursThatIsIncludedExists) {
   const IncludeGraph graph = read_include_graph();
