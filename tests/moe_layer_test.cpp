@@ -163,6 +163,21 @@ TEST(Activation, OfAGatedFfnMultipliesTheActivatedGateByUp) {
   for (Index i = 0; i < 3; ++i) EXPECT_DOUBLE_EQ(hidden(i), naive::silu(gate(i)) * up(i));
 }
 
+TEST(MoeLayer, ItsWorkspaceTellsHowMuchItHolds) {
+  const auto layer = SharedLayers::make(67);
+  Workspace<float> ws;
+  EXPECT_EQ(ws.bytes(), 0U);
+  const auto held_after = [&](Index num_tokens) {
+    for (int warming = 0; warming < 2; ++warming) layer.forward(random_matrix<Matrix<float>>(67, num_tokens, 1), ws);
+    return ws.bytes();
+  };
+  const std::size_t of_few = held_after(3), of_many = held_after(300);
+  EXPECT_LT(of_few, of_many);
+  EXPECT_GE(of_many, 300 * 67 * sizeof(float) * 3) << "what three experts of each token read";
+  EXPECT_EQ(held_after(300), of_many);
+  EXPECT_EQ(held_after(7), of_many) << "a smaller batch neither frees nor takes";
+}
+
 TEST(MoeLayer, WeightsOnTheInputAreNotWeightsOnTheOutput) {
   const Index d_model = 8;
   const TopKOptions llama4{.score = Score::sigmoid, .weight_on = WeightOn::input};

@@ -1,6 +1,7 @@
 /// @file  Groups routes by expert.
 #pragma once
 
+#include <cstddef>
 #include <numeric>
 #include <span>
 #include <vector>
@@ -50,6 +51,8 @@ struct PlanMemory {
   std::vector<Index> offset, token, route;
   std::vector<Scalar> weight;
   WeightOn weight_on = WeightOn::output;
+
+  std::size_t bytes() const { return detail::held_bytes(offset, token, route, weight); }  ///< Held.
 
   /// The plan that lies in it.
   DispatchPlan<Scalar> view() const { return {offset, token, weight, route, weight_on}; }

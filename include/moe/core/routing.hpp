@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <iterator>
 #include <stdexcept>
@@ -15,6 +16,16 @@ namespace moe::inline MOE_TARGET {
 
 /// Where a route's weight is multiplied in: weight · expert(x), or expert(weight · x) as Llama 4 does.
 enum class WeightOn { output, input };
+
+namespace detail {
+
+/// Bytes that vectors hold.
+template <class... Ts>
+std::size_t held_bytes(const std::vector<Ts>&... all) {
+  return (std::size_t(0) + ... + (all.capacity() * sizeof(Ts)));
+}
+
+}  // namespace detail
 
 /// One of the routes of a Routing.
 template <class Scalar>
@@ -47,6 +58,7 @@ struct Routing {
   std::vector<Scalar> state;
 
   Index size() const { return static_cast<Index>(token.size()); }  ///< Routes, dropped or not.
+  std::size_t bytes() const { return detail::held_bytes(token, expert, weight, dropped, logits, state); }  ///< Held.
 
   /// The parts of one route.
   Route<Scalar> operator[](Index route) const {

@@ -118,6 +118,13 @@ class CallScratch {
   CallScratch& operator=(const CallScratch& other) { return each_ = other.each_, *this; }
   CallScratch& operator=(CallScratch&& other) noexcept { return each_ = std::move(other.each_), *this; }  ///< Likewise.
 
+  /// Bytes held.
+  std::size_t bytes() const {
+    std::size_t all = 0;
+    for (const Scratch& one : each_) all += one.capacity();
+    return all;
+  }
+
   /// One call's right to it, given back at the call's end, however it ends.
   class Hold {
    public:

@@ -1,6 +1,7 @@
 /// @file  Everything that a forward pass writes besides y.
 #pragma once
 
+#include <cstddef>
 #include <optional>
 #include <type_traits>
 #include <vector>
@@ -29,6 +30,13 @@ struct Workspace {
   std::vector<Scalar> shared_answers;    // of the expert that every token sees, if it was run meanwhile
   Meanwhile* meanwhile = nullptr;        // what may be done while tokens travel, during a forward pass
   CallScratch unpadded;                  // of a call that leaves padding out: its real tokens
+
+  /// What a forward pass takes beside x, y and the parameters, in bytes held from call to call: routing, plans, scratch
+  /// of all workers. (A few routers keep small objects of their own there, which are not counted.)
+  std::size_t bytes() const {
+    return routing.bytes() + plan.bytes() + shared_plan.bytes() + scratch.bytes() + unpadded.bytes() +
+           detail::held_bytes(shared_answers);
+  }
 };
 
 /// Only while a layer learns does dropout leave out what SideInputs::seed says. (Routers that draw at random, such as

@@ -164,8 +164,8 @@ class TokenBatches {
   static std::size_t bytes(const DispatchPlan<Scalar>& plan, Index d_model, Index d_ff) {
     const Index slots = plan.num_slots(), experts = std::min(plan.num_experts(), slots);
     const auto registers = [&](Index depth) {
-      // The last block may be half empty.
-      return Columns<A>{depth, slots}.size() + A::num_units(depth) * (slots / A::blocks_pay);
+      // The last block of an expert may be half empty.
+      return Columns<A>{depth, slots}.size() + A::num_units(depth) * std::min(experts, slots / A::blocks_pay);
     };
     return std::size_t(registers(d_model) + registers(d_ff)) * sizeof(typename A::Register) +
            std::size_t(slots) * (2 * sizeof(void*) + sizeof(Part)) +
