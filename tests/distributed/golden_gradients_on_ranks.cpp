@@ -52,8 +52,8 @@ class LayerLoader : io::detail::LayerLoader<float> {
   /// f(the layer of one process, the same with its experts on all ranks)
   template <class F>
   void with_layers(const F& f) const {
-    if (names_.capacity != nullptr) {
-      const WithCapacity router(top_k(), names_.capacity(config_));
+    if (has_capacity()) {
+      const WithCapacity router(top_k(), block_.names.capacity(block_.config));
       return with_experts(own<AnyActivation>(), [&](const auto& all, const auto& on_ranks) {
         f(MoeLayer(router, all), MoeLayer(router, on_ranks));
       });
@@ -62,21 +62,25 @@ class LayerLoader : io::detail::LayerLoader<float> {
     const auto sparse = [&](const auto& all, const auto& on_ranks) {
       f(MoeLayer(router, all), MoeLayer(router, on_ranks));
     };
-    if (!is_swiglu(shape_.hidden)) return with_experts(own<AnyGatedActivation>(), sparse);
-    if (shape_.d_ff_shared == 0) return with_experts(own<SwiGlu>(), sparse);
+    if (!is_swiglu(block_.shape.hidden)) return with_experts(own<AnyGatedActivation>(), sparse);
+    if (block_.shape.d_ff_shared == 0) return with_experts(own<SwiGlu>(), sparse);
     with_experts(own<SwiGlu>(), [&](const auto& all, const auto& on_ranks) {
-      const auto its_shared = owned(shared<float, SwiGlu>());
-      f(WithSharedExpert(MoeLayer(router, all), its_shared, shared_gate().transpose()),
-        WithSharedExpert(MoeLayer(router, on_ranks), its_shared, shared_gate().transpose()));
+      const auto shared = owned(io::detail::ExpertsLoader<float>(block_).shared<float, SwiGlu>());
+      const auto gate = block_.vector_if<float>(block_.shape.shared_gate, block_.names.shared_gate, {1, block_.d()});
+      f(WithSharedExpert(MoeLayer(router, all), shared, gate.transpose()),
+        WithSharedExpert(MoeLayer(router, on_ranks), shared, gate.transpose()));
     });
   }
 
-  bool has_capacity() const { return names_.capacity != nullptr; }
+  bool has_capacity() const { return block_.names.capacity != nullptr; }
 
  private:
+  LinearTopK<float> top_k() const { return io::detail::RouterLoader<float>(block_).top_k(); }
+
   template <class Act>
   FfnBank<float, Act> own() const {
-    return owned(bank<float, Act>(tensors_, spelling_, shape_.hidden));
+    const io::detail::ExpertsLoader<float> experts(block_);
+    return owned(experts.bank<float, Act>(block_.tensors, block_.spelling, block_.shape.hidden));
   }
 
   /// f(all experts, the same on all ranks)

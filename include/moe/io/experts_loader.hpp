@@ -73,6 +73,34 @@ class ExpertsLoader {
     });
   }
 
+  /// Experts by names of any layout, of one type of weights and of activation.
+  template <class W, class Act>
+  FfnBank<W, Act> bank(const WeightTensors& tensors, const Names& names, const HiddenActivation& hidden,
+                       Index width = 0) const {
+    const Index in = block_.shape.d_latent > 0 ? block_.shape.d_latent : block_.d(),
+                ff = width > 0 ? width : block_.shape.d_ff;
+    const auto [gate, up, down] = ffn_parts(names.layout, in, ff, is_turned(tensors, names, in, ff),
+                                            names.interleaved || block_.names.interleaved);
+    const auto part = [&](std::string_view name, const StoredPart& which) {
+      if (names.layout == Layout::separate) return tensors.separate<W>(name, which.rows, which.cols);
+      return names.layout == Layout::rows ? tensors.stacked_rows<W>(name, which) : tensors.stacked<W>(name, which);
+    };
+    if constexpr (std::is_same_v<Act, AnyActivation>) {
+      return {part(names.up, up), part(names.down, down), activation<Act>(hidden), biases(tensors, names, in, ff)};
+    } else {
+      return {part(names.layout == Layout::fused ? names.up : names.gate, gate), part(names.up, up),
+              part(names.down, down), activation<Act>(hidden), biases(tensors, names, in, ff)};
+    }
+  }
+
+  /// The shared expert, likewise.
+  template <class W, class Act>
+  FfnBank<W, Act> shared() const {
+    return ffn<W, Act>(
+        find_names(block_.tensors, ffn_spellings, block_.names.shared, is_gated(block_.shape.hidden_shared)),
+        block_.shape.d_ff_shared, block_.shape.hidden_shared, block_.shape.expert_bias);
+  }
+
  private:
   /// The second half of those that the file numbers through, of another width.
   template <class Make>
@@ -118,25 +146,6 @@ class ExpertsLoader {
       return {};
     } else {
       return std::get<Act>(hidden);
-    }
-  }
-
-  template <class W, class Act>
-  FfnBank<W, Act> bank(const WeightTensors& tensors, const Names& names, const HiddenActivation& hidden,
-                       Index width = 0) const {
-    const Index in = block_.shape.d_latent > 0 ? block_.shape.d_latent : block_.d(),
-                ff = width > 0 ? width : block_.shape.d_ff;
-    const auto [gate, up, down] = ffn_parts(names.layout, in, ff, is_turned(tensors, names, in, ff),
-                                            names.interleaved || block_.names.interleaved);
-    const auto part = [&](std::string_view name, const StoredPart& which) {
-      if (names.layout == Layout::separate) return tensors.separate<W>(name, which.rows, which.cols);
-      return names.layout == Layout::rows ? tensors.stacked_rows<W>(name, which) : tensors.stacked<W>(name, which);
-    };
-    if constexpr (std::is_same_v<Act, AnyActivation>) {
-      return {part(names.up, up), part(names.down, down), activation<Act>(hidden), biases(tensors, names, in, ff)};
-    } else {
-      return {part(names.layout == Layout::fused ? names.up : names.gate, gate), part(names.up, up),
-              part(names.down, down), activation<Act>(hidden), biases(tensors, names, in, ff)};
     }
   }
 

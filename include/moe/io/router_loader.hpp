@@ -51,6 +51,11 @@ class RouterLoader {
     return make.router(WithCapacity(top_k(), block_.names.capacity(block_.config)));
   }
 
+  /// The usual one, without what filters its routes.
+  LinearTopK<Scalar> top_k() const {
+    return {router_weight(), block_.top_k_options(), router_bias(), selection_bias()};
+  }
+
  private:
   /// A copy in Scalar: routers decide in full precision, and are small.
   Weight<Scalar> router_weight() const {
@@ -72,10 +77,6 @@ class RouterLoader {
 
   Vector<Scalar> router_bias() const {
     return block_.vector_if<Scalar>(block_.shape.router_bias, block_.names.router_bias, {block_.num_outputs()});
-  }
-
-  LinearTopK<Scalar> top_k() const {
-    return {router_weight(), block_.top_k_options(), router_bias(), selection_bias()};
   }
 
   Vector<Scalar> selection_bias() const {
