@@ -63,7 +63,7 @@ void add_bank(Checksum& sum) {
     down.owned(e) = random.matrix<Weight<W>>(67, 45);
   }
   const GatedFfnBank<W, Act> bank(gate, up, down);
-  for (const Index num_tokens : {1, 40, 64}) {
+  for (const Index num_tokens : {1, 37, 64}) {
     const auto x = random.matrix<Matrix<S>>(67, num_tokens);
     Routing<S> routing;
     for (Index t = 0; t < num_tokens; ++t) {
@@ -117,9 +117,9 @@ TEST(Bits, AreTheSameFromEveryCompiler) {
   add_training(sum);
   add_functions(sum);
   const std::map<std::string, std::uint64_t> recorded{
-      {"avx512_amx", 2810910926215024012}, {"avx512_bf16", 2810910926215024012}, {"avx512_vnni", 2810910926215024012},
-      {"avx512", 2810910926215024012},     {"avx2_vnni", 15263182964838810777U}, {"avx2", 15263182964838810777U},
-      {"sse2", 11236954611169920611U},     {"neon_i8mm", 7916893811492202266},   {"neon_bf16", 7916893811492202266},
+      {"avx512_amx", 4661078585127933101}, {"avx512_bf16", 4661078585127933101}, {"avx512_vnni", 4661078585127933101},
+      {"avx512", 4661078585127933101},     {"avx2_vnni", 7761653396846215556},   {"avx2", 7761653396846215556},
+      {"sse2", 12168512505845049766U},     {"neon_i8mm", 16175974985063901761U}, {"neon_bf16", 16175974985063901761U},
   };
   const auto expected = recorded.find(target_name);
   if (expected == recorded.end()) GTEST_SKIP() << "nothing is recorded for " << target_name << ": " << sum.value;

@@ -43,16 +43,16 @@ struct Activations : std::variant<Columns<A>, Blocks<A>> {
 /// How many of so many columns are better turned into blocks: the first ones, if any. Sums of the others have another
 /// order. A last block of which many columns would be missing is left to those.
 template <class A>
-Index columns_in_blocks(Index columns, const Numerics& numerics) {
+constexpr Index columns_in_blocks(Index columns, const Numerics& numerics) {
   if (columns < A::blocks_pay || numerics.batch_invariant) return 0;
-  if constexpr (requires { A::column_alone(); }) {
+  if constexpr (requires { A::column_alone; }) {
     constexpr double half_block = 1.35 * A::L, whole_block = 2 * A::L;  // a half one has one load for each product
     const Index last = columns % A::L, whole = columns - last;
     const bool ends_in_half = whole % full_block<A> != 0;
     const double in_whole = double(whole) + (ends_in_half ? half_block - A::L : 0);
     const double in_last = last == 0 ? 0 : ends_in_half ? whole_block - half_block : half_block;
-    const double alone = A::column_alone() * double(last);
-    if (in_whole + std::min(in_last, alone) > A::column_alone() * double(columns)) return 0;
+    const double alone = A::column_alone * double(last);
+    if (in_whole + std::min(in_last, alone) > A::column_alone * double(columns)) return 0;
     return alone < in_last ? whole : columns;
   }
   return columns;

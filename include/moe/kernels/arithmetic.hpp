@@ -13,7 +13,7 @@
 ///   arrange(x, to)        the activations of a step, as the weights will meet them
 ///   multiply_add          sum += w · x, lane by lane
 ///   blocks_pay            from so many tokens on, activations may be in blocks (blocks.hpp); `never` for never
-///   column_alone()        time of a column by itself, by that of one in a full block; need not be there
+///   column_alone          time of a column by itself, by that of one in a full block; need not be there
 ///
 /// and, where there are blocks, in which a register holds one unit of each of as many tokens as it has lanes:
 ///
@@ -41,7 +41,6 @@
 #include "moe/kernels/shuffle.hpp"
 #include "moe/kernels/tiles.hpp"
 #include "moe/kernels/widen.hpp"
-#include "moe/kernels/x86/is_intel.hpp"
 
 namespace moe::inline MOE_TARGET::kernels {
 
@@ -50,14 +49,8 @@ inline constexpr Index never = std::numeric_limits<Index>::max();
 /// When blocks may pay, of weights that lie as they are multiplied, and of those that are widened: docs/performance.md.
 inline constexpr Index blocks_pay_in_place = register_bytes == 32 ? 13 : 9;
 inline constexpr Index blocks_pay_if_widened = register_bytes == 64 ? 26 : register_bytes == 32 ? 15 : 17;
+inline constexpr double column_alone_in_place = register_bytes == 64 ? 2.5 : register_bytes == 32 ? 1.25 : 2;
 inline constexpr double column_alone_if_widened = register_bytes == 64 ? 1.25 : register_bytes == 32 ? 1.1 : 2;
-inline double column_alone_in_place() {
-#if defined(__AVX512F__)
-  return is_intel() ? 1.9 : 2.5;
-#else
-  return register_bytes == 32 ? 1.25 : 2;
-#endif
-}
 
 /// What is asked of an arithmetic by whoever arranges activations for it; the tiles ask for the rest.
 template <class A>
@@ -82,9 +75,7 @@ struct Exact {
   static constexpr Index step = parts * L;
   static constexpr Index weights_per_step = step;
   static constexpr Index blocks_pay = sizeof(W) < sizeof(Scalar) ? blocks_pay_if_widened : blocks_pay_in_place;
-  static double column_alone() {
-    return sizeof(W) < sizeof(Scalar) ? column_alone_if_widened : column_alone_in_place();
-  }
+  static constexpr double column_alone = sizeof(W) < sizeof(Scalar) ? column_alone_if_widened : column_alone_in_place;
   static constexpr int rows_together = 1;
 
   template <int p>
@@ -128,7 +119,7 @@ struct Exact<bfloat16> {
   static constexpr Index step = parts * L;
   static constexpr Index weights_per_step = step;
   static constexpr Index blocks_pay = blocks_pay_if_widened;
-  static double column_alone() { return column_alone_if_widened; }
+  static constexpr double column_alone = column_alone_if_widened;
   static constexpr int rows_together = 1;
 
   template <int p>
@@ -184,7 +175,7 @@ struct Fast {
   static constexpr Index step = 2 * L;
   static constexpr Index weights_per_step = step;
   static constexpr Index blocks_pay = has_tiles ? 7 : register_bytes == 64 ? 16 : 13;
-  static double column_alone() { return has_tiles ? 1e9 : register_bytes == 64 ? 1.5 : 2; }
+  static constexpr double column_alone = has_tiles ? 1e9 : register_bytes == 64 ? 1.5 : 2;
   static constexpr bool in_tiles = has_tiles;
   static constexpr int rows_together = 2;
 

@@ -6,6 +6,7 @@
 #include <immintrin.h>
 
 #include "moe/formats/codes.hpp"
+#include "moe/formats/spread.hpp"
 
 namespace moe::inline MOE_TARGET::codes {
 
