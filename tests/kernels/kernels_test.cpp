@@ -259,26 +259,29 @@ TYPED_TEST(ProductsOf, EqualTheirNaiveTwinBeyondTheCache) {
 }
 
 // Memory is counted by blocks_pay.
-TYPED_TEST(ProductsOf, TakeNoBlocksBelowTheStatedNumberOfTokens) {
+TYPED_TEST(ProductsOf, TakeBlocksFromTheStatedNumberOfTokensOn) {
   for (Index n = 0; n <= 300; ++n) {
     const bool in_blocks = kernels::columns_in_blocks<TypeParam>(n, {}) > 0;
     EXPECT_EQ(kernels::columns_in_blocks<TypeParam>(n, {.batch_invariant = true}), 0);
     if (n < TypeParam::blocks_pay) {
       EXPECT_FALSE(in_blocks) << n;
     }
-    if (n >= 8 * kernels::full_block<TypeParam>) {
+    if (n == TypeParam::blocks_pay || n >= 8 * kernels::full_block<TypeParam>) {
       EXPECT_TRUE(in_blocks) << n;
     }
   }
 }
 
-// What is missing in a last block is multiplied all the same.
+// What is missing in a last block is multiplied all the same: in a tile, which takes as long for one token as for all
+// of its own; elsewhere it is little.
 TYPED_TEST(ProductsOf, FewMultiplyAddsOfSeveralTokensAreWasted) {
   using A = TypeParam;
-  if (this->rounds) GTEST_SKIP() << "tiles cost the same with few tokens";
   for (Index n = 1; n <= 500; ++n) {
     const Index blocks = kernels::columns_in_blocks<A>(n, {}), issued = (blocks + A::L - 1) / A::L * A::L + n - blocks;
-    EXPECT_LE(double(issued), (n < 64 ? 1.8 : 1.15) * double(n)) << n;
+    EXPECT_LT(issued - n, A::L) << n;
+    if (!kernels::InTiles<A>) {
+      EXPECT_LE(double(issued), (n < 64 ? 1.8 : 1.15) * double(n)) << n;
+    }
     EXPECT_EQ(kernels::columns_in_blocks<A>(n, {.batch_invariant = true}), 0);
     if (blocks < n) {
       EXPECT_EQ(blocks % A::L, 0) << n;
