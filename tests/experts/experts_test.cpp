@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "allocations.hpp"
 #include "errors.hpp"
 #include "expert_factories.hpp"
 #include "moe/experts/any_experts.hpp"
@@ -123,6 +124,32 @@ TEST(Activations, ShowANotANumber) {
     expect_nan(SoftcappedSwiGlu{});
     expect_nan(SoftcappedSwiGlu{0, 0});
   }
+}
+
+// ---- memory ---------------------------------------------------------------------------------------------------------
+
+template <class Expert>
+void expect_no_more_for_fewer_tokens(const Expert& expert) {
+  using S = typename Expert::Scalar;
+  const auto x = random_matrix<Matrix<S>>(expert.d_model(), 96, 5);
+  Matrix<S> y = x;
+  for (Index most = 1; most <= x.cols(); ++most) {
+    Scratch scratch;
+    const auto forward = [&](Index n) {
+      scratch.reset();
+      expert.forward(x.leftCols(n), y.leftCols(n), scratch);
+    };
+    for (int warming = 0; warming < 2; ++warming) forward(most);
+    for (Index n = 0; n <= most; ++n) {
+      EXPECT_EQ(test::allocations_in([&] { forward(n); }), 0) << n << " tokens after " << most;
+    }
+  }
+}
+
+TEST(Ffns, TakeNoMoreMemoryForFewerTokens) {
+  expect_no_more_for_fewer_tokens(test::Ffns<float>::make(33, 1));
+  expect_no_more_for_fewer_tokens(test::GatedFfns<float>::make(33, 1));
+  expect_no_more_for_fewer_tokens(test::GatedFfns<bfloat16>::make(33, 1));
 }
 
 // ---- biases ---------------------------------------------------------------------------------------------------------

@@ -47,8 +47,7 @@ struct GatedFfn {
     using A = kernels::Exact<W>;
     scratch.reserve(kernels::batch_bytes<A>(d_model(), d_ff(), x.cols()) +
                     2 * kernels::scratch_bytes<A>(d_model(), d_ff(), x.cols()));  // gate_up() and down()
-    kernels::for_each_form<A>(x.cols(), Numerics{}, [&](Index first, Index last, bool in_blocks) {
-      const Index count = last - first;
+    kernels::for_each_form_in_turn<A>(x.cols(), Numerics{}, scratch, [&](Index first, Index count, bool in_blocks) {
       const auto batch = kernels::batch_of<W, Scalar>(x.middleCols(first, count), y.middleCols(first, count), in_blocks,
                                                       d_ff(), scratch);
       kernels::gate_up<A>(map_of(w_gate), map_of(w_up), bias, 0, d_ff(), batch, act, scratch);

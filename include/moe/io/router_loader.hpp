@@ -1,4 +1,4 @@
-/// @file  The router of a block, by what its tensors and settings say.
+/// @file  Makes the router of a block of what its tensors say.
 #pragma once
 
 #include <algorithm>

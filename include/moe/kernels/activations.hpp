@@ -58,12 +58,23 @@ constexpr Index columns_in_blocks(Index columns, const Numerics& numerics) {
   return columns;
 }
 
-/// f(first, last, whether in blocks) for columns [first, last) of so many, first those that are better in blocks.
+/// f(first, last, whether in blocks) for columns [first, last) of so many: those that are better in blocks, then
+/// others.
 template <class A, class F>
 void for_each_form(Index columns, const Numerics& numerics, const F& f) {
   const Index blocks = columns_in_blocks<A>(columns, numerics);
   if (blocks > 0) f(Index(0), blocks, true);
   if (blocks < columns) f(blocks, columns, false);
+}
+
+/// The same, where what f takes of the scratch is given back after each.
+template <class A, class F>
+void for_each_form_in_turn(Index columns, const Numerics& numerics, Scratch& scratch, const F& f) {
+  const auto mark = scratch.mark();
+  for_each_form<A>(columns, numerics, [&](Index first, Index last, bool in_blocks) {
+    f(first, last - first, in_blocks);
+    scratch.rewind(mark);
+  });
 }
 
 /// Bytes that so many columns of this depth take in either form, at most.

@@ -1,4 +1,4 @@
-/// @file  Products of two rows and two columns of bytes, added up exactly in integers of 32 bits.
+/// @file  Products of squares of bytes, two rows by two columns, added up exactly in integers of 32 bits.
 #pragma once
 
 #include <cstdint>

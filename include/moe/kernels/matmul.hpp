@@ -23,8 +23,7 @@ template <class W, class S>
 void matmul(const StoredWeight<W>& w, const Eigen::Ref<const Matrix<S>>& x, MatrixRef<S> y, Scratch& scratch,
             const Numerics& numerics = {}) {
   using A = Exact<W>;
-  for_each_form<A>(x.cols(), numerics, [&](Index first, Index last, bool in_blocks) {
-    const Index count = last - first;
+  for_each_form_in_turn<A>(x.cols(), numerics, scratch, [&](Index first, Index count, bool in_blocks) {
     const auto its = activations_of<A>(x.middleCols(first, count), in_blocks, scratch, run_in_order);
     matmul_rows<A>(w, 0, w.rows(), its, y.middleCols(first, count), scratch);
   });
@@ -35,13 +34,13 @@ template <Arithmetic A, class Workers>
 void matmul_by(const StoredWeight<typename A::Weight>& w, const ConstMatrixRef<typename A::Scalar>& x,
                MatrixRef<typename A::Scalar> y, Workers& workers) {
   const auto share = [&](Index n, const auto& task) { workers.for_each(n, [&](Index i, Scratch&) { task(i); }); };
-  for_each_form<A>(x.cols(), workers.numerics(), [&](Index begin, Index end, bool in_blocks) {
-    const Index count = end - begin;
+  const auto multiply = [&](Index begin, Index count, bool in_blocks) {
     const auto its = activations_of<A>(x.middleCols(begin, count), in_blocks, workers.shared(), share);
     workers.for_each_band(w.rows(), lanes<typename A::Scalar>, [&](Index first, Index last, Scratch& scratch) {
       matmul_rows<A>(w, first, last, its, y.middleCols(begin, count), scratch);
     });
-  });
+  };
+  for_each_form_in_turn<A>(x.cols(), workers.numerics(), workers.shared(), multiply);
 }
 
 /// The same, exactly.

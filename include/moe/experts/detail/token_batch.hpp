@@ -65,11 +65,11 @@ TokenBatch<Exact<W>> batch_of(const ConstMatrixRef<S>& x, MatrixRef<S> y, bool i
   return batch;
 }
 
-/// Bytes that the batches of an expert take for so many tokens: never more for fewer.
+/// Bytes that it takes for so many tokens, in either form: never more for fewer.
 template <Arithmetic A>
 std::size_t batch_bytes(Index d_model, Index d_ff, Index tokens) {
-  return 2 * (activation_bytes<A>(d_model, tokens) + activation_bytes<A>(d_ff, tokens)) +
-         std::size_t(tokens) * sizeof(void*) + 4 * Scratch::alignment;
+  return activation_bytes<A>(d_model, tokens) + activation_bytes<A>(d_ff, tokens) +
+         std::size_t(tokens) * sizeof(void*) + 2 * Scratch::alignment;
 }
 
 /// Rows of weights that one batch of an expert meets before the next one does: they stay in L2.

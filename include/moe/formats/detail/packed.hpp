@@ -1,4 +1,4 @@
-/// @file  What packed forms of blocks are made of: codes and scales of sixteen rows side by side.
+/// @file  Codes of sixteen rows side by side, with their scales: what packed forms of blocks are made of.
 #pragma once
 
 #include <array>

@@ -1,4 +1,4 @@
-/// @file  Products of two rows and two columns of bytes with the instruction of NEON's i8mm.
+/// @file  Products of squares of bytes with the instruction of NEON's i8mm.
 #pragma once
 
 #if defined(__ARM_FEATURE_MATMUL_INT8)
