@@ -152,6 +152,29 @@ TEST(Ffns, TakeNoMoreMemoryForFewerTokens) {
   expect_no_more_for_fewer_tokens(test::GatedFfns<bfloat16>::make(33, 1));
 }
 
+template <class W>
+void expect_no_more_of_banks(Products products) {
+  const MoeLayer layer(router_for<float>(33, 3, 2), test::GatedFfnBanks<W>::make(33, seeds_from(1, 3)));
+  const auto x = random_matrix<Matrix<float>>(33, 96, 5);
+  Matrix<float> y = x;
+  for (Index most = 1; most <= x.cols(); most += 5) {
+    Workspace<float> ws;
+    ws.numerics.products = products;
+    const auto forward = [&](Index n) { layer.forward(x.leftCols(n), y.leftCols(n), ws); };
+    for (int warming = 0; warming < 2; ++warming) forward(most);
+    for (Index n = 0; n <= most; ++n) {
+      EXPECT_EQ(test::allocations_in([&] { forward(n); }), 0) << n << " tokens after " << most;
+    }
+  }
+}
+
+TEST(Banks, TakeNoMoreMemoryForFewerTokens) {
+  for (const Products products : {Products::exact, Products::fast}) {
+    expect_no_more_of_banks<float>(products);
+    expect_no_more_of_banks<bfloat16>(products);
+  }
+}
+
 // ---- biases ---------------------------------------------------------------------------------------------------------
 
 TEST(GatedFfn, AddsItsBiases) {
