@@ -15,11 +15,11 @@
 
 namespace moe_processors {
 
-/// Whether there are tiles of bfloat16 and of bytes, and the system permits them, as moe/kernels/x86/tiles.hpp
+/// Whether there are tiles of bfloat16, and the system permits them, as moe/kernels/x86/tiles.hpp
 /// asks.
 inline bool has_amx() {
 #if defined(__x86_64__) && defined(__linux__)
-  constexpr unsigned tiles = 1u << 22 | 1u << 24 | 1u << 25;
+  constexpr unsigned tiles = 1u << 22 | 1u << 24;
   unsigned a = 0, b = 0, c = 0, d = 0;
   return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & tiles) == tiles &&
          syscall(SYS_arch_prctl, 0x1023, 18) == 0;

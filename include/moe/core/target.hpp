@@ -28,8 +28,8 @@
 /// Linux must be asked, and is. On ARM, squares of bytes (i8mm) are multiplied by who multiplies pairs of bfloat16 and
 /// dot products: Armv8.6 has all three.
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512BF16__)
-#if defined(__AVX512VNNI__) && defined(__AVX512VL__) && defined(__AMX_TILE__) && defined(__AMX_BF16__) && \
-    defined(__AMX_INT8__) && defined(__linux__)
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__) && defined(__linux__) && \
+    ((defined(__AMX_TILE__) && defined(__AMX_BF16__)) || (defined(__AMXTILE__) && defined(__AMXBF16__)))
 #define MOE_PROCESSOR avx512_amx
 #define MOE_HAS_AMX
 #elif defined(__AVX512VNNI__) && defined(__AVX512VL__)
