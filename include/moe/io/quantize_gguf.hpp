@@ -29,6 +29,7 @@
 #include "moe/io/coded_tensor.hpp"
 #include "moe/io/error.hpp"
 #include "moe/io/gguf.hpp"
+#include "moe/io/gguf_tensors.hpp"
 #include "moe/io/gguf_writer.hpp"
 #include "moe/io/importance_matrix.hpp"
 #include "moe/io/model.hpp"

@@ -69,10 +69,8 @@ class Sgd {
   /// As AdamW::take().
   double take(const std::vector<Parameter<Scalar>>& gradients, const TakeOptions& options = {},
               ExecutorRef executor = Serial{}) {
-    require_alike(parameters_, gradients);
-    const double norm = detail::norm_to_take(gradients, options, executor);
-    update<Scalar>(gradients, detail::clip_factor<Scalar>(norm, options.max_norm), executor);
-    return norm;
+    return detail::take(parameters_, gradients, options, executor,
+                        [&](Scalar factor) { update<Scalar>(gradients, factor, executor); });
   }
 
  private:

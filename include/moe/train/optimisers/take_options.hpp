@@ -37,6 +37,17 @@ double norm_to_take(const std::vector<Parameter<Scalar>>& gradients, const TakeO
   return norm;  // the squares of doubles may not be, where these are
 }
 
+/// update(what clips the gradients) where they can be taken.
+/// @return their norm
+template <class Scalar, class Update>
+double take(const std::vector<Parameter<Scalar>>& parameters, const std::vector<Parameter<Scalar>>& gradients,
+            const TakeOptions& options, ExecutorRef executor, const Update& update) {
+  require_alike(parameters, gradients);
+  const double norm = norm_to_take(gradients, options, executor);
+  update(clip_factor<Scalar>(norm, options.max_norm));
+  return norm;
+}
+
 }  // namespace detail
 
 }  // namespace moe::inline MOE_TARGET
