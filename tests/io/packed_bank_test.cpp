@@ -124,6 +124,11 @@ TEST(PackedBankFile, RefusesByNameWhatDoesNotFit) {
               std::erase_if(tensors, [](const Tensor& t) { return t.name == "scales.experts.2.down_proj"; });
             }).find("no tensor \"scales.experts.2.down_proj\""),
             std::string::npos);
+  EXPECT_EQ(with("num_experts", "2"), ": tensor \"codes.experts.2.down_proj\" is none of a packed bank of 2 experts");
+  EXPECT_EQ(error_with([](Metadata&, auto& tensors) {
+              for (Tensor& t : tensors) t.name = t.name == "bias.up_proj" ? "bias.up" : t.name;
+            }),
+            ": tensor \"bias.up\" is none of a packed bank of 3 experts");
   EXPECT_NE(error_with([](Metadata&, auto& tensors) {
               for (Tensor& t : tensors) t.dtype = t.name == "codes.experts.0.up_proj" ? "I8" : t.dtype;
             }).find("is I8, expected U8"),

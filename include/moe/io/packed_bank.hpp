@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <filesystem>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <utility>
@@ -105,6 +106,23 @@ struct PackedBankFile {
     return WeightStack<Quantized>(std::move(experts), owners);
   }
 
+  /// @throws Error naming a tensor that nothing of a bank of so many experts is read from.
+  void require_all_known(Index num_experts, bool is_gated) const {
+    std::set<std::string> known = {"factors"};
+    for (const char* const matrix : packed_names) {
+      if (!is_gated && matrix == packed_names[0]) continue;
+      known.insert(std::string("bias.") + matrix);
+      for (Index e = 0; e < num_experts; ++e) {
+        known.insert(packed_name("codes", e, matrix));
+        known.insert(packed_name("scales", e, matrix));
+      }
+    }
+    for (const std::string& its : tensors.names()) {
+      if (!known.contains(its))
+        fail(name, ": tensor \"", its, "\" is none of a packed bank of ", num_experts, " experts");
+    }
+  }
+
   /// (rows × num_experts), or empty.
   Matrix<float> bias(const char* matrix, Index rows, Index num_experts) const {
     const std::string key = std::string("bias.") + matrix;
@@ -170,7 +188,7 @@ void save_packed(const std::filesystem::path& path, const FfnBank<Quantized, Act
 /// The bank of such a file, whose weights stay there and are read as they are used. The same file serves every
 /// processor.
 /// @throws Error naming the file, and what was found and expected: another format or version, sizes that do not fit, a
-///         tensor that is missing or of another shape, gates where the activation takes none.
+///         tensor that is missing, of another shape or of no bank, gates where the activation takes none.
 template <class Act = SwiGlu>
 FfnBank<Quantized, Act> map_packed(const std::filesystem::path& path, Act act = {}) {
   constexpr bool is_gated = FfnBank<Quantized, Act>::is_gated;
@@ -182,6 +200,7 @@ FfnBank<Quantized, Act> map_packed(const std::filesystem::path& path, Act act = 
     fail(file.name, ": experts have ", has_gate ? "a gate" : "no gate", ", expected ",
          is_gated ? "one, for the activation takes two" : "none, for the activation takes one");
   }
+  file.require_all_known(num_experts, is_gated);
   const Weight<float> factors = file.tensors.read<float>("factors", {3, detail::packed_row(num_experts)});
   auto gate = is_gated ? file.stack(0, num_experts, d_ff, d_model, factors) : WeightStack<Quantized>(0, 0, 0);
   auto up = file.stack(1, num_experts, d_ff, d_model, factors);
