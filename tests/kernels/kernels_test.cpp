@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -618,5 +619,25 @@ TEST(Lanes, FillARegister) {
   EXPECT_EQ(sizeof(kernels::Lanes<double>), kernels::register_bytes);
   EXPECT_EQ(std::size_t(kernels::lanes<double>), kernels::register_bytes / 8);
 }
+
+#if defined(MOE_HAS_AMX)
+// With nothing around it that would have the shapes written: g++ 12's intrinsic says that it reads eight bytes of the 64.
+[[gnu::noinline]] std::array<std::uint8_t, 64> shapes_of_tiles_in_use() {
+  const kernels::TilesInUse tiles;
+  std::array<std::uint8_t, 64> shapes;
+  asm volatile("sttilecfg %0" : "=m"(shapes));
+  return shapes;
+}
+
+TEST(Tiles, AreEightOfSixteenRowsOf64Bytes) {
+  if (!kernels::pairs_pay()) GTEST_SKIP() << "the system lets nobody use tiles";
+  std::array<std::uint8_t, 64> expected{1};
+  for (std::size_t i = 0; i < 8; ++i) {
+    expected[16 + 2 * i] = 64;
+    expected[48 + i] = 16;
+  }
+  EXPECT_EQ(shapes_of_tiles_in_use(), expected);
+}
+#endif
 
 }  // namespace moe

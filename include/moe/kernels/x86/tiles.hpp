@@ -34,7 +34,7 @@ class TilesInUse {
       std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
       std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
     } const shapes;
-    _tile_loadconfig(&shapes);
+    asm volatile("ldtilecfg %0" : : "m"(shapes));  // g++'s intrinsic says that it reads eight bytes of the 64
   }
   ~TilesInUse() { _tile_release(); }
   TilesInUse(const TilesInUse&) = delete;
