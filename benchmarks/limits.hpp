@@ -24,6 +24,7 @@
 #include "moe/kernels/bfloat16_pairs.hpp"
 #include "moe/kernels/byte_products.hpp"
 #include "moe/kernels/lanes.hpp"
+#include "moe/kernels/tiles.hpp"
 
 namespace moe::bench {
 

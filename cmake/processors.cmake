@@ -3,7 +3,7 @@
 # Everything behind such a choice is compiled again for each processor, templates of the standard library and of Eigen
 # included. A linker would keep one copy of those for all, maybe one that an older machine cannot run; so what belongs to a
 # processor is first put into one object file that exports nothing but its entry, and whose static objects are
-# constructed only if it is chosen (tests/consumers/processors).
+# constructed only if it is chosen (tests/consumers/compiled).
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set(known sse2 avx2 avx512 avx512_bf16 avx512_amx)
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")

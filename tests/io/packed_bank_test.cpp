@@ -1,8 +1,12 @@
 /// @file  Packed banks in files: what comes back, and what is refused.
 #include "moe/io/packed_bank.hpp"
 
+#include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <iterator>
 #include <memory>
 #include <string>
@@ -133,6 +137,58 @@ TEST(PackedBankFile, RefusesByNameWhatDoesNotFit) {
               for (Tensor& t : tensors) t.dtype = t.name == "codes.experts.0.up_proj" ? "I8" : t.dtype;
             }).find("is I8, expected U8"),
             std::string::npos);
+}
+
+TEST(PackedBankFile, RefusesWhatIsNotFinite) {
+  const auto with_bits = [](const char* name, std::size_t at, std::uint32_t bits, std::size_t size) {
+    return error_with([&](Metadata&, auto& tensors) {
+      for (Tensor& t : tensors) {
+        if (t.name != name) continue;
+        const auto bytes = std::make_shared<std::vector<std::byte>>(t.bytes.begin(), t.bytes.end());
+        std::memcpy(bytes->data() + at, &bits, size);
+        t.bytes = *bytes;
+        t.owner = bytes;
+      }
+    });
+  };
+  const std::string damaged = " holds a number that is not finite: the file is damaged";
+  EXPECT_EQ(with_bits("factors", 4, 0x7fc00000, 4), ": tensor \"factors\"" + damaged);
+  EXPECT_EQ(with_bits("bias.down_proj", 0, 0x7f800000, 4), ": tensor \"bias.down_proj\"" + damaged);
+  for (const std::uint32_t half : {0x7c00U, 0xfc00U, 0x7e01U}) {
+    EXPECT_NE(with_bits("scales.experts.1.down_proj", 34, half, 2).find("not finite at byte 34"), std::string::npos);
+  }
+  EXPECT_EQ(with_bits("scales.experts.1.down_proj", 34, 0x7bff, 2), "no error");  // the largest
+
+  const TemporaryFolder folder("infinite_packed_bank");
+  auto stack = random_blocks("Q4_0", 1, 32, 32, 1);
+  const Matrix<float> bias = Matrix<float>::Constant(32, 1, std::nanf(""));
+  EXPECT_EQ(error_of<io::Error>([&] {
+              save_packed(folder.path / "a.safetensors",
+                          packed(FfnBank<Quantized>(stack, stack, stack, SwiGlu(), {bias, bias, bias})));
+            }),
+            "save_packed: a bias of gate_proj is not finite");
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path));
+}
+
+TEST(PackedBankFile, OutlivesTheFilesThatItWasOpenedWith) {
+  const TemporaryFolder folder("packed_bank_in_shards");
+  const auto bank = some_bank();
+  save_packed(folder.path / "whole", bank);
+  const io::TensorFile whole = io::read_safetensors(folder.path / "whole");
+  std::filesystem::remove(folder.path / "whole");
+  std::vector<Tensor> shards[2];
+  std::string index;
+  const auto shard = [](bool of_scales) { return std::string(of_scales ? "scales" : "others") + ".safetensors"; };
+  for (const Tensor& t : whole.tensors) {
+    const bool of_scales = t.name.starts_with("scales.");
+    shards[of_scales].push_back(t);
+    index += (index.empty() ? "" : ", ") + ('"' + t.name + "\": \"" + shard(of_scales) + '"');
+  }
+  for (const bool of_scales : {false, true}) {
+    io::write_safetensors(folder.path / shard(of_scales), shards[of_scales], whole.metadata);
+  }
+  std::ofstream(folder.path / "model.safetensors.index.json") << "{\"weight_map\": {" << index << "}}";
+  expect_same(map_packed(folder.path).w_down(), bank.w_down());
 }
 
 TEST(PackedBankFile, RefusesAFileThatIsCutShort) {

@@ -621,7 +621,7 @@ TEST(Lanes, FillARegister) {
 }
 
 #if defined(MOE_HAS_AMX)
-// With nothing around it that would have the shapes written: g++ 12's intrinsic says that it reads eight bytes of the 64.
+// With nothing around it that would have the shapes written: by g++ 12's intrinsic eight bytes of the 64 are read.
 [[gnu::noinline]] std::array<std::uint8_t, 64> shapes_of_tiles_in_use() {
   const kernels::TilesInUse tiles;
   std::array<std::uint8_t, 64> shapes;

@@ -84,6 +84,8 @@ TEST(PackedBankOf, KTypesHaveTheirAnswersToo) {
 TEST(PackedBankOf, StatesItsBytes) {
   const auto bank = packed(coded_layer<Q4_K>(512).experts());
   EXPECT_EQ(packed_bytes(bank), Index(experts * 3 * d_model * 512 * 4.625 / 8));
+  EXPECT_EQ(error_of([&] { packed_bytes(coded_layer<Q4_K>(512).experts()); }),
+            "packed_bytes: expert 0 is Q4_K, expected a packed format: packed(bank)");
 }
 
 TEST(PackedBankOf, RefusesByNameWhatItCannotPack) {

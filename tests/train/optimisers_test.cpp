@@ -267,10 +267,17 @@ void expect_that_taking_refuses() {
   EXPECT_EQ(error_of([&] { optimiser.take(gradients, {.max_norm = 0}); }),
             "take: max_norm is 0.000000, expected more than 0");
   EXPECT_EQ(error_of([&] { optimiser.take(gradients, {.norm = infinity}); }),
-            "take: norm is inf, expected a finite one");
+            "take: norm is inf, expected a finite one of at least " + std::to_string(gradient_norm(gradients)) +
+                ", that of these gradients alone: give that of all, as they are now");
+  for (const double stale : {0.99 * gradient_norm(gradients), -1.0, std::nan("")}) {
+    EXPECT_NE(error_of([&] { optimiser.take(gradients, {.norm = stale}); }).find("as they are now"), std::string::npos)
+        << stale;
+  }
   EXPECT_TRUE(test::same_bits(problem.d_w, before.d_w));
   problem.d_b(2) = infinity;
   EXPECT_EQ(error_of([&] { optimiser.take(gradients); }), "optimiser: the gradient of bias is not finite");
+  EXPECT_EQ(error_of([&] { optimiser.take(gradients, {.norm = 1.0}); }),
+            "optimiser: the gradient of bias is not finite");
   EXPECT_TRUE(test::same_bits(problem.w, before.w));
   EXPECT_TRUE(test::same_bits(problem.d_w, before.d_w));
   const auto huge = problem.gradients(1);

@@ -4,10 +4,13 @@
 /// are zeros. The layout is the same on every processor.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <memory>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -142,6 +145,16 @@ struct Form {
   /// Bytes of its scales.
   static Index row_of_scales(Index cols) { return cols / P::numbers * P::scale_bytes; }
 
+  /// The byte at which the first scale that is not finite lies; -1 where there is none.
+  static Index first_not_finite(std::span<const std::byte> scales) {
+    for (Index block = 0; block < std::ssize(scales); block += P::scale_bytes) {
+      for (Index at = block; at < block + 2 * P::halves; at += 2) {
+        if (!std::isfinite(codes::half_at(scales.data() + at))) return at;
+      }
+    }
+    return -1;
+  }
+
   /// Writes the rows of a matrix of Blocks to planes of zeros.
   static void pack(const QuantizedMatrix& from, std::byte* to_codes, std::byte* to_scales) {
     for (Index r = 0; r < from.rows(); ++r) {
@@ -183,6 +196,7 @@ struct PackedFormat {
   Index (*row_of_codes)(Index cols);   // bytes of a panel's codes
   Index (*row_of_scales)(Index cols);  // and of its scales
   void (*pack)(const QuantizedMatrix& from, std::byte* codes, std::byte* scales);
+  Index (*first_not_finite)(std::span<const std::byte> scales);  // its byte; -1: all are
 };
 
 namespace packing {
@@ -191,7 +205,7 @@ namespace packing {
 template <class Block>
 constexpr PackedFormat form_of() {
   using F = Form<Block>;
-  return {&block_format<Block>, &packed_format<Block>, F::row_of_codes, F::row_of_scales, F::pack};
+  return {&block_format<Block>, &packed_format<Block>, F::row_of_codes, F::row_of_scales, F::pack, F::first_not_finite};
 }
 
 }  // namespace packing

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cmath>
 #include <cstddef>
 #include <filesystem>
 #include <memory>
@@ -73,35 +74,44 @@ struct PackedBankFile {
     return number;
   }
 
-  std::span<const std::byte> plane(const std::string& key, Index panels, Index row_bytes) const {
+  const Tensor& plane(const std::string& key, Index panels, Index row_bytes) const {
     const Tensor* const tensor = tensors.find(key);
     if (tensor == nullptr) fail(name, ": no tensor \"", key, "\"");
     if (tensor->dtype != "U8") fail(to_string(*tensor), " is ", tensor->dtype, ", expected U8");
     require_shape(*tensor, {panels, row_bytes});
-    return tensor->bytes;
+    return *tensor;
+  }
+
+  /// @throws Error if one of them is not finite, or the shape is another.
+  Matrix<float> numbers(const std::string& key, Index rows, Index cols) const {
+    Matrix<float> its = tensors.read<float>(key, {rows, cols});
+    if (!its.allFinite()) fail(name, ": tensor \"", key, "\" holds a number that is not finite: the file is damaged");
+    return its;
   }
 
   /// (rows × cols) of each expert.
   WeightStack<Quantized> stack(std::size_t which, Index num_experts, Index rows, Index cols,
-                               const Weight<float>& factors) const {
+                               const Matrix<float>& factors) const {
     const char* const matrix = packed_names[which];
     const Index panels = (rows + packing::packed_rows - 1) / packing::packed_rows;
     auto owners = std::make_shared<std::vector<std::shared_ptr<const void>>>();
     std::vector<QuantizedMatrix> experts;
     for (Index e = 0; e < num_experts; ++e) {
-      const std::string key = packed_name("format", e, matrix), codes = packed_name("codes", e, matrix);
+      const std::string key = packed_name("format", e, matrix);
       const PackedFormat* const format = find_packed_format(text(key));
       if (format == nullptr) fail(name, ": ", key, " is \"", text(key), "\", which is no packed format");
       if (cols % format->packed->block != 0) {
         fail(name, ": ", key, " is ", text(key), " with rows of ", cols, " numbers, expected a multiple of ",
              format->packed->block);
       }
-      const Index codes_bytes = format->row_of_codes(cols), scales_bytes = format->row_of_scales(cols);
-      const auto its_codes = plane(codes, panels, codes_bytes);
-      const auto its_scales = plane(packed_name("scales", e, matrix), panels, scales_bytes);
+      const Tensor& codes = plane(packed_name("codes", e, matrix), panels, format->row_of_codes(cols));
+      const Tensor& scales = plane(packed_name("scales", e, matrix), panels, format->row_of_scales(cols));
+      if (const Index at = format->first_not_finite(scales.bytes); at >= 0) {
+        fail(to_string(scales), " holds a scale that is not finite at byte ", at, ": the file is damaged");
+      }
       experts.push_back(
-          packed_matrix(*format, rows, cols, its_codes.data(), its_scales.data(), factors(Index(which), e)));
-      owners->push_back(tensors.find(codes)->owner);
+          packed_matrix(*format, rows, cols, codes.bytes.data(), scales.bytes.data(), factors(Index(which), e)));
+      owners->insert(owners->end(), {codes.owner, scales.owner});
     }
     return WeightStack<Quantized>(std::move(experts), owners);
   }
@@ -127,7 +137,7 @@ struct PackedBankFile {
   Matrix<float> bias(const char* matrix, Index rows, Index num_experts) const {
     const std::string key = std::string("bias.") + matrix;
     if (!tensors.contains(key)) return {};
-    return tensors.read<float>(key, {num_experts, packed_row(rows)}).transpose().topRows(rows);
+    return numbers(key, num_experts, packed_row(rows)).transpose().topRows(rows);
   }
 };
 
@@ -135,7 +145,8 @@ struct PackedBankFile {
 
 /// Writes a bank that packed() made, whole or not at all: after a crash in the middle, the file that was there is as it
 /// was. The activation is not in the file.
-/// @throws Error naming the matrix and its format if that is not packed whole; if the file cannot be written.
+/// @throws Error naming the matrix and its format if that is not packed whole; if a scale or bias is not finite; if the
+///         file cannot be written.
 template <class Act>
 void save_packed(const std::filesystem::path& path, const FfnBank<Quantized, Act>& bank) {
   const Index num_experts = bank.num_experts();
@@ -159,9 +170,13 @@ void save_packed(const std::filesystem::path& path, const FfnBank<Quantized, Act
       if (its.cols() != its.stored_cols() || its.stored_row(0) != 0 || its.stored_row(1) != 1) {
         fail("save_packed: ", key, " is a part of a packed matrix, expected a whole one");
       }
+      const Index panels = (its.rows() + packing::packed_rows - 1) / packing::packed_rows;
+      const std::span<const std::byte> scales(its.scales.data, std::size_t(panels * its.scales.row_bytes));
+      if (!std::isfinite(its.factor) || format->first_not_finite(scales) >= 0) {
+        fail("save_packed: a scale of ", matrix, " of expert ", e, " is not finite");
+      }
       metadata[key] = its.format().name;
       factors(Index(s), e) = its.factor;
-      const Index panels = (its.rows() + packing::packed_rows - 1) / packing::packed_rows;
       const auto add = [&](const char* plane, const BytePlane& bytes) {
         tensors.push_back({.name = detail::packed_name(plane, e, matrix),
                            .dtype = "U8",
@@ -177,6 +192,7 @@ void save_packed(const std::filesystem::path& path, const FfnBank<Quantized, Act
   std::array<Matrix<float>, 3> biases = {bank.biases().gate, bank.biases().up, bank.biases().down};
   for (std::size_t s = 0; s < biases.size(); ++s) {
     if (biases[s].size() == 0) continue;
+    if (!biases[s].allFinite()) fail("save_packed: a bias of ", detail::packed_names[s], " is not finite");
     const Index rows = biases[s].rows();
     biases[s].conservativeResizeLike(Matrix<float>::Zero(detail::packed_row(rows), num_experts));
     tensors.push_back(make_tensor(std::string("bias.") + detail::packed_names[s], {num_experts, biases[s].rows()},
@@ -188,7 +204,8 @@ void save_packed(const std::filesystem::path& path, const FfnBank<Quantized, Act
 /// The bank of such a file, whose weights stay there and are read as they are used. The same file serves every
 /// processor.
 /// @throws Error naming the file, and what was found and expected: another format or version, sizes that do not fit, a
-///         tensor that is missing, of another shape or of no bank, gates where the activation takes none.
+///         tensor that is missing, of another shape or of no bank, a scale, factor or bias that is not finite, gates
+///         where the activation takes none.
 template <class Act = SwiGlu>
 FfnBank<Quantized, Act> map_packed(const std::filesystem::path& path, Act act = {}) {
   constexpr bool is_gated = FfnBank<Quantized, Act>::is_gated;
@@ -201,7 +218,7 @@ FfnBank<Quantized, Act> map_packed(const std::filesystem::path& path, Act act = 
          is_gated ? "one, for the activation takes two" : "none, for the activation takes one");
   }
   file.require_all_known(num_experts, is_gated);
-  const Weight<float> factors = file.tensors.read<float>("factors", {3, detail::packed_row(num_experts)});
+  const Matrix<float> factors = file.numbers("factors", 3, detail::packed_row(num_experts));
   auto gate = is_gated ? file.stack(0, num_experts, d_ff, d_model, factors) : WeightStack<Quantized>(0, 0, 0);
   auto up = file.stack(1, num_experts, d_ff, d_model, factors);
   auto down = file.stack(2, num_experts, d_model, d_ff, factors);

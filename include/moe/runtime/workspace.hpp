@@ -32,7 +32,8 @@ struct Workspace {
   CallScratch unpadded;                  // of a call that leaves padding out: its real tokens
 
   /// What a forward pass takes beside x, y and the parameters, in bytes held from call to call: routing, plans, scratch
-  /// of all workers. (A few routers keep small objects of their own there, which are not counted.)
+  /// of all workers. (Objects that are kept there are not counted: a few routers' own, and the routes to replay of a
+  /// call that leaves padding out.)
   std::size_t bytes() const {
     return routing.bytes() + plan.bytes() + shared_plan.bytes() + scratch.bytes() + unpadded.bytes() +
            detail::held_bytes(shared_answers);

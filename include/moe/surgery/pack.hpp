@@ -1,6 +1,8 @@
 /// @file  A bank of coded weights with rows interleaved, which few tokens meet faster.
 #pragma once
 
+#include <stdexcept>
+#include <string>
 #include <utility>
 
 #include "moe/core/quantized.hpp"
@@ -27,10 +29,15 @@ MoeLayer<R, FfnBank<Quantized, Act>> packed(const MoeLayer<R, FfnBank<Quantized,
 }
 
 /// Bytes of the codes and scales that a packed stack holds.
+/// @throws std::invalid_argument naming the expert and its format if that is not packed.
 inline Index packed_bytes(const WeightStack<Quantized>& stack) {
   Index bytes = 0;
   for (Index e = 0; e < stack.num_experts(); ++e) {
     const QuantizedMatrix& its = stack[e];
+    if (find_packed_format(its.format().name) == nullptr) {
+      throw std::invalid_argument("packed_bytes: expert " + std::to_string(e) + " is " + its.format().name +
+                                  ", expected a packed format: packed(bank)");
+    }
     const Index panels = (its.rows() + packing::packed_rows - 1) / packing::packed_rows;
     bytes += panels * (its.codes.row_bytes + its.scales.row_bytes);
   }

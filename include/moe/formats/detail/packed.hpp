@@ -148,7 +148,7 @@ struct Table : FourBits {
 
 /// A float16 for each row, of 32 neighbours.
 struct HalfScales {
-  static constexpr Index numbers = 32, scale_bytes = 2 * packed_rows;
+  static constexpr Index numbers = 32, halves = packed_rows, scale_bytes = 2 * halves;
   static constexpr bool has_minima = false;
 
   MOE_INLINE static Lanes<float> scale(const std::byte* block, Index, Index row) {
@@ -163,7 +163,7 @@ struct HalfScales {
 
 /// A byte for each, half of 2^(byte − 127).
 struct ByteScales {
-  static constexpr Index numbers = 32, scale_bytes = packed_rows;
+  static constexpr Index numbers = 32, halves = 0, scale_bytes = packed_rows;
   static constexpr bool has_minima = false;
 
   MOE_INLINE static Lanes<float> scale(const std::byte* block, Index, Index row) {
@@ -185,7 +185,7 @@ struct ByteScales {
 /// by which d is multiplied, and with minima of each a byte by which less the second one is.
 template <class Byte, Index groups, bool minima>
 struct ScaledScales {
-  static constexpr Index numbers = 256, scale_bytes = (minima ? 2 : 1) * (2 + groups) * packed_rows;
+  static constexpr Index numbers = 256, halves = (minima ? 2 : 1) * packed_rows, scale_bytes = (2 + groups) * halves;
   static constexpr bool has_minima = minima;
   static constexpr Index first_code = (minima ? 4 : 2) * packed_rows, first_minimum = first_code + groups * packed_rows;
 

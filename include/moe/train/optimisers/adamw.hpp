@@ -137,8 +137,8 @@ class AdamW {
   /// clip_gradients(), step() and set_to_zero() in one, to the same bits: what backward() adds to, this takes, and
   /// leaves zeros for the next one. Gradients are read twice and written once.
   /// @return their norm, or the one that was given
-  /// @throws std::invalid_argument as step(), or unless max_norm > 0 and a given norm is finite; then nothing has been
-  /// written.
+  /// @throws std::invalid_argument as step(), or unless max_norm > 0 and a given norm is finite and no less than that
+  /// of these gradients; then nothing has been written.
   double take(const std::vector<Parameter<Scalar>>& gradients, const TakeOptions& options = {},
               ExecutorRef executor = Serial{}) {
     return detail::take(parameters_, gradients, options, executor,

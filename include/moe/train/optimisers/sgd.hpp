@@ -66,7 +66,7 @@ class Sgd {
     update<const Scalar>(gradients, Scalar(1), executor);
   }
 
-  /// As AdamW::take().
+  /// As AdamW::take(), but that gradients are read once more, for what would not be finite.
   double take(const std::vector<Parameter<Scalar>>& gradients, const TakeOptions& options = {},
               ExecutorRef executor = Serial{}) {
     return detail::take(parameters_, gradients, options, executor,

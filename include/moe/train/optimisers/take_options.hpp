@@ -26,15 +26,18 @@ namespace detail {
 
 /// ‖g‖₂ as take() clips by it.
 /// @throws std::invalid_argument naming a gradient that is not finite, or unless max_norm > 0 and a given norm is
-/// finite.
+/// finite and no less than that of these gradients.
 template <class Scalar>
 double norm_to_take(const std::vector<Parameter<Scalar>>& gradients, const TakeOptions& options, ExecutorRef executor) {
   require_max_norm(options.max_norm, "take");
-  const double norm = options.norm ? *options.norm : gradient_norm(gradients, executor);
-  if (std::isfinite(norm)) return norm;
-  require_finite(gradients, executor);
-  require(!options.norm, "take: norm is " + std::to_string(norm) + ", expected a finite one");
-  return norm;  // the squares of doubles may not be, where these are
+  const double its = gradient_norm(gradients, executor);
+  if (!std::isfinite(its)) require_finite(gradients, executor);  // the squares of doubles may not be, where these are
+  if (!options.norm) return its;
+  const double norm = *options.norm, rounding = 1e-5;  // of a sum in any order, by any number of ranks
+  if (std::isfinite(norm) && its <= norm * (1 + rounding)) return norm;
+  require(false, "take: norm is " + std::to_string(norm) + ", expected a finite one of at least " +
+                     std::to_string(its) + ", that of these gradients alone: give that of all, as they are now");
+  return norm;
 }
 
 /// update(what clips the gradients) where they can be taken.
