@@ -3,6 +3,7 @@
 # this machine can; they must print what they say they print.
 #   scripts/targets.sh windows   # or another of these modes:
 #   scripts/targets.sh --list
+#   scripts/targets.sh headers   # all headers alone, for three systems, in two minutes
 # Installs what is missing, saying what and why; what comes from PyPI is kept in $MOE_TARGETS_FOLDER (/var/tmp/moe-targets).
 # Ends with ctest's line, or with 77, and one line that says why, where the machine does not allow it.
 set -eu
@@ -99,12 +100,12 @@ programs() {
 }
 
 # Every header that needs no MPI, in one file.
-headers() {
+headers() {  # of whom
   (cd include && find moe -name '*.hpp' ! -path '*distributed*' ! -path '*/arm/*' ! -path '*/x86/*') | LC_ALL=C sort |
     sed 's/.*/#include "&"/' >"$work/headers.cpp"
   status=0
   compile -c -o "$work/headers.o" "$work/headers.cpp" >"$work/log" 2>&1 || status=1
-  outcome $status "every header, together"
+  outcome $status "every header, together${1:+, for $1}"
 }
 
 runner=''  # in front of a program; "-" where it cannot be run
@@ -189,7 +190,7 @@ cmake_of() {  # version
 mode=${1:-}
 # shellcheck disable=SC2086  # a list of words
 [ "$mode" != --list ] || { printf '%s\n' $modes; exit; }
-case " $modes " in *" $mode "*) ;; *) say "targets.sh: the mode is \"$mode\", expected one of: $modes"; exit 2 ;; esac
+case " $modes headers " in *" $mode "*) ;; *) say "targets.sh: the mode is \"$mode\", expected one of: $modes headers"; exit 2 ;; esac
 
 mkdir -p "$kept"
 work=$(mktemp -d)
@@ -220,6 +221,10 @@ case $mode in
     ;;
   json-oldest) json_3_7; installed_compiler; json=$kept/nlohmann-json-3.7.3/usr/include; check ;;
   json-newest) from_pypi nlohmann-json 3.12.0; installed_compiler; json=$kept/nlohmann-json-3.12.0/nlohmann_json/include; check ;;
+  headers)
+    system_headers
+    for target in x86_64-windows-gnu aarch64-macos riscv64-linux-musl; do zig $target; headers $target; done
+    ;;
   cmake-oldest) cmake_of 3.22.6 ;;
   cmake-newest) cmake_of 4.4.5 ;;
   cxx23)

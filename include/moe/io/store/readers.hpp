@@ -75,7 +75,7 @@ class Readers {
 #if !defined(_WIN64) && __has_include(<pthread.h>)
     SignalsOff() {
       sigset_t all;
-      ::sigfillset(&all);
+      sigfillset(&all);  // a macro on macOS
       ::pthread_sigmask(SIG_SETMASK, &all, &before_);
     }
     ~SignalsOff() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
