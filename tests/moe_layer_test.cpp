@@ -220,6 +220,34 @@ TEST(MoeLayer, RefusesARouterThatDoesNotFitItsExperts) {
   EXPECT_EQ(error_of([] { ExpertList<Ffn<float>>({}); }), "ExpertList: needs at least one expert");
 }
 
+TEST(MoeLayer, ItsPartsMustFitAlsoWhereOneWasReplaced) {
+  const auto error_after = [](auto layer, const auto& replace) {
+    replace(layer);
+    return error_of([&] { layer.forward(Matrix<float>::Ones(8, 3)); });
+  };
+  const MoeLayer layer(router_for<float>(8, 5, 2), bank_of<float>(8, 5));
+  EXPECT_EQ(error_after(layer, [](auto& its) { its.experts() = bank_of<float>(8, 2); }),
+            "MoeLayer: experts.num_experts() is 2, expected 5");
+  EXPECT_EQ(error_after(layer, [](auto& its) { its.experts() = bank_of<float>(32, 5); }),
+            "MoeLayer: experts.d_model() is 32, expected 8");
+  EXPECT_EQ(error_after(layer, [](auto& its) { its.router() = router_for<float>(8, 64, 2); }),
+            "MoeLayer: experts.num_experts() is 5, expected 64");
+  EXPECT_EQ(error_after(layer, [](auto& its) { its.router().logits() = router_for<float>(8, 64, 2).logits(); }),
+            "LogitsRouter: logits.num_experts(), against that of the choice, is 64, expected 5");
+  EXPECT_EQ(error_after(MoeLayer(router_for<float>(8, 2, 2), ExpertList(std::vector{test::Ffns<float>::make(8, 60),
+                                                                                    test::Ffns<float>::make(8, 61)})),
+                        [](auto& its) { its.experts()[1] = test::Ffns<float>::make(9, 60); }),
+            "ExpertList: expert.d_model() is 9, expected 8");
+  EXPECT_EQ(error_after(DenseLayer(bank_of<float>(8, 1)), [](auto& its) { its.expert() = bank_of<float>(8, 2); }),
+            "FfnBank: plan.num_experts() is 1, expected 2");
+  const WithSharedExpert shared(layer, bank_of<float>(8, 1), random_matrix<Eigen::RowVectorXf>(1, 8, 8));
+  EXPECT_EQ(error_after(shared, [](auto& its) { its.shared() = bank_of<float>(9, 1); }),
+            "FfnBank: x.rows() is 8, expected 9");
+  EXPECT_EQ(error_after(NormedOutput(layer, RmsNorm<float>(Vector<float>::Ones(8))),
+                        [](auto& its) { its.norm() = RmsNorm<float>(Vector<float>::Ones(9)); }),
+            "RmsNorm: x.rows() is 8, expected 9");
+}
+
 /// Sends every token where it is told.
 struct Lost {
   using Scalar = float;

@@ -171,5 +171,79 @@ TEST(Backward, GoesWithOneForward) {
   twice(random_soft_moe<double>(6, 2, 1, {}, true, 61));
 }
 
+/// What backward() says where the gradient, or else the tape, is of another layer of the same type.
+template <class L>
+std::vector<std::string> errors_of_others(const L& layer, const L& other) {
+  const Index tokens = 9;
+  std::vector<std::string> errors;
+  const auto try_one = [&](auto& gradient, auto& tape) {
+    const auto x = random_matrix<Matrix<double>>(layer.d_model(), tokens, 62);
+    Matrix<double> d_x = Matrix<double>::Zero(layer.d_model(), tokens);
+    errors.push_back(test::error_of([&] { backward(layer, x, x, tape, d_x, gradient); }));
+    EXPECT_TRUE(errors.back().starts_with("backward: ")) << errors.back();
+  };
+  const auto went_forward = [&](const L& its) {
+    auto tape = tape_of(its);
+    const auto x = random_matrix<Matrix<double>>(its.d_model(), tokens, 63);
+    Matrix<double> y(its.d_model(), tokens);
+    forward(its, x, y, tape);
+    return tape;
+  };
+  auto own = went_forward(layer), of_other = went_forward(other);
+  auto gradient = zeros_like(layer), other_gradient = zeros_like(other);
+  try_one(other_gradient, own);
+  try_one(gradient, of_other);
+  return errors;
+}
+
+TEST(Backward, RefusesTheGradientAndTheTapeOfALayerOfAnotherShape) {
+  const auto sparse = [](Index experts, Index d_model, Index d_ff) {
+    return MoeLayer(random_router(experts, d_model, {.top_k = 1}, 58), random_bank(experts, d_model, d_ff, 59));
+  };
+  EXPECT_EQ(errors_of_others(sparse(4, 6, 5), sparse(2, 6, 5)),
+            (std::vector<std::string>{"backward: gradient.num_experts() is 2, expected 4",
+                                      "backward: layer.num_experts(), against that of forward(), is 4, expected 2"}));
+  errors_of_others(sparse(2, 6, 5), sparse(4, 6, 5));
+  errors_of_others(sparse(4, 6, 50), sparse(4, 6, 5));
+  errors_of_others(sparse(4, 6, 5), sparse(4, 7, 5));
+  errors_of_others(DenseLayer(random_bank(1, 6, 50, 1)), DenseLayer(random_bank(1, 6, 5, 1)));
+  errors_of_others(DenseLayer(random_bank(1, 6, 5, 1)), DenseLayer(random_bank(1, 7, 5, 1)));
+  errors_of_others(WithSharedExpert(sparse(4, 6, 5), random_bank(1, 6, 50, 1)),
+                   WithSharedExpert(sparse(4, 6, 5), random_bank(1, 6, 5, 1)));
+  errors_of_others(ResidualMoe(sparse(4, 6, 5), random_bank(1, 6, 50, 1), Weight<double>::Ones(2, 6)),
+                   ResidualMoe(sparse(4, 6, 5), random_bank(1, 6, 5, 1), Weight<double>::Ones(2, 6)));
+  errors_of_others(NormedOutput(sparse(4, 6, 5), RmsNorm<double>(VectorD::Ones(6))),
+                   NormedOutput(sparse(4, 7, 5), RmsNorm<double>(VectorD::Ones(7))));
+  errors_of_others(AffineOutput(sparse(4, 6, 5), 1.0, VectorD::Ones(6)),
+                   AffineOutput(sparse(4, 7, 5), 1.0, VectorD::Ones(7)));
+  errors_of_others(random_soft_moe<double>(6, 2, 2, {}, true, 61), random_soft_moe<double>(6, 2, 1, {}, true, 61));
+  errors_of_others(random_soft_moe<double>(6, 2, 1, {}, true, 61), random_soft_moe<double>(7, 2, 1, {}, true, 61));
+}
+
+TEST(Backward, RefusesTheGradientOfALayerThatLacksAParameter) {
+  const auto refused = [](const auto& layer, const auto& other, const std::string& expected) {
+    const auto x = random_matrix<Matrix<double>>(6, 9, 62);
+    Matrix<double> y(6, 9), d_x = Matrix<double>::Zero(6, 9);
+    auto tape = tape_of(layer);
+    forward(layer, x, y, tape);
+    auto gradient = zeros_like(other);
+    EXPECT_EQ(test::error_of([&] { backward(layer, x, y, tape, d_x, gradient); }),
+              "backward: the gradient of " + expected);
+  };
+  const MoeLayer sparse(random_router(4, 6, {.top_k = 1}, 58), random_bank(4, 6, 5, 59));
+  refused(MoeLayer(random_router(4, 6, {}, 58), random_bank(4, 6, 5, 59, true)), sparse,
+          "biases.gate is 0 × 0, expected 5 × 4");
+  refused(MoeLayer(random_router(4, 6, {}, 58), ExpertList(random_ffns<Relu>(4, 6, 50, false, 1))),
+          MoeLayer(random_router(4, 6, {}, 58), ExpertList(random_ffns<Relu>(4, 6, 5, false, 1))),
+          "w_out is 6 × 5, expected 6 × 50");
+  const auto shared = random_bank(1, 6, 5, 60);
+  refused(WithSharedExpert(sparse, shared, Eigen::RowVectorXd::Ones(6)), WithSharedExpert(sparse, shared),
+          "gate is 1 × 0, expected 1 × 6");
+  refused(ResidualMoe(sparse, shared, Weight<double>::Ones(2, 6), VectorD::Ones(2)),
+          ResidualMoe(sparse, shared, Weight<double>::Ones(2, 6)), "bias is 0 × 1, expected 2 × 1");
+  refused(AffineOutput(sparse, 1.0, VectorD::Ones(6)), AffineOutput(sparse, 1.0, VectorD()),
+          "bias is 0 × 1, expected 6 × 1");
+}
+
 }  // namespace
 }  // namespace moe

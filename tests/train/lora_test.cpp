@@ -161,9 +161,9 @@ TEST(LoraGradients, RefuseAdaptersOfOtherRanks) {
   Matrix<float> y(6, 9), d_x = Matrix<float>::Zero(6, 9);
   forward(layer, x, y, tape);
   EXPECT_EQ(error_of([&] { backward(layer, x, y, tape, d_x, wider); }),
-            "backward: the rank of an adapter in the gradient is 3, expected 2");
+            "backward: the gradient of lora_A is 3 × 6, expected 2 × 6");
   EXPECT_EQ(error_of([&] { backward(layer, x, y, tape, d_x, other); }),
-            "backward: the rank of an adapter in the gradient is 1, expected 2");
+            "backward: the gradient of lora_A is 1 × 6, expected 2 × 6");
 }
 
 auto float_layer(double dropout = 0) {

@@ -4,8 +4,10 @@
 #include <cstddef>
 #include <numeric>
 #include <span>
+#include <string>
 #include <vector>
 
+#include "moe/core/check.hpp"
 #include "moe/core/routing.hpp"
 #include "moe/core/scratch.hpp"
 #include "moe/core/types.hpp"
@@ -44,6 +46,19 @@ struct DispatchPlan {
     return {{offsets, std::size_t(count) + 1}, slots(token), slots(weight), slots(route), weight_on};
   }
 };
+
+/// What every group of experts asks of its x, plan and y.
+/// @throws std::invalid_argument naming both numbers.
+template <class Group, class X, class Scalar, class Y>
+void require_group(const Group& group, const X& x, const DispatchPlan<Scalar>& plan, const Y& y, const char* who) {
+  const Index d_model = group.d_model(), num_experts = group.num_experts();
+  if (x.rows() == d_model && y.rows() == d_model && y.cols() == x.cols() && plan.num_experts() == num_experts) return;
+  const std::string name(who);  // here, because an apply that goes well allocates nothing
+  require_equal(x.rows(), d_model, name + ": x.rows()");
+  require_equal(y.rows(), d_model, name + ": y.rows()");
+  require_equal(y.cols(), x.cols(), name + ": y.cols()");
+  require_equal(plan.num_experts(), num_experts, name + ": plan.num_experts()");
+}
 
 /// What a plan lies in; kept from call to call, so that a warm call allocates nothing.
 template <class Scalar>

@@ -43,11 +43,13 @@ class ExpertList {
   /// @param out  (d_model × num_slots)
   void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
              MatrixRef<Scalar> out, Workers& workers) const {
+    require_group(*this, x, plan, y, "ExpertList");
     auto in = workers.shared().template matrix<Scalar>(d_model(), plan.num_slots());
 
     workers.for_each(num_experts(), [&](Index e, Scratch& scratch) {
       const Index first = plan.first(e), count = plan.count(e);
       if (count == 0) return;
+      require_equal(experts_[std::size_t(e)].d_model(), d_model(), "ExpertList: expert.d_model()");  // or was replaced
       for (Index s = first; s < first + count; ++s) {
         in.col(s) = plan.input_weight(s) * x.col(plan.token[std::size_t(s)]);
       }

@@ -53,6 +53,7 @@ class JoinedExperts {
 
   void apply(const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
              Workers& workers) const {
+    require_group(*this, x, plan, y, "JoinedExperts");
     for_each_group([&](auto i, Index first_expert) {
       group<i>().apply(x, plan.experts(first_expert, group<i>().num_experts(), workers.shared()), y, workers);
     });

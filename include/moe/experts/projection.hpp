@@ -47,7 +47,10 @@ class Projection {
   auto bias() { return to_write(bias_); }
 
   /// x (in × n_tokens), y (out × n_tokens).
+  /// @throws std::invalid_argument if a number of rows is another.
   void compute(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Workers& workers) const {
+    require_equal(x.rows(), in(), "Projection: x.rows()");
+    require_equal(y.rows(), out(), "Projection: y.rows()");
     kernels::with_arithmetic<W>(
         workers.numerics(), [&]<class A>(A) { kernels::matmul_by<A>(weight(), x, y, workers); }, weight_);
     if (bias_.size() == 0) return;

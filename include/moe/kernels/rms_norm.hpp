@@ -67,8 +67,11 @@ class RmsNorm {
 
   /// The same of all columns, split over the workers (a Workers: who they are is not known down here). x and y (size ×
   /// n_tokens) may be the same memory.
+  /// @throws std::invalid_argument if x or y has another number of rows.
   template <class Workers>
   void apply(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Workers& workers) const {
+    require_equal(x.rows(), size(), "RmsNorm: x.rows()");
+    require_equal(y.rows(), size(), "RmsNorm: y.rows()");
     workers.for_each_band(x.cols(), 16, [&](Index first, Index last, Scratch&) {
       for (Index t = first; t < last; ++t) {
         (*this)(x.data() + t * x.outerStride(), y.data() + t * y.outerStride());

@@ -48,7 +48,9 @@ class AffineOutput : public ShortForwards<AffineOutput<L>> {
   /// y ← scale · y + bias
   void scale_and_shift(MatrixRef<Scalar> y) const {
     if (scale_ != Scalar(1)) y *= scale_;
-    if (bias_.size() > 0) y.colwise() += bias_;
+    if (bias_.size() == 0) return;
+    require_equal(bias_.size(), y.rows(), "AffineOutput: bias.size()");
+    y.colwise() += bias_;
   }
 
   /// The scale is a constant.

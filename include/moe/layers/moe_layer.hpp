@@ -29,7 +29,10 @@ class MoeLayer : public ShortForwards<MoeLayer<R, G>> {
   using Scalar = typename G::Scalar;
 
   /// @throws std::invalid_argument if the number of experts or d_model differs from the router's.
-  MoeLayer(R router, G experts) : router_(std::move(router)), experts_(std::move(experts)) {
+  MoeLayer(R router, G experts) : router_(std::move(router)), experts_(std::move(experts)) { require_fit(); }
+
+  /// @throws std::invalid_argument unless router and experts fit each other, as they must also where one was replaced.
+  void require_fit() const {
     require_equal(experts_.num_experts(), router_.num_experts(), "MoeLayer: experts.num_experts()");
     require_equal(experts_.d_model(), router_.d_model(), "MoeLayer: experts.d_model()");
   }
@@ -49,6 +52,7 @@ class MoeLayer : public ShortForwards<MoeLayer<R, G>> {
   void forward(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Workspace<Scalar>& ws,
                ExecutorRef executor = Serial{}) const {
     if (is_padded(ws)) return forward_real_tokens(*this, x, y, ws, executor);
+    require_fit();
     require_columns(x, y, d_model(), "MoeLayer");
     const auto tokens = tokens_of_router(x, ws.side, y, "MoeLayer");
     Workers workers = workers_of(ws, executor);

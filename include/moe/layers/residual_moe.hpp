@@ -84,6 +84,7 @@ class ResidualMoe : public ShortForwards<ResidualMoe<Layer, G>> {
   /// answer.col(t) *= c_0 and weight[t] = c_1 of x.col(t).
   void weigh(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> answer, std::span<Scalar> weight,
              Workers& workers) const {
+    require_equal(weight_.cols(), x.rows(), "ResidualMoe: weight.cols()");
     workers.for_each_band(x.cols(), 1, [&](Index first, Index last, Scratch&) {
       for (Index t = first; t < last; ++t) {
         const auto c = coefficients(x.col(t));

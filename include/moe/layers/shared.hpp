@@ -70,6 +70,7 @@ class WithSharedExpert : public ShortForwards<WithSharedExpert<Layer, G>> {
   /// weight[t] = σ(gate · x.col(t)); without a gate it stays as it is.
   void weigh_shared(const ConstMatrixRef<Scalar>& x, std::span<Scalar> weight) const {
     if (gate_.size() == 0) return;
+    require_equal(gate_.size(), x.rows(), "WithSharedExpert: gate.size()");
     for (Index t = 0; t < x.cols(); ++t) {
       weight[std::size_t(t)] = Scalar(1) / (Scalar(1) + std::exp(-kernels::dot(gate_, x.col(t))));
     }

@@ -153,12 +153,18 @@ class SoftMoe : public ShortForwards<SoftMoe<G>> {
         scale_(Scalar(options.scale)),
         token_gain_(std::move(token_gain)),
         slot_gain_(std::move(slot_gain)) {
-    require_equal(slots_.cols(), d_model(), "SoftMoe: slots.cols()");
-    require(num_slots() >= 1 && num_slots() % num_experts() == 0,
-            "SoftMoe: slots.rows() is " + std::to_string(num_slots()) + ", expected a multiple of num_experts " +
-                std::to_string(num_experts()));
+    require_fit();
     if (token_gain_.size() > 0) require_equal(token_gain_.size(), d_model(), "SoftMoe: token_gain.size()");
     if (slot_gain_.size() > 0) require_equal(slot_gain_.size(), d_model(), "SoftMoe: slot_gain.size()");
+  }
+
+  /// @throws std::invalid_argument unless slots and experts fit each other, as they must also where those were
+  /// replaced.
+  void require_fit() const {
+    require_equal(slots_.cols(), d_model(), "SoftMoe: slots.cols()");
+    if (num_slots() >= 1 && num_slots() % num_experts() == 0) return;
+    require(false, "SoftMoe: slots.rows() is " + std::to_string(num_slots()) + ", expected a multiple of num_experts " +
+                       std::to_string(num_experts()));
   }
 
   Index d_model() const { return experts_.d_model(); }
@@ -187,6 +193,7 @@ class SoftMoe : public ShortForwards<SoftMoe<G>> {
   void forward(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Workspace<Scalar>& ws,
                ExecutorRef executor = Serial{}) const {
     if (is_padded(ws)) return forward_real_tokens(*this, x, y, ws, executor);
+    require_fit();
     require_columns(x, y, d_model(), "SoftMoe");
     const Index num_sequences = count_sequences(x.cols(), ws.side);
     Workers workers = workers_of(ws, executor);

@@ -111,8 +111,11 @@ class LogitsRouter {
     return choice_.top_k();
   }
 
-  /// @throws std::invalid_argument if side inputs that a part reads are missing, or do not fit.
+  /// @throws std::invalid_argument if side inputs that a part reads are missing, or do not fit, or a part was replaced
+  ///         by one of another shape.
   void route(const Tokens<Scalar>& tokens, Routing<Scalar>& routing, Workers& workers) const {
+    require_equal(count_experts(), num_experts_, "LogitsRouter: num_experts() of a part that was replaced");
+    require_equal(tokens.x.rows(), d_model(), "LogitsRouter: rows of what is read");
     if constexpr (requires { logits_.require_side(tokens.side, routing); }) logits_.require_side(tokens.side, routing);
     const auto logits = make_logits(logits_.num_experts(), tokens.count(), routing);
     if constexpr (requires { logits_.state_size(); }) {

@@ -42,13 +42,16 @@ struct LayerTape {
   }
 
   /// At the beginning of backward().
-  /// @throws std::invalid_argument if a shape is not that of forward(), d_x overlaps what is read, or forward() was not
-  /// called since the last backward().
+  /// @throws std::invalid_argument if a shape is not that of forward(), which may have been that of another layer, d_x
+  /// overlaps what is read, or forward() was not called since the last backward().
   void require_start(const ConstMatrixRef<Scalar>& x, const ConstMatrixRef<Scalar>& d_y, MatrixRef<Scalar> d_x,
-                     Index its_d_model) const {
+                     Index its_d_model, Index num_experts) const {
     require_columns(x, d_x, its_d_model, "backward: d_x beside x");
     require_columns(d_y, d_x, its_d_model, "backward: d_x beside d_y");
     require_equal(x.cols(), num_tokens, "backward: x.cols(), against that of forward(),");
+    require_equal(its_d_model, d_model, "backward: layer.d_model(), against that of forward(),");
+    require_equal(num_experts, ws.plan.view().num_experts(),
+                  "backward: layer.num_experts(), against that of forward(),");
     require(!is_spent, "backward: was called twice on this tape, expected a forward() between");
   }
 

@@ -21,9 +21,11 @@ struct BankHooks {
 };
 
 /// bank.apply(), with hooks.
+/// @throws std::invalid_argument as require_group().
 template <class Bank, class Scalar = typename Bank::Scalar>
 void run_bank(const Bank& bank, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
               Workers& workers, const BankHooks<Scalar>& hooks = {}) {
+  require_group(bank, x, plan, y, "FfnBank");
   if (plan.num_slots() == 0) return;
   const Index d_model = bank.d_model(), d_ff = bank.d_ff();
   const auto biases_of = [&](Index expert) {

@@ -13,6 +13,8 @@
 #include "moe/kernels/vectors.hpp"
 #include "moe/runtime/workers.hpp"
 #include "moe/train/dispatch.hpp"
+#include "moe/train/gradient_shape.hpp"
+#include "moe/train/no_gradient.hpp"
 
 namespace moe::inline MOE_TARGET {
 
@@ -54,6 +56,11 @@ template <TrainableExpert E, class Gradient, class Scalar = typename E::Scalar>
 void backward(const ExpertList<E>& list, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
               const ConstMatrixRef<Scalar>& d_y, const ExpertListTape<Scalar>& tape, std::span<Scalar> d_weight,
               MatrixRef<Scalar> d_x, Gradient& gradient, Workers& workers) {
+  require_group(list, x, plan, d_x, "backward");
+  require_tape(tape.answers, list.d_model() * plan.num_slots());
+  if constexpr (learns<Gradient>) {
+    require_equal(gradient.num_experts(), list.num_experts(), "backward: gradient.num_experts()");
+  }
   const bool on_input = plan.weight_on == WeightOn::input;
   const Index d = list.d_model(), slots = plan.num_slots();
   const Eigen::Map<const Matrix<Scalar>> answers(tape.answers.data(), d, slots);

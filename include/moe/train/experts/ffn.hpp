@@ -9,6 +9,7 @@
 #include "moe/experts/ffn.hpp"
 #include "moe/kernels/matmul.hpp"
 #include "moe/train/experts/activation.hpp"
+#include "moe/train/gradient_shape.hpp"
 #include "moe/train/kernels/add_product.hpp"
 #include "moe/train/no_gradient.hpp"
 
@@ -45,6 +46,10 @@ void backward(const Ffn<Scalar, Act>& expert, const ConstMatrixRef<Scalar>& x, c
     a = expert.act(Array(a)).eval();
   }
   if constexpr (learns<Gradient>) {
+    require_gradient(gradient.w_out, expert.w_out, "w_out");
+    require_gradient(gradient.w_in, expert.w_in, "w_in");
+    require_gradient(gradient.b_out, expert.b_out, "b_out");
+    require_gradient(gradient.b_in, expert.b_in, "b_in");
     kernels::add_outer<Scalar>(d_y, hidden, gradient.w_out, room);
     kernels::add_outer<Scalar>(d_hidden, x, gradient.w_in, room);
     if (gradient.b_out.size() > 0) gradient.b_out += d_y.rowwise().sum();

@@ -14,6 +14,7 @@
 #include "moe/runtime/workers.hpp"
 #include "moe/train/dispatch.hpp"
 #include "moe/train/experts/activation.hpp"
+#include "moe/train/gradient_shape.hpp"
 #include "moe/train/kernels/add_product.hpp"
 #include "moe/train/no_gradient.hpp"
 
@@ -34,9 +35,13 @@ struct FfnBankTape {
   }
 
   /// What was kept.
+  /// @throws std::invalid_argument unless that is of this bank, and of as many slots.
   template <class Bank>
-  kernels::Kept<const Scalar> kept(const Bank& bank) const {
-    return {gate.data(), up.data(), kernels::kept_stride(bank.d_ff())};
+  kernels::Kept<const Scalar> kept(const Bank& bank, Index num_slots) const {
+    const Index stride = kernels::kept_stride(bank.d_ff());
+    if (Bank::is_gated) require_tape(gate, stride * num_slots);
+    require_tape(up, stride * num_slots);
+    return {gate.data(), up.data(), stride};
   }
 };
 
@@ -53,6 +58,17 @@ void apply(const FfnBank<W, Act>& bank, const ConstMatrixRef<Scalar>& x, const D
 }
 
 namespace detail {
+
+/// @throws std::invalid_argument naming both numbers unless the gradient is of the same shape.
+template <class Gradient, class Bank>
+void require_shape_of(const Gradient& gradient, const Bank& bank) {
+  require_equal(gradient.num_experts(), bank.num_experts(), "backward: gradient.num_experts()");
+  require_equal(gradient.d_model(), bank.d_model(), "backward: gradient.d_model()");
+  require_equal(gradient.d_ff(), bank.d_ff(), "backward: gradient.d_ff()");
+  require_gradient(gradient.biases().gate, bank.biases().gate, "biases.gate");
+  require_gradient(gradient.biases().up, bank.biases().up, "biases.up");
+  require_gradient(gradient.biases().down, bank.biases().down, "biases.down");
+}
 
 /// Some numbers of each slot, (rows × num_slots).
 template <class Scalar>
@@ -264,11 +280,14 @@ class BankBackward {
 /// @param d_weight  ∂L/∂weight of each route; added to
 /// @param d_x       (d_model × n_tokens) ∂L/∂x; added to
 /// @param gradient  ∂L/∂ each parameter, of a bank of the same shape, added to; or NoGradient
+/// @throws std::invalid_argument naming both numbers if a shape differs, or the tape is of another bank.
 template <class W, class Act, class Gradient, class Scalar = ActivationScalar<W>>
 void backward(const FfnBank<W, Act>& bank, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
               const ConstMatrixRef<Scalar>& d_y, const FfnBankTape<Scalar>& tape, std::span<Scalar> d_weight,
               MatrixRef<Scalar> d_x, Gradient& gradient, Workers& workers) {
-  detail::BankBackward<W, Act>(bank, plan, tape.kept(bank), workers)
+  require_group(bank, x, plan, d_x, "backward");
+  if constexpr (learns<Gradient>) detail::require_shape_of(gradient, bank);
+  detail::BankBackward<W, Act>(bank, plan, tape.kept(bank, plan.num_slots()), workers)
       .run(x, d_y, d_weight, d_x, gradient, detail::NothingBeside<Scalar>());
 }
 

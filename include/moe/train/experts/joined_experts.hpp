@@ -40,6 +40,7 @@ template <class... G, class... Tapes, class Gradient, class Scalar = typename Jo
 void backward(const JoinedExperts<G...>& joined, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
               const ConstMatrixRef<Scalar>& d_y, const JoinedExpertsTape<Tapes...>& tape, std::span<Scalar> d_weight,
               MatrixRef<Scalar> d_x, Gradient& gradient, Workers& workers) {
+  require_group(joined, x, plan, d_x, "backward");
   joined.for_each_group([&](auto i, Index first_expert) {
     const auto& group = joined.template group<i>();
     backward(group, x, plan.experts(first_expert, group.num_experts(), workers.shared()), d_y, std::get<i>(tape.groups),

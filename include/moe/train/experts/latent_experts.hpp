@@ -11,6 +11,7 @@
 #include "moe/experts/latent_experts.hpp"
 #include "moe/runtime/workers.hpp"
 #include "moe/train/experts/projection.hpp"
+#include "moe/train/gradient_shape.hpp"
 #include "moe/train/kernels/rms_norm.hpp"
 #include "moe/train/no_gradient.hpp"
 
@@ -50,6 +51,7 @@ void backward(const LatentExperts<G, In, Out>& group, const ConstMatrixRef<Scala
               Workers& workers) {
   const Index latent = group.d_latent(), n = x.cols();
   const auto kept = [&](const std::vector<Scalar>& numbers) {
+    require_tape(numbers, latent * n);
     return Eigen::Map<const Matrix<Scalar>>(numbers.data(), latent, n);
   };
   const auto zeros = [&] {

@@ -12,6 +12,7 @@
 #include "moe/kernels/vectors.hpp"
 #include "moe/runtime/workers.hpp"
 #include "moe/train/dispatch.hpp"
+#include "moe/train/gradient_shape.hpp"
 #include "moe/train/kernels/rms_norm.hpp"
 
 namespace moe::inline MOE_TARGET {
@@ -50,6 +51,7 @@ void backward(const NormedExperts<G>& group, const ConstMatrixRef<Scalar>&, cons
   const bool on_input = plan.weight_on == WeightOn::input;
   const Index d = group.d_model(), slots = plan.num_slots();
   const auto kept = [&](const std::vector<Scalar>& numbers) {
+    require_tape(numbers, d * slots);
     return Eigen::Map<const Matrix<Scalar>>(numbers.data(), d, slots);
   };
   const auto in = kept(tape.in), normed = kept(tape.normed);

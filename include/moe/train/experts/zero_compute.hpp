@@ -6,6 +6,7 @@
 #include "moe/core/types.hpp"
 #include "moe/experts/zero_compute.hpp"
 #include "moe/kernels/vectors.hpp"
+#include "moe/train/gradient_shape.hpp"
 
 namespace moe::inline MOE_TARGET {
 
@@ -37,6 +38,8 @@ void backward(const CopyExpert<Scalar>&, const ConstMatrixRef<Scalar>&, const Co
 template <class Scalar>
 void backward(const ConstantExpert<Scalar>& expert, const ConstMatrixRef<Scalar>& x, const ConstMatrixRef<Scalar>& d_y,
               MatrixRef<Scalar> d_x, ConstantExpert<Scalar>& gradient, Scratch&) {
+  require_gradient(gradient.v, expert.v, "v");
+  require_gradient(gradient.w_mix, expert.w_mix, "w_mix");
   for (Index t = 0; t < x.cols(); ++t) {
     Eigen::Matrix<Scalar, 2, 1> mix(kernels::dot(expert.w_mix.row(0), x.col(t)),
                                     kernels::dot(expert.w_mix.row(1), x.col(t)));

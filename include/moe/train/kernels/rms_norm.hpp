@@ -8,6 +8,7 @@
 #include "moe/kernels/rms_norm.hpp"
 #include "moe/kernels/vectors.hpp"
 #include "moe/runtime/workers.hpp"
+#include "moe/train/gradient_shape.hpp"
 
 namespace moe::inline MOE_TARGET {
 
@@ -19,6 +20,7 @@ namespace moe::inline MOE_TARGET {
 /// @param d_y     (size × n_tokens) ∂L/∂y
 /// @param d_x     (size × n_tokens) ∂L/∂x; added to
 /// @param d_gain  (size) ∂L/∂gain; added to; or empty for one that does not learn
+/// @throws std::invalid_argument naming both shapes if that of d_gain is another.
 template <class Scalar>
 void backward(const RmsNorm<Scalar>& norm, const ConstMatrixRef<Scalar>& x, const ConstMatrixRef<Scalar>& d_y,
               MatrixRef<Scalar> d_x, Eigen::Map<Vector<Scalar>> d_gain, Workers& workers) {
@@ -48,6 +50,7 @@ void backward(const RmsNorm<Scalar>& norm, const ConstMatrixRef<Scalar>& x, cons
     }
   });
   if (d_gain.size() == 0) return;
+  require_gradient(d_gain, size, 1, "the gain of a norm");
   const auto factor = Scalar(norm.options().factor);
   workers.for_each_band(size, kernels::lanes<Scalar>, [&](Index first, Index last, Scratch&) {
     for (Index t = 0; t < n; ++t) {

@@ -9,6 +9,7 @@
 #include "moe/runtime/executors/serial.hpp"
 #include "moe/runtime/workers.hpp"
 #include "moe/runtime/workspace.hpp"
+#include "moe/train/gradient_shape.hpp"
 #include "moe/train/kernels/add_product.hpp"
 #include "moe/train/layer_tape.hpp"
 
@@ -40,6 +41,7 @@ void backward(const AffineOutput<L>& layer, const ConstMatrixRef<Scalar>& x, con
               Tape& tape, MatrixRef<Scalar> d_x, GradientLayer& gradient, ExecutorRef executor = Serial{}) {
   if (is_padded(tape.workspace())) return backward_real_tokens(layer, x, d_y, tape, d_x, gradient, executor);
   require_columns(d_y, d_x, layer.d_model(), "backward: d_x beside d_y");
+  require_gradient(gradient.bias(), layer.bias(), "bias");
   tape.d_answer.resize(std::size_t(d_y.size()));
   Eigen::Map<Matrix<Scalar>> d_answer(tape.d_answer.data(), d_y.rows(), d_y.cols());
   d_answer = layer.scale() * d_y;

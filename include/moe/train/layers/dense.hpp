@@ -43,7 +43,7 @@ template <class G, class Tape, class GradientLayer, class Scalar = typename G::S
 void backward(const DenseLayer<G>& layer, const ConstMatrixRef<Scalar>& x, const ConstMatrixRef<Scalar>& d_y,
               Tape& tape, MatrixRef<Scalar> d_x, GradientLayer& gradient, ExecutorRef executor = Serial{}) {
   if (is_padded(tape.workspace())) return backward_real_tokens(layer, x, d_y, tape, d_x, gradient, executor);
-  tape.require_start(x, d_y, d_x, layer.d_model());
+  tape.require_start(x, d_y, d_x, layer.d_model(), 1);
   Workers workers = workers_of(tape.ws, executor, Mode::learn);
   const auto plan = tape.ws.plan.view();
   backward(layer.expert(), x, plan, d_y, std::as_const(tape.expert), unread_weights(plan, workers.shared()), d_x,

@@ -38,6 +38,7 @@ template <class R, class G, class T, class Scalar = typename G::Scalar>
 void forward(const MoeLayer<R, G>& layer, const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y,
              MoeLayerTape<Scalar, T>& tape, ExecutorRef executor = Serial{}) {
   if (is_padded(tape.workspace())) return learn_real_tokens(layer, x, y, tape, executor);
+  layer.require_fit();
   require_columns(x, y, layer.d_model(), "forward");
   Workspace<Scalar>& ws = tape.ws;
   const auto tokens = tokens_of_router(x, ws.side, y, "forward");
@@ -64,7 +65,10 @@ void backward(const MoeLayer<R, G>& layer, const ConstMatrixRef<Scalar>& x, cons
               MoeLayerTape<Scalar, T>& tape, MatrixRef<Scalar> d_x, GradientLayer& gradient,
               ExecutorRef executor = Serial{}) {
   if (is_padded(tape.workspace())) return backward_real_tokens(layer, x, d_y, tape, d_x, gradient, executor);
-  tape.require_start(x, d_y, d_x, layer.d_model());
+  layer.require_fit();
+  tape.require_start(x, d_y, d_x, layer.d_model(), layer.num_experts());
+  require_equal(gradient.d_model(), layer.d_model(), "backward: gradient.d_model()");
+  require_equal(gradient.num_experts(), layer.num_experts(), "backward: gradient.num_experts()");
   Workspace<Scalar>& ws = tape.ws;
   const auto tokens = tokens_of_router(x, ws.side, d_x, "backward");
   const bool reads_x = ws.side.router_input.empty();

@@ -15,6 +15,7 @@
 #include "moe/runtime/executors/serial.hpp"
 #include "moe/runtime/workers.hpp"
 #include "moe/runtime/workspace.hpp"
+#include "moe/train/gradient_shape.hpp"
 #include "moe/train/layer_tape.hpp"
 #include "moe/train/routers/detail/scores.hpp"
 
@@ -59,6 +60,9 @@ void backward(const ResidualMoe<Layer, G>& layer, const ConstMatrixRef<Scalar>& 
   require_columns(x, d_x, layer.d_model(), "backward: d_x beside x");
   require_columns(d_y, d_x, layer.d_model(), "backward: d_x beside d_y");
   require_equal(x.cols(), std::ssize(tape.shared_plan.token), "backward: x.cols(), against that of forward(),");
+  require_gradient(gradient.weight(), layer.weight(), "weight");
+  require_gradient(gradient.bias(), layer.bias(), "bias");
+  require_tape(tape.answer, x.size());
   const Eigen::Map<const Matrix<Scalar>> answer(tape.answer.data(), x.rows(), x.cols());
   tape.d_answer.resize(tape.answer.size());
   tape.d_weight.assign(std::size_t(x.cols()), Scalar(0));

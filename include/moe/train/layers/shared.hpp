@@ -14,6 +14,7 @@
 #include "moe/runtime/executors/serial.hpp"
 #include "moe/runtime/workers.hpp"
 #include "moe/runtime/workspace.hpp"
+#include "moe/train/gradient_shape.hpp"
 #include "moe/train/layer_tape.hpp"
 
 namespace moe::inline MOE_TARGET {
@@ -52,6 +53,7 @@ void backward(const WithSharedExpert<Layer, G>& layer, const ConstMatrixRef<Scal
               const ConstMatrixRef<Scalar>& d_y, Tape& tape, MatrixRef<Scalar> d_x, GradientLayer& gradient,
               ExecutorRef executor = Serial{}) {
   if (is_padded(tape.workspace())) return backward_real_tokens(layer, x, d_y, tape, d_x, gradient, executor);
+  require_gradient(gradient.gate(), layer.gate(), "gate");
   backward(layer.layer(), x, d_y, tape.layer, d_x, gradient.layer(), executor);
   Workers workers = workers_of(tape.workspace(), executor, Mode::learn);
   tape.d_weight.assign(std::size_t(x.cols()), Scalar(0));

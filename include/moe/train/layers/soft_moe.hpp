@@ -16,6 +16,7 @@
 #include "moe/runtime/workers.hpp"
 #include "moe/runtime/workspace.hpp"
 #include "moe/train/dispatch.hpp"
+#include "moe/train/gradient_shape.hpp"
 #include "moe/train/kernels/add_product.hpp"
 #include "moe/train/layer_tape.hpp"
 #include "moe/train/routers/detail/scores.hpp"
@@ -129,6 +130,7 @@ template <class G, class T, class Scalar = typename G::Scalar>
 void forward(const SoftMoe<G>& layer, const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y,
              SoftMoeTape<Scalar, T>& tape, ExecutorRef executor = Serial{}) {
   if (is_padded(tape.workspace())) return learn_real_tokens(layer, x, y, tape, executor);
+  layer.require_fit();
   require_columns(x, y, layer.d_model(), "forward");
   Workspace<Scalar>& ws = tape.ws;
   const Index num_sequences = layer.count_sequences(x.cols(), ws.side), slots = num_sequences * layer.num_slots();
@@ -150,7 +152,12 @@ void backward(const SoftMoe<G>& layer, const ConstMatrixRef<Scalar>& x, const Co
               SoftMoeTape<Scalar, T>& tape, MatrixRef<Scalar> d_x, GradientLayer& gradient,
               ExecutorRef executor = Serial{}) {
   if (is_padded(tape.workspace())) return backward_real_tokens(layer, x, d_y, tape, d_x, gradient, executor);
-  tape.require_start(x, d_y, d_x, layer.d_model());
+  tape.require_start(x, d_y, d_x, layer.d_model(), layer.num_experts());
+  require_gradient(gradient.slots(), layer.slots(), "slots");
+  require_gradient(gradient.token_gain(), layer.token_gain(), "token_gain");
+  require_gradient(gradient.slot_gain(), layer.slot_gain(), "slot_gain");
+  require_tape(tape.ws.routing.logits, layer.num_slots() * x.cols());
+  require_tape(tape.in, layer.d_model() * tape.ws.plan.view().num_slots());
   Workspace<Scalar>& ws = tape.ws;
   Workers workers = workers_of(ws, executor, Mode::learn);
   Scratch& shared = workers.shared();

@@ -12,6 +12,7 @@
 #include "moe/lora/dropout.hpp"
 #include "moe/lora/project.hpp"
 #include "moe/runtime/workers.hpp"
+#include "moe/train/gradient_shape.hpp"
 #include "moe/train/kernels/add_product.hpp"
 
 namespace moe::inline MOE_TARGET {
@@ -61,13 +62,16 @@ void add_gradient_of_b(Index first, const ConstMatrixRef<Scalar>& d, const Const
 }
 
 /// All of these for the columns of x, without what W itself passes on.
-/// @param gradient  of the same rank, added to; null for one that does not learn
-/// @throws std::invalid_argument naming both ranks if they differ.
+/// @param gradient  of the same shape, added to; null for one that does not learn
+/// @throws std::invalid_argument naming both shapes if they differ.
 template <class Scalar>
 void backward(const Adapter<Scalar>& adapter, const Dropout& dropout, const ConstMatrixRef<Scalar>& x,
               const ConstMatrixRef<Scalar>& d_y, MatrixRef<Scalar> d_x, Adapter<Scalar>* gradient, Workers& workers) {
   const Index rank = adapter.rank(), n = x.cols();
-  if (gradient) require_equal(gradient->rank(), rank, "backward: the rank of an adapter in the gradient");
+  if (gradient) {
+    require_gradient(gradient->a, adapter.a, "lora_A");
+    require_gradient(gradient->b, adapter.b, "lora_B");
+  }
   if (rank == 0) return;
   const auto read = columns_read<Scalar>(x, workers.shared());
   auto u = workers.shared().template matrix<Scalar>(rank, n);

@@ -12,6 +12,7 @@
 #include "moe/lora/bank.hpp"
 #include "moe/runtime/workers.hpp"
 #include "moe/train/experts/ffn_bank.hpp"
+#include "moe/train/gradient_shape.hpp"
 #include "moe/train/lora/adapter.hpp"
 #include "moe/train/no_gradient.hpp"
 
@@ -46,9 +47,9 @@ class LoraBackward {
     require_equal(std::ssize(gradient), std::ssize(adapters), "backward: gradient.num_experts()");
     for (Index m = 0; m < 3; ++m) {
       for (Index e = 0; e < std::ssize(adapters); ++e) {
-        const Index rank = adapter(e, m).rank(), its = gradient[std::size_t(e)][m].rank();
-        require_equal(its, rank, "backward: the rank of an adapter in the gradient");
-        rank_[m] = std::max(rank_[m], rank);
+        require_gradient(gradient[std::size_t(e)][m].a, adapter(e, m).a, "lora_A");
+        require_gradient(gradient[std::size_t(e)][m].b, adapter(e, m).b, "lora_B");
+        rank_[m] = std::max(rank_[m], adapter(e, m).rank());
       }
       u_[m] = workers.shared().template array<Scalar>(rank_[m] * plan.num_slots());
       t_[m] = workers.shared().template array<Scalar>(rank_[m] * plan.num_slots());
@@ -166,15 +167,17 @@ class LoraBackward {
 /// As backward() of a bank. The bank beside the adapters has no gradient.
 /// @param workers   with the same seed as in forward, if there is one
 /// @param gradient  of the same shape; only its adapters are added to
-/// @throws std::invalid_argument naming both ranks if those of an adapter and of its gradient differ.
+/// @throws std::invalid_argument naming both shapes if those of an adapter and of its gradient differ.
 template <class W, class Act, class Scalar = ActivationScalar<W>>
 void backward(const LoraBank<W, Act>& bank, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
               const ConstMatrixRef<Scalar>& d_y, const FfnBankTape<Scalar>& tape, std::span<Scalar> d_weight,
               MatrixRef<Scalar> d_x, LoraBank<W, Act>& gradient, Workers& workers) {
+  require_group(bank, x, plan, d_x, "backward");
   detail::LoraBackward<Scalar> adapters(bank.adapters(), plan, gradient.adapters(),
                                         Dropout(bank.dropout(), bank.seed(), workers.seed()), workers);
   NoGradient<Scalar> none;
-  detail::BankBackward<W, Act>(bank.base(), plan, tape.kept(bank), workers).run(x, d_y, d_weight, d_x, none, adapters);
+  detail::BankBackward<W, Act>(bank.base(), plan, tape.kept(bank, plan.num_slots()), workers)
+      .run(x, d_y, d_weight, d_x, none, adapters);
 }
 
 }  // namespace moe::inline MOE_TARGET

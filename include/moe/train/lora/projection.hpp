@@ -13,7 +13,7 @@ namespace moe::inline MOE_TARGET {
 /// As backward() of a Projection. The projection beside the adapter has no gradient.
 /// @param workers   with the same seed as in forward, if there is one
 /// @param gradient  of the same shape; only its adapter is added to; or NoGradient
-/// @throws std::invalid_argument naming both ranks if those of the adapter and of its gradient differ.
+/// @throws std::invalid_argument naming both shapes if those of the adapter and of its gradient differ.
 template <class W, class Gradient, class Scalar = ActivationScalar<W>>
 void backward(const LoraProjection<W>& projection, const ConstMatrixRef<Scalar>& x, const ConstMatrixRef<Scalar>& d_y,
               MatrixRef<Scalar> d_x, Gradient& gradient, Workers& workers) {

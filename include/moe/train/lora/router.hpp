@@ -16,7 +16,7 @@ namespace moe::inline MOE_TARGET {
 /// As backward() of LinearLogits. The linear layer beside the adapter has no gradient.
 /// @param tokens    with the same seed as in forward, if there is one
 /// @param gradient  of the same shape; only its adapter is added to; or NoGradient
-/// @throws std::invalid_argument naming both ranks if those of the adapter and of its gradient differ.
+/// @throws std::invalid_argument naming both shapes if those of the adapter and of its gradient differ.
 template <class Scalar, class Gradient>
 void backward(const LoraLogits<Scalar>& lora, const Tokens<Scalar>& tokens, const ConstMatrixRef<Scalar>&,
               const ConstMatrixRef<Scalar>& d_logits, MatrixRef<Scalar> d_x, Gradient& gradient, Workers& workers) {

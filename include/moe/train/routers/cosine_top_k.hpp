@@ -7,6 +7,7 @@
 #include "moe/routers/cosine_top_k.hpp"
 #include "moe/routers/detail/unit_length.hpp"
 #include "moe/runtime/workers.hpp"
+#include "moe/train/gradient_shape.hpp"
 #include "moe/train/no_gradient.hpp"
 #include "moe/train/routers/detail/unit_length.hpp"
 #include "moe/train/routers/linear_logits.hpp"
@@ -35,6 +36,7 @@ void backward(const CosineLogits<Scalar>& cosine, const Tokens<Scalar>& tokens, 
     d_expert.setZero();
     linear_backward_to_weight<Scalar>(of_tokens.columns, d_cosine, {d_expert.data(), experts, projected}, workers);
     directions_backward<Scalar>(of_experts, d_expert, workers);
+    require_gradient(gradient.experts(), experts, projected, "experts");
     gradient.experts() += d_expert.transpose();
     linear_backward_to_weight<Scalar>(tokens.x, d_token, gradient.projection(), workers);
   }

@@ -7,6 +7,7 @@
 #include "moe/kernels/lanes.hpp"
 #include "moe/routers/linear_logits.hpp"
 #include "moe/runtime/workers.hpp"
+#include "moe/train/gradient_shape.hpp"
 #include "moe/train/kernels/add_product.hpp"
 
 namespace moe::inline MOE_TARGET {
@@ -27,6 +28,8 @@ void linear_backward_to_input(const M& weight, const ConstMatrixRef<Scalar>& d_l
 template <class Scalar>
 void linear_backward_to_weight(const ConstMatrixRef<Scalar>& x, const ConstMatrixRef<Scalar>& d_logits,
                                Eigen::Map<Weight<Scalar>> d_weight, Workers& workers) {
+  if (x.cols() == 0) return;  // of no tokens, nobody need know the number of logits
+  require_gradient(d_weight, d_logits.rows(), x.rows(), "a weight");
   workers.for_each_band(x.rows(), 2 * kernels::lanes<Scalar>, [&](Index first, Index last, Scratch& scratch) {
     kernels::add_outer<Scalar>(d_logits, x.middleRows(first, last - first), d_weight.middleCols(first, last - first),
                                kernels::make_product_room<Scalar>(scratch));
@@ -43,7 +46,9 @@ void linear_backward(const WeightMap<Scalar>& weight, const ConstMatrixRef<Scala
                      Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, 1>> d_bias, Workers& workers) {
   linear_backward_to_input<Scalar>(weight, d_logits, d_x, workers);
   if (d_weight.size() > 0) linear_backward_to_weight<Scalar>(x, d_logits, d_weight, workers);
-  if (d_bias.size() > 0) kernels::add_columns(d_logits, d_bias);
+  if (d_bias.size() == 0 || x.cols() == 0) return;
+  require_gradient(d_bias, d_logits.rows(), 1, "a bias");
+  kernels::add_columns(d_logits, d_bias);
 }
 
 /// train/routers/logits_router.hpp says what each is.

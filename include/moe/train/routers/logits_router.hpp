@@ -10,6 +10,7 @@
 #include "moe/routers/detail/logits.hpp"
 #include "moe/routers/logits_router.hpp"
 #include "moe/runtime/workers.hpp"
+#include "moe/train/gradient_shape.hpp"
 #include "moe/train/routers/linear_logits.hpp"
 #include "moe/train/routers/top_k.hpp"
 
@@ -28,6 +29,7 @@ template <class Logits, class Choice, class Gradient, class Scalar = typename Lo
 void backward(const LogitsRouter<Logits, Choice>& router, const Tokens<Scalar>& tokens, const Routing<Scalar>& routing,
               std::span<const std::type_identity_t<Scalar>> d_weight, MatrixRef<Scalar> d_logits, MatrixRef<Scalar> d_x,
               Gradient& gradient, Workers& workers) {
+  require_tape(routing.logits, router.logits().num_experts() * tokens.count());
   const auto logits = logits_of(routing, router.logits().num_experts(), tokens.count());
   backward(router.choice(), logits, routing, d_weight, d_logits, gradient.choice(), workers);
   backward(router.logits(), tokens, logits, d_logits, d_x, gradient.logits(), workers);

@@ -13,6 +13,7 @@
 #include "moe/routers/mlp_top_k.hpp"
 #include "moe/runtime/workers.hpp"
 #include "moe/train/experts/activation.hpp"
+#include "moe/train/gradient_shape.hpp"
 #include "moe/train/kernels/add_product.hpp"
 #include "moe/train/no_gradient.hpp"
 #include "moe/train/routers/linear_logits.hpp"
@@ -98,7 +99,10 @@ void backward(const MlpLogits<Scalar>& mlp, const Tokens<Scalar>& tokens, const 
       d_state.col(t) += a;
     }
   });
-  if (d.norm_scale.size() > 0) kernels::add_columns(d_normed, d.norm_scale);
+  if (d.norm_scale.size() > 0) {
+    require_gradient(d.norm_scale, w.norm_scale, "norm_scale");
+    kernels::add_columns(d_normed, d.norm_scale);
+  }
 
   linear_backward<Scalar>(map_of(w.down), tokens.x, d_state, d_x, d.down, d.down_bias, workers);
   const auto previous = mlp.previous_state(tokens);

@@ -13,6 +13,7 @@
 #include "moe/routers/normed_top_k.hpp"
 #include "moe/routers/top_k.hpp"
 #include "moe/runtime/workers.hpp"
+#include "moe/train/gradient_shape.hpp"
 #include "moe/train/kernels/rms_norm.hpp"
 #include "moe/train/no_gradient.hpp"
 #include "moe/train/routers/linear_logits.hpp"
@@ -43,6 +44,7 @@ void backward(const ScaledTopKChoice<Scalar>& scaled, const ConstMatrixRef<Scala
     d_choice[r] = d_weight[r] * scaled.expert_scale()(routing.expert[r]);
   }
   if constexpr (learns<Gradient>) {
+    require_gradient(gradient.expert_scale(), scaled.expert_scale(), "expert_scale");
     Scalar* const weight = workers.shared().template array<Scalar>(routing.size());
     workers.for_each_band(logits.cols(), 16, [&](Index first, Index last, Scratch& scratch) {
       typename TopKChoice<Scalar>::Choice choice(scaled.unscaled(), scratch);
