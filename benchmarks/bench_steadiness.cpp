@@ -233,7 +233,7 @@ int main(int argc, char** argv) try {
   int threads = static_cast<int>(moe::OpenMp().workers());
   double budget = 2;
   app.add_option("--weights", weights, "Type of weights: f32, bf16, f16")->capture_default_str();
-  app.add_option("--threads", threads, "Default: one a core")->check(at_least_one());
+  app.add_option("--threads", threads, "Default: one a core")->check(thread_count());
   app.add_option("--seconds", budget, "To spend on each comparison")->capture_default_str()->check(above_zero());
   CLI11_PARSE(app, argc, argv);
   const Limits limits = measure_limits(threads);

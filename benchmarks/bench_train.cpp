@@ -97,7 +97,7 @@ int main(int argc, char** argv) try {
   app.option_defaults()->always_capture_default();
   app.add_option("--shapes", options.shapes, "Published shapes")->delimiter(',');
   app.add_option("--tokens", options.tokens, "Numbers of tokens in a call")->delimiter(',');
-  app.add_option("--threads", options.threads, "Default: one a core")->check(at_least_one());
+  app.add_option("--threads", options.threads, "Default: one a core")->check(thread_count());
   app.add_option("--seconds", options.seconds, "To spend on each line")->check(above_zero());
   app.add_option("--python", options.python, "Whose PyTorch is measured afterwards, if it has one; empty for none");
   CLI11_PARSE(app, argc, argv);

@@ -40,7 +40,7 @@ inline std::optional<int> read_command_line(int argc, char** argv, CommandLine& 
   checkpoint->excludes(preset)->excludes(shape)->excludes(weights);
   add("--layer", line.layer, "What its tensors' names begin with: model.layers.3.mlp")->needs(checkpoint);
   add("--tokens", line.tokens, "Numbers of tokens in a call")->capture_default_str();
-  add("--threads", line.threads, "Default: one a core, shared out among the ranks")->check(at_least_one());
+  add("--threads", line.threads, "Default: one a core, shared out among the ranks")->check(thread_count());
   add("--json", line.json, "Write a record for each row to this file, as rows are finished");
   const auto add_seconds = [&](const char* name, double& value, const char* what) {
     add(name, value, what)->capture_default_str()->check(above_zero());

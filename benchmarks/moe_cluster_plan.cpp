@@ -62,7 +62,7 @@ std::optional<int> read_options(int argc, char** argv, Options& o) {
   add("--bandwidth", o.bandwidth, "GB/s into a rank, and out of it at the same time");
   add("--wire", o.wire, "Type of numbers that travel: f32 or bf16")->check(CLI::IsMember({"f32", "bf16"}));
   add("--answers", o.answers, "One a route, or one a column: each or summed")->check(CLI::IsMember({"each", "summed"}));
-  add("--threads", o.threads, "Of a rank, which is taken to be this machine")->check(at_least_one());
+  add("--threads", o.threads, "Of a rank, which is taken to be this machine")->check(thread_count());
   auto* gflops = add("--gflops", o.gflops, "Another machine's rank: float operations, 1e9 a second");
   auto* gbs = add("--gbs", o.gbs, "Another machine's rank: GB/s from memory")->needs(gflops);
   gflops->needs(gbs);

@@ -29,7 +29,12 @@ CLI::Validator expect(const std::string& expected, F fine) {
 
 }  // namespace detail
 
-/// For counts: threads, steps, tokens.
+/// For threads, which OpenMP counts by int.
+inline CLI::Validator thread_count() {
+  return detail::expect<int>("a whole number from 1 to 2147483647", [](int n) { return n >= 1; });
+}
+
+/// For other counts: steps, tokens.
 inline CLI::Validator at_least_one() {
   return detail::expect<long long>("a whole number from 1 on", [](long long n) { return n >= 1; });
 }

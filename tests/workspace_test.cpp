@@ -10,7 +10,9 @@
 #include <gtest/gtest.h>
 
 #include "errors.hpp"
+#include "moe/layers/any_layer.hpp"
 #include "moe/layers/moe_layer.hpp"
+#include "moe/train/parameter_pieces.hpp"
 #include "pools.hpp"
 
 namespace {
@@ -164,6 +166,20 @@ TEST(Workers, RefuseAWorkerThatIsNone) {
     EXPECT_EQ(error_of([&] { workers.for_each(5, [](Index, Scratch&) {}); }),
               "Executor: task(i, worker) was called with worker " + std::to_string(worker) +
                   ", expected 0 to 1, below its workers()");
+  }
+}
+
+TEST(Executors, WithoutAWorkerAreRefusedByWhoeverTakesOne) {
+  for (const Index number : {0, -1}) {
+    const test::OwnThreads nobody{number};
+    const std::string expected = "Executor: workers() is " + std::to_string(number) + ", expected at least 1";
+    std::vector<Scratch> memory;
+    Workspace<float> ws;
+    Matrix<float> y(d_model, 3);
+    EXPECT_EQ(error_of([&] { Workers(nobody, memory); }), expected);
+    EXPECT_EQ(error_of([&] { layer_of({}).forward(x, y, ws, nobody); }), expected);
+    EXPECT_EQ(error_of([&] { AnyLayer<float>(layer_of({})).forward(x, y, ws, nobody); }), expected);
+    EXPECT_EQ(error_of([&] { set_to_zero(std::vector<Parameter<float>>(), nobody); }), expected);
   }
 }
 

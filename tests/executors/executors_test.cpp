@@ -5,6 +5,7 @@
 #include <thread>
 #include <vector>
 
+#include "errors.hpp"
 #include "expert_factories.hpp"
 #include "moe/runtime/executors/eigen_thread_pool.hpp"
 #include "moe/runtime/executors/openmp.hpp"
@@ -174,7 +175,6 @@ TEST(FirstError, KeepsTheFirstAndRunsNothingAfterIt) {
   }
 }
 
-#ifdef _OPENMP
 #ifndef _OPENMP
 TEST(OpenMp, WithoutItsFlagRefusesToBeMany) {
   EXPECT_EQ(OpenMp(1).workers(), 1);
@@ -187,16 +187,11 @@ TEST(OpenMp, WithoutItsFlagRefusesToBeMany) {
                  "flag, or OpenMP::OpenMP_CXX in CMake");
   }
 }
-#endif
-
-TEST(OpenMp, RefusesToBeNobody) {
-  for (const Index workers : {0, -1}) {
-    try {
-      OpenMp nobody(workers);
-      ADD_FAILURE() << "no error";
-    } catch (const std::invalid_argument& error) {
-      EXPECT_EQ(std::string(error.what()), "OpenMp: workers is " + std::to_string(workers) + ", expected at least 1");
-    }
+#else
+TEST(OpenMp, RefusesToBeNobodyOrMoreThanOpenMPCounts) {
+  for (const Index workers : {Index(0), Index(-1), Index(1) << 31, (Index(1) << 32) + 2}) {
+    EXPECT_EQ(test::error_of([&] { OpenMp nobody(workers); }),
+              "OpenMp: workers is " + std::to_string(workers) + ", expected 1 to 2147483647");
   }
   EXPECT_GE(OpenMp().workers(), 1);
 }

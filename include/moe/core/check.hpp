@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -24,6 +25,22 @@ inline void require_between(long long lowest, long long got, long long highest, 
     throw std::invalid_argument(std::string(what) + " is " + std::to_string(got) + ", expected " +
                                 std::to_string(lowest) + " to " + std::to_string(highest));
   }
+}
+
+/// @throws std::invalid_argument naming both numbers unless got ≥ lowest.
+inline void require_at_least(long long lowest, long long got, std::string_view what) {
+  if (got < lowest) {
+    throw std::invalid_argument(std::string(what) + " is " + std::to_string(got) + ", expected at least " +
+                                std::to_string(lowest));
+  }
+}
+
+/// @throws std::invalid_argument naming all three unless lowest ≤ got ≤ highest, as no NaN is.
+inline void require_in_range(double lowest, double got, double highest, std::string_view what) {
+  if (got >= lowest && got <= highest) return;
+  std::ostringstream message;
+  message << what << " is " << got << ", expected " << lowest << " to " << highest;
+  throw std::invalid_argument(message.str());
 }
 
 /// @throws std::invalid_argument with this message unless it holds.

@@ -1,7 +1,6 @@
 /// @file  An executor that lets MPI move data while it works.
 #pragma once
 
-#include <string>
 #include <thread>
 #include <utility>
 
@@ -25,7 +24,7 @@ class Polling {
   /// @param pieces  of a worker's share of a matrix
   /// @throws std::invalid_argument unless pieces ≥ 1.
   explicit Polling(X executor, Index pieces = 4) : executor_(std::move(executor)), pieces_(pieces) {
-    require(pieces >= 1, "Polling: pieces is " + std::to_string(pieces) + ", expected at least 1");
+    require_at_least(1, pieces, "Polling: pieces");
   }
 
   Index workers() const { return pieces_ * executor_.workers(); }

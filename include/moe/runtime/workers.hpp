@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "moe/core/check.hpp"
 #include "moe/core/concepts.hpp"
 #include "moe/core/contracts.hpp"
 #include "moe/core/numerics.hpp"
@@ -24,6 +25,7 @@ namespace moe::inline MOE_TARGET {
 class ExecutorRef {
  public:
   /// @param executor  outlives it
+  /// @throws std::invalid_argument unless it has a worker.
   template <class X>
     requires(Executor<std::remove_reference_t<X>> && !std::same_as<std::remove_cvref_t<X>, ExecutorRef>)
   ExecutorRef(X&& executor)
@@ -31,7 +33,9 @@ class ExecutorRef {
         workers_(executor.workers()),
         for_each_([](void* x, Index n, const Task& task) {
           static_cast<std::remove_reference_t<X>*>(x)->for_each(n, task);
-        }) {}
+        }) {
+    require_at_least(1, workers_, "Executor: workers()");
+  }
 
   /// Names what an executor lacks; what has neither of its members is none, and no candidate here.
   template <class X>

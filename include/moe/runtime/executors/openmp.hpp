@@ -5,6 +5,7 @@
 #include <omp.h>
 #endif
 
+#include <limits>
 #include <string>
 
 #include "moe/core/check.hpp"
@@ -22,9 +23,9 @@ class OpenMp {
   /// As many workers as OpenMP would start: OMP_NUM_THREADS, or one a core.
   OpenMp() : OpenMp(omp_get_max_threads()) {}
 
-  /// @throws std::invalid_argument unless workers ≥ 1.
+  /// @throws std::invalid_argument unless workers ≥ 1, and an int.
   explicit OpenMp(Index workers) : workers_(static_cast<int>(workers)) {
-    require(workers >= 1, "OpenMp: workers is " + std::to_string(workers) + ", expected at least 1");
+    require_between(1, workers, std::numeric_limits<int>::max(), "OpenMp: workers");
   }
 
   Index workers() const { return workers_; }
@@ -53,7 +54,7 @@ class OpenMp : public Serial {
   /// @throws std::invalid_argument unless workers is 1.
   explicit OpenMp(Index workers) {
     if (workers == 1) return;
-    require(workers >= 1, "OpenMp: workers is " + std::to_string(workers) + ", expected at least 1");
+    require_at_least(1, workers, "OpenMp: workers");
     require(false, "OpenMp: workers is " + std::to_string(workers) +
                        ", expected 1 in a file that is compiled without " +
                        "-fopenmp: add that flag, or OpenMP::OpenMP_CXX in CMake");
