@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <sstream>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -380,9 +381,79 @@ TEST(ParameterGroup, RefusesAPatternThatFitsNothingAndBadFactors) {
   };
   EXPECT_EQ(error_with({{"weight", "norm*"}}), "matching: no parameter of 2 fits \"norm*\"");
   EXPECT_EQ(error_with({.patterns = {"*"}, .learning_rate = -1}),
-            "ParameterGroup: learning_rate is -1.000000, expected 0 or more");
+            "ParameterGroup: learning_rate is -1, expected 0 to 1.79769e+308");
   EXPECT_EQ(error_with({.patterns = {"*"}, .weight_decay = std::numeric_limits<double>::quiet_NaN()}),
-            "ParameterGroup: weight_decay is nan, expected 0 or more");
+            "ParameterGroup: weight_decay is nan, expected 0 to 1.79769e+308");
+}
+
+/// Told when it is made, and of what was changed since by each step and take, which then write nothing.
+template <class Optimiser, class Options>
+void expect_that_range_is_held(double Options::* option, const std::vector<double>& wrong, const std::string& message) {
+  for (const double value : wrong) {
+    std::ostringstream expected;
+    expected << message.substr(0, message.find('@')) << value << message.substr(message.find('@') + 1);
+    Problem problem;
+    Options options;
+    options.*option = value;
+    EXPECT_EQ(error_of([&] { Optimiser(problem.parameters(), options); }), expected.str());
+    Optimiser optimiser(problem.parameters());
+    optimiser.options().*option = value;
+    const Problem before = problem;
+    const auto gradients = problem.gradients(1);
+    const Weight<double> d_w = problem.d_w;
+    EXPECT_EQ(error_of([&] { optimiser.step(gradients); }), expected.str());
+    EXPECT_EQ(error_of([&] { optimiser.take(gradients); }), expected.str());
+    EXPECT_TRUE(test::same_bits(problem.w, before.w));
+    EXPECT_TRUE(test::same_bits(problem.d_w, d_w));
+    for (const auto& state : optimiser.state()) EXPECT_TRUE((state.array() == 0).all()) << state.name;
+  }
+}
+
+TEST(Optimisers, RefuseOptionsThatAreOutOfRange) {
+  const double nan = std::numeric_limits<double>::quiet_NaN(), infinity = std::numeric_limits<double>::infinity();
+  const std::vector<double> none{-1, nan, infinity, -infinity};
+  const std::string range = " is @, expected 0 to 1.79769e+308";
+  expect_that_range_is_held<Sgd<double>>(&SgdOptions::learning_rate, none, "Sgd: learning_rate" + range);
+  expect_that_range_is_held<Sgd<double>>(&SgdOptions::momentum, none, "Sgd: momentum" + range);
+  expect_that_range_is_held<Sgd<double>>(&SgdOptions::weight_decay, none, "Sgd: weight_decay" + range);
+  using Adam = AdamW<double>;
+  expect_that_range_is_held<Adam>(&AdamWOptions::learning_rate, none, "AdamW: learning_rate" + range);
+  expect_that_range_is_held<Adam>(&AdamWOptions::weight_decay, none, "AdamW: weight_decay" + range);
+  expect_that_range_is_held<Adam>(&AdamWOptions::beta1, {-1, nan, 1.5}, "AdamW: beta1 is @, expected 0 to 1");
+  expect_that_range_is_held<Adam>(&AdamWOptions::beta2, {-1, nan, 1.5}, "AdamW: beta2 is @, expected 0 to 1");
+  expect_that_range_is_held<Adam>(&AdamWOptions::beta1, {1}, "AdamW: beta1 is @, expected less");
+  expect_that_range_is_held<Adam>(&AdamWOptions::beta2, {1}, "AdamW: beta2 is @, expected less");
+  expect_that_range_is_held<Adam>(&AdamWOptions::epsilon, {0, -1, nan, infinity},
+                                  "AdamW: epsilon is @, expected 2.22507e-308 to 1.79769e+308");
+  Weight<float> w(1, 1);  // whose range is less
+  EXPECT_EQ(error_of([&] { AdamW<float>(list(w), {.learning_rate = 1e39}); }),
+            "AdamW: learning_rate is 1e+39, expected 0 to 3.40282e+38");
+}
+
+TEST(Optimisers, WithARateOfZeroChangeNoParameter) {
+  Problem problem;
+  const Problem before = problem;
+  AdamW<double>(problem.parameters(), {.learning_rate = 0}).step(problem.gradients(1));
+  Sgd<double>(problem.parameters(), {.learning_rate = 0}).step(problem.gradients(1));
+  EXPECT_TRUE(test::same_bits(problem.w, before.w));
+}
+
+TEST(Optimisers, RefuseAParameterThatWouldLearnTwice) {
+  Problem problem;
+  const auto complaint = [](const std::vector<Parameter<double>>& parameters) {
+    const std::string of_adam = error_of([&] { AdamW<double> adam(parameters); });
+    EXPECT_EQ(error_of([&] { Sgd<double> sgd(parameters); }), of_adam);
+    return of_adam;
+  };
+  auto twice = problem.parameters();
+  twice.push_back({"tied", twice[0].data, 3, 4});
+  EXPECT_EQ(complaint(twice), "optimiser: weight and tied share memory, expected each parameter once");
+  twice.back() = {"last row", twice[0].data + 8, 1, 4};
+  EXPECT_EQ(complaint(twice), "optimiser: weight and last row share memory, expected each parameter once");
+  std::vector<Parameter<double>> rows{{"second", twice[0].data + 4, 2, 4}, {"first", twice[0].data, 1, 4}};
+  EXPECT_EQ(complaint(rows), "no error");
+  rows.push_back({"none", rows[0].data, 0, 4});
+  EXPECT_EQ(complaint(rows), "no error");
 }
 
 TEST(Optimisers, RefuseWhatIsNotFiniteAndWriteNothing) {

@@ -3,10 +3,12 @@
 
 #include <cmath>
 #include <cstddef>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "moe/core/check.hpp"
 #include "moe/core/parameters.hpp"
 #include "moe/core/types.hpp"
 #include "moe/kernels/lanes.hpp"
@@ -23,7 +25,7 @@
 
 namespace moe::inline MOE_TARGET {
 
-/// They begin as those of PyTorch's AdamW.
+/// They begin as those of PyTorch's AdamW. All are 0 or more, betas less than 1, and epsilon more than 0.
 struct AdamWOptions {
   double learning_rate = 1e-3;
   double beta1 = 0.9;
@@ -100,10 +102,13 @@ class AdamW {
 
   /// @param parameters  what is to learn; they stay where they are as long as this lives
   /// @param groups      those of them that learn at another rate, or decay otherwise
-  /// @throws std::invalid_argument as group_factors().
+  /// @throws std::invalid_argument as group_factors(), or naming an option that is out of range, or two parameters that
+  /// share memory.
   explicit AdamW(std::vector<Parameter<Scalar>> parameters, const AdamWOptions& options = {},
                  const std::vector<ParameterGroup>& groups = {})
       : parameters_(std::move(parameters)), options_(options), factors_(group_factors(parameters_, groups)) {
+    require_options();
+    require_apart(parameters_);
     for (const auto& parameter : parameters_) {
       mean_.push_back(Array::Zero(parameter.size()));
       root_.push_back(Array::Zero(parameter.size()));
@@ -126,8 +131,8 @@ class AdamW {
   }
 
   /// @param gradients  of the parameters, in the same order
-  /// @throws std::invalid_argument naming the parameter if names or shapes differ, or a gradient is not finite; then
-  /// nothing has been written.
+  /// @throws std::invalid_argument naming the parameter if names or shapes differ, or a gradient is not finite, or an
+  /// option that is out of range; then nothing has been written.
   void step(const std::vector<Parameter<Scalar>>& gradients, ExecutorRef executor = Serial{}) {
     require_alike(parameters_, gradients);
     require_finite(gradients, executor);
@@ -150,6 +155,7 @@ class AdamW {
   /// @tparam Gradient  const Scalar, or Scalar where zeros are to be left
   template <class Gradient>
   void update(const std::vector<Parameter<Scalar>>& gradients, Scalar factor, ExecutorRef executor) {
+    require_options();
     steps_(0) += 1;
     const double unbias_mean = 1 - detail::power(options_.beta1, steps());
     const double unbias_square = 1 - detail::power(options_.beta2, steps());
@@ -170,6 +176,17 @@ class AdamW {
       kernels::for_each_register(size, update_register, gradient, mean_[p].data() + first, root_[p].data() + first,
                                  parameters_[p].data + first);
     });
+  }
+
+  void require_options() const {
+    constexpr double smallest = std::numeric_limits<Scalar>::min(), largest = std::numeric_limits<Scalar>::max();
+    require_in_range(0, options_.learning_rate, largest, "AdamW: learning_rate");
+    require_in_range(0, options_.beta1, 1, "AdamW: beta1");
+    require_in_range(0, options_.beta2, 1, "AdamW: beta2");
+    require(options_.beta1 != 1, "AdamW: beta1 is 1, expected less");
+    require(options_.beta2 != 1, "AdamW: beta2 is 1, expected less");
+    require_in_range(smallest, options_.epsilon, largest, "AdamW: epsilon");  // steps of no gradient are 0 / ε
+    require_in_range(0, options_.weight_decay, largest, "AdamW: weight_decay");
   }
 
   std::vector<Parameter<Scalar>> parameters_;

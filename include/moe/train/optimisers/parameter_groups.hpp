@@ -1,8 +1,8 @@
 /// @file  Parameters that learn at another rate, or decay otherwise.
 #pragma once
 
-#include <cmath>
 #include <cstddef>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -33,12 +33,9 @@ std::vector<GroupFactors> group_factors(const std::vector<Parameter<Scalar>>& pa
                                         const std::vector<ParameterGroup>& groups) {
   std::vector<GroupFactors> factors(parameters.size());
   for (const auto& [patterns, learning_rate, weight_decay] : groups) {
-    const auto require_factor = [](double factor, const std::string& what) {
-      require(factor >= 0 && std::isfinite(factor),
-              "ParameterGroup: " + what + " is " + std::to_string(factor) + ", expected 0 or more");
-    };
-    require_factor(learning_rate, "learning_rate");
-    require_factor(weight_decay, "weight_decay");
+    constexpr double largest = std::numeric_limits<Scalar>::max();
+    require_in_range(0, learning_rate, largest, "ParameterGroup: learning_rate");
+    require_in_range(0, weight_decay, largest, "ParameterGroup: weight_decay");
     const auto members = matching(parameters, patterns);
     for (std::size_t p = 0, next = 0; p < parameters.size() && next < members.size(); ++p) {
       if (members[next].data != parameters[p].data) continue;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,18 @@ void require_alike(const std::vector<Parameter<Scalar>>& parameters, const std::
   }
   require_equal(static_cast<long long>(gradients.size()), static_cast<long long>(parameters.size()),
                 "optimiser: gradients.size()");
+}
+
+/// @throws std::invalid_argument naming two parameters that have a number in common: it would learn twice.
+template <class Scalar>
+void require_apart(std::vector<Parameter<Scalar>> parameters) {
+  std::erase_if(parameters, [](const auto& parameter) { return parameter.size() == 0; });
+  std::ranges::stable_sort(parameters, std::less<>(), &Parameter<Scalar>::data);
+  for (std::size_t p = 1; p < parameters.size(); ++p) {
+    const auto &before = parameters[p - 1], &its = parameters[p];
+    require(std::less_equal<>()(before.data + before.size(), its.data),
+            "optimiser: " + before.name + " and " + its.name + " share memory, expected each parameter once");
+  }
 }
 
 /// @throws std::invalid_argument naming the first parameter whose gradient holds a NaN or an infinity.

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <limits>
 #include <sstream>
 #include <string>
 #include <utility>
@@ -24,7 +25,7 @@
 
 namespace moe::inline MOE_TARGET {
 
-/// η, μ and λ of Sgd.
+/// η, μ and λ of Sgd: 0 or more.
 struct SgdOptions {
   double learning_rate = 1e-2;
   double momentum = 0;
@@ -43,6 +44,8 @@ class Sgd {
   explicit Sgd(std::vector<Parameter<Scalar>> parameters, const SgdOptions& options = {},
                const std::vector<ParameterGroup>& groups = {})
       : parameters_(std::move(parameters)), options_(options), factors_(group_factors(parameters_, groups)) {
+    require_options();
+    require_apart(parameters_);
     for (const auto& parameter : parameters_) velocity_.push_back(Array::Zero(parameter.size()));
   }
 
@@ -79,6 +82,7 @@ class Sgd {
   /// As AdamW's.
   template <class Gradient>
   void update(const std::vector<Parameter<Scalar>>& gradients, Scalar factor, ExecutorRef executor) {
+    require_options();
     require_finite_result(gradients, factor, executor);
     for_each_piece(parameters_, executor, [&](Index, std::size_t p, Index first, Index size) {
       const auto update_register = [step = step_of(p, factor)](Numbers& g, Numbers& velocity, Numbers& value)
@@ -90,6 +94,13 @@ class Sgd {
       kernels::for_each_register(size, update_register, gradient, velocity_[p].data() + first,
                                  parameters_[p].data + first);
     });
+  }
+
+  void require_options() const {
+    constexpr double largest = std::numeric_limits<Scalar>::max();
+    require_in_range(0, options_.learning_rate, largest, "Sgd: learning_rate");
+    require_in_range(0, options_.momentum, largest, "Sgd: momentum");
+    require_in_range(0, options_.weight_decay, largest, "Sgd: weight_decay");
   }
 
   /// Of a register of the parameter p.
