@@ -4,46 +4,54 @@
 #include <cstddef>
 #include <filesystem>
 #include <fstream>
-#include <stdexcept>
+#include <ios>
+#include <ostream>
+#include <span>
 #include <string>
 #include <system_error>
 #include <utility>
 
 #include <nlohmann/json.hpp>
 
+#include "moe/io/atomic_file.hpp"
+#include "moe/io/error.hpp"
+
 namespace moe::bench {
 
-/// The file is there as a whole or not at all.
-/// @throws std::runtime_error naming the file.
-inline void write_whole(const std::filesystem::path& file, const std::string& content) {
-  std::filesystem::path unfinished = file;
-  unfinished += ".part";
-  std::ofstream out(unfinished, std::ios::binary);
-  out << content;
-  out.close();
-  std::error_code error;
-  if (out) std::filesystem::rename(unfinished, file, error);
-  if (!out || error) throw std::runtime_error("cannot write " + file.string());
+/// Whether what is there takes bytes and keeps no file of them: a terminal, /dev/null, a pipe.
+inline bool is_stream(const std::filesystem::path& file) {
+  std::error_code ignored;
+  const auto status = std::filesystem::status(file, ignored);
+  return std::filesystem::is_character_file(status) || std::filesystem::is_fifo(status);
 }
 
-/// @throws std::runtime_error naming the file, if write_whole() would.
+/// @throws io::Error naming the file, if it cannot be written as a whole.
 inline void require_writable(const std::filesystem::path& file) {
-  std::filesystem::path unfinished = file;
-  unfinished += ".part";
-  std::error_code ignored;
-  const bool opens = std::ofstream(unfinished, std::ios::binary | std::ios::app).is_open();
-  if (opens) std::filesystem::remove(unfinished, ignored);
-  if (!opens || std::filesystem::is_directory(file, ignored)) throw std::runtime_error("cannot write " + file.string());
+  for (const char* output : {"/dev/stdout", "/dev/stderr"}) {  // where a shell sends it to a file
+    std::error_code ignored;
+    if (std::filesystem::equivalent(file, output, ignored)) {
+      io::fail(file.string(), ": cannot be written: what this program prints goes there; choose another name");
+    }
+  }
+  io::detail::TemporaryFile temporary = io::detail::create_beside(io::detail::file_to_write(file));
+  temporary.stream.reset();
+  std::filesystem::remove(temporary.path);
 }
 
 /// Records in a file that is there as a whole after each that is added: so what was finished is kept, whatever ends the
-/// program.
+/// program. A terminal or a pipe gets all of them after each.
 class RecordsFile {
  public:
   /// @param file  empty for none
-  /// @throws std::runtime_error naming the file, if it cannot be written: now, and not after all was measured.
+  /// @throws io::Error naming the file, if it cannot be written: now, and not after all was measured.
   explicit RecordsFile(std::filesystem::path file) : file_(std::move(file)) {
-    if (!file_.empty()) require_writable(file_);
+    if (file_.empty()) return;
+    if (is_stream(file_)) {
+      stream_.open(file_, std::ios::binary);
+      require_written();
+    } else {
+      require_writable(file_);
+    }
   }
 
   std::size_t size() const { return all_.size(); }
@@ -56,12 +64,24 @@ class RecordsFile {
   /// Adds a record, or puts it in the place of one of before; write() then writes all of them.
   void set(std::size_t at, nlohmann::ordered_json record) { all_[at] = std::move(record); }
 
-  void write() const {
-    if (!file_.empty()) write_whole(file_, all_.dump(1) + "\n");
+  void write() {
+    if (file_.empty()) return;
+    const std::string text = all_.dump(1) + "\n";
+    if (stream_.is_open()) {
+      stream_ << text << std::flush;
+      require_written();
+    } else {
+      io::write_atomically(file_, {std::as_bytes(std::span(text))});
+    }
   }
 
  private:
+  void require_written() const {
+    if (!stream_) io::fail(file_.string(), ": cannot be written");
+  }
+
   std::filesystem::path file_;
+  std::ofstream stream_;  // open if file_ is no file
   nlohmann::ordered_json all_ = nlohmann::ordered_json::array();
 };
 

@@ -1,14 +1,23 @@
 #include "../../benchmarks/records.hpp"
 
+#include <sys/stat.h>
+
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <gtest/gtest.h>
 
+#include "errors.hpp"
+#include "temporary_folder.hpp"
+
 using namespace moe::bench;
+using moe::test::error_of;
+using moe::test::TemporaryFolder;
 
 namespace {
 
@@ -26,6 +35,11 @@ Row sparse_row() {
           .limit_share = 0.9,
           .routing_share = 0.01,
           .error = 0.125};
+}
+
+std::string text_of(const std::filesystem::path& file) {
+  std::ifstream in(file);
+  return {std::istreambuf_iterator<char>(in), {}};
 }
 
 }  // namespace
@@ -64,18 +78,6 @@ TEST(Records, OnlyTheSparseLayerHasAShareOfRoutingAndAnError) {
   EXPECT_TRUE(record_of(row, olmoe)["error"].is_null());
 }
 
-TEST(WriteWhole, LeavesTheFileAndNothingElse) {
-  const std::filesystem::path folder = std::filesystem::path(testing::TempDir()) / "moe_records";
-  std::filesystem::remove_all(folder);
-  std::filesystem::create_directories(folder);
-  write_whole(folder / "results.json", "[1]\n");
-  write_whole(folder / "results.json", "[2]\n");
-  std::ifstream in(folder / "results.json");
-  EXPECT_EQ(std::string(std::istreambuf_iterator<char>(in), {}), "[2]\n");
-  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder), {}), 1);
-  std::filesystem::remove_all(folder);
-}
-
 TEST(RecordsFile, IsWholeAfterEachRecord) {
   const std::filesystem::path file = std::filesystem::path(testing::TempDir()) / "moe_records_file.json";
   std::filesystem::remove(file);
@@ -91,24 +93,60 @@ TEST(RecordsFile, IsWholeAfterEachRecord) {
   std::filesystem::remove(file);
 }
 
+TEST(RecordsFile, LeavesNothingElseInItsFolder) {
+  const TemporaryFolder folder("records");
+  RecordsFile records(folder.path / "results.json");
+  records.add({{"row", 1}});
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path), {}), 1);
+}
+
 TEST(RecordsFile, ThatCannotBeWrittenIsRefusedBeforeAnythingIsMeasured) {
-  const std::string folder = testing::TempDir();
-  for (const std::string& file : {std::string("/no/such/folder/results.json"), folder}) {
-    try {
-      RecordsFile records(file);
-      FAIL();
-    } catch (const std::runtime_error& error) {
-      EXPECT_EQ(error.what(), "cannot write " + file);
-    }
-  }
+  const std::string none = "/no/such/folder/results.json", folder = testing::TempDir();
+  EXPECT_EQ(error_of<moe::io::Error>([&] { RecordsFile{none}; }),
+            none + ": cannot be written: No such file or directory");
+  EXPECT_EQ(error_of<moe::io::Error>([&] { RecordsFile{folder}; }),
+            folder + ": cannot be written: it is a folder, and will not be replaced; choose another name");
   RecordsFile("").add({{"row", 1}});  // none was asked for
 }
 
-TEST(WriteWhole, AFileThatCannotBeWrittenIsNamed) {
-  try {
-    write_whole("/no/such/folder/results.json", "");
-    FAIL();
-  } catch (const std::runtime_error& error) {
-    EXPECT_STREQ(error.what(), "cannot write /no/such/folder/results.json");
+TEST(RecordsFile, ThatIsALinkStaysOne) {
+  const TemporaryFolder folder("records_link");
+  const auto file = folder.path / "results.json", link = folder.path / "link.json";
+  std::filesystem::create_symlink("results.json", link);
+  RecordsFile(link).add({{"row", 1}});
+  EXPECT_TRUE(std::filesystem::is_symlink(link));
+  EXPECT_EQ(text_of(file), "[\n {\n  \"row\": 1\n }\n]\n");
+}
+
+TEST(RecordsFile, ThatIsAPipeGetsAllRecordsAfterEach) {
+  const TemporaryFolder folder("records_pipe");
+  const auto pipe = folder.path / "pipe", link = folder.path / "link";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  std::filesystem::create_symlink(pipe, link);
+  for (const auto& path : {pipe, link}) {
+    std::string text;
+    std::thread reader([&] { text = text_of(path); });  // to its end
+    {
+      RecordsFile records(path);
+      records.add(1);
+      records.add(2);
+    }
+    reader.join();
+    EXPECT_EQ(text, "[\n 1\n]\n[\n 1,\n 2\n]\n");
   }
+  EXPECT_TRUE(std::filesystem::is_fifo(std::filesystem::symlink_status(pipe)));
+  EXPECT_TRUE(std::filesystem::is_symlink(link));
+}
+
+TEST(RecordsFile, MayBeNowhere) {
+  RecordsFile("/dev/null").add({{"row", 1}});
+  EXPECT_TRUE(std::filesystem::is_character_file("/dev/null"));
+}
+
+TEST(RecordsFile, IsNotWhereTheProgramPrints) {
+  testing::internal::CaptureStdout();  // to a file
+  const std::string error = error_of<moe::io::Error>([&] { RecordsFile("/proc/self/fd/1"); });
+  std::printf("still there");
+  EXPECT_EQ(testing::internal::GetCapturedStdout(), "still there");
+  EXPECT_EQ(error, "/proc/self/fd/1: cannot be written: what this program prints goes there; choose another name");
 }

@@ -591,10 +591,47 @@ TEST_F(Safetensors, WhatCannotBeWrittenLeavesTheOldFile) {
 
 TEST_F(Safetensors, APlaceThatCannotBeWrittenIsAnError) {
   fs::create_directory(folder / "taken");
-  expect_parts(error_of([&] { write_safetensors(folder / "taken", {}); }), {"taken: cannot be written: "});
+  expect_parts(error_of([&] { write_safetensors(folder / "taken", {}); }),
+               {"taken: cannot be written: it is a folder, and will not be replaced"});
   expect_parts(error_of([&] { write_safetensors(folder / "no" / "x", {}); }), {"cannot be written: No such file"});
   EXPECT_EQ(files_in_folder(), 1u);
 }
+
+TEST_F(Safetensors, ALinkThatIsWrittenToStaysOne) {
+  const std::vector<float> two = {1, 2};
+  fs::create_directory(folder / "elsewhere");
+  const fs::path target = folder / "elsewhere" / "x.safetensors";
+  fs::create_symlink(fs::path("elsewhere") / "x.safetensors", folder / "link");
+  fs::create_symlink(folder / "link", folder / "link of a link");
+  for (const fs::path& link : {folder / "link", folder / "link of a link"}) {
+    for (const bool is_there : {false, true}) {
+      if (!is_there) fs::remove(target);
+      write_safetensors(link, {make_tensor("w", {2}, two)});
+      EXPECT_TRUE(fs::is_symlink(link));
+      EXPECT_TRUE(fs::is_regular_file(fs::symlink_status(target)));
+      EXPECT_EQ(text_of(link), text_of(target));
+    }
+  }
+  EXPECT_EQ(files_in_folder(), 3u);
+  fs::create_symlink("round", folder / "round");
+  expect_parts(error_of([&] { write_safetensors(folder / "round", {}); }),
+               {(folder / "round").string() + ": cannot be written: its links lead nowhere"});
+}
+
+#if __has_include(<sys/resource.h>)
+TEST_F(Safetensors, APipeIsNotReplacedByAFile) {
+  const fs::path pipe = folder / "pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  fs::create_symlink(pipe, folder / "link");
+  for (const fs::path& path : {pipe, folder / "link"}) {
+    EXPECT_EQ(error_of([&] { write_safetensors(path, {}); }),
+              path.string() + ": cannot be written: it is no file, and will not be replaced; choose another name");
+  }
+  EXPECT_TRUE(fs::is_fifo(fs::symlink_status(pipe)));
+  EXPECT_TRUE(fs::is_symlink(folder / "link"));
+  EXPECT_EQ(files_in_folder(), 2u);
+}
+#endif
 
 TEST_F(Safetensors, AnotherWritersTemporaryFileIsLeftAlone) {
   write_text(folder / "x.safetensors.tmp0", "busy");
