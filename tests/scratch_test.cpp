@@ -258,6 +258,23 @@ TEST(WeightStack, OfPointersHasRowsOneAfterTheOtherUnlessTold) {
   EXPECT_EQ(WeightStack<float>({numbers.data() + 2}, 2, 2, 4)[0](1, 0), 6.0f);
 }
 
+TEST(WeightStack, RefusesSizesThatNoWeightsHave) {
+  EXPECT_EQ(error_of([] { WeightStack<float>(-1, 2, 3); }), "WeightStack: num_experts is -1, expected at least 0");
+  EXPECT_EQ(error_of([] { WeightStack<float>(1, -2, -3); }), "WeightStack: rows is -2, expected at least 0");
+  EXPECT_EQ(error_of([] { WeightStack<float>(1, Index(1) << 31, Index(1) << 30); }),
+            "WeightStack: num_experts × rows × cols is 1 × 2147483648 × 1073741824, more than any memory holds");
+  const std::vector<float> six(6);
+  EXPECT_EQ(error_of([&] { mapped<float>(six, 1, -2, -3); }), "mapped: rows is -2, expected at least 0");
+  EXPECT_EQ(error_of([&] { mapped<float>(six, -1, 2, -3); }), "mapped: num_experts is -1, expected at least 0");
+  EXPECT_EQ(error_of([&] { WeightStack<float>({six.data()}, 2, -3); }), "WeightStack: cols is -3, expected at least 0");
+}
+
+TEST(WeightStack, RefusesAnExpertThatIsNowhere) {
+  const std::vector<float> six(6);
+  EXPECT_EQ(error_of([&] { WeightStack<float>({six.data(), nullptr}, 2, 3); }), "WeightStack: experts[1] is null");
+  EXPECT_EQ(WeightStack<float>({nullptr}, 0, 3).num_experts(), 1);  // of which nobody reads a number
+}
+
 TEST(WeightStack, RefusesToWriteMappedWeightsAndRowsThatOverlap) {
   const std::vector<float> memory(40);
   WeightStack<float> stack({memory.data()}, 2, 3, 3, nullptr);

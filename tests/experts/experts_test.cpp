@@ -466,6 +466,20 @@ TEST(MakeLayer, RefusesANameOrAScaleThatIsNone) {
             "make_layer: shape.router's top_k is 1, expected 2");
   EXPECT_EQ(error_of([] { make_layer("mixtral-small", {.scale = 0}); }),
             "scaled: scale is 0.000000, expected more than 0");
+  const double nan = std::numeric_limits<double>::quiet_NaN(), infinity = std::numeric_limits<double>::infinity();
+  EXPECT_EQ(error_of([&] { make_layer("olmoe-1b-7b", {.scale = nan}); }), "scaled: scale is nan, expected more than 0");
+  EXPECT_EQ(error_of([] { make_layer("olmoe-1b-7b", {.scale = 1e16}); }),
+            "scaled: scale is 10000000000000000.000000, expected at most 1048575.999512 where a width is 2048");
+  EXPECT_EQ(error_of([&] { make_layer("olmoe-1b-7b", {.scale = infinity}); }),
+            "scaled: scale is inf, expected at most 1048575.999512 where a width is 2048");
+  EXPECT_EQ(scaled(layer_shape("olmoe-1b-7b"), 1048575.999).d_model, 2147483646);
+}
+
+TEST(Random, WeightsOfANegativeSizeAreRefusedByItsName) {
+  EXPECT_EQ(error_of([] { random_bank<float>(-1, 4, 8, 1); }), "WeightStack: num_experts is -1, expected at least 0");
+  EXPECT_EQ(error_of([] { random_bank<float>(2, -4, 8, 1); }), "WeightStack: cols is -4, expected at least 0");
+  EXPECT_EQ(error_of([] { random_weight<float>(-1, 8, 1); }), "random_weight: rows is -1, expected at least 0");
+  EXPECT_EQ(error_of([] { random_tokens<float>(4, -8, 1); }), "random_tokens: cols is -8, expected at least 0");
 }
 
 }  // namespace moe::laws

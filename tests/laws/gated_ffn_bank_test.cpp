@@ -90,11 +90,14 @@ TEST(GatedFfnBank, DoesNotReadAnExpertThatNobodyChose) {
     Routing<float> routing;
     for (Index t = 0; t < num_tokens; ++t) routing.add(t, 1, 0.5F);
 
-    // Null: to read them would crash.
     const auto weights = random_matrix<Weight<float>>(d_ff, d_model, 2),
                back = random_matrix<Weight<float>>(d_model, d_ff, 3);
-    const std::vector<const float*> in{nullptr, weights.data(), nullptr}, out{nullptr, back.data(), nullptr};
-    const WeightStack<float> first(in, d_ff, d_model, d_model, nullptr), second(out, d_model, d_ff, d_ff, nullptr);
+    WeightStack<float> first(std::vector(3, weights.data()), d_ff, d_model),
+        second(std::vector(3, back.data()), d_model, d_ff);
+    for (const Index other : {0, 2}) {  // to read them would crash
+      first.move(other, nullptr);
+      second.move(other, nullptr);
+    }
     const GatedFfnBank<float> bank(first, first, second);
     EXPECT_EQ(bank.num_experts(), num_experts);
     Matrix<float> y = Matrix<float>::Zero(d_model, num_tokens);

@@ -1,6 +1,7 @@
 /// @file  One weight matrix for each expert.
 #pragma once
 
+#include <algorithm>
 #include <concepts>
 #include <iterator>
 #include <limits>
@@ -19,22 +20,48 @@
 
 namespace moe::inline MOE_TARGET {
 
+namespace detail {
+
+/// @throws std::invalid_argument naming the one that is negative.
+inline void require_sizes(Index rows, Index cols, const char* who) {
+  if (rows >= 0 && cols >= 0) return;  // without making up a message
+  require_at_least(0, rows, std::string(who) + ": rows");
+  require_at_least(0, cols, std::string(who) + ": cols");
+}
+
+/// How many numbers so many experts have.
+/// @throws std::invalid_argument naming a size that is negative, or all where they are too many to be counted.
+inline Index count_weights(Index num_experts, Index rows, Index cols, Index number_size, const char* who) {
+  if (num_experts < 0) require_at_least(0, num_experts, std::string(who) + ": num_experts");
+  require_sizes(rows, cols, who);
+  Index count = 0, bytes = 0;
+  if (__builtin_mul_overflow(rows, cols, &count) || __builtin_mul_overflow(count, num_experts, &count) ||
+      __builtin_mul_overflow(count, number_size, &bytes)) {
+    require(false, std::string(who) + ": num_experts × rows × cols is " + std::to_string(num_experts) + " × " +
+                       std::to_string(rows) + " × " + std::to_string(cols) + ", more than any memory holds");
+  }
+  return count;
+}
+
+}  // namespace detail
+
 /// (rows × cols) for each of num_experts experts, row-major: owned, stacked [num_experts][rows][cols]; or mapped, each
 /// where it lies. Copying copies what is owned and shares what is mapped.
 template <class W>
 class WeightStack {
  public:
   /// Owned; all zeros.
+  /// @throws std::invalid_argument if a size is negative, or all together are too large.
   WeightStack(Index num_experts, Index rows, Index cols)
       : num_experts_(num_experts),
         rows_(rows),
         cols_(cols),
         row_stride_(cols),
-        owned_(std::size_t(num_experts * rows * cols)) {}
+        owned_(std::size_t(detail::count_weights(num_experts, rows, cols, sizeof(W), "WeightStack"))) {}
 
   /// Mapped: expert e is at experts[e], its rows `row_stride` apart, or else one after the other. `memory` keeps them
   /// alive, if you do not.
-  /// @throws std::invalid_argument unless row_stride ≥ cols.
+  /// @throws std::invalid_argument unless sizes are 0 or more, row_stride ≥ cols, and each expert is somewhere.
   WeightStack(std::vector<const W*> experts, Index rows, Index cols, std::optional<Index> row_stride = {},
               std::shared_ptr<const void> memory = {})
       : num_experts_(Index(experts.size())),
@@ -43,7 +70,11 @@ class WeightStack {
         row_stride_(row_stride.value_or(cols)),
         mapped_(std::move(experts)),
         memory_(std::move(memory)) {
+    detail::require_sizes(rows, cols, "WeightStack");
     require_between(cols, row_stride_, std::numeric_limits<Index>::max(), "WeightStack: row_stride");
+    if (rows == 0 || cols == 0) return;
+    const auto null = std::find(mapped_.begin(), mapped_.end(), nullptr) - mapped_.begin();
+    if (null < num_experts_) require(false, "WeightStack: experts[" + std::to_string(null) + "] is null");
   }
 
   Index num_experts() const { return num_experts_; }
@@ -211,11 +242,12 @@ WeightStack<typename M::Scalar> owned(const std::vector<M>& experts) {
 
 /// Numbers that lie stacked, [num_experts][rows][cols], used where they lie: mapped<float>(numbers, 8, 512, 256).
 /// @param memory  keeps them alive, if you do not
-/// @throws std::invalid_argument naming both numbers unless there are as many.
+/// @throws std::invalid_argument naming both numbers unless there are as many, or a size that is negative.
 template <class W>
 WeightStack<W> mapped(std::type_identity_t<std::span<const W>> numbers, Index num_experts, Index rows, Index cols,
                       std::shared_ptr<const void> memory = {}) {
-  require_equal(std::ssize(numbers), num_experts * rows * cols, "mapped: numbers.size()");
+  const Index expected = detail::count_weights(num_experts, rows, cols, sizeof(W), "mapped");
+  require_equal(std::ssize(numbers), expected, "mapped: numbers.size()");
   std::vector<const W*> experts;
   for (Index e = 0; e < num_experts; ++e) experts.push_back(numbers.data() + e * rows * cols);
   return {std::move(experts), rows, cols, cols, std::move(memory)};

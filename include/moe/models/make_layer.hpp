@@ -38,11 +38,16 @@ struct MakeLayerOptions {
 };
 
 /// The same layer in another size.
-/// @throws std::invalid_argument unless scale > 0.
+/// @throws std::invalid_argument unless scale > 0, and leaves each width an int.
 inline MoeShape scaled(MoeShape shape, double scale) {
   require(scale > 0, "scaled: scale is " + std::to_string(scale) + ", expected more than 0");
   const auto times = [&](Index width) {
-    return width == 0 ? 0 : std::max<Index>(1, static_cast<Index>(std::lround(scale * double(width))));
+    if (width == 0) return width;
+    const double most = std::numeric_limits<int>::max();  // so that numbers of a matrix can be counted
+    require(scale * double(width) <= most, "scaled: scale is " + std::to_string(scale) + ", expected at most " +
+                                               std::to_string(most / double(width)) + " where a width is " +
+                                               std::to_string(width));
+    return std::max<Index>(1, static_cast<Index>(std::lround(scale * double(width))));
   };
   shape.d_model = times(shape.d_model);
   shape.d_ff = times(shape.d_ff);
