@@ -366,7 +366,7 @@ TEST(LimitCapacity, AsksItsRuleForOneSequence) {
                               [&](Index num_tokens, Index num_experts) {
                                 tokens = num_tokens;
                                 experts = num_experts;
-                                return Index(-1);  // no room
+                                return Index(0);  // no room
                               },
                           .per_sequence = true};
   c.limit(options);
@@ -385,6 +385,8 @@ TEST(LimitCapacity, RefusesWhatDoesNotFitWithTheNumbers) {
   const CapacityOptions per_sequence{.capacity = fixed_capacity(1), .per_sequence = true};
   EXPECT_EQ(complaint(c, per_sequence), "no error");
   EXPECT_EQ(complaint(c, {}), "limit_capacity: options.capacity is missing");
+  EXPECT_EQ(complaint(c, {.capacity = [](Index tokens, Index) { return tokens - 8; }}),
+            "limit_capacity: what options.capacity() returned is -1, expected at least 0");
   c.sequence_length = 3;
   EXPECT_EQ(complaint(c, per_sequence), "limit_capacity: 7 tokens are not whole sequences of 3");
   EXPECT_EQ(complaint(c, {.capacity = fixed_capacity(1)}), "no error");

@@ -376,8 +376,10 @@ TEST(ExpertChoice, RefusesWhatDoesNotFitWithTheNumbers) {
             "ExpertChoice: options.capacity is missing");
   EXPECT_EQ(test::error_of([] { experts_choose<double>(MatrixD::Zero(3, 7), {.per_sequence = true}, 3); }),
             "ExpertChoice: 7 tokens are not whole sequences of 3");
-  EXPECT_EQ(experts_choose<double>(MatrixD::Zero(3, 7), {.capacity = [](Index, Index) { return Index(-1); }}).size(),
-            0);
+  EXPECT_EQ(test::error_of([] {
+              experts_choose<double>(MatrixD::Zero(3, 7), {.capacity = [](Index, Index) { return Index(-1); }});
+            }),
+            "ExpertChoice: what options.capacity() returned is -1, expected at least 0");
 }
 
 // ---------------------------------------------------------------- Sinkhorn

@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 #include <iterator>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -639,6 +640,12 @@ TEST(LinearTopK, RefusesWhatDoesNotFitWithTheNumbers) {
             "logits");
   EXPECT_EQ(complaint({.renormalize = true, .norm = 3, .weigh_biased = true}),
             "LinearTopK: norm is 3.000000, expected 1 or 2 beside weigh_biased");
+  EXPECT_EQ(complaint({.scale = nan}), "LinearTopK: scale is nan, expected -3.40282e+38 to 3.40282e+38");
+  EXPECT_EQ(complaint({.scale = inf}), "LinearTopK: scale is inf, expected -3.40282e+38 to 3.40282e+38");
+  EXPECT_EQ(complaint({.scale = -1}), "no error");
+  EXPECT_EQ(complaint({.epsilon = -1}), "LinearTopK: epsilon is -1, expected 0 to 3.40282e+38");
+  EXPECT_EQ(complaint({.epsilon = nan}), "LinearTopK: epsilon is nan, expected 0 to 3.40282e+38");
+  EXPECT_EQ(complaint({.floor = inf}), "LinearTopK: floor is inf, expected 0 to 3.40282e+38");
   EXPECT_EQ(complaint({.norm = 0}), "LinearTopK: norm is 0.000000, expected more than 0");
   EXPECT_EQ(complaint({}, 6, Eigen::VectorXf::Zero(5)), "LinearTopK: bias.size() is 5, expected 6");
   EXPECT_EQ(complaint({}, 6, {}, Eigen::VectorXf::Zero(7)), "LinearTopK: selection_bias.size() is 7, expected 6");

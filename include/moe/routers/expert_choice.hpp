@@ -61,7 +61,8 @@ void choose_tokens(const Scores& scores, Index first, Index count, Index* chosen
 ///
 /// @param logits            (num_experts × n_tokens)
 /// @param sequence_length,  sequence_starts  of SideInputs; read if options.per_sequence
-/// @throws std::invalid_argument if there is no capacity rule, or if the tokens are not whole sequences.
+/// @throws std::invalid_argument if there is no capacity rule, or its number is negative, or if the tokens are not
+/// whole sequences.
 template <class Scalar>
 void let_experts_choose(const ConstMatrixRef<Scalar>& logits, Index sequence_length, const ExpertChoiceOptions& options,
                         Routing<Scalar>& routing, Workers& workers, std::span<const Index> sequence_starts = {}) {
@@ -74,7 +75,9 @@ void let_experts_choose(const ConstMatrixRef<Scalar>& logits, Index sequence_len
   Index longest = 0;
   const auto tokens_of_expert = [&](Index sequence) {
     const Index length = sequences.size(sequence);
-    return std::clamp<Index>(options.capacity(length, num_experts), 0, length);
+    const Index capacity = options.capacity(length, num_experts);
+    require_at_least(0, capacity, "ExpertChoice: what options.capacity() returned");
+    return std::min(capacity, length);
   };
   for (Index s = 0; s < sequences.count(); ++s) {
     first_choice[s + 1] = first_choice[s] + tokens_of_expert(s);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <optional>
 #include <string>
@@ -87,8 +88,8 @@ class TopKChoice {
   ///                        empty
   /// @param who             what errors begin with
   /// @throws std::invalid_argument unless the sizes fit, num_groups divides the number of experts that are not always
-  /// chosen, and the kept groups hold top_k; or if biased scores are to weigh whose bias is on logits, or whose norm,
-  /// other than 1 and 2, is none of negative numbers.
+  /// chosen, the kept groups hold top_k, and numbers are finite, epsilon and floor not negative; or if biased scores
+  /// are to weigh whose bias is on logits, or whose norm, other than 1 and 2, is none of negative numbers.
   TopKChoice(Index num_experts, const TopKOptions& options, Vector selection_bias = {},
              std::string_view who = "TopKChoice")
       : num_experts_(num_experts), options_(options), selection_bias_(std::move(selection_bias)) {
@@ -104,6 +105,10 @@ class TopKChoice {
             name + ": group_top is " + std::to_string(options.group_top) + ", expected 1 or more");
     require_between(1, options.top_k, ranks_rejected() ? num_selectable() : options.kept_groups * group_size(),
                     name + ": top_k");
+    constexpr double largest = std::numeric_limits<Scalar>::max();
+    require_in_range(0, options.epsilon, largest, name + ": epsilon");
+    require_in_range(0, options.floor, largest, name + ": floor");
+    require_in_range(-largest, options.scale, largest, name + ": scale");
     require(options.norm > 0, name + ": norm is " + std::to_string(options.norm) + ", expected more than 0");
     if (selection_bias_.size() > 0) {
       require_equal(selection_bias_.size(), num_selectable(), name + ": selection_bias.size()");

@@ -22,8 +22,8 @@
 
 namespace moe::inline MOE_TARGET {
 
-/// How many routes one expert takes of so many tokens, where there are so many experts: one of the functions below, or
-/// a lambda of your own.
+/// How many routes one expert takes, 0 or more, of so many tokens, where there are so many experts: one of the
+/// functions below, or a lambda of your own.
 using CapacityRule = std::function<Index(Index num_tokens, Index num_experts)>;
 
 namespace detail {
@@ -159,8 +159,8 @@ void renormalize_kept(Routing<Scalar>& routing, Index num_tokens, Scalar floor, 
 /// Marks as dropped what is beyond an expert's capacity. What was dropped before takes no room. Of equals the lower
 /// token goes first, then the earlier route; a NaN weight ranks last.
 /// @param sequence_length,  sequence_starts  of SideInputs; read if options.per_sequence
-/// @throws std::invalid_argument if there is no capacity rule, if the tokens are not whole sequences, or if a route
-/// leads nowhere.
+/// @throws std::invalid_argument if there is no capacity rule, or its number is negative, if the tokens are not whole
+/// sequences, or if a route leads nowhere.
 template <class Scalar>
 void limit_capacity(Routing<Scalar>& routing, Index num_tokens, Index num_experts, Index sequence_length,
                     const CapacityOptions& options, Scratch& scratch, std::span<const Index> sequence_starts = {}) {
@@ -174,7 +174,10 @@ void limit_capacity(Routing<Scalar>& routing, Index num_tokens, Index num_expert
   const Index num_limited = num_experts - options.unlimited;
 
   auto* const capacity = scratch.array<Index>(sequences.count());
-  for (Index s = 0; s < sequences.count(); ++s) capacity[s] = options.capacity(sequences.size(s), num_limited);
+  for (Index s = 0; s < sequences.count(); ++s) {
+    capacity[s] = options.capacity(sequences.size(s), num_limited);
+    require_at_least(0, capacity[s], "limit_capacity: what options.capacity() returned");
+  }
   auto* const taken = scratch.array<Index>(num_experts);
   routing.dropped.reserve(routing.token.size());  // so that a warm call may drop more than those before it
   Index sequence = -1;
