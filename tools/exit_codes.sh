@@ -27,6 +27,7 @@ expect() {
 expect 0 'model.layers.1.mlp, 3  (2 alike)' tests/real/qwen3_moe_steps
 expect 0 '"model_type": "qwen3_moe"' --json tests/real/qwen3_moe_steps
 expect 0 'renormalised' --hub-code tests/real/deepseek_v2_norm
+expect 0 'qwen3_moe' --types
 expect 0 'Exit code: 0; 1 if something would be refused' --help
 expect 1 'REFUSED' tests/real/doge
 expect 1 '"refuses": true' tests/real/doge --json

@@ -1,4 +1,5 @@
 // What a model's folder holds, and which of it would not load.
+#include <moe/io/architectures.hpp>
 #include <moe/io/inspect.hpp>
 #include <moe/io/inspection_text.hpp>
 
@@ -11,11 +12,13 @@ namespace {
 
 constexpr const char* usage =
     "moe_inspect [--json] [--hub-code] FOLDER\n"
+    "moe_inspect --types\n"
     "  What a model's folder (config.json beside *.safetensors) holds: its MoE layers and dense FFNs, routers and "
     "their\n"
     "  settings, experts, formats, parameters; keys and tensors that nobody reads; what would be refused, and why.\n"
     "  --json      the same for programs, every block by itself\n"
     "  --hub-code  where transformers and the code beside the weights disagree, as the latter: ReadOptions::hub_code\n"
+    "  --types     the model_types whose layers load, one a line\n"
     "  --help      this\n"
     "Exit code: 0; 1 if something would be refused; 2 for wrong usage, or a folder that cannot be read.\n";
 
@@ -43,12 +46,16 @@ int main(int argc, char** argv) try {
       ended = true;
     } else if (argument == "--help" || argument == "-h") {
       return std::fputs(usage, stdout) < 0 ? 2 : 0;
+    } else if (argument == "--types") {
+      for (const std::string& type : moe::io::model_types()) std::puts(type.c_str());
+      return std::fflush(stdout) != 0 ? 2 : 0;
     } else if (argument == "--json") {
       json = true;
     } else if (argument == "--hub-code") {
       options.hub_code = true;
     } else {
-      return complain("no option is called \"" + std::string(argument) + "\", expected --json, --hub-code or --help");
+      return complain("no option is called \"" + std::string(argument) +
+                      "\", expected --json, --hub-code, --types or --help");
     }
   }
   if (folder.empty()) return complain("expected a model's folder, with config.json beside *.safetensors; see --help");

@@ -173,7 +173,7 @@ TEST_F(WrongFiles, AModelTypeThatIsMisspelt) {
   for (const char* const type : {"qwen3_mo", "Qwen3_moe", "qwen3-moe"}) {
     change_config([&](json& config) { config["model_type"] = type; });
     expect_error(
-        {"model_type is \"" + std::string(type) + "\" (did you mean \"qwen3_moe\"?), expected one of afmoe, "});
+        {"model_type is \"" + std::string(type) + "\" (did you mean \"qwen3_moe\"?), expected one of qwen3_moe, "});
   }
   change_config([](json& config) { config["model_type"] = "something_else_entirely"; });
   EXPECT_EQ(error_of_loading().find("did you mean"), std::string::npos);

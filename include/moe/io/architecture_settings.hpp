@@ -234,6 +234,15 @@ inline double laguna_cap(const Config& config) { return config.number("moe_route
 
 // ---- widths
 
+/// Of classes that have one shared expert, as wide as another key says: the number is said all the same.
+/// @throws Error if it is more than one.
+inline void require_one_shared(const Config& config) {
+  for (const char* const key : {"n_shared_experts", "num_shared_experts"}) {
+    if (config.is_null(key) || config.count(key) <= 1) continue;
+    fail(config.file(), ": ", key, " is ", config.count(key), ", expected 1: model_type \"", config.text("model_type"),
+         "\" has one shared expert, whose width another key says");
+  }
+}
 inline Index shared_experts(const Config& config) {
   return config.count("n_shared_experts") * config.integer("moe_intermediate_size");
 }
@@ -246,7 +255,13 @@ inline Index shared_experts_as_wide(const Config& config) {
 inline Index dots3_shared_experts(const Config& config) {
   return config.count("n_shared_experts") * config.count("shared_experts_intermediate_size");
 }
-inline Index shared_expert(const Config& config) { return config.count("shared_expert_intermediate_size"); }
+inline Index width_of_one_shared(const Config& config, const char* key) {
+  require_one_shared(config);
+  return config.count(key);
+}
+inline Index shared_expert(const Config& config) {
+  return width_of_one_shared(config, "shared_expert_intermediate_size");
+}
 inline Index ernie_shared_experts(const Config& config) {
   return config.count("moe_num_shared_experts") * config.integer("moe_intermediate_size");
 }
@@ -256,11 +271,21 @@ inline Index ernie_vl_shared_experts(const Config& config) {
 inline Index aria_shared_experts(const Config& config) {
   return config.count("moe_num_shared_experts") * config.integer("intermediate_size");
 }
-inline Index shared_intermediate(const Config& config) { return config.count("shared_intermediate_size"); }
-inline Index shared_as_wide_as_routed(const Config& config) { return config.integer("intermediate_size"); }
-inline Index one_shared_expert(const Config& config) { return config.integer("moe_intermediate_size"); }
-inline Index step_shared(const Config& config) { return config.count("share_expert_dim"); }
-inline Index nemotron_shared(const Config& config) { return config.count("moe_shared_expert_intermediate_size"); }
+inline Index shared_intermediate(const Config& config) {
+  return width_of_one_shared(config, "shared_intermediate_size");
+}
+inline Index shared_as_wide_as_routed(const Config& config) {
+  require_one_shared(config);
+  return config.integer("intermediate_size");
+}
+inline Index one_shared_expert(const Config& config) {
+  require_one_shared(config);
+  return config.integer("moe_intermediate_size");
+}
+inline Index step_shared(const Config& config) { return width_of_one_shared(config, "share_expert_dim"); }
+inline Index nemotron_shared(const Config& config) {
+  return width_of_one_shared(config, "moe_shared_expert_intermediate_size");
+}
 inline Index nemotron_latent(const Config& config) { return config.count("moe_latent_size"); }
 inline Index muse_latent(const Config& config) { return config.integer("moe_hidden_size"); }
 

@@ -84,28 +84,27 @@ const Architecture* find_architecture(std::string_view type) {
   return nullptr;
 }
 
-/// @throws Error naming the file, all that is known, and the nearest, if the model_type is not.
+/// @throws Error naming the file and the nearest that are known, if the model_type is not.
 template <class BuiltAs = detail::Flags>
 const Architecture& architecture_of(const Config& config) {
   const std::string type = config.text("model_type");
   if (const Architecture* const found = find_architecture(type)) return *found;
-  const std::vector<std::string> types = model_types();
-  std::string known;
-  for (const std::string& one : types) known += (known.empty() ? "" : ", ") + one;
   if (type == "doge") {
     fail(config.file(),
          ": model_type is \"doge\", whose experts are rows of an embedding that product keys retrieve: "
-         "no such experts are here; expected one of ",
-         known);
+         "no such experts are here; expected one that docs/models.md lists");
   }
+  const std::vector<std::string> types = model_types();
+  const std::string nearest = detail::nearest_names(types, type, "`moe_inspect --types` and docs/models.md list them");
   if (!config.mentions_experts()) {
     fail(config.file(), ": model_type is \"", type,
-         "\" and no key speaks of experts: this is a dense model, without MoE layers to load; expected one of ", known);
+         "\" and no key speaks of experts: this is a dense model, without MoE layers to load; expected one of ",
+         nearest);
   }
-  const auto distance = [&](const std::string& one) { return detail::edit_distance(one, type); };
-  const std::string& nearest = *std::ranges::min_element(types, {}, distance);
+  const std::string first = nearest.substr(0, nearest.find(','));
   fail(config.file(), ": model_type is \"", type, "\"",
-       distance(nearest) > type.size() / 3 ? "" : " (did you mean \"" + nearest + "\"?)", ", expected one of ", known);
+       detail::edit_distance(first, type) > type.size() / 3 ? "" : " (did you mean \"" + first + "\"?)",
+       ", expected one of ", nearest);
 }
 
 namespace detail {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
@@ -25,6 +26,36 @@
 #include "moe/io/reference_defaults.hpp"
 
 namespace moe::inline MOE_TARGET::io {
+
+namespace detail {
+
+/// Is 1 of this setting as if nothing were said? So it is of factors, of numbers of groups, and of steps from one MoE
+/// layer to the next; a limit, a cap, a width, a number of experts, or a flag of 1 says something.
+inline bool is_neutral_at_1(std::string_view key) {
+  constexpr auto keys = std::to_array<std::string_view>({
+      // factors
+      "moe_routed_scaling_factor",
+      "moe_router_scaling_factor",
+      "output_multiplier",
+      "route_scale",
+      "routed_scaling_factor",
+      "router_scaling_factor",
+      // numbers of groups
+      "n_group",
+      "num_expert_group",
+      "topk_group",
+      // steps
+      "decoder_sparse_step",
+      "encoder_sparse_step",
+      "expert_layer_period",
+      "interleave_moe_layer_step",
+      "moe_layer_freq",
+      "moe_layer_interval",
+  });
+  return std::ranges::count(keys, key) > 0;
+}
+
+}  // namespace detail
 
 /// The settings of a model, or of the text part of one that also sees or hears. A key may be spelt as any name that the
 /// model's configuration class knows it by; where it is absent, it says what it says there (reference_defaults.hpp).
@@ -161,12 +192,12 @@ class Config {
   }
 
   /// Of the file itself, all names that were not asked for since it was opened, and say something: no null, false,
-  /// 0, 1, "", or empty list.
+  /// 0, "", or empty list, and no 1 where that is a factor of 1, one group, or every layer.
   std::vector<std::string> unread() const {
     std::vector<std::string> names;
     const std::lock_guard lock(asked_->mutex);
     for (const auto& [name, value] : json_.items()) {
-      if (!asked_->names.contains(name) && says_something(value)) names.push_back(name);
+      if (!asked_->names.contains(name) && says_something(name, value)) names.push_back(name);
     }
     return names;
   }
@@ -230,10 +261,12 @@ class Config {
     }
   }
 
-  static bool says_something(const nlohmann::json& value) {
+  static bool says_something(std::string_view key, const nlohmann::json& value) {
     if (value.is_null() || value.empty()) return false;
     if (value.is_boolean()) return value.get<bool>();
-    if (value.is_number()) return value.get<double>() != 0 && value.get<double>() != 1;
+    if (value.is_number()) {
+      return value.get<double>() != 0 && (value.get<double>() != 1 || !detail::is_neutral_at_1(key));
+    }
     return !value.is_string() || !value.get<std::string>().empty();
   }
 

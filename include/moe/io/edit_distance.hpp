@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <numeric>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -24,6 +25,17 @@ inline std::size_t edit_distance(std::string_view a, std::string_view b) {
     }
   }
   return row.back();
+}
+
+/// For messages: of many names the four nearest, how many others there are, and where.
+inline std::string nearest_names(std::vector<std::string> names, std::string_view name, std::string_view listed) {
+  constexpr std::size_t shown = 4;
+  const auto distance = [&](const std::string& one) { return edit_distance(one, name); };
+  std::ranges::stable_sort(names, {}, distance);
+  std::string text;
+  for (std::size_t i = 0; i < std::min(names.size(), shown); ++i) text += (i == 0 ? "" : ", ") + names[i];
+  if (names.size() <= shown) return text;
+  return text + ", or another of " + std::to_string(names.size()) + " (" + std::string(listed) + ")";
 }
 
 }  // namespace moe::inline MOE_TARGET::io::detail
