@@ -21,6 +21,38 @@ namespace moe::inline MOE_TARGET::io::detail {
 inline constexpr std::string_view if_unfinished =
     ": the file ends early, as an unfinished download does: fetch it again";
 
+/// What a server sent in place of a file, and what to do; empty if this is none of what servers send.
+inline std::string answer_of_a_server(std::string_view text) {
+  if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);  // a mark of UTF-8
+  text.remove_prefix(std::min(text.size(), text.find_first_not_of(" \t\r\n")));
+  std::string lower(text);
+  std::ranges::transform(lower, lower.begin(), [](unsigned char c) { return char(std::tolower(c)); });
+  const auto begins = [&](const auto&... with) { return (lower.starts_with(with) || ...); };
+  if (begins("<!doctype html", "<html", "<head", "<body", "<!--")) {
+    return "is an HTML page, which a server sent in place of the file (a login, or a wrong address): fetch it again";
+  }
+  if (begins("<?xml", "<error")) {
+    return "is XML, as a server's complaint that it sent in place of the file (a wrong address, or one that is too "
+           "old): "
+           "fetch it again";
+  }
+  if (begins("entry not found", "repository not found", "revision not found", "not found", "invalid credentials",
+             "invalid username or password", "access to ", "unauthorized", "forbidden")) {
+    const auto is_control = [](unsigned char c) { return std::iscntrl(c) != 0; };
+    const std::string_view line = text.substr(0, 100);
+    return "is a server's complaint, \"" + std::string(line.begin(), std::ranges::find_if(line, is_control)) +
+           "\", which was sent in place of the file (a wrong name, or no leave to read it): fetch it again";
+  }
+  if (begins("{")) {
+    std::erase_if(lower, [](unsigned char c) { return std::isspace(c) != 0; });
+    if (begins("{\"error\":", "{\"errors\":", "{\"message\":", "{\"detail\":")) {
+      return "is a server's complaint in JSON, which was sent in place of the file (a wrong name, or no leave to read "
+             "it): fetch it again";
+    }
+  }
+  return "";
+}
+
 /// What these bytes are, and what to do; empty for what is none of the usual mistakes.
 inline std::string impostor(std::span<const std::byte> bytes) {
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), std::min<std::size_t>(bytes.size(), 1024));
@@ -31,14 +63,7 @@ inline std::string impostor(std::span<const std::byte> bytes) {
   if (text.starts_with("PK\x03\x04")) {
     return "is a zip archive, as PyTorch's *.bin, *.pt and *.pth are: take the model's *.safetensors";
   }
-  std::string begin(text.substr(0, text.find_first_of("\r\n", text.find_first_not_of(" \t\r\n"))));
-  begin.erase(0, begin.find_first_not_of(" \t\r\n"));
-  std::string lower = begin;
-  std::ranges::transform(lower, lower.begin(), [](unsigned char c) { return char(std::tolower(c)); });
-  if (lower.starts_with("<!doctype html") || lower.starts_with("<html")) {
-    return "is an HTML page, which a server sent in place of the file (a login, or a wrong address): fetch it again";
-  }
-  return "";
+  return answer_of_a_server(text);
 }
 
 /// The first file in a folder with this ending; empty if there is none.
@@ -67,16 +92,37 @@ inline std::string other_weights_in(const std::filesystem::path& folder) {
   return "";
 }
 
-/// The folder of one revision in the cache of huggingface_hub, of which `top` is models--OWNER--NAME; else empty.
+/// The first folder of a model in a cache of huggingface_hub, of which `top` is the top, or what holds its "hub"; else
+/// empty.
+inline std::filesystem::path model_in_hub_cache(const std::filesystem::path& top) {
+  for (const std::filesystem::path& cache : {top, top / "hub"}) {
+    std::error_code error;
+    std::filesystem::path first;
+    for (std::filesystem::directory_iterator entry(cache, error), end; !error && entry != end; entry.increment(error)) {
+      if (!utf8(entry->path().filename()).starts_with("models--")) continue;
+      if (first.empty() || entry->path() < first) first = entry->path();
+    }
+    if (!first.empty()) return first;
+  }
+  return {};
+}
+
+/// Is this models--OWNER--NAME in a cache of huggingface_hub?
+inline bool is_model_in_hub_cache(const std::filesystem::path& top) {
+  std::error_code error;
+  return std::filesystem::is_directory(top / "snapshots", error);
+}
+
+/// The folder of the revision that is meant, or of the first, in such a folder; empty if it has none.
 inline std::filesystem::path revision_in_hub_cache(const std::filesystem::path& top) {
   std::error_code error;
-  if (!std::filesystem::is_directory(top / "snapshots", error)) return {};
   std::string revision;
   std::ifstream(top / "refs" / "main") >> revision;
   if (!revision.empty() && std::filesystem::is_directory(top / "snapshots" / revision, error)) {
     return top / "snapshots" / revision;
   }
-  return top / "snapshots" / first_with_ending(top / "snapshots", "");
+  revision = first_with_ending(top / "snapshots", "");
+  return revision.empty() ? std::filesystem::path() : top / "snapshots" / revision;
 }
 
 /// The config.json of a model's folder.
@@ -92,8 +138,22 @@ inline std::filesystem::path config_file_in(const std::filesystem::path& folder)
     const auto parent = folder.has_parent_path() ? folder.parent_path() : std::filesystem::path(".");
     fail(utf8(folder), ": is a file, expected the folder that it is in, with config.json: ", utf8(parent));
   }
-  if (const auto revision = revision_in_hub_cache(folder); !revision.empty()) {
-    fail(utf8(folder), ": is the top of a model in a hub cache, expected the folder of one revision: ", utf8(revision));
+  if (is_model_in_hub_cache(folder)) {
+    const auto revision = revision_in_hub_cache(folder);
+    fail(utf8(folder), ": is the top of a model in a hub cache, ",
+         revision.empty() ? "and no revision is in its snapshots/: the model was not fetched, or was removed; fetch it"
+                          : "expected the folder of one revision: " + utf8(revision));
+  }
+  if (const auto model = model_in_hub_cache(folder); !model.empty()) {
+    const auto revision = revision_in_hub_cache(model);
+    fail(utf8(folder), ": is a hub cache of models, expected the folder of one revision of one of them, as ",
+         revision.empty() ? utf8(model / "snapshots") + "/…, once it is fetched" : utf8(revision));
+  }
+  if (utf8((folder / "").parent_path()).ends_with(".gguf") && std::filesystem::is_directory(folder, error)) {
+    const std::string gguf = first_with_ending(folder, ".gguf");
+    fail(utf8(folder), ": is a folder, though its name ends with .gguf as a file's does",
+         gguf.empty() ? ", and no *.gguf and no config.json is in it: expected a GGUF file, or a model's folder"
+                      : ": open the file in it, " + utf8(folder / gguf));
   }
   const std::string others = other_weights_in(folder);
   fail(utf8(config), ": no such file",

@@ -73,9 +73,13 @@ class Quantization {
     constexpr std::array<std::string_view, 9> known = {"fp8", "compressed-tensors", "modelopt", "mxfp4",  "gptq",
                                                        "awq", "bitsandbytes",       "mlx",      "torchao"};
     if (std::ranges::count(known, method_) == 0) {
-      fail(where_, ": quant_method is \"", method_,
-           "\", expected fp8, compressed-tensors, modelopt, mxfp4, gptq, awq, ",
-           "bitsandbytes, torchao, or MLX's bits and group_size");
+      fail(where_, ": quant_method is \"", method_, "\", ",
+           method_.empty()
+               ? ""
+               : "a quantised model of another tool, whose codes nothing here reads: take the model that it "
+                 "was made of (moe_quantize makes 8 or 4 bits of it), or one by another method; ",
+           "expected fp8, compressed-tensors, modelopt, mxfp4, gptq, awq, bitsandbytes, torchao, or MLX's bits and "
+           "group_size");
     }
     if (method_ == "gptq") learn_gptq();
     if (const std::string version = text(json_, "version");
