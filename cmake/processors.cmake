@@ -4,15 +4,51 @@
 # included. A linker would keep one copy of those for all, maybe one that an older machine cannot run; so what belongs to a
 # processor is first put into one object file that exports nothing but its entry, and whose static objects are
 # constructed only if it is chosen (tests/consumers/compiled).
-if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
-  set(known sse2 avx2 avx512 avx512_bf16 avx512_amx)
-elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
-  set(known neon neon_i8mm)
+
+# Sets `out` to what target.hpp calls the processor that these flags of the compiler mean; to nothing if it cannot be told.
+function(moe_processor_of out)
+  separate_arguments(flags NATIVE_COMMAND "${CMAKE_CXX_FLAGS}")
+  execute_process(COMMAND ${CMAKE_CXX_COMPILER} ${flags} -std=c++20 ${ARGN} -E -dM -x c++
+                          ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/../include/moe/core/target.hpp
+                  OUTPUT_VARIABLE macros ERROR_QUIET)
+  string(REGEX MATCH "#define MOE_PROCESSOR ([a-z0-9_]+)" found "${macros}")
+  set(${out} "${CMAKE_MATCH_1}" PARENT_SCOPE)
+endfunction()
+
+# Sets `out` to what is compiled for where nobody says it, the least first: the usual ones and, if moe_flags_of() knows it,
+# `native`, so that who links moe::native finds moe::io compiled for it.
+function(moe_usual_processors out native)
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+    set(all sse2 avx2 avx2_vnni avx512 avx512_vnni avx512_bf16 avx512_amx)
+    set(usual sse2 avx2 avx512 avx512_bf16 avx512_amx)
+  elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
+    set(all neon neon_dot neon_bf16 neon_i8mm)
+    set(usual neon neon_i8mm)
+  else()
+    set(all portable)
+    set(usual portable)
+  endif()
+  set(chosen "")
+  foreach(processor IN LISTS all)
+    if(processor STREQUAL native OR processor IN_LIST usual)
+      list(APPEND chosen ${processor})
+    endif()
+  endforeach()
+  set(${out} ${chosen} PARENT_SCOPE)
+endfunction()
+
+if(MOE_HAS_MARCH_NATIVE)
+  moe_processor_of(native -march=native)
+elseif(MOE_HAS_MCPU_NATIVE)
+  moe_processor_of(native -mcpu=native)
 else()
-  set(known portable)
+  moe_processor_of(native)
 endif()
-set(MOE_PROCESSORS ${known} CACHE STRING "What moe::io (with MOE_COMPILED) and programs for many processors are compiled for, the least first")
-unset(known)
+set(MOE_NATIVE_PROCESSOR "${native}" CACHE INTERNAL "What moe::native is, as target.hpp calls it")
+moe_usual_processors(usual "${native}")
+set(MOE_PROCESSORS ${usual} CACHE STRING "What moe::io (with MOE_COMPILED) and programs for many processors are compiled for, the least first")
+unset(usual)
+unset(native)
 
 # Sets `out` to what a compiler is told for a processor, whatever flags come before.
 function(moe_flags_of out processor)

@@ -28,6 +28,16 @@ inline bool has_amx() {
 #endif
 }
 
+/// Whether AVX2 multiplies bytes, too.
+inline bool has_avx_vnni() {
+#if defined(__x86_64__) && defined(__linux__)
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & 1u << 4) != 0;
+#else
+  return false;
+#endif
+}
+
 inline bool runs(std::string_view name) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
@@ -36,6 +46,7 @@ inline bool runs(std::string_view name) {
                       __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vl");
   if (name == "avx2") return avx2;
+  if (name == "avx2_vnni") return avx2 && has_avx_vnni();
   if (name == "avx512") return avx512;
   const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
   if (name == "avx512_vnni") return vnni;
