@@ -1,10 +1,13 @@
-/// @file  The door to files: published layers, routes and parameters, read and written (needs nlohmann-json).
+/// @file  The door to files: published layers, routes and parameters, read, written and quantised (needs
+/// nlohmann-json).
 #pragma once
 
 #include "moe/io/adapters.hpp"
 #include "moe/io/checkpoint.hpp"
+#include "moe/io/compare_models.hpp"
 #include "moe/io/expert_store.hpp"
 #include "moe/io/fused_adapters.hpp"
+#include "moe/io/importance_matrix.hpp"
 #include "moe/io/inspect.hpp"
 #include "moe/io/inspection_text.hpp"
 #include "moe/io/model.hpp"
@@ -12,9 +15,12 @@
 #include "moe/io/packed_bank.hpp"
 #include "moe/io/parameters.hpp"
 #include "moe/io/peft_adapters.hpp"
+#include "moe/io/quantize_gguf.hpp"
+#include "moe/io/quantize_model.hpp"
 #include "moe/io/routing.hpp"
 #include "moe/io/safetensors.hpp"
 #include "moe/io/safetensors_file.hpp"
+#include "moe/io/save_gguf.hpp"
 #include "moe/io/save_model.hpp"
 #include "moe/io/save_upcycled.hpp"
 #include "moe/io/shards.hpp"

@@ -1,7 +1,7 @@
 /// @file  The door: layers, their experts and routers, on Eigen alone.
 ///
 /// Doors of their own: moe/train.hpp and moe/losses.hpp, moe/io.hpp, moe/distributed.hpp, moe/telemetry.hpp,
-/// moe/models.hpp, moe/surgery.hpp.
+/// moe/models.hpp, moe/surgery.hpp, moe/formats.hpp.
 #pragma once
 
 #include "moe/core/concepts.hpp"
