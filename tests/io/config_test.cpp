@@ -66,6 +66,7 @@ TEST(Settings, ThatAre1AsIfNothingWereSaidArePassedOver) {
   for (const char* const key : {"routed_scaling_factor", "route_scale", "n_group"}) {
     EXPECT_NE(error_of_block("qwen3_moe", {{key, 2}}), "no error") << key;
   }
+  EXPECT_NE(error_of_block("qwen3_moe", {{"routed_scaling_factor", 0.0}}), "no error");  // all experts would be silent
 }
 
 /// In files of DeepSeek-V4 and Nemotron the number is 1, and another key says how wide that one is.

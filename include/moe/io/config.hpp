@@ -29,30 +29,17 @@ namespace moe::inline MOE_TARGET::io {
 
 namespace detail {
 
-/// Is 1 of this setting as if nothing were said? So it is of factors, of numbers of groups, and of steps from one MoE
-/// layer to the next; a limit, a cap, a width, a number of experts, or a flag of 1 says something.
-inline bool is_neutral_at_1(std::string_view key) {
-  constexpr auto keys = std::to_array<std::string_view>({
-      // factors
-      "moe_routed_scaling_factor",
-      "moe_router_scaling_factor",
-      "output_multiplier",
-      "route_scale",
-      "routed_scaling_factor",
-      "router_scaling_factor",
-      // numbers of groups
-      "n_group",
-      "num_expert_group",
-      "topk_group",
-      // steps
-      "decoder_sparse_step",
-      "encoder_sparse_step",
-      "expert_layer_period",
-      "interleave_moe_layer_step",
-      "moe_layer_freq",
-      "moe_layer_interval",
-  });
-  return std::ranges::count(keys, key) > 0;
+/// Is a number of this setting as if nothing were said? 1 is of factors; 0 and 1 are of numbers of groups and of steps
+/// from one MoE layer to the next; 0 is of all else: limits, caps, widths, numbers of experts, flags.
+inline bool is_neutral(std::string_view key, double number) {
+  constexpr auto factors =
+      std::to_array<std::string_view>({"moe_routed_scaling_factor", "moe_router_scaling_factor", "output_multiplier",
+                                       "route_scale", "routed_scaling_factor", "router_scaling_factor"});
+  constexpr auto groups_and_steps = std::to_array<std::string_view>(
+      {"n_group", "num_expert_group", "topk_group", "decoder_sparse_step", "encoder_sparse_step", "expert_layer_period",
+       "interleave_moe_layer_step", "moe_layer_freq", "moe_layer_interval"});
+  if (std::ranges::count(factors, key) > 0) return number == 1;
+  return number == 0 || (number == 1 && std::ranges::count(groups_and_steps, key) > 0);
 }
 
 }  // namespace detail
@@ -192,7 +179,7 @@ class Config {
   }
 
   /// Of the file itself, all names that were not asked for since it was opened, and say something: no null, false,
-  /// 0, "", or empty list, and no 1 where that is a factor of 1, one group, or every layer.
+  /// "", empty list, or number that is as if nothing were said.
   std::vector<std::string> unread() const {
     std::vector<std::string> names;
     const std::lock_guard lock(asked_->mutex);
@@ -264,9 +251,7 @@ class Config {
   static bool says_something(std::string_view key, const nlohmann::json& value) {
     if (value.is_null() || value.empty()) return false;
     if (value.is_boolean()) return value.get<bool>();
-    if (value.is_number()) {
-      return value.get<double>() != 0 && (value.get<double>() != 1 || !detail::is_neutral_at_1(key));
-    }
+    if (value.is_number()) return !detail::is_neutral(key, value.get<double>());
     return !value.is_string() || !value.get<std::string>().empty();
   }
 
