@@ -25,6 +25,18 @@ inline bool is_stream(const std::filesystem::path& file) {
   return std::filesystem::is_character_file(status) || std::filesystem::is_fifo(status);
 }
 
+/// The file that a path means, whether it is there or not: where links lead.
+/// @throws io::Error naming it, if they lead nowhere.
+inline std::filesystem::path where_links_lead(std::filesystem::path file) {
+  std::error_code error;
+  for (int links = 0; std::filesystem::is_symlink(std::filesystem::symlink_status(file, error)); ++links) {
+    const std::filesystem::path target = std::filesystem::read_symlink(file, error);
+    if (error || links == 40) io::fail(io::utf8(file), ": cannot be written: its links lead nowhere");
+    file = file.parent_path() / target;
+  }
+  return file;
+}
+
 /// @throws io::Error naming the file, if it cannot be written as a whole.
 inline void require_writable(const std::filesystem::path& file) {
   for (const char* output : {"/dev/stdout", "/dev/stderr"}) {  // where a shell sends it to a file
@@ -33,7 +45,8 @@ inline void require_writable(const std::filesystem::path& file) {
       io::fail(file.string(), ": cannot be written: what this program prints goes there; choose another name");
     }
   }
-  io::detail::TemporaryFile temporary = io::detail::create_beside(io::detail::file_to_write(file));
+  io::detail::require_file(file);
+  io::detail::TemporaryFile temporary = io::detail::create_beside(where_links_lead(file));
   temporary.stream.reset();
   std::filesystem::remove(temporary.path);
 }
@@ -51,6 +64,7 @@ class RecordsFile {
       require_written();
     } else {
       require_writable(file_);
+      file_ = where_links_lead(file_);
     }
   }
 

@@ -45,22 +45,15 @@ inline Stream create(const std::filesystem::path& path) {
 #endif
 }
 
-/// The file that a path means, whether it is there or not: where links lead.
-/// @throws Error naming it if something else is there, such as a device or a pipe: a file must not take its place.
-inline std::filesystem::path file_to_write(const std::filesystem::path& path) {
-  std::filesystem::path file = path;
+/// @throws Error naming what is there, or where links lead, if that is no file, such as a device or a pipe: a file must
+///         not take its place.
+inline void require_file(const std::filesystem::path& path) {
   std::error_code error;
-  for (int links = 0; std::filesystem::is_symlink(std::filesystem::symlink_status(file, error)); ++links) {
-    const std::filesystem::path target = std::filesystem::read_symlink(file, error);
-    if (error || links == 40) fail(utf8(path), ": cannot be written: its links lead nowhere");
-    file = file.parent_path() / target;
-  }
-  const auto status = std::filesystem::status(file, error);
+  const auto status = std::filesystem::status(path, error);
   if (std::filesystem::exists(status) && !std::filesystem::is_regular_file(status)) {
     fail(utf8(path), ": cannot be written: it is ", std::filesystem::is_directory(status) ? "a folder" : "no file",
          ", and will not be replaced; choose another name");
   }
-  return file;
 }
 
 struct TemporaryFile {
@@ -128,17 +121,17 @@ inline void flush_folder_to_disk([[maybe_unused]] const std::filesystem::path& f
 
 }  // namespace detail
 
-/// Calls write(append), whose append(bytes) adds to a temporary file beside `name`, which then takes its place. Whoever
-/// opens `name` sees the old file or the whole new one; mappings of the old one stay valid (on Windows they prevent
-/// it). A link stays one: the file that it leads to is written.
+/// Calls write(append), whose append(bytes) adds to a temporary file beside `path`, which then takes its place. Whoever
+/// opens `path` sees the old file or the whole new one; mappings of the old one stay valid (on Windows they prevent
+/// it). A link becomes a file: what it leads to may be part of other models, as in a hub cache.
 /// @param check  check(path) is called of the temporary file, when all is in it; if that throws, the file stays beside
-///               `name`, as "….refused"
-/// @throws Error if that fails, or if what is at `name` is no file, or whatever write() throws, or what check() does;
-///         what was at `name` is then as it was.
+///               `path`, as "….refused"
+/// @throws Error if that fails, or if what is at `path` is no file, or whatever write() throws, or what check() does;
+///         what was at `path` is then as it was.
 template <class F>
-void write_file_atomically(const std::filesystem::path& name, const F& write,
+void write_file_atomically(const std::filesystem::path& path, const F& write,
                            const std::function<void(const std::filesystem::path&)>& check = {}) {
-  const std::filesystem::path path = detail::file_to_write(name);
+  detail::require_file(path);
   detail::TemporaryFile temporary = detail::create_beside(path);
   const auto complain = [&](const std::error_code& error) {
     fail(utf8(path), ": cannot be written: ", error.message());

@@ -38,7 +38,7 @@ template <class W, class Act, class Scalar = ActivationScalar<W>>
 void backward(const LeasedLoraBank<W, Act>& bank, const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan,
               const ConstMatrixRef<Scalar>& d_y, const FfnBankTape<Scalar>& tape, std::span<Scalar> d_weight,
               MatrixRef<Scalar> d_x, LeasedLoraBank<W, Act>& gradient, Workers& workers) {
-  const auto kept = tape.kept(bank);
+  const auto kept = tape.kept(bank, plan.num_slots());
   const Dropout dropout(bank.dropout(), bank.seed(), workers.seed());
   bank.base().use_in_turn(x.cols(), plan, workers, [&](const DispatchPlan<Scalar>& some, Index slot) {
     moe::detail::LoraBackward<Scalar> adapters(bank.adapters(), some, gradient.adapters(), dropout, workers);
