@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <limits>
 #include <memory>
 #include <string>
 #include <utility>
@@ -167,6 +168,14 @@ TEST(PackedBankFile, RefusesWhatIsNotFinite) {
                           packed(FfnBank<Quantized>(stack, stack, stack, SwiGlu(), {bias, bias, bias})));
             }),
             "save_packed: a bias of gate_proj is not finite");
+  const auto bank = packed(FfnBank<Quantized>(stack, stack, stack));
+  QuantizedMatrix endless = bank.w_up()[0];
+  endless.factor = std::numeric_limits<float>::infinity();
+  EXPECT_EQ(error_of<io::Error>([&] {
+              save_packed(folder.path / "a.safetensors",
+                          FfnBank<Quantized>(bank.w_gate(), WeightStack<Quantized>({endless}), bank.w_down()));
+            }),
+            "save_packed: a scale of up_proj of expert 0 is not finite");
   EXPECT_TRUE(std::filesystem::is_empty(folder.path));
 }
 

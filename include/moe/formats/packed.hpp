@@ -255,8 +255,7 @@ inline WeightStack<Quantized> packed(const WeightStack<Quantized>& stack, const 
   std::vector<const PackedFormat*> formats;
   std::size_t size = 0;
   const auto whole_lines = [](Index bytes) { return (bytes + 63) / 64 * 64; };  // then no register of codes is on two
-  const Index rows = stack.rows(), cols = stack.cols(),
-              panels = (rows + packing::packed_rows - 1) / packing::packed_rows;
+  const Index rows = stack.rows(), cols = stack.cols(), panels = packing::panels_of(rows);
   for (Index e = 0; e < stack.num_experts(); ++e) {
     const PackedFormat* const format = find_packed_format(stack[e].format());
     if (format == nullptr || stack[e].integers() == nullptr) {

@@ -93,7 +93,7 @@ struct PackedBankFile {
   WeightStack<Quantized> stack(std::size_t which, Index num_experts, Index rows, Index cols,
                                const Matrix<float>& factors) const {
     const char* const matrix = packed_names[which];
-    const Index panels = (rows + packing::packed_rows - 1) / packing::packed_rows;
+    const Index panels = packing::panels_of(rows);
     auto owners = std::make_shared<std::vector<std::shared_ptr<const void>>>();
     std::vector<QuantizedMatrix> experts;
     for (Index e = 0; e < num_experts; ++e) {
@@ -170,7 +170,7 @@ void save_packed(const std::filesystem::path& path, const FfnBank<Quantized, Act
       if (its.cols() != its.stored_cols() || its.stored_row(0) != 0 || its.stored_row(1) != 1) {
         fail("save_packed: ", key, " is a part of a packed matrix, expected a whole one");
       }
-      const Index panels = (its.rows() + packing::packed_rows - 1) / packing::packed_rows;
+      const Index panels = packing::panels_of(its.rows());
       const std::span<const std::byte> scales(its.scales.data, std::size_t(panels * its.scales.row_bytes));
       if (!std::isfinite(its.factor) || format->first_not_finite(scales) >= 0) {
         fail("save_packed: a scale of ", matrix, " of expert ", e, " is not finite");

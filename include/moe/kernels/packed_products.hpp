@@ -24,6 +24,9 @@ namespace moe::inline MOE_TARGET::kernels {
 /// 32 bytes or four of 16.
 inline constexpr Index packed_rows = 16;
 
+/// Panels of so many rows; the last may have room for more.
+constexpr Index panels_of(Index rows) { return (rows + packed_rows - 1) / packed_rows; }
+
 /// Columns in blocks: block b is `steps()` of them, the last one half of one if half of the columns have room there.
 struct CodedBlocks {
   Index depth, count;

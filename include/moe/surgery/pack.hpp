@@ -38,7 +38,7 @@ inline Index packed_bytes(const WeightStack<Quantized>& stack) {
       throw std::invalid_argument("packed_bytes: expert " + std::to_string(e) + " is " + its.format().name +
                                   ", expected a packed format: packed(bank)");
     }
-    const Index panels = (its.rows() + packing::packed_rows - 1) / packing::packed_rows;
+    const Index panels = packing::panels_of(its.rows());
     bytes += panels * (its.codes.row_bytes + its.scales.row_bytes);
   }
   return bytes;

@@ -21,6 +21,7 @@ namespace moe::inline MOE_TARGET::packing {
 using kernels::ByteRegister;
 using kernels::Lanes;
 using kernels::packed_rows;
+using kernels::panels_of;
 
 /// Byte k of the four neighbours of a row in a plane of 64 bytes.
 constexpr Index place(Index row, Index k) { return 4 * row + k % 4; }
