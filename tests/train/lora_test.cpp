@@ -150,6 +150,22 @@ TEST(LoraBank, RefusesWhatDoesNotFit) {
             "LoraRouter: lora_B.rows() is 4, expected 3");
 }
 
+TEST(LoraLayers, TheirAdaptersMustFitAlsoWhereOneWasReplaced) {
+  const auto error_after = [](const auto& replace) {
+    MoeLayer layer(with_lora(router_of<float>(3, 6, 59), {.rank = 2}),
+                   with_lora(random_bank<float>(3, 6, 5, 60), {.rank = 2}));
+    replace(layer);
+    return error_of([&] { layer.forward(Matrix<float>::Ones(6, 4)); });
+  };
+  EXPECT_EQ(error_after([](auto&) {}), "no error");
+  EXPECT_EQ(error_after([](auto& its) { its.router().logits().adapter() = make_adapter<float>(3, 7, 2, 1, 1); }),
+            "LoraLogits: lora_A.cols() is 7, expected 6");
+  EXPECT_EQ(error_after([](auto& its) { its.experts().adapters()[1].up = make_adapter<float>(9, 6, 2, 1, 1); }),
+            "LoraBank: 1.up_proj: lora_B.rows() is 9, expected 5");
+  EXPECT_EQ(error_after([](auto& its) { its.experts().adapters().pop_back(); }),
+            "LoraBank: adapters.size() is 2, expected 3");
+}
+
 TEST(LoraGradients, RefuseAdaptersOfOtherRanks) {
   const auto router = router_of<float>(3, 6, 59);
   const auto bank = random_bank<float>(3, 6, 5, 60);

@@ -33,8 +33,7 @@ inline std::string answer_of_a_server(std::string_view text) {
   }
   if (begins("<?xml", "<error")) {
     return "is XML, as a server's complaint that it sent in place of the file (a wrong address, or one that is too "
-           "old): "
-           "fetch it again";
+           "old): fetch it again";
   }
   if (begins("entry not found", "repository not found", "revision not found", "not found", "invalid credentials",
              "invalid username or password", "access to ", "unauthorized", "forbidden")) {

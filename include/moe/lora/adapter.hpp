@@ -45,10 +45,17 @@ struct LoraOptions {
   std::uint64_t seed = 1;  // of A, and of dropout
 };
 
+/// Does it lie beside W (out × in)?
+template <class Scalar>
+bool fits(const Adapter<Scalar>& adapter, Index out, Index in) {
+  if (adapter.rank() == 0 && adapter.b.size() == 0) return true;
+  return adapter.a.cols() == in && adapter.b.rows() == out && adapter.b.cols() == adapter.rank();
+}
+
 /// @throws std::invalid_argument naming both numbers unless it fits beside W (out × in).
 template <class Scalar>
 void require_fit(const Adapter<Scalar>& adapter, Index out, Index in, const std::string& who) {
-  if (adapter.rank() == 0 && adapter.b.size() == 0) return;
+  if (fits(adapter, out, in)) return;  // without making up a message
   require_equal(adapter.a.cols(), in, who + ": lora_A.cols()");
   require_equal(adapter.b.rows(), out, who + ": lora_B.rows()");
   require_equal(adapter.b.cols(), adapter.rank(), who + ": lora_B.cols()");

@@ -62,6 +62,17 @@ void for_each_adapter(Adapters& adapters, const Bank& bank, const std::string& w
   }
 }
 
+/// The same of what may have been replaced, without making up a name that is not needed.
+template <class Adapters, class Bank>
+void require_adapters(const Adapters& adapters, const Bank& bank) {
+  const Index d_model = bank.d_model(), d_ff = bank.d_ff();
+  const bool fit = std::ssize(adapters) == bank.num_experts() && std::ranges::all_of(adapters, [&](const auto& its) {
+                     return fits(its.gate, Bank::is_gated ? d_ff : 0, d_model) && fits(its.up, d_ff, d_model) &&
+                            fits(its.down, d_model, d_ff);
+                   });
+  if (!fit) for_each_adapter(adapters, bank, "LoraBank", [](auto&&... adapter) { require_fit(adapter...); });
+}
+
 template <class W, class Act, class Scalar = ActivationScalar<W>>
 void add_adapters(const std::vector<ExpertAdapters<Scalar>>& adapters, Scalar times, FfnBank<W, Act>& bank) {
   for_each_adapter(adapters, bank, "merge", [](auto&&... adapter) { require_fit(adapter...); });
@@ -126,6 +137,7 @@ template <class Bank, class Scalar = typename Bank::Scalar>
 void run_lora_bank(const Bank& bank, const std::vector<ExpertAdapters<Scalar>>& adapters,
                    const ConstMatrixRef<Scalar>& x, const DispatchPlan<Scalar>& plan, MatrixRef<Scalar> y,
                    Workers& workers, kernels::Kept<Scalar> kept = {}, const Dropout& dropout = Dropout()) {
+  require_adapters(adapters, bank);
   const Index slots = plan.num_slots();
   Scratch& shared = workers.shared();
   LoraProjections<Scalar> gate(adapters, 0, plan, workers), up(adapters, 1, plan, workers),

@@ -44,6 +44,7 @@ class LoraProjection {
 
   /// x (in × n_tokens), y (out × n_tokens).
   void compute(const ConstMatrixRef<Scalar>& x, MatrixRef<Scalar> y, Workers& workers) const {
+    require_fit(adapter_, out(), in(), "LoraProjection");  // or was replaced
     base_->compute(x, y, workers);
     add_adapted(adapter_, dropout_for(workers), x, y, workers);
   }

@@ -53,6 +53,7 @@ class LoraLogits {
   Dropout dropout_for(const Workers& workers) const { return {dropout_, seed_, workers.seed()}; }
 
   void compute(const Tokens<Scalar>& tokens, MatrixRef<Scalar> logits, Workers& workers) const {
+    require_fit(adapter_, num_experts(), d_model(), "LoraLogits");  // or was replaced
     base_->compute(tokens, logits, workers);
     add_adapted(adapter_, dropout_for(workers), tokens.x, logits, workers);
   }
