@@ -209,7 +209,7 @@ class Quantization {
     if (block == nullptr) return;
     const nlohmann::json sizes = block->is_string() ? numbers_in(block->get<std::string>()) : *block;
     const auto is_size = [](const nlohmann::json& size) {
-      return size.is_number_integer() && size > 0 && size < 1 << 24;
+      return size.is_number_integer() && size.get<double>() > 0 && size.get<double>() < 1 << 24;
     };
     if (!sizes.is_array() || sizes.size() != 2 || !is_size(sizes[0]) || !is_size(sizes[1])) {
       fail(where_, ": ", key, " is ", shown(*block), ", expected two sizes");
