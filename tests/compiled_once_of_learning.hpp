@@ -2,6 +2,7 @@
 #pragma once
 
 #include "compiled_once.hpp"
+#include "compiled_once_of_codes.hpp"
 
 #include "moe/lora/adapter.hpp"
 #include "moe/lora/bank.hpp"
