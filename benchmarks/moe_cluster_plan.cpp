@@ -10,7 +10,6 @@
 #include <vector>
 
 #include <CLI/CLI.hpp>
-#include <nlohmann/json.hpp>
 
 #include "calibration.hpp"
 #include "choices.hpp"
@@ -18,6 +17,7 @@
 #include "cluster_plan.hpp"
 #include "machine.hpp"
 #include "memory.hpp"
+#include "moe/io/ordered_json.hpp"
 #include "moe/io/routing.hpp"
 #include "moe/models/presets.hpp"
 #include "moe/runtime/executors/openmp.hpp"
@@ -157,25 +157,25 @@ std::string copies_text(const Plan& plan) {
   return words;
 }
 
-nlohmann::ordered_json record_of(const Plan& plan, const moe::MoeShape& shape, WeightType type, const Options& o) {
-  nlohmann::ordered_json record{{"kind", "plan"},
-                                {"shape", o.shape.empty() ? o.preset : o.shape},
-                                {"weights", name_of(type)},
-                                {"load", o.trace.empty() ? text("Zipf %g", o.zipf) : o.trace},
-                                {"tokens", o.tokens},
-                                {"ranks", plan.num_ranks},
-                                {"placed", plan.placed},
-                                {"copies", plan.spare},
-                                {"ms", 1e3 * plan.time.total()},
-                                {"experts_ms", 1e3 * plan.time.experts},
-                                {"moving_ms", 1e3 * plan.time.moving},
-                                {"exchange_ms", 1e3 * plan.time.exchange},
-                                {"bytes", plan.bytes},
-                                {"imbalance", plan.imbalance},
-                                {"weight_bytes", weight_bytes(plan, shape, type)},
-                                {"latency_us", o.latency},
-                                {"message_us", o.message},
-                                {"bandwidth_gbs", o.bandwidth}};
+moe::io::OrderedJson record_of(const Plan& plan, const moe::MoeShape& shape, WeightType type, const Options& o) {
+  moe::io::OrderedJson record{{"kind", "plan"},
+                              {"shape", o.shape.empty() ? o.preset : o.shape},
+                              {"weights", name_of(type)},
+                              {"load", o.trace.empty() ? text("Zipf %g", o.zipf) : o.trace},
+                              {"tokens", o.tokens},
+                              {"ranks", plan.num_ranks},
+                              {"placed", plan.placed},
+                              {"copies", plan.spare},
+                              {"ms", 1e3 * plan.time.total()},
+                              {"experts_ms", 1e3 * plan.time.experts},
+                              {"moving_ms", 1e3 * plan.time.moving},
+                              {"exchange_ms", 1e3 * plan.time.exchange},
+                              {"bytes", plan.bytes},
+                              {"imbalance", plan.imbalance},
+                              {"weight_bytes", weight_bytes(plan, shape, type)},
+                              {"latency_us", o.latency},
+                              {"message_us", o.message},
+                              {"bandwidth_gbs", o.bandwidth}};
   if (plan.spare > 0) record["ranks_of"] = plan.placement.ranks_of;
   return record;
 }

@@ -3,9 +3,8 @@
 
 #include <string>
 
-#include <nlohmann/json.hpp>
-
 #include "limits.hpp"
+#include "moe/io/ordered_json.hpp"
 #include "moe/models/presets.hpp"
 #include "options.hpp"
 #include "records_file.hpp"
@@ -24,8 +23,8 @@ struct Setting {
 
 /// `bits` are of a weight, `bytes` of the experts that were used; `error` and `routing_share` are null but for the
 /// sparse layer; `fma_gflops` is the limit of the products that the row has.
-inline nlohmann::ordered_json record_of(const Row& row, const Setting& setting) {
-  nlohmann::ordered_json record{
+inline io::OrderedJson record_of(const Row& row, const Setting& setting) {
+  io::OrderedJson record{
       {"shape", setting.shape_name},
       {"weights", name_of(setting.weights)},
       {"bits", 8 * bytes_of(setting.weights)},

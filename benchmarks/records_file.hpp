@@ -11,10 +11,9 @@
 #include <system_error>
 #include <utility>
 
-#include <nlohmann/json.hpp>
-
 #include "moe/io/atomic_file.hpp"
 #include "moe/io/error.hpp"
+#include "moe/io/ordered_json.hpp"
 
 namespace moe::bench {
 
@@ -70,13 +69,13 @@ class RecordsFile {
 
   std::size_t size() const { return all_.size(); }
 
-  void add(nlohmann::ordered_json record) {
+  void add(io::OrderedJson record) {
     set(size(), std::move(record));
     write();
   }
 
   /// Adds a record, or puts it in the place of one of before; write() then writes all of them.
-  void set(std::size_t at, nlohmann::ordered_json record) { all_[at] = std::move(record); }
+  void set(std::size_t at, io::OrderedJson record) { all_[at] = std::move(record); }
 
   void write() {
     if (file_.empty()) return;
@@ -96,7 +95,7 @@ class RecordsFile {
 
   std::filesystem::path file_;
   std::ofstream stream_;  // open if file_ is no file
-  nlohmann::ordered_json all_ = nlohmann::ordered_json::array();
+  io::OrderedJson all_ = io::OrderedJson::array();
 };
 
 }  // namespace moe::bench

@@ -1,6 +1,7 @@
 // How fast a model whose experts do not fit in memory would run, with how much memory.
 #include <moe/core/huge_pages.hpp>
 #include <moe/io/model.hpp>
+#include <moe/io/ordered_json.hpp>
 #include <moe/io/store/expert_bytes.hpp>
 #include <moe/io/store/measure_disk.hpp>
 #include <moe/io/store/plan.hpp>
@@ -25,8 +26,6 @@
 #include <utility>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 #include "../benchmarks/progress.hpp"
 #include "replay.hpp"
 
@@ -34,7 +33,6 @@ namespace {
 
 using moe::Index;
 using namespace moe::io;
-using nlohmann::ordered_json;
 
 constexpr const char* usage =
     "moe_plan TRACE MODEL\n"
@@ -332,7 +330,7 @@ std::string chart_of(const std::vector<std::vector<PlannedRun>>& budgets) {
   return chart;
 }
 
-ordered_json json_of(const PlannedRun& run) {
+OrderedJson json_of(const PlannedRun& run) {
   return {{"policy", run.policy},
           {"memory", run.memory},
           {"hits", run.sum.hits},
@@ -447,22 +445,22 @@ std::string plan(const Options& o) {
   std::vector<Measured> measured;
   if (o.measure) measured = measure(o, trace, planned, executor.ref());
   if (o.json) {
-    ordered_json json = {{"trace", o.trace},
-                         {"layers", trace.layer_numbers.size()},
-                         {"tokens", trace.num_tokens()},
-                         {"tokens_that_count", planned[0][0].tokens},
-                         {"experts", experts.number},
-                         {"bytes_of_experts", experts.all},
-                         {"bytes_of_a_token", walk},
-                         {"disk", machine.disk},
-                         {"compute", machine.compute},
-                         {"seconds_besides", machine.seconds_besides},
-                         {"runs", ordered_json::array()}};
+    OrderedJson json = {{"trace", o.trace},
+                        {"layers", trace.layer_numbers.size()},
+                        {"tokens", trace.num_tokens()},
+                        {"tokens_that_count", planned[0][0].tokens},
+                        {"experts", experts.number},
+                        {"bytes_of_experts", experts.all},
+                        {"bytes_of_a_token", walk},
+                        {"disk", machine.disk},
+                        {"compute", machine.compute},
+                        {"seconds_besides", machine.seconds_besides},
+                        {"runs", OrderedJson::array()}};
     for (const auto& runs : planned) {
       for (const PlannedRun& run : runs) json["runs"].push_back(json_of(run));
     }
     for (const Measured& its : measured) {
-      ordered_json run = {{"policy", its.planned->policy}, {"memory", its.planned->memory}};
+      OrderedJson run = {{"policy", its.planned->policy}, {"memory", its.planned->memory}};
       if (its.refused.empty()) {
         run.update({{"hits", its.run.hits},
                     {"misses", its.run.misses},

@@ -2,6 +2,7 @@
 #include <moe/io/checkpoint.hpp>
 #include <moe/io/compare_models.hpp>
 #include <moe/io/importance_matrix.hpp>
+#include <moe/io/ordered_json.hpp>
 #include <moe/io/quantize_gguf.hpp>
 #include <moe/io/quantize_model.hpp>
 #include <moe/runtime/executors/openmp.hpp>
@@ -21,8 +22,6 @@
 #if __has_include(<unistd.h>)
 #include <unistd.h>
 #endif
-
-#include <nlohmann/json.hpp>
 
 namespace {
 
@@ -116,21 +115,21 @@ std::string name_of(const moe::io::MatrixQuantization& matrix) {
 /// What the written model's blocks answer.
 using Comparison = std::vector<moe::io::BlockChange>;
 
-nlohmann::ordered_json json_of(const moe::io::ModelQuantization& done, const Comparison& comparison, double mean,
-                               const std::string& out, const std::string& type) {
-  using nlohmann::ordered_json;
-  ordered_json all = {{is_gguf(out) ? "file" : "folder", out},
-                      {"type", type},
-                      {"bytes_before", done.bytes_before},
-                      {"bytes_after", done.bytes_after},
-                      {"mean_error", mean},
-                      {"quantized", ordered_json::array()},
-                      {"kept", ordered_json::array()},
-                      {"not_in_imatrix", done.unweighed},
-                      {"types_without_imatrix", done.unweighing},
-                      {"blocks", ordered_json::array()}};
+moe::io::OrderedJson json_of(const moe::io::ModelQuantization& done, const Comparison& comparison, double mean,
+                             const std::string& out, const std::string& type) {
+  using moe::io::OrderedJson;
+  OrderedJson all = {{is_gguf(out) ? "file" : "folder", out},
+                     {"type", type},
+                     {"bytes_before", done.bytes_before},
+                     {"bytes_after", done.bytes_after},
+                     {"mean_error", mean},
+                     {"quantized", OrderedJson::array()},
+                     {"kept", OrderedJson::array()},
+                     {"not_in_imatrix", done.unweighed},
+                     {"types_without_imatrix", done.unweighing},
+                     {"blocks", OrderedJson::array()}};
   for (const auto& matrix : done.matrices) {
-    ordered_json entry = {{"tensor", matrix.tensor}};
+    OrderedJson entry = {{"tensor", matrix.tensor}};
     if (matrix.expert >= 0) entry["expert"] = matrix.expert;
     entry["type"] = matrix.type;
     entry["shape"] = matrix.shape;

@@ -10,6 +10,7 @@
 #include "machine.hpp"
 #include "memory.hpp"
 #include "moe/distributed/run.hpp"
+#include "moe/io/ordered_json.hpp"
 #include "ranks/comparison.hpp"
 #include "ranks/report.hpp"
 #include "records.hpp"
@@ -105,7 +106,7 @@ void compare(const Measurement& m, const Subject& subject, RecordsFile& file) {
     }
   }
 
-  nlohmann::ordered_json setting{
+  io::OrderedJson setting{
       {"shape", subject.name},        {"weights", name_of(subject.weights)},
       {"ranks", ranks.size()},        {"threads", threads},
       {"chunks", line.chunks},        {"wire", line.wire},

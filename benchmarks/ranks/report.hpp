@@ -5,8 +5,7 @@
 #include <string>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
+#include "moe/io/ordered_json.hpp"
 #include "ranks/comparison.hpp"
 #include "text.hpp"
 #include "verdict.hpp"
@@ -53,8 +52,8 @@ inline std::string lines_on_ranks(std::span<const RowOnRanks> rows, Index tokens
 }
 
 /// `setting` is what all rows have in common; lists have a number for each rank.
-inline nlohmann::ordered_json record_of(const RowOnRanks& row, const nlohmann::ordered_json& setting) {
-  nlohmann::ordered_json record = setting;
+inline io::OrderedJson record_of(const RowOnRanks& row, const io::OrderedJson& setting) {
+  io::OrderedJson record = setting;
   record["kind"] = row.kind;
   record["tokens"] = row.tokens;
   record["ms"] = 1e3 * row.seconds;

@@ -14,12 +14,11 @@
 #include <utility>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 #include "moe/core/types.hpp"
 #include "moe/formats/encode_matrix.hpp"
 #include "moe/io/block_form.hpp"
 #include "moe/io/error.hpp"
+#include "moe/io/ordered_json.hpp"
 #include "moe/io/tensor.hpp"
 #include "moe/runtime/workers.hpp"
 
@@ -45,7 +44,7 @@ struct FolderCoding {
   /// Their bytes, in that order, of one matrix of the tensor; `decoded` gets its numbers back.
   std::vector<std::vector<std::byte>> (*encode)(const Tensor& tensor, const StoredParameter& matrix,
                                                 ExecutorRef executor, Weight<float>& decoded);
-  nlohmann::ordered_json (*config)(const std::vector<std::string>& kept);
+  OrderedJson (*config)(const std::vector<std::string>& kept);
 };
 
 /// A shape whose last sizes are others.
@@ -133,7 +132,7 @@ inline std::vector<Tensor> become_nvfp4(const std::string& name, const std::stri
           {.name = name + "_global_scale", .dtype = "F32", .shape = {1}}};
 }
 
-inline nlohmann::ordered_json config_of_fp8(const std::vector<std::string>& kept) {
+inline OrderedJson config_of_fp8(const std::vector<std::string>& kept) {
   return {{"activation_scheme", "dynamic"},
           {"modules_to_not_convert", kept},
           {"quant_method", "fp8"},
@@ -141,16 +140,16 @@ inline nlohmann::ordered_json config_of_fp8(const std::vector<std::string>& kept
 }
 
 /// What compressed-tensors says of all its formats.
-inline nlohmann::ordered_json config_of_compressed_tensors(const char* format, nlohmann::ordered_json weights,
-                                                           const std::vector<std::string>& kept) {
+inline OrderedJson config_of_compressed_tensors(const char* format, OrderedJson weights,
+                                                const std::vector<std::string>& kept) {
   weights["dynamic"] = false;
   weights["num_bits"] = 4;
   weights["symmetric"] = true;
-  const nlohmann::ordered_json group = {{"format", format},
-                                        {"input_activations", nullptr},
-                                        {"output_activations", nullptr},
-                                        {"targets", {"Linear"}},
-                                        {"weights", weights}};
+  const OrderedJson group = {{"format", format},
+                             {"input_activations", nullptr},
+                             {"output_activations", nullptr},
+                             {"targets", {"Linear"}},
+                             {"weights", weights}};
   return {{"config_groups", {{"group_0", group}}},
           {"format", format},
           {"global_compression_ratio", nullptr},
@@ -161,25 +160,25 @@ inline nlohmann::ordered_json config_of_compressed_tensors(const char* format, n
 }
 
 template <Index group>
-nlohmann::ordered_json config_of_int4(const std::vector<std::string>& kept) {
+OrderedJson config_of_int4(const std::vector<std::string>& kept) {
   return config_of_compressed_tensors("pack-quantized", {{"group_size", group}, {"strategy", "group"}, {"type", "int"}},
                                       kept);
 }
 
-inline nlohmann::ordered_json config_of_mxfp4(const std::vector<std::string>& kept) {
+inline OrderedJson config_of_mxfp4(const std::vector<std::string>& kept) {
   return config_of_compressed_tensors(
       "mxfp4-pack-quantized",
       {{"group_size", 32}, {"scale_dtype", "torch.uint8"}, {"strategy", "group"}, {"type", "float"}}, kept);
 }
 
 /// Modules that stay are those of gpt-oss' own folders, by the words of these.
-inline nlohmann::ordered_json config_of_gpt_oss(const std::vector<std::string>&) {
+inline OrderedJson config_of_gpt_oss(const std::vector<std::string>&) {
   return {{"modules_to_not_convert",
            {"model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"}},
           {"quant_method", "mxfp4"}};
 }
 
-inline nlohmann::ordered_json config_of_nvfp4(const std::vector<std::string>& kept) {
+inline OrderedJson config_of_nvfp4(const std::vector<std::string>& kept) {
   return config_of_compressed_tensors(
       "nvfp4-pack-quantized",
       {{"group_size", 16}, {"scale_dtype", "torch.float8_e4m3fn"}, {"strategy", "tensor_group"}, {"type", "float"}},

@@ -10,8 +10,6 @@
 #include <utility>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 #include "moe/core/types.hpp"
 #include "moe/io/architectures.hpp"
 #include "moe/io/block_form.hpp"
@@ -21,6 +19,7 @@
 #include "moe/io/folder_codings.hpp"
 #include "moe/io/model.hpp"
 #include "moe/io/model_quantization.hpp"
+#include "moe/io/ordered_json.hpp"
 #include "moe/io/safetensors.hpp"
 #include "moe/io/tensor.hpp"
 #include "moe/io/weight_tensors.hpp"
@@ -351,7 +350,7 @@ class QuantizePlanner {
 };
 
 /// The coding of this type that folders of such a model have.
-inline const FolderCoding& coding_for_model(const nlohmann::ordered_json& config, const QuantizeModelOptions& options) {
+inline const FolderCoding& coding_for_model(const OrderedJson& config, const QuantizeModelOptions& options) {
   const FolderCoding& coding = folder_coding(options.type);
   if (options.type != "mxfp4" || !config.contains("model_type") || config["model_type"] != "gpt_oss") return coding;
   if (options.all_linears) {

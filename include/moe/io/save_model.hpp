@@ -13,8 +13,6 @@
 #include <variant>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 #include "moe/core/parameters.hpp"
 #include "moe/core/types.hpp"
 #include "moe/io/architectures.hpp"
@@ -24,6 +22,7 @@
 #include "moe/io/expert_tensors.hpp"
 #include "moe/io/model.hpp"
 #include "moe/io/model_block.hpp"
+#include "moe/io/ordered_json.hpp"
 #include "moe/io/planned_tensors.hpp"
 #include "moe/io/tensor.hpp"
 #include "moe/io/weight_tensors.hpp"
@@ -238,7 +237,7 @@ inline void save_model(const std::filesystem::path& folder, const Model& model, 
       if (*key == '\0')
         fail("\"", sparse[0], "\" is top-", after, ", and model_type \"", architecture.model_type, "\" is always top-",
              before);
-      model.config().change(settings.settings, key, nlohmann::ordered_json(after));
+      model.config().change(settings.settings, key, OrderedJson(after));
     };
     change(architecture.num_experts, old.num_experts, now.num_experts);
     change(architecture.d_ff, old.d_ff, now.d_ff);

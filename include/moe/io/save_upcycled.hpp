@@ -21,6 +21,7 @@
 #include "moe/io/error.hpp"
 #include "moe/io/expert_tensors.hpp"
 #include "moe/io/model_block.hpp"
+#include "moe/io/ordered_json.hpp"
 #include "moe/io/planned_tensors.hpp"
 #include "moe/io/save_model.hpp"
 #include "moe/io/tensor.hpp"
@@ -63,7 +64,7 @@ inline const SparseForm& sparse_form(const std::string& model_type, const Config
 /// @throws Error naming a key that is not there, since the classes have other defaults for it; or one that says what
 /// the
 ///         sparse class cannot do.
-inline void make_sparse(nlohmann::ordered_json& settings, const SparseForm& form, const std::string& file) {
+inline void make_sparse(OrderedJson& settings, const SparseForm& form, const std::string& file) {
   const bool is_llama = settings["model_type"] == "llama";
   for (const char* const key : {"num_hidden_layers", "num_attention_heads", "num_key_value_heads", "hidden_size",
                                 "vocab_size", "hidden_act", "rms_norm_eps", "max_position_embeddings"}) {
@@ -76,8 +77,7 @@ inline void make_sparse(nlohmann::ordered_json& settings, const SparseForm& form
   }
   if (form.model_type == "qwen3_moe" && !settings.contains("head_dim")) settings["head_dim"] = 128;  // qwen3's default
   if (form.model_type == "mixtral" && !settings.contains("sliding_window")) {
-    settings["sliding_window"] =
-        is_llama ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(4096);  // mistral's
+    settings["sliding_window"] = is_llama ? OrderedJson(nullptr) : OrderedJson(4096);  // mistral's
   }
   for (const char* const key : {"use_sliding_window", "mlp_bias"}) {
     if (settings.contains(key) && settings[key] == true) {
@@ -106,7 +106,7 @@ inline void save_upcycled(const std::filesystem::path& folder, const std::filesy
                           const SaveOptions& options = {}) {
   const std::filesystem::path file = detail::config_file_in(dense);
   detail::SettingsFile settings(file);
-  nlohmann::ordered_json& keys = settings.settings;
+  OrderedJson& keys = settings.settings;
   const Config before = Config::open(file);
   const detail::SparseForm& form = detail::sparse_form(model_type, before);
   if (blocks.empty()) fail(utf8(dense), ": no sparse layer is given");
@@ -127,7 +127,7 @@ inline void save_upcycled(const std::filesystem::path& folder, const std::filesy
   if (model_type == "qwen3_moe") {
     keys["norm_topk_prob"] = blocks[0].router->renormalize;
     keys["decoder_sparse_step"] = 1;
-    keys["mlp_only_layers"] = nlohmann::ordered_json::array();
+    keys["mlp_only_layers"] = OrderedJson::array();
     for (Index i = 0; i < num_layers; ++i) {
       if (!sparse.contains(i)) keys["mlp_only_layers"].push_back(i);
     }

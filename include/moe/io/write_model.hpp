@@ -11,8 +11,6 @@
 #include <system_error>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 #include "moe/core/parameters.hpp"
 #include "moe/io/atomic_file.hpp"
 #include "moe/io/atomic_folder.hpp"
@@ -21,6 +19,7 @@
 #include "moe/io/error.hpp"
 #include "moe/io/json.hpp"
 #include "moe/io/model.hpp"
+#include "moe/io/ordered_json.hpp"
 #include "moe/io/planned_tensors.hpp"
 #include "moe/io/safetensors_file.hpp"
 #include "moe/io/tensor.hpp"
@@ -40,11 +39,11 @@ namespace detail {
 class SettingsFile {
  public:
   explicit SettingsFile(const std::filesystem::path& path) : file_(read_file(path)) {
-    settings = nlohmann::ordered_json::parse(with_quoted_numbers(text(), mark));
+    settings = OrderedJson::parse(with_quoted_numbers(text(), mark));
     before_ = settings;
   }
 
-  nlohmann::ordered_json settings;
+  OrderedJson settings;
 
   /// The file's own bytes, if nothing is changed.
   void write(const std::filesystem::path& path) const {
@@ -59,7 +58,7 @@ class SettingsFile {
   static constexpr const char* mark = "a number that is not finite: ";
 
   MappedFile file_;
-  nlohmann::ordered_json before_;
+  OrderedJson before_;
 };
 
 /// Files of a model's folder that are neither weights nor settings: tokenizers, templates, licences.
