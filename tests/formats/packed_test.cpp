@@ -44,7 +44,7 @@ Matrix<float> products(const QuantizedMatrix& w, const Matrix<float>& x, Index f
   const bool blocks = kernels::columns_in_blocks<Fast>(x.cols(), {.batch_invariant = invariant}) > 0;
   const auto activations = kernels::activations_of<Fast>(x, blocks, scratch, kernels::run_in_order);
   Matrix<float> y = Matrix<float>::Constant(w.rows(), x.cols(), 7);
-  kernels::matmul_rows<Fast>(w, first, last, activations, y, scratch);
+  kernels::matmul_rows<Fast>(w, first, last, activations, y.data(), y.outerStride(), scratch);
   return y;
 }
 Matrix<float> products(const QuantizedMatrix& w, const Matrix<float>& x) { return products(w, x, 0, w.rows(), false); }

@@ -42,7 +42,7 @@ Matrix<float> products(const QuantizedMatrix& w, const Matrix<float>& x, Index f
   const auto columns = kernels::activations_of<Fast>(x, kernels::columns_in_blocks<Fast>(x.cols(), {}) > 0, scratch,
                                                      kernels::run_in_order);
   Matrix<float> y = Matrix<float>::Constant(w.rows(), x.cols(), 7);
-  kernels::matmul_rows<Fast>(w, first, last, columns, y, scratch);
+  kernels::matmul_rows<Fast>(w, first, last, columns, y.data(), y.outerStride(), scratch);
   return y;
 }
 Matrix<float> products(const QuantizedMatrix& w, const Matrix<float>& x) { return products(w, x, 0, w.rows()); }

@@ -215,7 +215,7 @@ class ProductsOf : public testing::Test {
   static Matrix<Scalar> product(const WeightMap<W>& w, const ConstMatrixRef<Scalar>& x, bool in_blocks) {
     Matrix<Scalar> y = Matrix<Scalar>::Constant(w.rows(), x.cols(), Scalar(99));
     Scratch scratch;
-    kernels::matmul_rows<A>(w, 0, w.rows(), columns(x, in_blocks, scratch), y, scratch);
+    kernels::matmul_rows<A>(w, 0, w.rows(), columns(x, in_blocks, scratch), y.data(), y.outerStride(), scratch);
     return y;
   }
 
@@ -302,10 +302,10 @@ TYPED_TEST(ProductsOf, NoCutBetweenRowsChangesABit) {
         Scratch scratch;
         const auto columns = this->columns(x, in_blocks, scratch);
         Matrix<S> whole(rows, num_tokens), cut(rows, num_tokens);
-        kernels::matmul_rows<TypeParam>(map_of(w), 0, rows, columns, whole, scratch);
+        kernels::matmul_rows<TypeParam>(map_of(w), 0, rows, columns, whole.data(), whole.outerStride(), scratch);
         for (Index at = 0; at <= rows; ++at) {
-          kernels::matmul_rows<TypeParam>(map_of(w), 0, at, columns, cut, scratch);
-          kernels::matmul_rows<TypeParam>(map_of(w), at, rows, columns, cut, scratch);
+          kernels::matmul_rows<TypeParam>(map_of(w), 0, at, columns, cut.data(), cut.outerStride(), scratch);
+          kernels::matmul_rows<TypeParam>(map_of(w), at, rows, columns, cut.data(), cut.outerStride(), scratch);
           EXPECT_TRUE(same_bits(cut, whole)) << cols << " deep, " << num_tokens << " tokens, cut at " << at;
         }
       }

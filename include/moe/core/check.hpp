@@ -58,20 +58,34 @@ void require_ascending(const Numbers& numbers, long long end, std::string_view w
   }
 }
 
+namespace detail {
+
+/// Where columns lie, in bytes.
+struct Extent {
+  std::intptr_t begin, height, stride, count;
+
+  template <class X>
+  static Extent of(const X& x) {
+    const auto size = static_cast<std::intptr_t>(sizeof(typename X::Scalar));
+    return {reinterpret_cast<std::intptr_t>(x.data()), size * x.rows(), size * x.outerStride(), x.cols()};
+  }
+  bool is_empty() const { return height == 0 || count == 0; }
+  std::intptr_t end() const { return begin + (count - 1) * stride + height; }
+};
+
+inline bool overlap(const Extent& x, const Extent& y) {
+  if (x.is_empty() || y.is_empty() || x.begin >= y.end() || y.begin >= x.end()) return false;
+  if (x.stride != y.stride) return true;
+  const auto shift = ((y.begin - x.begin) % x.stride + x.stride) % x.stride;  // of y's columns against those of x
+  return shift < x.height || x.stride - shift < y.height;
+}
+
+}  // namespace detail
+
 /// Do two blocks of columns share a number? (Blocks of rows of one matrix interleave without sharing.)
 template <class X, class Y>
 bool overlap(const X& x, const Y& y) {
-  if (x.size() == 0 || y.size() == 0) return false;
-  const auto first = [](const auto& m) { return reinterpret_cast<std::intptr_t>(m.data()); };
-  const auto last = [](const auto& m) {
-    return reinterpret_cast<std::intptr_t>(&m.coeffRef(m.rows() - 1, m.cols() - 1));
-  };
-  if (first(x) > last(y) || first(y) > last(x)) return false;
-  if (x.outerStride() != y.outerStride()) return true;
-  const auto size = static_cast<std::intptr_t>(sizeof(typename X::Scalar));
-  const auto stride = size * x.outerStride();
-  const auto shift = ((first(y) - first(x)) % stride + stride) % stride;  // of y's columns against those of x
-  return shift < size * x.rows() || stride - shift < size * y.rows();
+  return detail::overlap(detail::Extent::of(x), detail::Extent::of(y));
 }
 
 /// What every layer asks of its x and y: (d_model × n_tokens) both, and not the same memory.

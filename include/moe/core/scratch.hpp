@@ -5,6 +5,7 @@
 #include <any>
 #include <atomic>
 #include <cstddef>
+#include <cstring>
 #include <stdexcept>
 #include <type_traits>
 #include <utility>
@@ -77,7 +78,26 @@ class Scratch {
   struct alignas(alignment) Line {
     std::byte bytes[alignment];
   };
-  using Block = std::vector<Line, HugePageAllocator<Line>>;
+
+  /// Lines where they lie until its end. (As a std::vector they would cost every program three times the functions.)
+  class Block {
+   public:
+    explicit Block(std::size_t size) : lines_(HugePageAllocator<Line>().allocate(size)), size_(size) {
+      std::memset(lines_, 0, size * sizeof(Line));
+    }
+    Block(Block&& other) noexcept : lines_(std::exchange(other.lines_, nullptr)), size_(other.size_) {}
+    Block& operator=(Block&&) = delete;
+    ~Block() {
+      if (lines_) HugePageAllocator<Line>().deallocate(lines_, size_);
+    }
+
+    std::size_t size() const { return size_; }
+    Line& operator[](std::size_t i) const { return lines_[i]; }
+
+   private:
+    Line* lines_;
+    std::size_t size_;
+  };
 
   std::byte* take(std::size_t bytes) {
     const std::size_t lines = (std::max<std::size_t>(1, bytes) + alignment - 1) / alignment;
@@ -112,10 +132,10 @@ class Scratch {
 class CallScratch {
  public:
   CallScratch() = default;
-  CallScratch(const CallScratch& other) : each_(other.each_) {}                 ///< A copy is held by nobody yet.
+  CallScratch(const CallScratch&) {}  ///< A copy is held by nobody, and empty.
   CallScratch(CallScratch&& other) noexcept : each_(std::move(other.each_)) {}  ///< Nor is what it moves to.
-  /// Who holds it holds it still.
-  CallScratch& operator=(const CallScratch& other) { return each_ = other.each_, *this; }
+  /// Who holds it holds it still, and each keeps its memory.
+  CallScratch& operator=(const CallScratch&) { return *this; }
   CallScratch& operator=(CallScratch&& other) noexcept { return each_ = std::move(other.each_), *this; }  ///< Likewise.
 
   /// Bytes held.

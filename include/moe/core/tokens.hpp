@@ -86,11 +86,11 @@ Tokens(const X&, const SideInputs<Scalar>&) -> Tokens<Scalar>;  ///< The side in
 /// @throws std::invalid_argument naming both sizes if that input has another one than x, or if it overlaps `written`.
 template <class Scalar>
 Tokens<Scalar> tokens_of_router(const ConstMatrixRef<Scalar>& x, const SideInputs<Scalar>& side,
-                                const ConstMatrixRef<Scalar>& written, std::string_view who) {
+                                const MatrixRef<Scalar>& written, std::string_view who) {
   if (side.router_input.empty()) return {x, side};
   const Index size = std::ssize(side.router_input);
   if (size != x.size()) require_equal(size, x.size(), std::string(who) + ": side.router_input.size()");
-  const Eigen::Map<const Matrix<Scalar>> input(side.router_input.data(), x.rows(), x.cols());
+  const ColumnsMap<Scalar> input(side.router_input.data(), x.rows(), x.cols(), Eigen::OuterStride<>(x.rows()));
   if (overlap(input, written)) require(false, std::string(who) + ": side.router_input overlaps what is written");
   return {input, side};
 }

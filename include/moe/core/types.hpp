@@ -54,6 +54,17 @@ using ConstMatrixRef = Eigen::Ref<const Matrix<std::type_identity_t<Scalar>>>;
 template <class Scalar>
 using MatrixRef = Eigen::Ref<Matrix<std::type_identity_t<Scalar>>>;
 
+/// Columns where they lie: what functions make of a part of what they read. (A block would be one type of expression
+/// more, which costs every program that runs a layer 30 functions.)
+template <class Scalar>
+using ColumnsMap = Eigen::Map<const Matrix<Scalar>, Eigen::Unaligned, Eigen::OuterStride<>>;
+
+/// Those from `first` on.
+template <class Scalar>
+ColumnsMap<Scalar> columns_of(const Eigen::Ref<const Matrix<Scalar>>& x, Index first, Index count) {
+  return {x.data() + first * x.outerStride(), x.rows(), count, Eigen::OuterStride<>(x.outerStride())};
+}
+
 /// All rows, or all columns, in `matrix(rows, columns)`: Eigen::all in Eigen 3.4, Eigen::placeholders::all in Eigen 5.
 inline const Eigen::placeholders::all_t every;
 

@@ -34,8 +34,8 @@ struct Silu {
   template <class X>
   auto operator()(const Eigen::ArrayBase<X>& x) const {
     using Scalar = typename X::Scalar;
-    const auto cut = x.derived().max(detail::lowest_logit<Scalar>);
-    return cut / (Scalar(1) + detail::exp_of(-cut));
+    using OfRegister = kernels::SiluOf<Scalar>;
+    return x.derived().unaryExpr(kernels::OnRegisters<OfRegister, Scalar>{{detail::lowest_logit<Scalar>}});
   }
 };
 

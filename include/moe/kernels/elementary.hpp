@@ -7,8 +7,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "moe/core/types.hpp"
 #include "moe/kernels/lanes.hpp"
@@ -156,15 +158,56 @@ struct SoftcapOf {
   MOE_INLINE Lanes<float> operator()(const Lanes<float>& x) const { return cap == 0 ? x : cap * TanhOf()(x / cap); }
 };
 
-/// exp(x) as Eigen has it in registers. Of what is left over at the end of an array it takes the C library's, which has
-/// other bits, and other limits: Eigen 3.4's own ends above 0 and below ∞.
+namespace detail {
+
+template <class To>
+MOE_INLINE To packet_of(const auto& numbers, std::size_t at) {
+  To packet;
+  std::memcpy(&packet, reinterpret_cast<const char*>(&numbers) + at, sizeof packet);
+  return packet;
+}
+
+/// A function object of Eigen's, on whole registers: packet by packet where it has packets, or else number by number.
+template <class F, class Register>
+MOE_INLINE Register by_packets(const F& function, const Register& x, const auto&... more) {
+  using S = std::remove_cvref_t<decltype(x[0])>;
+  Register result;
+  if constexpr (Eigen::internal::functor_traits<F>::PacketAccess) {
+    using Packet = typename Eigen::internal::find_best_packet<S, lanes<S>>::type;
+    for (std::size_t at = 0; at < sizeof(Register); at += sizeof(Packet)) {
+      const Packet some = function.packetOp(packet_of<Packet>(x, at), packet_of<Packet>(more, at)...);
+      std::memcpy(reinterpret_cast<char*>(&result) + at, &some, sizeof some);
+    }
+  } else {
+    for (int i = 0; i < lanes<S>; ++i) result[i] = function(x[i], more[i]...);
+  }
+  return result;
+}
+
+}  // namespace detail
+
+/// exp(x) of a whole register, as Eigen has it. (Of what is left over at the end of an array Eigen takes the C
+/// library's, which has other bits, and other limits: Eigen 3.4's own ends above 0 and below ∞.)
+template <class Register>
+MOE_INLINE Register exponential(const Register& x) {
+  return detail::by_packets(Eigen::internal::scalar_exp_op<std::remove_cvref_t<decltype(x[0])>>(), x);
+}
+
+/// The same, as OnRegisters takes it.
 template <class S>
 struct ExpOf {
+  MOE_INLINE Lanes<S> operator()(const Lanes<S>& x) const { return exponential(x); }
+};
+
+/// silu(x) = x·σ(x) = x / (1 + exp(−x)), where x is cut at `lowest`. A NaN stays one.
+template <class S>
+struct SiluOf {
+  S lowest;
+
   MOE_INLINE Lanes<S> operator()(const Lanes<S>& x) const {
-    Eigen::Array<S, lanes<S>, 1> numbers;
-    store(numbers.data(), x);
-    numbers = numbers.exp();
-    return load_as<Lanes<S>>(numbers.data());
+    // Eigen's max is one instruction, where g++ makes two of x < lowest ? lowest : x: a ninth of the time of all this.
+    const Lanes<S> cut = detail::by_packets(Eigen::internal::scalar_max_op<S>(), x, Lanes<S>(lowest - Lanes<S>{}));
+    return cut / (S(1) + exponential(Lanes<S>(-cut)));
   }
 };
 

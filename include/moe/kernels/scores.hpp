@@ -99,16 +99,6 @@ auto largest_of(const Logits& logits) {
   return detail::largest_number<Scalar>(most);
 }
 
-/// exp(x) of a whole register: Eigen's.
-template <class Register>
-MOE_INLINE Register exponential(const Register& x) {
-  using Scalar = std::remove_cvref_t<decltype(x[0])>;
-  Eigen::Array<Scalar, kernels::lanes<Scalar>, 1> part;
-  kernels::store(part.data(), x);
-  part = part.exp();
-  return kernels::load_as<Register>(part.data());
-}
-
 /// What is too small for a normal number becomes 0: Eigen's exp() of a register stops short of 0, and renormalising
 /// would make shares of what it leaves.
 template <class Register>
@@ -139,7 +129,7 @@ void exponentials(const Logits& logits, Scores&& scores) {
     for (Index i = 0; i < logits.size(); ++i) scores(i) = Scalar(logits(i) == highest ? 1 : 0);
   } else {
     score_each(logits, scores, [highest](const Register& l) __attribute__((always_inline)) {
-      return without_subnormals(exponential(Register(l - highest)));
+      return without_subnormals(kernels::exponential(Register(l - highest)));
     });
   }
 }
@@ -158,7 +148,7 @@ void sigmoid(const Logits& logits, Scores&& scores) {
   using Register = kernels::Lanes<typename Logits::Scalar>;
   score_each(logits, scores, [](const Register& l) __attribute__((always_inline)) {
     const Register one = typename Logits::Scalar(1) - Register{};
-    return without_subnormals(Register(one / (one + exponential(Register(-l)))));
+    return without_subnormals(Register(one / (one + kernels::exponential(Register(-l)))));
   });
 }
 

@@ -53,7 +53,7 @@ class BaseLayersChoice {
     } else {
       const auto expert =
           best_experts<Scalar>(num_experts, num_tokens, 1, workers, [&](Index e, Index t) { return logits(e, t); });
-      write_routes(logits, expert.data(), routing);
+      write_routes(logits, expert, routing);
     }
   }
 

@@ -139,7 +139,7 @@ class QuantileChoice {
     balance_quantiles<Scalar>(scores, top_k(), options_.rounds, beta.col(0), workers);
     const auto expert = best_experts<Scalar>(num_experts, logits.cols(), top_k(), workers,
                                              [&](Index e, Index t) { return scores(e, t) - beta(e); });
-    weigher_.weigh(logits, routing, workers, [&](Index t) { return expert.col(t).data(); });
+    weigher_.weigh(logits, routing, workers, [&](Index t) { return expert + t * top_k(); });
   }
 
  private:

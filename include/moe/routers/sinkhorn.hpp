@@ -137,7 +137,7 @@ class SinkhornChoice {
     const auto expert = best_experts<Scalar>(logits.rows(), logits.cols(), top_k(), workers, [&](Index e, Index t) {
       return std::isnan(balanced(0, t)) ? logits(e, t) : balanced(e, t);
     });
-    weigher_.weigh(logits, routing, workers, [&](Index t) { return expert.col(t).data(); });
+    weigher_.weigh(logits, routing, workers, [&](Index t) { return expert + t * top_k(); });
   }
 
  private:

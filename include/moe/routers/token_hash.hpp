@@ -67,7 +67,7 @@ class HashTableChoice {
   /// @throws std::invalid_argument unless there is an id for each token, and the table has it.
   void route(const Tokens<Scalar>& logits, Routing<Scalar>& routing, Workers& workers) const {
     require_ids(logits);
-    const auto expert_of = [&](Index t) { return table_.col(logits.side.token_ids[std::size_t(t)]).data(); };
+    const auto expert_of = [&](Index t) { return &table_(0, logits.side.token_ids[std::size_t(t)]); };
     if (logits.x.rows() > 0) return weigher_.weigh(logits, routing, workers, expert_of);
     route_equally(logits.count(), top_k(), routing, workers,
                   [&](Index t, Index* expert) { std::copy_n(expert_of(t), top_k(), expert); });

@@ -5,7 +5,6 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -93,33 +92,7 @@ class TopKChoice {
   TopKChoice(Index num_experts, const TopKOptions& options, Vector selection_bias = {},
              std::string_view who = "TopKChoice")
       : num_experts_(num_experts), options_(options), selection_bias_(std::move(selection_bias)) {
-    const std::string name(who);
-    require(num_experts >= 1, name + ": needs at least one expert");
-    require_between(0, options.always_chosen, num_experts - 1, name + ": always_chosen");
-    require_between(1, options.num_groups, num_selectable(), name + ": num_groups");
-    require(num_selectable() % options.num_groups == 0,
-            name + ": num_groups " + std::to_string(options.num_groups) + " does not divide num_experts " +
-                (options.always_chosen > 0 ? "- always_chosen " : "") + std::to_string(num_selectable()));
-    require_between(1, options.kept_groups, options.num_groups, name + ": kept_groups");
-    require(options.group_top >= 1,
-            name + ": group_top is " + std::to_string(options.group_top) + ", expected 1 or more");
-    require_between(1, options.top_k, ranks_rejected() ? num_selectable() : options.kept_groups * group_size(),
-                    name + ": top_k");
-    constexpr double largest = std::numeric_limits<Scalar>::max();
-    require_in_range(0, options.epsilon, largest, name + ": epsilon");
-    require_in_range(0, options.floor, largest, name + ": floor");
-    require_in_range(-largest, options.scale, largest, name + ": scale");
-    require(options.norm > 0, name + ": norm is " + std::to_string(options.norm) + ", expected more than 0");
-    if (selection_bias_.size() > 0) {
-      require_equal(selection_bias_.size(), num_selectable(), name + ": selection_bias.size()");
-    }
-    if (options.weigh_biased) {
-      require(options.bias_on == BiasOn::scores, name +
-                                                     ": weigh_biased goes with BiasOn::scores; for weights of biased "
-                                                     "logits, add the bias to the logits");
-      require(!options.renormalize || options.norm == 1 || options.norm == 2,
-              name + ": norm is " + std::to_string(options.norm) + ", expected 1 or 2 beside weigh_biased");
-    }
+    require_options(options, who);
   }
 
   Index num_experts() const { return num_experts_; }
@@ -195,11 +168,14 @@ class TopKChoice {
       if (rule.selection_bias_.size() > 0 || rule.ranks_rejected()) {
         selection_score_ = scratch.array<Scalar>(rule.num_selectable());
       }
-      if (rule.ranks_rejected()) ranked_ = scratch.array<detail::RankedItem<Scalar>>(rule.num_selectable());
+      if (rule.ranks_rejected()) {
+        ranked_ = scratch.array<detail::RankedItem<Scalar>>(rule.num_selectable());
+        chosen_ = scratch.array<Index>(rule.options_.top_k);
+      }
       if (rule.chooses_groups()) {
         group_ = scratch.array<Index>(rule.options_.kept_groups);
-        best_groups_.emplace(scratch, rule.options_.kept_groups);
-        best_in_group_.emplace(scratch, std::min(rule.options_.group_top, rule.group_size()));
+        best_groups_ = BestK<Scalar>(scratch, rule.options_.kept_groups);
+        best_in_group_ = BestK<Scalar>(scratch, std::min(rule.options_.group_top, rule.group_size()));
       }
     }
 
@@ -272,38 +248,72 @@ class TopKChoice {
       const Index k = rule_.options_.top_k, n = rule_.num_selectable();
       for (Index e = 0; e < n; ++e) ranked_[e] = {rank_of(selection_score_[e]), e};
       detail::select_as_torch(ranked_, k, n);
-      std::sort(ranked_, ranked_ + k,
-                [](const auto& a, const auto& b) { return ranks_before(a.rank, a.item, b.rank, b.item); });
       for (Index i = 0; i < k; ++i) expert[i] = ranked_[i].item;
+      std::sort(expert, expert + k);  // so that ties go to the lower expert
+      std::copy_n(expert, k, chosen_);
+      BestK<Scalar> best(k, expert, rank_of_best_);
+      for (Index i = 0; i < k; ++i) best.offer(chosen_[i], selection_score_[chosen_[i]]);
     }
 
     void choose_groups(const Scalar* rank) {
       const Index size = rule_.group_size();
-      best_groups_->clear();
+      best_groups_.clear();
       for (Index g = 0; g < rule_.options_.num_groups; ++g) {
-        best_groups_->offer(g, score_of_group(rank + g * size, size));
+        best_groups_.offer(g, score_of_group(rank + g * size, size));
       }
-      std::copy_n(best_groups_->items(), best_groups_->size(), group_);
-      std::sort(group_, group_ + best_groups_->size());  // so that ties go to the lower expert
+      std::copy_n(best_groups_.items(), best_groups_.size(), group_);
+      std::sort(group_, group_ + best_groups_.size());  // so that ties go to the lower expert
     }
 
     Scalar score_of_group(const Scalar* ranks, Index size) {
-      best_in_group_->clear();
-      for (Index e = 0; e < size; ++e) best_in_group_->offer(e, ranks[e]);
-      return std::accumulate(best_in_group_->ranks(), best_in_group_->ranks() + best_in_group_->size(), Scalar(0));
+      best_in_group_.clear();
+      for (Index e = 0; e < size; ++e) best_in_group_.offer(e, ranks[e]);
+      return std::accumulate(best_in_group_.ranks(), best_in_group_.ranks() + best_in_group_.size(), Scalar(0));
     }
 
     const TopKChoice& rule_;
     Eigen::Map<Vector> score_;
     Scalar* rank_of_best_;
     Scalar* selection_score_ = nullptr;             // where they are not the scores
-    detail::RankedItem<Scalar>* ranked_ = nullptr;  // where experts of rejected groups rank
-    Index* group_ = nullptr;                        // where groups are chosen, and so the next two
-    std::optional<BestK<Scalar>> best_groups_, best_in_group_;
+    detail::RankedItem<Scalar>* ranked_ = nullptr;  // where experts of rejected groups rank, and so the next
+    Index* chosen_ = nullptr;
+    Index* group_ = nullptr;  // where groups are chosen, and so the next two
+    BestK<Scalar> best_groups_, best_in_group_;
   };
 
  private:
   static constexpr Index tokens_a_task = 16;
+
+  /// Not in the constructor, which without optimisation is compiled twice.
+  void require_options(const TopKOptions& options, std::string_view who) const {
+    const std::string name(who);
+    require(num_experts_ >= 1, name + ": needs at least one expert");
+    require_between(0, options.always_chosen, num_experts_ - 1, name + ": always_chosen");
+    require_between(1, options.num_groups, num_selectable(), name + ": num_groups");
+    require(num_selectable() % options.num_groups == 0,
+            name + ": num_groups " + std::to_string(options.num_groups) + " does not divide num_experts " +
+                (options.always_chosen > 0 ? "- always_chosen " : "") + std::to_string(num_selectable()));
+    require_between(1, options.kept_groups, options.num_groups, name + ": kept_groups");
+    require(options.group_top >= 1,
+            name + ": group_top is " + std::to_string(options.group_top) + ", expected 1 or more");
+    require_between(1, options.top_k, ranks_rejected() ? num_selectable() : options.kept_groups * group_size(),
+                    name + ": top_k");
+    constexpr double largest = std::numeric_limits<Scalar>::max();
+    require_in_range(0, options.epsilon, largest, name + ": epsilon");
+    require_in_range(0, options.floor, largest, name + ": floor");
+    require_in_range(-largest, options.scale, largest, name + ": scale");
+    require(options.norm > 0, name + ": norm is " + std::to_string(options.norm) + ", expected more than 0");
+    if (selection_bias_.size() > 0) {
+      require_equal(selection_bias_.size(), num_selectable(), name + ": selection_bias.size()");
+    }
+    if (options.weigh_biased) {
+      require(options.bias_on == BiasOn::scores, name +
+                                                     ": weigh_biased goes with BiasOn::scores; for weights of biased "
+                                                     "logits, add the bias to the logits");
+      require(!options.renormalize || options.norm == 1 || options.norm == 2,
+              name + ": norm is " + std::to_string(options.norm) + ", expected 1 or 2 beside weigh_biased");
+    }
+  }
 
   template <class Choose>
   void for_each_token(const ConstMatrixRef<Scalar>& logits, Routing<Scalar>& routing, Workers& workers,

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstring>
 #include <iterator>
 #include <limits>
 #include <span>
@@ -27,7 +28,7 @@ namespace moe::inline MOE_TARGET {
 template <class Scalar>
 class RealTokens {
  public:
-  using Columns = Eigen::Map<Matrix<Scalar>, Eigen::Aligned64>;  ///< Something of each real token.
+  using Columns = Eigen::Map<Matrix<Scalar>>;  ///< Something of each real token.
 
   /// @param who  what errors begin with
   /// @throws std::invalid_argument unless all side inputs are of so many tokens; std::logic_error if another call holds
@@ -60,28 +61,24 @@ class RealTokens {
   Index count() const { return place_[num_tokens_]; }  ///< Tokens that are no padding.
 
   /// Room for a column of each.
-  Columns columns(Index rows) { return scratch().template matrix<Scalar>(rows, count()); }
+  Columns columns(Index rows) { return {scratch().template array<Scalar>(rows * count()), rows, count()}; }
 
   /// Their columns of those of the batch.
   Columns of(const ConstMatrixRef<Scalar>& batch) {
     auto its = columns(batch.rows());
-    for (Index i = 0; i < count(); ++i) its.col(i) = batch.col(real_[i]);
+    gather(batch.data(), batch.outerStride(), batch.rows(), its.data());
     return its;
   }
 
   /// Writes their columns, and leaves those of padding as they are.
-  void write(const ConstMatrixRef<Scalar>& its, MatrixRef<Scalar> batch) const {
-    for (Index i = 0; i < count(); ++i) batch.col(real_[i]) = its.col(i);
+  void write(const Columns& its, MatrixRef<Scalar> batch) const {
+    for (Index i = 0; i < count(); ++i) {
+      std::copy_n(its.data() + i * its.rows(), its.rows(), batch.data() + real_[i] * batch.outerStride());
+    }
   }
 
   /// From what lies in columns of all tokens to theirs alone, in place …
-  void take(std::vector<Scalar>& columns) const {
-    const Index rows = num_tokens_ == 0 ? 0 : std::ssize(columns) / num_tokens_;
-    for (Index i = 0; i < count(); ++i) {
-      if (real_[i] > i) std::copy_n(columns.data() + real_[i] * rows, rows, columns.data() + i * rows);
-    }
-    columns.resize(std::size_t(rows * count()));
-  }
+  void take(std::vector<Scalar>& columns) const { take(columns, columns); }
 
   /// … and back. Padding gets 0.
   /// @param rows_of_none  the height of a column, where no token is real
@@ -99,22 +96,7 @@ class RealTokens {
   }
 
   /// The same of routes, logits and state. Routes of padding are left out.
-  void take(Routing<Scalar>& routing) const {
-    Index kept = 0;
-    for (Index r = 0; r < routing.size(); ++r) {
-      const Index t = routing.token[std::size_t(r)];
-      if (is_masked(given_.mask, t)) continue;
-      const auto to = std::size_t(kept++), from = std::size_t(r);
-      routing.token[to] = place_[t];
-      routing.expert[to] = routing.expert[from];
-      routing.weight[to] = routing.weight[from];
-      if (!routing.dropped.empty()) routing.dropped[to] = routing.dropped[from];
-    }
-    routing.resize(kept);
-    if (!routing.dropped.empty()) routing.dropped.resize(std::size_t(kept));
-    take(routing.logits);
-    take(routing.state);
-  }
+  void take(Routing<Scalar>& routing) const { take(routing, routing); }
   /// Routes name tokens of the batch again; logits and state of padding are 0.
   /// @param logits_of_none  as many a token, where no token was real
   void give_back(Routing<Scalar>& routing, Index logits_of_none = 0) const {
@@ -125,6 +107,43 @@ class RealTokens {
 
  private:
   Scratch& scratch() { return hold_.each().front(); }
+
+  /// Their columns of a batch's, so many numbers apart, side by side; in place as well, for none lies before its place.
+  template <class T>
+  void gather(const T* batch, Index stride, Index rows, T* its) const {
+    const std::size_t bytes = sizeof(T) * std::size_t(rows);
+    for (Index i = 0; bytes > 0 && i < count(); ++i) std::memmove(its + i * rows, batch + real_[i] * stride, bytes);
+  }
+
+  // Of a batch, which may be what is written to.
+  void take(const std::vector<Scalar>& batch, std::vector<Scalar>& its) const {
+    const Index rows = num_tokens_ == 0 ? 0 : std::ssize(batch) / num_tokens_, size = rows * count();
+    if (&its != &batch) its.resize(std::size_t(size));
+    gather(batch.data(), rows, rows, its.data());
+    its.resize(std::size_t(size));
+  }
+  void take(const Routing<Scalar>& batch, Routing<Scalar>& its) const {
+    const Index all = batch.size();
+    if (&its != &batch) {
+      its.resize(all);
+      its.dropped.resize(batch.dropped.size());
+      its.weight_on = batch.weight_on;
+    }
+    Index kept = 0;
+    for (std::size_t from = 0; from < std::size_t(all); ++from) {
+      const Index t = batch.token[from];
+      if (is_masked(given_.mask, t)) continue;
+      const auto to = std::size_t(kept++);
+      its.token[to] = place_[t];
+      its.expert[to] = batch.expert[from];
+      its.weight[to] = batch.weight[from];
+      if (!its.dropped.empty()) its.dropped[to] = batch.dropped[from];
+    }
+    its.resize(kept);
+    if (!its.dropped.empty()) its.dropped.resize(std::size_t(kept));
+    take(batch.logits, its.logits);
+    take(batch.state, its.state);
+  }
 
   SideInputs<Scalar> tell() {
     SideInputs<Scalar> told = given_;
@@ -150,24 +169,27 @@ class RealTokens {
         told.recorded_tokens = count();
       }
       require_routes(*given_.recorded, num_tokens_, std::numeric_limits<Index>::max());
-      auto& recorded = scratch().template kept<Routing<Scalar>>();
-      recorded = *given_.recorded;
-      take(recorded);
-      told.recorded = &recorded;
+      take(*given_.recorded, ws_.unpadded_record);
+      told.recorded = &ws_.unpadded_record;
     }
     return told;
+  }
+
+  Index rows_of(Index size, const char* what) const {
+    const Index rows = size / num_tokens_;
+    if (rows * num_tokens_ != size) {
+      require(false, std::string(who_) + ": side." + what + ".size() is " + std::to_string(size) +
+                         ", expected as much for each of " + std::to_string(num_tokens_) + " tokens");
+    }
+    return rows;
   }
 
   template <class T>
   std::span<const T> of(std::span<const T> batch, const char* what) {
     if (batch.empty() || num_tokens_ == 0) return batch;
-    const Index rows = std::ssize(batch) / num_tokens_;
-    if (rows * num_tokens_ != std::ssize(batch)) {
-      require(false, std::string(who_) + ": side." + what + ".size() is " + std::to_string(batch.size()) +
-                         ", expected as much for each of " + std::to_string(num_tokens_) + " tokens");
-    }
+    const Index rows = rows_of(std::ssize(batch), what);
     auto* const its = scratch().template array<T>(rows * count());
-    for (Index i = 0; i < count(); ++i) std::copy_n(batch.data() + real_[i] * rows, rows, its + i * rows);
+    gather(batch.data(), rows, rows, its);
     return {its, std::size_t(rows * count())};
   }
 

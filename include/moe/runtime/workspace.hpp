@@ -30,13 +30,13 @@ struct Workspace {
   std::vector<Scalar> shared_answers;    // of the expert that every token sees, if it was run meanwhile
   Meanwhile* meanwhile = nullptr;        // what may be done while tokens travel, during a forward pass
   CallScratch unpadded;                  // of a call that leaves padding out: its real tokens
+  Routing<Scalar> unpadded_record;       // and their routes to replay
 
   /// What a forward pass takes beside x, y and the parameters, in bytes held from call to call: routing, plans, scratch
-  /// of all workers. (Objects that are kept there are not counted: a few routers' own, and the routes to replay of a
-  /// call that leaves padding out.)
+  /// of all workers. (Objects that are kept there are not counted: a few routers' own.)
   std::size_t bytes() const {
     return routing.bytes() + plan.bytes() + shared_plan.bytes() + scratch.bytes() + unpadded.bytes() +
-           detail::held_bytes(shared_answers);
+           unpadded_record.bytes() + detail::held_bytes(shared_answers);
   }
 };
 

@@ -18,23 +18,23 @@ namespace detail {
 
 /// Finite numbers that ask for the same assignment. A token with a NaN has no wishes: 0 everywhere. ±∞ becomes a number
 /// that outweighs all finite scores of the batch together.
-template <class Scalar>
-AlignedColumns<double> finite_scores(const ConstMatrixRef<Scalar>& scores, Workers& workers) {
-  constexpr double too_large = 1e200;  // prices are sums of scores
-  double largest = 0;
+template <class Scalar, class Real>
+AlignedColumns<Real> finite_scores(const ConstMatrixRef<Scalar>& scores, Workers& workers) {
+  constexpr Real too_large = 1e200;  // prices are sums of scores
+  Real largest = 0;
   for (Index t = 0; t < scores.cols(); ++t) {
     for (Index e = 0; e < scores.rows(); ++e) {
-      const auto size = std::abs(double(scores(e, t)));
-      if (size <= std::numeric_limits<double>::max()) largest = std::max(largest, std::min(size, too_large));
+      const auto size = std::abs(Real(scores(e, t)));
+      if (size <= std::numeric_limits<Real>::max()) largest = std::max(largest, std::min(size, too_large));
     }
   }
-  const double infinite = 2 * double(scores.cols() + 1) * (largest > 0 ? largest : 1);
-  auto finite = aligned_columns<double>(scores.rows(), scores.cols(), workers.shared());
+  const Real infinite = 2 * Real(scores.cols() + 1) * (largest > 0 ? largest : 1);
+  auto finite = aligned_columns<Real>(scores.rows(), scores.cols(), workers.shared());
   workers.for_each_band(scores.cols(), items_a_task(scores.rows()), [&](Index first, Index last, Scratch&) {
     for (Index t = first; t < last; ++t) {
       const bool has_nan = scores.col(t).array().isNaN().any();
       for (Index e = 0; e < scores.rows(); ++e) {
-        const auto score = double(scores(e, t));
+        const auto score = Real(scores(e, t));
         finite(e, t) = has_nan             ? 0
                        : std::isinf(score) ? std::copysign(infinite, score)
                                            : std::clamp(score, -too_large, too_large);
@@ -70,7 +70,6 @@ std::span<const Index> most_at_stake_first(const AlignedColumns<Real>& scores, S
 ///
 /// An expert has ⌊T/E⌋ seats of its own. The T mod E extra seats, at most one to an expert, are held by one more node
 /// of the graph, the pool: an expert without one can take it from there, or through there from an expert that has one.
-/// Real is double: a template costs only those who use it, and these expressions are a second of everyone's compiling.
 template <class Real>
 class SeatFinder {
  public:
@@ -242,14 +241,15 @@ class SeatFinder {
 ///
 /// @param scores  (num_experts × n_tokens), num_experts ≥ 1
 /// @param expert  (n_tokens) written
+/// @tparam Real  double: a template's parameter so that these expressions cost those alone who call this
 /// @throws std::invalid_argument if `expert` has another size.
-template <class Scalar>
+template <class Scalar, class Real = double>
 void assign_balanced(const ConstMatrixRef<Scalar>& scores, std::span<Index> expert, Workers& workers) {
   require_equal(std::ssize(expert), scores.cols(), "assign_balanced: expert.size()");
   if (scores.cols() == 0) return;
-  const auto finite = detail::finite_scores<Scalar>(scores, workers);
-  detail::SeatFinder<double> seats(finite, workers.shared());
-  for (const Index t : detail::most_at_stake_first<double>(finite, workers.shared())) seats.seat(t);
+  const auto finite = detail::finite_scores<Scalar, Real>(scores, workers);
+  detail::SeatFinder<Real> seats(finite, workers.shared());
+  for (const Index t : detail::most_at_stake_first<Real>(finite, workers.shared())) seats.seat(t);
   for (Index e = 0; e < scores.rows(); ++e) {
     for (const Index t : seats.members(e)) expert[std::size_t(t)] = e;
   }

@@ -29,6 +29,7 @@ bool ranks_before(Scalar rank_of_a, Index a, Scalar rank_of_b, Index b) {
 template <class Scalar>
 class BestK {
  public:
+  BestK() = default;  ///< Of none.
   BestK(Scratch& scratch, Index k) : BestK(k, scratch.array<Index>(k), scratch.array<Scalar>(k)) {}
   BestK(Index k, Index* items, Scalar* ranks) : k_(k), items_(items), ranks_(ranks) {}
 
@@ -51,23 +52,22 @@ class BestK {
   const Scalar* ranks() const { return ranks_; }
 
  private:
-  Index k_, size_ = 0;
-  Index* items_;
-  Scalar* ranks_;
+  Index k_ = 0, size_ = 0;
+  Index* items_ = nullptr;
+  Scalar* ranks_ = nullptr;
 };
 
-/// The k experts of largest rank(e, t) for each token t, best first, as BestK has it: (k × n_tokens) in memory of the
-/// workers.
+/// The k experts of largest rank(e, t) for each token t, best first, as BestK has it: (k × n_tokens), column by column,
+/// in memory of the workers.
 template <class Scalar, class Rank>
-Eigen::Map<Matrix<Index>> best_experts(Index num_experts, Index num_tokens, Index k, Workers& workers,
-                                       const Rank& rank) {
-  Eigen::Map<Matrix<Index>> expert(workers.shared().array<Index>(k * num_tokens), k, num_tokens);
+const Index* best_experts(Index num_experts, Index num_tokens, Index k, Workers& workers, const Rank& rank) {
+  auto* const expert = workers.shared().array<Index>(k * num_tokens);
   workers.for_each_band(num_tokens, items_a_task(num_experts), [&](Index first, Index last, Scratch& scratch) {
     BestK<Scalar> best(scratch, k);
     for (Index t = first; t < last; ++t) {
       best.clear();
       for (Index e = 0; e < num_experts; ++e) best.offer(e, rank(e, t));
-      std::copy_n(best.items(), k, expert.col(t).data());
+      std::copy_n(best.items(), k, expert + t * k);
     }
   });
   return expert;

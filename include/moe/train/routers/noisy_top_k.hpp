@@ -27,7 +27,8 @@ void stddev_backward(const NoisyLogits<Scalar>& noisy, const ConstMatrixRef<Scal
   kernels::matmul<Scalar, Scalar>(weight, x, raw, workers);
   for (Index t = 0; t < x.cols(); ++t) {
     auto column = raw.col(t);
-    score_each(column, column, [](const kernels::Lanes<Scalar>& l) { return exponential(kernels::Lanes<Scalar>(-l)); });
+    score_each(column, column,
+               [](const kernels::Lanes<Scalar>& l) { return kernels::exponential(kernels::Lanes<Scalar>(-l)); });
     for (Index e = 0; e < raw.rows(); ++e) d_stddev(e, t) /= 1 + column(e);
   }
   linear_backward_to_input<Scalar>(weight, d_stddev, d_x, workers);
